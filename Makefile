@@ -1,0 +1,107 @@
+# make run     a node on this machine, in the foreground      make test       every test
+# make check   what must hold before a change goes in         make test-core  those that need no foreign server
+# make format, make docs, make proto, make bench, make clean
+# ARGS=… is handed on: make run ARGS="--listen native+tcp:tcp:7911", make test-core ARGS="tests/core -x"
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+ARGS ?=
+
+# Each stamp stands for a set of installed extras. It lives in the environment, so it goes with it.
+RUN := $(VENV)/.installed-run
+TEST := $(VENV)/.installed-test
+CHECK := $(VENV)/.installed-check
+TESTED := $(VENV)/.tested
+
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+PROTO := proto/imgateway.proto
+GENERATED := imgateway_pb2.py imgateway_pb2.pyi
+# $(call protoc,DIRECTORY): generates there
+protoc = $(BIN)/python -m grpc_tools.protoc --proto_path=proto \
+	--plugin=protoc-gen-mypy=$(BIN)/protoc-gen-mypy --python_out=$(1) --mypy_out=$(1) $(PROTO)
+
+# What the outcome of a test run depends on.
+SOURCES = $(shell find imgateway twisted tests bench docs proto setup.cfg pyproject.toml README.md \
+	-type f -not -name '*.pyc' -not -name dropin.cache -not -path 'docs/_build/*' 2>/dev/null)
+
+.PHONY: run test test-core check lint types proto proto-check docs bench format clean
+.DELETE_ON_ERROR:
+
+run: $(RUN)
+	exec $(BIN)/twistd -n --pidfile= imgateway $(ARGS)
+
+# Without ARGS the run is measured, and make check takes its figures as long as no source is newer.
+test: $(TEST)
+	@tests/needs.sh
+ifeq ($(ARGS),)
+	@rm -f $(TESTED) .coverage .coverage.*
+	@touch $(TESTED).new
+	$(BIN)/python -m coverage run -m pytest
+	$(BIN)/python -m coverage combine --quiet
+	@mv $(TESTED).new $(TESTED)
+else
+	$(BIN)/python -m pytest $(ARGS)
+endif
+
+test-core: $(TEST)
+	$(BIN)/python -m pytest -m "not server" $(ARGS)
+
+# The quick judges first: the tests run last, and only if they did not just run.
+check: $(CHECK) lint types proto-check docs
+	$(BIN)/python -m pytest -q -p no:randomly tests/test_architecture.py
+	@$(MAKE) --no-print-directory $(TESTED)
+	$(BIN)/python -m coverage report
+
+# The stamp keeps the time when the run began: a source that changed meanwhile counts as newer.
+$(TESTED): $(SOURCES)
+	@$(MAKE) --no-print-directory test ARGS=
+
+lint: $(CHECK)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+types: $(CHECK)
+	$(BIN)/mypy
+
+proto: $(CHECK)
+	$(call protoc,imgateway/wire)
+
+proto-check: $(CHECK)
+	@rm -rf $(VENV)/proto && mkdir -p $(VENV)/proto
+	$(call protoc,$(VENV)/proto)
+	@for file in $(GENERATED); do \
+		cmp -s $(VENV)/proto/$$file imgateway/wire/$$file \
+			|| { echo "imgateway/wire/$$file is not what $(PROTO) says: make proto" >&2; exit 1; }; \
+	done
+
+docs: $(CHECK)
+	$(BIN)/sphinx-build -q -W --keep-going -b html docs docs/_build/html
+
+bench: $(TEST)
+	$(BIN)/python -m bench $(ARGS)
+
+format: $(CHECK)
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info docs/_build .coverage .coverage.* htmlcov \
+		.mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(RUN): setup.cfg pyproject.toml | $(BIN)/python
+	$(PIP_INSTALL) --editable .
+	@touch $@
+
+$(TEST): setup.cfg pyproject.toml | $(BIN)/python
+	$(PIP_INSTALL) --editable '.[test]'
+	@touch $@ $(RUN)
+
+$(CHECK): setup.cfg pyproject.toml | $(BIN)/python
+	$(PIP_INSTALL) --editable '.[test,check,docs]'
+	@touch $@ $(TEST) $(RUN)

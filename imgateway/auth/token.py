@@ -1,0 +1,155 @@
+"""Tokens: JSON Web Tokens that an issuer signed and the gateway checks; and making them with its own secret.
+
+Claims: ``sub`` is the user; ``aud`` and ``exp`` must be there; ``nbf`` and ``iat`` count if they are;
+``device`` (or ``dev``) pins the device; ``svc`` true is a business server; ``rooms`` and ``topics`` list ids
+that the policy may grant; ``jti`` names the token. Revocation looks at ``iat``: a token without
+counts as older than any.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jwt
+from zope.interface import implementer
+
+from imgateway.auth.keys import KeySet, load_keys
+from imgateway.config import AuthSettings
+from imgateway.errors import CloseCode, InvalidAddress, LoginRefused
+from imgateway.frames import Hello, check_id
+from imgateway.interfaces import IAuthenticator, Identity
+
+__all__ = ("TokenAuthenticator", "mint")
+
+LAST_S = 253_402_300_800  # the year 10000: later times do not fit where they are told on
+MAX_GRANTS = 1000
+
+# PyJWT checks the signature and the audience; the times are checked here, against our caller's clock.
+_OPTIONS: Any = {
+    "require": ["sub", "aud", "exp"],
+    "verify_exp": False,
+    "verify_nbf": False,
+    "verify_iat": False,
+}
+
+
+@implementer(IAuthenticator)
+class TokenAuthenticator:
+    """Checks the greeting's token.
+
+    :param data_dir: where the secret is made when the settings name no key.
+    :param seconds: the wall clock, Unix seconds.
+    :raises OperatorError: the keys cannot be used.
+    """
+
+    name = "token"
+
+    def __init__(self, settings: AuthSettings, data_dir: str, seconds: Callable[[], float]) -> None:
+        self._settings = settings
+        self._data_dir = data_dir
+        self._seconds = seconds
+        self._keys = load_keys(settings, data_dir)
+
+    def reload(self) -> None:
+        """Read the key files again. :raises OperatorError: and the keys in use stay in use."""
+        # A secret that was deleted is not made anew: that would lock out everybody without a word.
+        self._keys = load_keys(self._settings, self._data_dir, make=False)
+
+    def authenticate(self, hello: Hello, peer: str) -> Identity:
+        """:raises LoginRefused: BAD_TOKEN, TOKEN_EXPIRED or WRONG_AUDIENCE; the reason has no content."""
+        return _identity(self._claims(hello.token), self._seconds(), self._settings.leeway_s)
+
+    def _claims(self, token: str) -> Mapping[str, Any]:
+        try:
+            return _verified(token, self._keys, self._settings.audience)
+        except LoginRefused:
+            raise
+        except (jwt.InvalidAudienceError, jwt.MissingRequiredClaimError) as error:
+            # Both are raised only once the signature was found good.
+            if isinstance(error, jwt.InvalidAudienceError) or error.claim == "aud":
+                raise LoginRefused("the token is for another audience", CloseCode.WRONG_AUDIENCE) from None
+            raise LoginRefused(f"the token has no {error.claim}") from None
+        except Exception:
+            # A stranger's bytes: PyJWT, and JSON and base64 below it, raise more kinds than they list.
+            raise LoginRefused("the token is not valid") from None
+
+
+def _verified(token: str, keys: KeySet, audience: str) -> Mapping[str, Any]:
+    key = keys.find(token)
+    if key is None:
+        raise LoginRefused("the token's key is not known")
+    return jwt.decode(token, key.material, algorithms=[key.algorithm], audience=audience, options=_OPTIONS)
+
+
+def _identity(claims: Mapping[str, Any], now_s: float, leeway_s: int) -> Identity:
+    expires_s = _time(claims, "exp")
+    if now_s >= expires_s + leeway_s:
+        raise LoginRefused("the token has expired", CloseCode.TOKEN_EXPIRED)
+    issued_s = _time(claims, "iat")
+    if max(_time(claims, "nbf"), issued_s) > now_s + leeway_s:
+        raise LoginRefused("the token is not valid yet")
+    service = claims.get("svc", False)
+    if not isinstance(service, bool):
+        raise LoginRefused("the token's svc is not true or false")
+    device = claims.get("device", claims.get("dev", ""))
+    return Identity(
+        user=_id(claims, "sub", claims["sub"]),
+        device=_id(claims, "device", device) if device != "" else "",
+        service=service,
+        issued_at_s=int(issued_s),
+        expires_at_s=int(expires_s),
+        claims={**claims, **{name: _granted(claims, name) for name in ("rooms", "topics") if name in claims}},
+    )
+
+
+def _time(claims: Mapping[str, Any], name: str) -> float:
+    value = claims.get(name, 0)
+    # NaN and the infinities are numbers to the JSON parser, and fail this comparison.
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < LAST_S:
+        raise LoginRefused(f"the token's {name} is not a time")
+    return value
+
+
+def _id(claims: Mapping[str, Any], name: str, value: Any) -> str:
+    try:
+        if isinstance(value, str):
+            return check_id(value)
+    except InvalidAddress:
+        pass
+    raise LoginRefused(f"the token's {name} is not an id")
+
+
+def _granted(claims: Mapping[str, Any], name: str) -> frozenset[str]:
+    ids = claims[name]
+    if not isinstance(ids, list) or len(ids) > MAX_GRANTS:
+        raise LoginRefused(f"the token's {name} are not a list of ids")
+    return frozenset(_id(claims, name, one) for one in ids)
+
+
+def mint(
+    secret: bytes,
+    user: str,
+    device: str = "",
+    ttl_s: float = 3600.0,
+    service: bool = False,
+    now_s: float = 0.0,
+    audience: str = "imgateway",
+) -> str:
+    """A token signed with the gateway's secret, valid for `ttl_s` seconds from `now_s` (Unix seconds).
+
+    :raises InvalidAddress: `user` or `device` is no id.
+    """
+    claims: dict[str, Any] = {
+        "sub": check_id(user),
+        "aud": audience,
+        "iat": int(now_s),
+        "exp": int(now_s + ttl_s),
+        "jti": secrets.token_hex(16),
+    }
+    if device:
+        claims["device"] = check_id(device)
+    if service:
+        claims["svc"] = True
+    return jwt.encode(claims, secret, algorithm="HS256")

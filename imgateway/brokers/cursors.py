@@ -1,0 +1,127 @@
+"""What the writer does for sessions: devices, their cursors and records, revocations. Run inside a commit's transaction."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Sequence
+
+from msgspec import Struct
+
+from imgateway.brokers.store import Store
+from imgateway.frames import LogKey, SessionKey, Start, address_text
+
+__all__ = ("Saved", "forget_device", "new_epoch", "register", "revoke", "save")
+
+
+class Saved(Struct, frozen=True, gc=False):
+    """What is to be written of one session: cursors as (log, acked, parked)."""
+
+    session: SessionKey
+    platform: str
+    seen_ms: int
+    record: bytes
+    cursors: tuple[tuple[LogKey, int, tuple[int, ...]], ...]
+
+
+def register(
+    connection: sqlite3.Connection,
+    store: Store,
+    session: SessionKey,
+    mailbox: LogKey,
+    platform: str,
+    start: Start,
+    now_ms: int,
+    max_devices: int,
+    keep: Sequence[str],
+) -> tuple[int, int, int, tuple[str, ...]]:
+    """Enter a device that its user's mailbox does not know, and say where it begins.
+
+    `keep`: devices that are online, never forgotten to make place. A device that was entered meanwhile keeps its cursor.
+
+    :returns: acked, first, head, and the devices that were forgotten.
+    """
+    user, device = session
+    book = store.book(connection, mailbox)
+    first, head = store.position(connection, mailbox)
+    found = connection.execute(
+        "SELECT acked FROM cursor WHERE log = ? AND user = ? AND device = ?", (book.id, user, device)
+    ).fetchone()
+    if found is not None:
+        return min(found[0], head), first, head, ()
+    others = connection.execute(
+        "SELECT device FROM device WHERE user = ? AND device <> ? ORDER BY seen_ms", (user, device)
+    ).fetchall()
+    surplus = max(0, len(others) + 1 - max_devices)
+    forgotten = tuple([other for (other,) in others if other not in keep][:surplus])
+    for other in forgotten:
+        forget_device(connection, SessionKey(user, other))
+    (seen,) = connection.execute("SELECT seen FROM log WHERE id = ?", (book.id,)).fetchone()
+    acked = {Start.UNSEEN: min(seen, head), Start.HEAD: head, Start.OLDEST: first - 1}[start]
+    connection.execute(
+        "INSERT OR REPLACE INTO device (user, device, platform, seen_ms) VALUES (?, ?, ?, ?)",
+        (user, device, platform, now_ms),
+    )
+    connection.execute(
+        "INSERT INTO cursor (log, user, device, acked) VALUES (?, ?, ?, ?)", (book.id, user, device, acked)
+    )
+    return acked, first, head, forgotten
+
+
+SAVE_DEVICES = """
+UPDATE device SET platform = json_extract(value, '$[2]'), seen_ms = max(seen_ms, json_extract(value, '$[3]'))
+FROM json_each(?) WHERE user = json_extract(value, '$[0]') AND device = json_extract(value, '$[1]')
+"""
+SAVE_CURSORS = """
+INSERT INTO cursor (log, user, device, acked, parked)
+SELECT log.id, device.user, device.device, json_extract(value, '$[4]'), json_extract(value, '$[5]') FROM json_each(?)
+JOIN log ON log.address = json_extract(value, '$[2]') AND log.lane = json_extract(value, '$[3]')
+JOIN device ON device.user = json_extract(value, '$[0]') AND device.device = json_extract(value, '$[1]') WHERE true
+ON CONFLICT (log, user, device) DO UPDATE SET acked = max(acked, excluded.acked), parked = excluded.parked
+"""
+RAISE_SEEN = """
+UPDATE log SET seen = max(seen, far) FROM (
+    SELECT json_extract(value, '$[2]') AS address, json_extract(value, '$[3]') AS lane, max(json_extract(value, '$[4]')) AS far
+    FROM json_each(?) GROUP BY 1, 2) AS told
+WHERE log.address = told.address AND log.lane = told.lane
+"""
+
+
+def save(connection: sqlite3.Connection, sessions: Sequence[Saved]) -> None:
+    """Write positions, parked seqs and records; of a device that was forgotten meanwhile, nothing. Three statements for all."""
+    devices = json.dumps([(s.session.user, s.session.device, s.platform, s.seen_ms) for s in sessions])
+    cursors = json.dumps(
+        [
+            (s.session.user, s.session.device, address_text(log.address), log.lane, acked, json.dumps(parked))
+            for s in sessions
+            for log, acked, parked in s.cursors
+        ]
+    )
+    connection.execute(SAVE_DEVICES, (devices,))
+    connection.execute(SAVE_CURSORS, (cursors,))
+    connection.execute(RAISE_SEEN, (cursors,))
+    connection.executemany(
+        "UPDATE device SET record = ? WHERE user = ? AND device = ? AND record <> ?",
+        [(s.record, *s.session, s.record) for s in sessions if s.record],
+    )
+
+
+def forget_device(connection: sqlite3.Connection, session: SessionKey) -> None:
+    """As if it had never logged in."""
+    connection.execute("DELETE FROM cursor WHERE user = ? AND device = ?", session)
+    connection.execute("DELETE FROM device WHERE user = ? AND device = ?", session)
+
+
+def revoke(connection: sqlite3.Connection, user: str, not_before_s: int) -> None:
+    """Never lowered: an older revocation that comes late changes nothing."""
+    connection.execute(
+        "INSERT INTO revocation VALUES (?, ?) ON CONFLICT (user) DO UPDATE SET"
+        " not_before_s = max(not_before_s, excluded.not_before_s)",
+        (user, not_before_s),
+    )
+
+
+def new_epoch(connection: sqlite3.Connection, store: Store, log: LogKey, epoch: int) -> tuple[int, int]:
+    """Give one log an identity of its own. :returns: first and head."""
+    connection.execute("UPDATE log SET epoch = ? WHERE id = ?", (epoch, store.book(connection, log).id))
+    return store.position(connection, log)

@@ -1,0 +1,174 @@
+"""What a log loses, and what of it is told. Runs in the writer's thread, in small transactions between commits.
+
+Age and quota take entries; acknowledgements alone take none. What went by its own ttl is no gap; everything else raises the log's
+`lost`, below which a reader is told of a gap. Digests that still count survive in `trimmed`.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Callable, Iterable
+
+from imgateway.config import RetentionSettings
+from imgateway.frames import LogKey, parse_address
+
+__all__ = ("Retention",)
+
+# Rows that one transaction deletes: about a millisecond.
+STEP = 500
+# Logs that one sweep looks at.
+SWEEP_LOGS = 2_000
+
+
+class Retention:
+    """The rules, applied to a connection."""
+
+    def __init__(
+        self,
+        limits: RetentionSettings,
+        dedup_ms: int,
+        positions: Callable[[LogKey], Iterable[tuple[str, str, int]]],
+    ) -> None:
+        self._limits = limits
+        self._dedup_ms = dedup_ms
+        self._positions = positions
+        self._swept = 0
+
+    def make_room(
+        self, connection: sqlite3.Connection, log: LogKey, log_id: int, size: int, now_ms: int
+    ) -> tuple[int, int]:
+        """Drop expired entries, then the oldest that every device has, until an eighth of the quota is free.
+
+        :returns: how many entries and bytes went.
+        """
+        connection.execute("BEGIN IMMEDIATE")
+        floor = self._floor(connection, log, log_id, now_ms)
+        low, high = log_id << 32, (log_id + 1) << 32
+        keys = _keys(
+            connection,
+            "SELECT key FROM entry WHERE key > ? AND key < ? AND expires_ms > 0 AND expires_ms <= ? LIMIT ?",
+            (low, high, now_ms, STEP),
+        )
+        if not keys:
+            want = max(1, self._limits.entries // 8)
+            keys = _keys(
+                connection,
+                "SELECT key FROM (SELECT key, sum(size + coalesce(length(message), 0)) OVER (ORDER BY key) AS freed,"
+                " size + coalesce(length(message), 0) AS own FROM entry WHERE key > ? AND key <= ? ORDER BY key LIMIT ?)"
+                " WHERE freed - own < max(?, ?)",
+                (low, low | floor, want, self._limits.bytes // 8, size),
+            )
+        gone = self._remove(connection, keys, now_ms)
+        connection.execute("COMMIT")
+        return gone
+
+    def sweep(self, connection: sqlite3.Connection, now_ms: int) -> tuple[bool, list[LogKey]]:
+        """Take some of what is past its time. :returns: whether there may be more at once, and whose logs changed."""
+        keys = _keys(
+            connection,
+            "SELECT key FROM entry WHERE expires_ms > 0 AND expires_ms <= ? LIMIT ?",
+            (now_ms, STEP),
+        )
+        oldest_ms = now_ms - self._limits.age_s * 1000
+        end, aged = self._aged_logs(connection, oldest_ms)
+        for log_id in aged:
+            if len(keys) >= STEP:
+                end = log_id - 1
+                break
+            keys += _keys(
+                connection,
+                "SELECT key FROM entry WHERE key > ? AND key < ? AND at_ms < ? ORDER BY key LIMIT ?",
+                (log_id << 32, (log_id + 1) << 32, oldest_ms, STEP),
+            )
+        else:
+            if len(keys) >= STEP and aged:
+                end = aged[-1] - 1
+        digests = _keys(
+            connection, "SELECT key FROM trimmed WHERE at_ms < ? LIMIT ?", (now_ms - self._dedup_ms, STEP)
+        )
+        self._swept = end
+        touched: list[LogKey] = []
+        if keys or digests:
+            connection.execute("BEGIN IMMEDIATE")
+            logs = sorted({key >> 32 for key in keys})
+            self._remove(connection, sorted(set(keys)), now_ms)
+            connection.execute(
+                "DELETE FROM trimmed WHERE key IN (SELECT value FROM json_each(?))", (json.dumps(digests),)
+            )
+            connection.execute("COMMIT")
+            for log_id in logs:
+                address, lane = connection.execute(
+                    "SELECT address, lane FROM log WHERE id = ?", (log_id,)
+                ).fetchone()
+                touched.append(LogKey(parse_address(address), lane))
+        return len(keys) >= STEP or len(digests) >= STEP, touched
+
+    def _aged_logs(self, connection: sqlite3.Connection, oldest_ms: int) -> tuple[int, list[int]]:
+        """The next logs in turn whose oldest entry is too old, and the id up to which that was looked at (0: the end)."""
+        count, last, aged = connection.execute(
+            "SELECT count(*), coalesce(max(id), 0), json_group_array(CASE WHEN oldest < ? THEN id END) FROM (SELECT id,"
+            " (SELECT at_ms FROM entry WHERE key > log.id << 32 AND key < (log.id + 1) << 32 ORDER BY key LIMIT 1) AS oldest"
+            " FROM log WHERE id > ? ORDER BY id LIMIT ?)",
+            (oldest_ms, self._swept, SWEEP_LOGS),
+        ).fetchone()
+        return (last if count == SWEEP_LOGS else 0), [id for id in json.loads(aged) if id is not None]
+
+    def _floor(self, connection: sqlite3.Connection, log: LogKey, log_id: int, now_ms: int) -> int:
+        """The least acked of the devices seen lately; 0 without any. Positions in memory are written down first, for what they
+        allow to be deleted must not look lost after a crash."""
+        for user, device, acked in self._positions(log):
+            connection.execute(
+                "UPDATE cursor SET acked = max(acked, ?) WHERE log = ? AND user = ? AND device = ?",
+                (acked, log_id, user, device),
+            )
+            connection.execute(
+                "UPDATE device SET seen_ms = max(seen_ms, ?) WHERE user = ? AND device = ?", (now_ms, user, device)
+            )
+            connection.execute("UPDATE log SET seen = max(seen, ?) WHERE id = ?", (acked, log_id))
+        (floor,) = connection.execute(
+            "SELECT coalesce(min(acked), 0) FROM cursor JOIN device USING (user, device) WHERE log = ? AND seen_ms >= ?",
+            (log_id, now_ms - self._limits.device_unseen_s * 1000),
+        ).fetchone()
+        return int(floor)
+
+    def _remove(self, connection: sqlite3.Connection, keys: list[int], now_ms: int) -> tuple[int, int]:
+        """Delete these rows; a log remembers how far it had got. :returns: how many, and their bytes."""
+        if not keys:
+            return 0, 0
+        these = (json.dumps(keys),)
+        chosen = "key IN (SELECT value FROM json_each(?1))"
+        rows = json.loads(
+            connection.execute(
+                "SELECT json_group_array(json_array(id, max_key, lost_key)) FROM (SELECT key >> 32 AS id, max(key) AS max_key,"
+                f" max(CASE WHEN expires_ms > 0 AND expires_ms <= ?2 THEN 0 ELSE key END) AS lost_key FROM entry WHERE {chosen}"
+                " GROUP BY key >> 32)",
+                (*these, now_ms),
+            ).fetchone()[0]
+        )
+        for log_id, max_key, lost_key in rows:
+            connection.execute(
+                "UPDATE log SET head = max(head, ?), lost = max(lost, ?) WHERE id = ?",
+                (max_key & 0xFFFFFFFF, lost_key & 0xFFFFFFFF, log_id),
+            )
+        connection.execute(
+            f"INSERT OR REPLACE INTO trimmed SELECT key, at_ms, digest FROM entry WHERE {chosen} AND at_ms >= ?2",
+            (*these, now_ms - self._dedup_ms),
+        )
+        bodies = connection.execute(
+            f"SELECT count(*), body FROM entry WHERE {chosen} AND body > 0 GROUP BY body", these
+        ).fetchall()
+        connection.executemany("UPDATE body SET refs = refs - ? WHERE id = ?", bodies)
+        connection.executemany("DELETE FROM body WHERE id = ? AND refs <= 0", [(body,) for _, body in bodies])
+        (freed,) = connection.execute(
+            f"SELECT coalesce(sum(size + coalesce(length(message), 0)), 0) FROM entry WHERE {chosen}", these
+        ).fetchone()
+        connection.execute(f"DELETE FROM entry WHERE {chosen}", these)
+        return len(keys), int(freed)
+
+
+def _keys(connection: sqlite3.Connection, query: str, values: tuple[int, ...]) -> list[int]:
+    """The keys that a query finds, in one step of the database."""
+    (found,) = connection.execute(f"SELECT json_group_array(key) FROM ({query})", values).fetchone()
+    keys: list[int] = json.loads(found)
+    return keys

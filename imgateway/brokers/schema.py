@@ -1,0 +1,134 @@
+"""The database of the embedded broker: its tables, and connections to it.
+
+::
+
+    entry     one row a message and log, clustered by log and seq: key = log.id << 32 | seq. Row 0 is no entry: its at_ms is
+              the number of the last commit, so that a batch and its number are one statement.
+    body      an encoded message that several entries refer to, and how many do
+    log       address → id; what is left of a log whose entries are gone: head; `lost` is the newest seq that retention took;
+              `seen` the furthest that any device acknowledged; epoch 0: the store's
+    trimmed   digests of entries that are gone but still count as taken
+    device    the devices of each user
+    cursor    how far a device got in a log, and which seqs it is still owed (parked, a JSON array)
+    revocation  the oldest login time that is still good, per user
+    fact      the store's own: epoch, starts, secret
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+
+from imgateway.errors import StoreError
+
+__all__ = ("MEMORY", "Database", "OpenDatabase", "fault_text", "open_database")
+
+VERSION = 1
+MEMORY = ":memory:"
+
+TABLES = """
+CREATE TABLE entry (
+    key INTEGER PRIMARY KEY, at_ms INTEGER NOT NULL, digest BLOB, expires_ms INTEGER NOT NULL DEFAULT 0,
+    only_device TEXT NOT NULL DEFAULT '', except_device TEXT NOT NULL DEFAULT '',
+    body INTEGER NOT NULL DEFAULT 0, size INTEGER NOT NULL DEFAULT 0, message BLOB);
+INSERT INTO entry (key, at_ms) VALUES (0, 0);
+CREATE INDEX entry_expiry ON entry (expires_ms) WHERE expires_ms > 0;
+CREATE TABLE body (id INTEGER PRIMARY KEY, refs INTEGER NOT NULL, message BLOB NOT NULL);
+CREATE TABLE log (
+    id INTEGER PRIMARY KEY, address TEXT NOT NULL, lane INTEGER NOT NULL, epoch INTEGER NOT NULL DEFAULT 0,
+    head INTEGER NOT NULL DEFAULT 0, lost INTEGER NOT NULL DEFAULT 0, seen INTEGER NOT NULL DEFAULT 0,
+    UNIQUE (address, lane));
+CREATE TABLE trimmed (key INTEGER PRIMARY KEY, at_ms INTEGER NOT NULL, digest BLOB NOT NULL);
+CREATE INDEX trimmed_age ON trimmed (at_ms);
+CREATE TABLE device (
+    user TEXT NOT NULL, device TEXT NOT NULL, platform TEXT NOT NULL, seen_ms INTEGER NOT NULL,
+    record BLOB NOT NULL DEFAULT x'', PRIMARY KEY (user, device)) WITHOUT ROWID;
+CREATE TABLE cursor (
+    log INTEGER NOT NULL, user TEXT NOT NULL, device TEXT NOT NULL, acked INTEGER NOT NULL,
+    parked TEXT NOT NULL DEFAULT '[]', PRIMARY KEY (log, user, device)) WITHOUT ROWID;
+CREATE INDEX cursor_of_device ON cursor (user, device);
+CREATE TABLE revocation (user TEXT PRIMARY KEY, not_before_s INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE fact (name TEXT PRIMARY KEY, value) WITHOUT ROWID;
+"""
+
+OpenDatabase = Callable[[str], sqlite3.Connection]
+
+
+def open_database(path: str) -> sqlite3.Connection:
+    """A connection that any one thread at a time may use, in autocommit mode."""
+    return sqlite3.connect(path, timeout=2.0, isolation_level=None, check_same_thread=False, cached_statements=256)
+
+
+class Database:
+    """Where connections come from. In memory there is only one, shared by reader and writer, which then share a thread."""
+
+    def __init__(self, path: str, connect: OpenDatabase = open_database) -> None:
+        self.path = path
+        self.in_memory = path == MEMORY
+        self._connect = connect
+        self._only: sqlite3.Connection | None = None
+
+    def open(self) -> sqlite3.Connection:
+        """A connection with its settings. :raises sqlite3.Error: what SQLite says."""
+        if self._only is not None:
+            return self._only
+        connection = self._connect(self.path)
+        # No checkpoint on a writer's commit: the upkeep does it. FULL: a commit is on the disk when it returns.
+        for setting in ("synchronous=FULL", "wal_autocheckpoint=0", "secure_delete=OFF", "cache_size=-65536"):
+            connection.execute(f"PRAGMA {setting}")
+        if self.in_memory:
+            self._only = connection
+        return connection
+
+    def drop(self, connection: sqlite3.Connection | None) -> None:
+        """Close a connection after use or trouble; the one in memory is only rolled back, for it is the data."""
+        if connection is None:
+            return
+        try:
+            if connection is self._only:
+                connection.rollback()
+            else:
+                connection.close()
+        except sqlite3.Error:
+            pass  # it is being thrown away because it is broken
+
+    def prepare(self, connection: sqlite3.Connection) -> None:
+        """Make the tables in a new database, or check that they are ours.
+
+        :raises StoreError: it is another program's or a newer version's.
+        """
+        connection.execute("PRAGMA journal_mode=WAL")
+        version = connection.execute("PRAGMA user_version").fetchone()[0]
+        if version == VERSION:
+            return
+        if version or connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]:
+            raise StoreError(
+                f"{self.path} is of format {version}, this version reads {VERSION}: use the version that wrote it"
+            )
+        connection.execute("BEGIN IMMEDIATE")
+        for statement in TABLES.split(";\n"):
+            connection.execute(statement)
+        connection.execute(f"PRAGMA user_version={VERSION}")
+        connection.execute("COMMIT")
+
+    @property
+    def wal(self) -> Path:
+        return Path(self.path + "-wal")
+
+
+def fault_text(error: BaseException, path: str) -> str:
+    """One line for the operator: what is wrong with the store, and where."""
+    name = getattr(error, "sqlite_errorname", None) or ""
+    text = str(error)
+    if name.startswith("SQLITE_FULL") or "is full" in text:
+        return f"disk full: make room for {path}"
+    if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")) or "is locked" in text:
+        return f"{path} is locked by another process: end it"
+    if name.startswith("SQLITE_IOERR") or isinstance(error, OSError):
+        return f"I/O error on {path}: check the disk ({text})"
+    if name.startswith("SQLITE_READONLY"):
+        return f"{path} cannot be written: check its owner and mode"
+    if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
+        return f"{path} is damaged: restore a backup ({text})"
+    return f"{path}: {text or type(error).__name__}"

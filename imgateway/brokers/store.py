@@ -1,0 +1,344 @@
+"""The writer: batches of appends and changes become commits. Everything here runs in the writer's thread.
+
+How rows get in decides the speed. Each step of an SQLite statement gives the interpreter's lock away, and beside a busy reactor it
+takes up to a switch interval (5 ms) to get it back: 400 rows by `executemany` took 400 of them (1,460 µs a row). So a
+batch is one statement: the messages are one blob, a JSON object says where each begins, and row 0 takes the commit's number
+along.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Callable, Iterable
+
+from imgateway.brokers.appends import Append, Batch, Shared, Touched
+from imgateway.brokers.retention import Retention
+from imgateway.brokers.schema import Database
+from imgateway.config import RetentionSettings
+from imgateway.frames import LogKey, OutcomeCode, address_text
+
+__all__ = ("Logbook", "Store")
+
+# value = offset << 24 | length: longer messages take the other way.
+PLAIN_BYTES = 1 << 24
+INSERT_PLAIN = """
+INSERT INTO entry (key, at_ms, digest, message)
+SELECT CAST(key AS INTEGER), ?2, substr(?1, (value >> 24) + 1, 8), substr(?1, (value >> 24) + 9, (value & 16777215) - 8)
+FROM json_each(?3)
+UNION ALL SELECT 0, ?4, NULL, NULL WHERE true
+ON CONFLICT (key) DO UPDATE SET at_ms = CASE excluded.key WHEN 0 THEN excluded.at_ms END
+"""
+# A conflict anywhere but in row 0 would be a seq used twice: NULL there breaks NOT NULL, and the statement.
+
+INSERT_SPECIAL = """
+INSERT INTO entry (key, at_ms, digest, expires_ms, only_device, except_device, body, size, message)
+SELECT json_extract(value, '$[0]'), ?2, substr(?1, json_extract(value, '$[1]') + 1, 8), json_extract(value, '$[3]'),
+    json_extract(value, '$[4]'), json_extract(value, '$[5]'), json_extract(value, '$[6]'), json_extract(value, '$[7]'),
+    CASE json_extract(value, '$[6]') WHEN 0 THEN substr(?1, json_extract(value, '$[1]') + 9, json_extract(value, '$[2]')) END
+FROM json_each(?3)
+"""
+# Below this, a reference costs more than the copy.
+SHARE_BYTES = 512
+# States of logs kept in memory; they are read again when needed.
+MAX_LOGBOOKS = 200_000
+
+
+class Logbook:
+    """The state of one log in the writer's memory."""
+
+    __slots__ = ("after", "bytes", "entries", "expires", "fresh", "head", "id", "taken")
+
+    def __init__(self, id: int, head: int, entries: int, size: int, fresh: bool) -> None:
+        self.id = id
+        self.head = head
+        self.entries = entries
+        self.bytes = size
+        self.fresh = fresh
+        """Not in the database yet."""
+        self.after = 0
+        self.taken: list[Append] = []
+        self.expires: list[int] = []
+
+
+class Store:
+    """One connection that writes.
+
+    :param now_ms: wall clock that does not go back, in milliseconds.
+    :param dedup_ms: how long digests count.
+    :param positions: called with a log from the writer's thread: (user, device, acked) of the devices in memory.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        retention: RetentionSettings,
+        dedup_ms: int,
+        now_ms: Callable[[], int],
+        positions: Callable[[LogKey], Iterable[tuple[str, str, int]]],
+    ) -> None:
+        self._database = database
+        self._limits = retention
+        self._dedup_ms = dedup_ms
+        self._now_ms = now_ms
+        self._retention = Retention(retention, dedup_ms, positions)
+        self._connection: sqlite3.Connection | None = None
+        self._books: dict[LogKey, Logbook] = {}
+        self._older: dict[tuple[str, str, LogKey], tuple[int, dict[str, int]]] = {}
+        self._next_log = self._next_body = 1
+        self.number = 0
+        """The number of the newest commit."""
+
+    # ------------------------------------------------------------------------------------------------ commits
+
+    def commit(self, batch: Batch) -> None:
+        """Write all of it or nothing. :raises Exception: it is not known to be written; to be tried again with the same batch."""
+        try:
+            connection = self._ready()
+            if batch.number and batch.number == self.number:
+                return  # the commit that looked failed was not
+            self._number(connection, batch)
+            batch.number = self.number + 1
+            self._write(connection, batch)
+        except BaseException:
+            self.drop()
+            raise
+        self.number = batch.number
+        if len(self._books) > MAX_LOGBOOKS:
+            self._books.clear()
+
+    def sweep(self) -> bool:
+        """Delete a little of what is past its time; True if there is more. :raises Exception: to be tried again."""
+        try:
+            more, touched = self._retention.sweep(self._ready(), self._now_ms())
+        except BaseException:
+            self.drop()
+            raise
+        for log in touched:
+            self._books.pop(log, None)
+        return more
+
+    def drop(self) -> None:
+        """Forget the connection and all that was read through it; the next use begins anew."""
+        self._database.drop(self._connection)
+        self._connection = None
+        self._books.clear()
+        self._older.clear()
+
+    def book(self, connection: sqlite3.Connection, log: LogKey) -> Logbook:
+        """The state of a log, in the database from now on."""
+        book = self._books.get(log) or self._load(connection, log)
+        if book.fresh:
+            self._enter(connection, log, book)
+        return book
+
+    def position(self, connection: sqlite3.Connection, log: LogKey) -> tuple[int, int]:
+        """(first, head) of a log."""
+        book = self.book(connection, log)
+        first = connection.execute(
+            "SELECT key FROM entry WHERE key > ? AND key < ? ORDER BY key LIMIT 1", _span(book.id)
+        ).fetchone()
+        return (first[0] & 0xFFFFFFFF if first else book.head + 1), book.head
+
+    # ---------------------------------------------------------------------------------------------- internals
+
+    def _ready(self) -> sqlite3.Connection:
+        if self._connection is None:
+            self._connection = connection = self._database.open()
+            self.number, self._next_log, self._next_body = connection.execute(
+                "SELECT at_ms, 1 + (SELECT coalesce(max(id), 0) FROM log), 1 + (SELECT coalesce(max(id), 0) FROM body)"
+                " FROM entry WHERE key = 0"
+            ).fetchone()
+        return self._connection
+
+    def _number(self, connection: sqlite3.Connection, batch: Batch) -> None:
+        """Decide what becomes of every append; the database is only asked."""
+        batch.now_ms = now_ms = self._now_ms()
+        batch.codes, batch.seqs = codes, seqs = [], []  # type: list[int], list[int]
+        books = self._books
+        max_entries, max_bytes = self._limits.entries, self._limits.bytes
+        touched: dict[LogKey, Logbook] = {}
+        for append in batch.appends:
+            log = append.log
+            book = books.get(log) or self._load(connection, log)
+            if append.shared is not None:
+                append.shared.refs = 0
+            if append.ask_disk and (seq := self._taken_before(connection, append, book, now_ms)):
+                codes.append(OutcomeCode.DUPLICATE)
+                seqs.append(seq)
+                continue
+            size = len(append.encoded)
+            if (book.entries >= max_entries or book.bytes + size > max_bytes) and not self._make_room(
+                connection, log, book, size, now_ms
+            ):
+                codes.append(OutcomeCode.FULL)
+                seqs.append(0)
+                continue
+            taken = book.taken
+            if not taken:
+                book.after = book.head
+                touched[log] = book
+            taken.append(append)
+            book.expires.append(now_ms + append.ttl_ms if append.ttl_ms else 0)
+            book.head = seq = book.head + 1
+            book.entries += 1
+            book.bytes += size
+            codes.append(0)
+            seqs.append(seq)
+        batch.touched = []
+        for log, book in touched.items():
+            batch.touched.append(Touched(log, book.after, book.head, book.taken, book.expires))
+            book.taken, book.expires = [], []
+
+    def _write(self, connection: sqlite3.Connection, batch: Batch) -> None:
+        books = self._books
+        plain: list[tuple[int, Append]] = []
+        special: list[tuple[int, Append, int]] = []
+        fresh: list[LogKey] = []
+        for log, after, _, appends, expires in batch.touched:
+            book = books[log]
+            if book.fresh:
+                fresh.append(log)
+            key = book.id << 32 | after
+            for append, expires_ms in zip(appends, expires, strict=True):
+                key += 1
+                if (
+                    expires_ms
+                    or append.only_device
+                    or append.except_device
+                    or append.shared is not None
+                    or len(append.encoded) >= PLAIN_BYTES - 8
+                ):
+                    special.append((key, append, expires_ms))
+                    if append.shared is not None:
+                        append.shared.refs += 1
+                else:
+                    plain.append((key, append))
+        plain.sort(key=_key_of)
+        if special or fresh or batch.changes:
+            connection.execute("BEGIN IMMEDIATE")
+            for log in fresh:
+                self._enter(connection, log, books[log])
+            if special:
+                self._write_special(connection, special, batch.now_ms)
+            for change in batch.changes:
+                change.result = change.apply(connection)
+            self._write_plain(connection, plain, batch)
+            connection.execute("COMMIT")
+        elif plain:
+            self._write_plain(connection, plain, batch)
+        else:
+            batch.number = self.number  # all refused: nothing to write
+
+    def _write_plain(
+        self, connection: sqlite3.Connection, rows: list[tuple[int, Append]], batch: Batch
+    ) -> None:
+        blobs: list[bytes] = []
+        places: list[str] = []
+        offset = 0
+        for key, append in rows:
+            encoded = append.encoded
+            size = len(encoded) + 8
+            places.append('"%d":%d' % (key, offset << 24 | size))
+            offset += size
+            blobs += (append.digest, encoded)
+        connection.execute(
+            INSERT_PLAIN, (b"".join(blobs), batch.now_ms, "{" + ",".join(places) + "}", batch.number)
+        )
+
+    def _write_special(
+        self, connection: sqlite3.Connection, rows: list[tuple[int, Append, int]], now_ms: int
+    ) -> None:
+        rows.sort(key=_key_of)
+        bodies: dict[int, int] = {}
+        blobs: list[bytes] = []
+        places: list[tuple[int, int, int, int, str, str, int, int]] = []
+        offset = 0
+        for key, append, expires_ms in rows:
+            encoded, size = append.encoded, len(append.encoded)
+            body = self._body(connection, append.shared, encoded, bodies) if append.shared is not None else 0
+            stored = 0 if body else size
+            places.append(
+                (key, offset, size, expires_ms, append.only_device, append.except_device, body, size - stored)
+            )
+            blobs.append(append.digest)
+            if not body:
+                blobs.append(encoded)
+            offset += 8 + stored
+        connection.execute(INSERT_SPECIAL, (b"".join(blobs), now_ms, json.dumps(places)))
+
+    def _body(
+        self, connection: sqlite3.Connection, shared: Shared, encoded: bytes, bodies: dict[int, int]
+    ) -> int:
+        """The id under which a shared message stands in this commit; 0: not worth it."""
+        if shared.refs < 2 or len(encoded) < SHARE_BYTES:
+            return 0
+        if id(shared) not in bodies:
+            bodies[id(shared)] = self._next_body
+            connection.execute("INSERT INTO body VALUES (?, ?, ?)", (self._next_body, shared.refs, encoded))
+            self._next_body += 1
+        return bodies[id(shared)]
+
+    def _enter(self, connection: sqlite3.Connection, log: LogKey, book: Logbook) -> None:
+        connection.execute(
+            "INSERT INTO log (id, address, lane) VALUES (?, ?, ?)", (book.id, address_text(log.address), log.lane)
+        )
+        book.fresh = False
+
+    def _load(self, connection: sqlite3.Connection, log: LogKey) -> Logbook:
+        found = connection.execute(
+            "SELECT id, head FROM log WHERE address = ? AND lane = ?", (address_text(log.address), log.lane)
+        ).fetchone()
+        if found is None:
+            book = Logbook(self._next_log, 0, 0, 0, True)
+            self._next_log += 1
+        else:
+            id, head = found
+            entries, size, newest = connection.execute(
+                "SELECT count(*), coalesce(sum(size + coalesce(length(message), 0)), 0), coalesce(max(key), 0)"
+                " FROM entry WHERE key > ? AND key < ?",
+                _span(id),
+            ).fetchone()
+            book = Logbook(id, max(head, newest & 0xFFFFFFFF), entries, size, False)
+        self._books[log] = book
+        return book
+
+    def _taken_before(
+        self, connection: sqlite3.Connection, append: Append, book: Logbook, now_ms: int
+    ) -> int:
+        """The seq that a resent message has already, or 0. The log's digests are read once a session, later only newer ones."""
+        session = (append.message.sender, append.message.device, append.log)
+        upto, known = self._older.get(session) or (0, {})
+        stored_head = book.after if book.taken else book.head
+        if upto < stored_head:
+            span = (book.id << 32 | upto, book.id << 32 | stored_head, now_ms - self._dedup_ms)
+            for table in ("entry", "trimmed"):
+                (found,) = connection.execute(
+                    f"SELECT json_group_object(hex(digest), key & 4294967295) FROM {table}"
+                    " WHERE key > ? AND key <= ? AND at_ms >= ?",
+                    span,
+                ).fetchone()
+                known.update(json.loads(found))
+            if len(self._older) >= 1_000:
+                self._older.clear()
+            self._older[session] = (stored_head, known)
+        return known.get(append.digest.hex().upper(), 0)
+
+    def _make_room(
+        self, connection: sqlite3.Connection, log: LogKey, book: Logbook, size: int, now_ms: int
+    ) -> bool:
+        """Over quota: drop what everybody has. What this batch takes is not on disk and stays counted."""
+        limits = self._limits
+        removed, freed = self._retention.make_room(connection, log, book.id, size, now_ms)
+        book.entries -= removed
+        book.bytes -= freed
+        return book.entries < limits.entries and book.bytes + size <= limits.bytes
+
+
+def _key_of(row: tuple[int, ...]) -> int:
+    return row[0]
+
+
+def _span(log_id: int) -> tuple[int, int]:
+    """The keys of a log lie between these."""
+    return log_id << 32, (log_id + 1) << 32

@@ -1,0 +1,3 @@
+"""The imgateway command, for people and for scripts."""
+
+__all__ = ()

@@ -1,0 +1,64 @@
+"""Which transport takes a URL, which protocol has a name, and where a client may be sent on to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from twisted.plugin import getPlugins
+
+from imgateway.interfaces import IProtocolAdapter, ITransportAdapter
+
+__all__ = ("alternatives", "protocol_named", "scheme_of", "transport_for")
+
+ENCRYPTED = frozenset({"tls", "wss"})
+
+
+def scheme_of(url: str) -> str:
+    return url.partition("://")[0] if "://" in url else ""
+
+
+def transport_for(url: str, plugins: Callable[[Any], Iterable[Any]] = getPlugins) -> Any:
+    """The installed ITransportAdapter that takes this URL's scheme.
+
+    :raises ValueError: there is none; with the schemes that there are.
+    """
+    known: list[str] = []
+    for transport in plugins(ITransportAdapter):
+        if scheme_of(url) in transport.schemes:
+            return transport
+        known += transport.schemes
+    raise ValueError(f"{url!r} is no URL with a scheme of " + ", ".join(f"{one}://" for one in sorted(known)))
+
+
+def protocol_named(name: str, plugins: Callable[[Any], Iterable[Any]] = getPlugins) -> Any:
+    """The installed IProtocolAdapter of this name.
+
+    :raises ValueError: there is none; with the names that there are.
+    """
+    known: list[str] = []
+    for protocol in plugins(IProtocolAdapter):
+        if protocol.name == name:
+            return protocol
+        known.append(protocol.name)
+    raise ValueError(f"no protocol is called {name!r}; there are {', '.join(sorted(known))}")
+
+
+def alternatives(told: Iterable[str], own: Sequence[str]) -> list[str]:
+    """Where to go on when a Bye names other places: these first, and then where the application pointed us.
+
+    A place without encryption is left out if the application asked for encryption, and so is one that no transport takes:
+    nobody talks us into sending a token in the clear.
+    """
+    must_encrypt = all(scheme_of(url) in ENCRYPTED for url in own)
+    places = []
+    for url in told:
+        if must_encrypt and scheme_of(url) not in ENCRYPTED:
+            continue
+        try:
+            transport_for(url)
+        except ValueError:
+            continue
+        if url not in own:
+            places.append(url)
+    return [*places, *own]

@@ -1,0 +1,262 @@
+"""The receiving half of a client: inbox, application, custody, acknowledgements.
+
+One message after the other: the next is shown when the application has taken the one before. With `on_message` that is when it
+returned, or when what it returned has fired; with `messages()` when the next one is asked for. Only then is the position
+written to the file, and only then acknowledged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from inspect import isawaitable
+from typing import Any
+
+from twisted.internet.defer import Deferred, ensureDeferred, fail
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from imgateway.client.inbox import Inbox, Item
+from imgateway.client.link import Link
+from imgateway.client.store import ClientStore
+from imgateway.client.values import Gap, Received
+from imgateway.errors import StoreError
+from imgateway.frames import DURABLE_KINDS, Address, Deliver, DeliverAck, LogKey, Resumed
+
+__all__ = ("Reading", "as_deferred")
+
+ACK_AFTER_S = 0.2
+ACK_AFTER_ENTRIES = 16
+STORE_RETRY_S = 1.0
+# Durable logs stay below this by the gateway's window; rings and qos 0 have none but ours.
+PAUSE_ITEMS, PAUSE_BYTES = 1_000, 1_048_576
+
+
+def as_deferred(result: Any) -> Deferred[Any] | None:
+    """What an application's function returned: None, if it is not to be waited for."""
+    if isinstance(result, Deferred):
+        return result
+    return ensureDeferred(_wait(result)) if isawaitable(result) else None
+
+
+async def _wait(awaitable: Awaitable[Any]) -> Any:
+    return await awaitable
+
+
+class Reading:
+    """:param on_message: called with each Received; None: the application iterates.
+
+    :param on_gap: called with each Gap, in its place among the messages.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        reactor: Any,
+        inbox: Inbox,
+        store: ClientStore | None,
+        on_message: Callable[[Received], Any] | None,
+        on_gap: Callable[[Gap], Any] | None,
+    ) -> None:
+        self._reactor = reactor
+        self._inbox = inbox
+        self._store = store
+        self.on_message = on_message
+        self.on_gap = on_gap
+        self._link: Link | None = None
+        self._asked: Deferred[Received] | None = None
+        self._in_hand: Item | None = None
+        self._showing = False
+        self._taken = 0
+        self._timer: Any = None
+        self._stopped: BaseException | None = None
+        if store is not None:
+            for log, epoch, seq, shown in store.places():
+                inbox.restore(log, epoch, seq, shown)
+
+    # -------------------------------------------------------------------------------------------- the link
+
+    def up(self, link: Link, resumed: tuple[Resumed, ...]) -> None:
+        self._link = link
+        self._inbox.linked(resumed)
+        self._brake()
+        self._show()
+        self._save()
+
+    def down(self) -> None:
+        self._link = None
+
+    def deliver(self, frame: Deliver) -> None:
+        pull = self._inbox.deliver(frame)
+        if pull is not None and self._link is not None:
+            self._link.send(pull)
+        self._brake()
+        self._show()
+        if self._inbox.moved:
+            self._save()
+
+    def history_came(self, frame: Deliver) -> None:
+        """The answer to a question about history may go on exactly where we are; then it counts."""
+        if self._inbox.fits(frame):
+            self.deliver(frame)
+
+    def pull_refused(self, address: Address) -> None:
+        self._inbox.pull_refused(address)
+        self._show()
+
+    def epoch_of(self, log: LogKey) -> int:
+        return self._inbox.epoch_of(log)
+
+    def stop(self, error: BaseException) -> None:
+        """Nothing more is shown; `error` is what an iteration ends with.
+
+        What is in the queue is still in the gateway's custody: the next run gets it.
+        """
+        self._stopped = error
+        self._link = self._store = None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._asked is not None:
+            asked, self._asked = self._asked, None
+            asked.errback(error)
+
+    # ------------------------------------------------------------------------------------- the application
+
+    def ask(self) -> Deferred[Received]:
+        """The next message for an iteration; asking takes custody of the one before.
+
+        :raises RuntimeError: somebody asks already, or there is an on_message.
+        """
+        if self.on_message is not None:
+            raise RuntimeError("the messages go to on_message")
+        if self._asked is not None:
+            raise RuntimeError("somebody waits for the next message already")
+        if self._stopped is not None:
+            return fail(self._stopped)
+        asked = self._asked = Deferred(self._unask)
+        self.take()
+        self._show()
+        return asked
+
+    def take(self) -> None:
+        """Custody of the message that an iteration was given last."""
+        item, self._in_hand = self._in_hand, None
+        if item is not None:
+            self._took(item)
+
+    def _unask(self, asked: Deferred[Received]) -> None:
+        self._asked = None
+
+    def _show(self) -> None:
+        """Show as much as the application takes."""
+        if self._showing or self._stopped is not None:
+            return
+        self._showing = True
+        try:
+            while self._in_hand is None and self._wanted():
+                item = self._inbox.next()
+                if item is None:
+                    break
+                self._in_hand = item
+                if isinstance(item.what, Gap):
+                    self._call(self.on_gap, item)
+                elif self.on_message is not None:
+                    self._call(self.on_message, item)
+                elif self._asked is not None:
+                    asked, self._asked = self._asked, None
+                    asked.callback(item.what)
+        finally:
+            self._showing = False
+        self._release()
+
+    def _wanted(self) -> bool:
+        return self._stopped is None and (self.on_message is not None or self._asked is not None)
+
+    def _call(self, function: Callable[[Any], Any] | None, item: Item) -> None:
+        try:
+            waited = None if function is None else as_deferred(function(item.what))
+        except Exception:
+            self._failed(Failure())
+            waited = None
+        if waited is None:
+            self.take()
+        else:
+            waited.addErrback(self._failed)
+            waited.addCallback(self._called)
+
+    def _called(self, _: object) -> None:
+        self.take()
+        self._show()
+
+    def _failed(self, failure: Failure) -> None:
+        # It counts as taken: shown again it would fail again, and stand before all that follows.
+        self._log.failure("the application failed on a message", failure)
+
+    # ---------------------------------------------------------------------------------------------- custody
+
+    def _took(self, item: Item) -> None:
+        self._inbox.take(item)
+        place, what = item.place, item.what
+        if place is None or place.log.address.kind not in DURABLE_KINDS:
+            return
+        if self._store is not None and isinstance(what, Received):
+            message = what.message
+            self._store.showed(place.log, (message.sender, message.device, message.msg_id))
+        self._taken += 1
+        self._save()
+
+    def _save(self) -> None:
+        """Write down how far the application has got, and have it acknowledged soon."""
+        moved = self._inbox.moved
+        if self._store is not None:
+            for log, place in moved.items():
+                self._store.took(log, place.taken_epoch, place.taken)
+        moved.clear()
+        if self._taken >= ACK_AFTER_ENTRIES:
+            self.flush()
+        else:
+            self._commit()
+            self._arm(ACK_AFTER_S)
+
+    def flush(self) -> None:
+        """Acknowledge what the file has."""
+        if self._timer is not None and self._timer.active():
+            self._timer.cancel()
+        self._timer = None
+        if not self._commit():
+            self._arm(STORE_RETRY_S)
+            return
+        self._taken = 0
+        if self._link is not None:
+            acks = self._inbox.acks()
+            if acks:
+                self._link.send(DeliverAck(acks))
+
+    def _commit(self) -> bool:
+        if self._store is None:
+            return True
+        try:
+            self._store.commit()
+        except StoreError as error:
+            self._log.error("nothing can be acknowledged: {error}", error=str(error))
+            return False
+        return True
+
+    def _arm(self, seconds: float) -> None:
+        if self._timer is None and self._stopped is None:
+            self._timer = self._reactor.callLater(seconds, self.flush)
+
+    # ----------------------------------------------------------------------------------------------- bounds
+
+    def _brake(self) -> None:
+        if self._link is not None and (len(self._inbox) >= PAUSE_ITEMS or self._inbox.bytes >= PAUSE_BYTES):
+            self._link.pause()
+
+    def _release(self) -> None:
+        if (
+            self._link is not None
+            and len(self._inbox) <= PAUSE_ITEMS // 2
+            and self._inbox.bytes <= PAUSE_BYTES // 2
+        ):
+            self._link.resume()

@@ -1,0 +1,281 @@
+"""The sending half of a client: outbox, window, pace and file, pumped onto whatever link there is.
+
+A publish's way: the line (only when the outbox is full) → outbox → file, when there is one → link → final word. A publish is
+sent after the file has it, and all that one reactor turn published costs one commit.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+
+from imgateway.client.link import Link
+from imgateway.client.outbox import Outbox, Parcel
+from imgateway.client.pace import Pace, Steady
+from imgateway.client.store import ClientStore
+from imgateway.errors import FrameRefused, OutboxFull, OutcomeUnknown, StoreError
+from imgateway.frames import Limits, Outcome, OutcomeCode, Publish, PublishAck, Refused, RefusedCode
+
+__all__ = ("Outcomes", "Sending")
+
+Outcomes = tuple[Outcome, ...]
+
+MAX_LINE = 10_000
+STORE_RETRY_S = 1.0
+
+
+class Sending:
+    """:param on_outcome: told the final word on publishes that nobody waits for: those of an earlier run, from the file."""
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        reactor: Any,
+        outbox: Outbox,
+        pace: Pace,
+        store: ClientStore | None,
+        on_outcome: Callable[[Publish, Outcomes | Exception], None] | None,
+    ) -> None:
+        self._reactor = reactor
+        self._now = Steady(reactor.seconds)
+        self._outbox = outbox
+        self._pace = pace
+        self._store = store
+        self._on_outcome = on_outcome
+        self._link: Link | None = None
+        self._limits = Limits()
+        self._waiting: dict[str, list[Deferred[Outcomes]]] = {}
+        self._line: deque[tuple[Publish, Deferred[Outcomes]]] = deque()
+        self._ready: list[Publish] = []  # written down, in this turn's commit, and then sent
+        self._later: Any = None
+        self._pumping = self._again = False
+        self._empty: list[Deferred[None]] = []
+        if store is not None:
+            wall, now = reactor.seconds(), self._now()
+            for publish, first_sent in store.publishes():
+                outbox.add(publish, None if first_sent is None else now - max(0.0, wall - first_sent))
+
+    # ----------------------------------------------------------------------------------------- the caller
+
+    def publish(self, publish: Publish) -> Deferred[Outcomes]:
+        """Fires with the outcomes, in the order of ``publish.to``; qos 0: with () when it was sent or dropped.
+
+        :raises OutboxFull: at once.
+        """
+        waiter: Deferred[Outcomes] = Deferred(lambda waiter: self._forget(publish.msg_id, waiter))
+        if publish.qos == 0 and self._link is None:
+            waiter.callback(())
+        elif self._line or not self._outbox.has_room():
+            if len(self._line) >= MAX_LINE:
+                raise OutboxFull(
+                    f"{len(self._outbox)} publishes have no outcome yet and {MAX_LINE} wait for room"
+                )
+            self._line.append((publish, waiter))
+        else:
+            self._admit(publish, waiter)
+            self._soon()
+        return waiter
+
+    def when_empty(self) -> Deferred[None]:
+        """Fires when every publish has its final word."""
+        done: Deferred[None] = Deferred(lambda done: self._empty.remove(done))
+        self._empty.append(done)
+        self._check_empty()
+        return done
+
+    def _forget(self, msg_id: str, waiter: Deferred[Outcomes]) -> None:
+        """The caller cancelled: what waited in the line is gone, what may have been sent goes on without it."""
+        self._line = deque(place for place in self._line if place[1] is not waiter)
+        waiters = self._waiting.get(msg_id, [])
+        if waiter in waiters:
+            waiters.remove(waiter)
+
+    def _admit(self, publish: Publish, waiter: Deferred[Outcomes]) -> None:
+        parcel = self._outbox.get(publish.msg_id)
+        if parcel is None:
+            if self._store is not None and publish.qos:
+                self._store.put(publish)
+            self._outbox.add(publish)
+        elif parcel.publish != publish:
+            waiter.errback(
+                ValueError(f"another message waits for its outcome under the msg_id {publish.msg_id}")
+            )
+            return
+        self._waiting.setdefault(publish.msg_id, []).append(waiter)
+
+    # -------------------------------------------------------------------------------------------- the link
+
+    def up(self, link: Link, limits: Limits) -> None:
+        """A link was welcomed: everything that is left goes onto it, in order."""
+        self._limits = limits
+        self._pace.update(limits, self._now())
+        self.give_up()
+        self._link = link
+        self._soon()
+
+    def down(self) -> None:
+        self._link = None
+        self._ready.clear()
+        for parcel in self._outbox.link_lost():
+            self._tell(parcel.publish, ())
+        self._move_line()
+        self.give_up()
+
+    def give_up(self) -> None:
+        """What may have been sent longer ago than the gateway recognises repeats is not sent again."""
+        for parcel in self._outbox.overdue(self._now(), self._limits.dedup_s):
+            self._settled(
+                parcel, OutcomeUnknown("it could not be sent again within the gateway's dedup time")
+            )
+
+    def acked(self, ack: PublishAck) -> None:
+        parcel = self._outbox.settle(ack.msg_id)
+        if parcel is not None:
+            self._settled(parcel, ack.outcomes)
+
+    def refused(self, refused: Refused) -> None:
+        parcel = self._outbox.settle(refused.id)
+        if parcel is not None:
+            self._settled(parcel, FrameRefused(refused.code, refused.reason))
+
+    def stop(self, error: Exception | None) -> None:
+        """No link will come any more. What is in the file stays there for the next run."""
+        self._link = None
+        if self._later is not None:
+            self._later.cancel()
+            self._later = None
+        self._write_down()
+        for parcel in self._outbox.clear():
+            word = "it may or may not have been taken" if parcel.first_sent is not None else "it was not sent"
+            self._tell(parcel.publish, OutcomeUnknown(f"{error or 'the client was closed'}; {word}"))
+        line, self._line = self._line, deque()
+        for _, waiter in line:
+            waiter.errback(OutcomeUnknown(f"{error or 'the client was closed'}; it was not sent"))
+        self._check_empty()
+
+    # -------------------------------------------------------------------------------------------- the pump
+
+    def _soon(self, seconds: float = 0.0) -> None:
+        """Pump at the end of this turn, when there is a file to commit to; else now."""
+        if self._store is None and not seconds:
+            self._pump()
+        elif self._later is None:
+            self._later = self._reactor.callLater(seconds, self.pump)
+        elif self._later.getTime() > self._reactor.seconds() + seconds:
+            self._later.reset(seconds)
+
+    def pump(self) -> None:
+        """Also called by the link's owner when a clogged link flows again."""
+        if self._later is not None and self._later.active():
+            self._later.cancel()
+        self._later = None
+        self._pump()
+
+    def _pump(self) -> None:
+        # A final word may make the application publish: that waits its turn, lest it overtake what is ready.
+        self._again = True
+        while self._again and not self._pumping:
+            self._again, self._pumping = False, True
+            try:
+                self._turn()
+            finally:
+                self._pumping = False
+
+    def _turn(self) -> None:
+        self._gather()
+        if not self._write_down():
+            self._soon(STORE_RETRY_S)
+            return
+        ready, self._ready = self._ready, []
+        for publish in ready:
+            if self._link is None:
+                return
+            if not self._link.send(publish):
+                self._reject(publish.msg_id, "this wire cannot carry it")
+            elif not publish.qos and (parcel := self._outbox.settle(publish.msg_id)) is not None:
+                self._settled(parcel, ())
+
+    def _gather(self) -> None:
+        """Take from the outbox what window, pace and limits let go."""
+        limits, now = self._limits, self._now()
+        window = limits.publish_window or 1
+        while self._link is not None and not self._link.clogged:
+            parcel = self._outbox.next(window)
+            if parcel is None:
+                return
+            publish = parcel.publish
+            if len(publish.body) > limits.max_body_bytes > 0:
+                self._outbox.settle(publish.msg_id)
+                self._settled(parcel, tuple(Outcome(OutcomeCode.TOO_LARGE) for _ in publish.to))
+                continue
+            if len(publish.to) > limits.max_addresses > 0:
+                self._reject(publish.msg_id, f"{limits.max_addresses} addresses are allowed")
+                continue
+            wait = self._pace.wait_s(publish, now)
+            if wait > 0:
+                self._soon(wait)
+                return
+            self._pace.take(publish, now)
+            if self._store is not None and publish.qos and parcel.first_sent is None:
+                self._store.sent(publish.msg_id, self._reactor.seconds())
+            self._ready.append(self._outbox.send(now))
+
+    def _write_down(self) -> bool:
+        try:
+            if self._store is not None:
+                self._store.commit()
+        except StoreError as error:
+            self._log.error("nothing can be sent: {error}", error=str(error))
+            return False
+        return True
+
+    # ------------------------------------------------------------------------------------------ final words
+
+    def _reject(self, msg_id: str, why: str) -> None:
+        parcel = self._outbox.settle(msg_id)
+        if parcel is not None:
+            self._settled(parcel, FrameRefused(RefusedCode.INVALID, why))
+
+    def _settled(self, parcel: Parcel, word: Outcomes | Exception) -> None:
+        if self._store is not None and parcel.publish.qos:
+            self._store.drop(parcel.publish.msg_id)
+            self._soon()
+        self._tell(parcel.publish, word)
+        self._move_line()
+        self._check_empty()
+
+    def _tell(self, publish: Publish, word: Outcomes | Exception) -> None:
+        waiters = self._waiting.pop(publish.msg_id, None)
+        if waiters is None and self._on_outcome is not None:
+            try:
+                self._on_outcome(publish, word)
+            except Exception:
+                self._log.failure("on_outcome failed")
+        for waiter in waiters or ():
+            if isinstance(word, Exception):
+                waiter.errback(word)
+            else:
+                waiter.callback(word)
+
+    def _move_line(self) -> None:
+        moved = False
+        while self._line and self._outbox.has_room():
+            publish, waiter = self._line.popleft()
+            moved = True
+            if publish.qos == 0 and self._link is None:
+                waiter.callback(())
+            else:
+                self._admit(publish, waiter)
+        if moved or self._link is not None:
+            self._soon()
+
+    def _check_empty(self) -> None:
+        if not len(self._outbox) and not self._line:
+            empty, self._empty = self._empty, []
+            for done in empty:
+                done.callback(None)

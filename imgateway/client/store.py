@@ -1,0 +1,159 @@
+"""The file beside a client: its outbox, and how far it has got, so that being killed loses and repeats nothing.
+
+SQLite, locked for as long as it is open. Changes are collected and written by `commit`, so that all that one reactor turn did
+costs one transaction. What must survive the power (a publish before it is sent) is synced; a position need only
+survive the process, which a commit to the write-ahead log does without waiting for the disk.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Iterator
+
+import msgspec
+
+from imgateway.client.inbox import FILTER_SIZE, MessageId
+from imgateway.errors import StoreError
+from imgateway.frames import LogKey, Publish, address_text, parse_address
+
+__all__ = ("ClientStore",)
+
+TABLES = """
+CREATE TABLE IF NOT EXISTS about (key TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS outbox (
+    n INTEGER PRIMARY KEY AUTOINCREMENT, msg_id TEXT NOT NULL UNIQUE, publish BLOB NOT NULL, first_sent REAL);
+CREATE TABLE IF NOT EXISTS place (log TEXT PRIMARY KEY, epoch TEXT NOT NULL, seq INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS shown (n INTEGER PRIMARY KEY AUTOINCREMENT, log TEXT NOT NULL, ident TEXT NOT NULL);
+CREATE INDEX IF NOT EXISTS shown_log ON shown (log, n);
+PRAGMA user_version = 1;
+"""
+TRIM_EVERY = 200
+_pack = msgspec.msgpack.Encoder().encode
+_unpack = msgspec.msgpack.Decoder(Publish).decode
+
+
+def _log_text(log: LogKey) -> str:
+    return f"{log.lane} {address_text(log.address)}"
+
+
+def _log(text: str) -> LogKey:
+    lane, _, address = text.partition(" ")
+    return LogKey(parse_address(address), int(lane))
+
+
+def _ident(text: str) -> MessageId:
+    sender, device, msg_id = text.split("\n", 2)
+    return sender, device, msg_id
+
+
+class ClientStore:
+    """One client's file, made with mode 0600 if it is not there.
+
+    :raises StoreError: it is in use, or it cannot be read and written.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._todo: list[tuple[str, tuple[object, ...]]] = []
+        self._must_sync = False
+        self._shown_since_trim: dict[str, int] = {}
+        try:
+            if not os.path.exists(path):
+                # Never opened when it exists: closing a second descriptor would drop the locks of the first.
+                os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o600))
+            self._db = sqlite3.connect(path, timeout=0, isolation_level=None)
+        except (OSError, sqlite3.Error) as error:
+            raise StoreError(f"cannot open {path}: {error}") from None
+        try:
+            self._db.execute("PRAGMA locking_mode = EXCLUSIVE")
+            self._db.execute("PRAGMA journal_mode = WAL")
+            self._db.executescript("BEGIN EXCLUSIVE;" + TABLES + "COMMIT;")
+        except sqlite3.Error as error:
+            self._db.close()
+            if "locked" in str(error):
+                raise StoreError(
+                    f"{path} is in use by another client: close that one or name another file"
+                ) from None
+            raise StoreError(f"cannot use {path}: {error}: mend or remove it") from None
+
+    # ----------------------------------------------------------------------------------------- reading
+
+    def publishes(self) -> Iterator[tuple[Publish, float | None]]:
+        """What was not settled, in order, with the wall time at which it may first have been sent."""
+        for packed, first_sent in self._db.execute("SELECT publish, first_sent FROM outbox ORDER BY n"):
+            yield _unpack(packed), first_sent
+
+    def places(self) -> Iterator[tuple[LogKey, int, int, list[MessageId]]]:
+        """Log, epoch, seq, and the newest ids that were shown from it, oldest first."""
+        for text, epoch, seq in self._db.execute("SELECT log, epoch, seq FROM place").fetchall():
+            rows = self._db.execute(
+                "SELECT ident FROM shown WHERE log = ? ORDER BY n DESC LIMIT ?", (text, FILTER_SIZE)
+            ).fetchall()
+            idents = [_ident(row[0]) for row in reversed(rows)]
+            yield _log(text), int(epoch), seq, idents
+
+    def owner(self) -> str:
+        """Which session this file belongs to; empty: none yet."""
+        row = self._db.execute("SELECT value FROM about WHERE key = 'session'").fetchone()
+        return row[0] if row else ""
+
+    # ----------------------------------------------------------------------------------------- changes
+
+    def own(self, session: str) -> None:
+        self._todo.append(("INSERT OR REPLACE INTO about VALUES ('session', ?)", (session,)))
+
+    def put(self, publish: Publish) -> None:
+        """To be on disk before it is sent."""
+        self._todo.append(
+            ("INSERT INTO outbox (msg_id, publish) VALUES (?, ?)", (publish.msg_id, _pack(publish)))
+        )
+        self._must_sync = True
+
+    def sent(self, msg_id: str, wall: float) -> None:
+        """From here on it may have been sent: its dedup time runs."""
+        self._todo.append(("UPDATE outbox SET first_sent = ? WHERE msg_id = ?", (wall, msg_id)))
+
+    def drop(self, msg_id: str) -> None:
+        """It is settled. If this is lost, it is sent again and found to be a repeat."""
+        self._todo.append(("DELETE FROM outbox WHERE msg_id = ?", (msg_id,)))
+
+    def took(self, log: LogKey, epoch: int, seq: int) -> None:
+        self._todo.append(
+            ("INSERT OR REPLACE INTO place VALUES (?, ?, ?)", (_log_text(log), str(epoch), seq))
+        )
+
+    def showed(self, log: LogKey, ident: MessageId) -> None:
+        text = _log_text(log)
+        self._todo.append(("INSERT INTO shown (log, ident) VALUES (?, ?)", (text, "\n".join(ident))))
+        count = self._shown_since_trim[text] = self._shown_since_trim.get(text, 0) + 1
+        if count >= TRIM_EVERY:
+            self._shown_since_trim[text] = 0
+            trim = (
+                "DELETE FROM shown WHERE log = ? AND n <= "
+                "(SELECT n FROM shown WHERE log = ? ORDER BY n DESC LIMIT 1 OFFSET ?)"
+            )
+            self._todo.append((trim, (text, text, FILTER_SIZE)))
+
+    def commit(self) -> None:
+        """Write what was collected.
+
+        :raises StoreError: the disk did not take it; it stays collected, for the next call.
+        """
+        if not self._todo:
+            return
+        try:
+            self._db.execute(f"PRAGMA synchronous = {'FULL' if self._must_sync else 'NORMAL'}")
+            self._db.execute("BEGIN")
+            for statement, values in self._todo:
+                self._db.execute(statement, values)
+            self._db.execute("COMMIT")
+        except sqlite3.Error as error:
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+            raise StoreError(f"cannot write {self.path}: {error}") from None
+        self._todo.clear()
+        self._must_sync = False
+
+    def close(self) -> None:
+        self._db.close()

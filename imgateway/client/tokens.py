@@ -1,0 +1,96 @@
+"""The client's credentials: fetched when there are none, kept while they are good, renewed before they are not."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from twisted.logger import Logger
+
+from imgateway.client.reading import as_deferred
+from imgateway.frames import Renew
+
+__all__ = ("Token", "Tokens")
+
+Token = str | Callable[[], str | Awaitable[str]]
+
+RENEW_AHEAD_S = 60.0
+RETRY_S = 10.0
+
+
+class Tokens:
+    """:param source: a token, or a function that gets a fresh one (a str, or something to await for it)."""
+
+    _log = Logger()
+
+    def __init__(self, reactor: Any, source: Token) -> None:
+        self._reactor = reactor
+        self._source = source
+        self._kept = source if isinstance(source, str) else ""
+        self._fresh = False
+        self._timer: Any = None
+        self._asking: Any = None
+
+    async def get(self) -> str:
+        """The token for the next Hello; whatever the function raises goes through."""
+        if not self._kept:
+            self._kept = await self._fetch()
+            self._fresh = True
+        return self._kept
+
+    def expired(self) -> bool:
+        """The gateway says it is over. True: come again, with another."""
+        if isinstance(self._source, str):
+            return False
+        self._kept = ""
+        return True
+
+    @property
+    def just_fetched(self) -> bool:
+        """The last one was fetched for this login: another one will hardly do better."""
+        return self._fresh
+
+    def accepted(self, lifetime_s: float, renew: Callable[[Renew], object]) -> None:
+        """A login or a renewal went through; `lifetime_s` from now on, 0: for ever. `renew` sends the frame."""
+        self._fresh = False
+        self.disarm()
+        if lifetime_s and not isinstance(self._source, str):
+            self._arm(max(0.0, lifetime_s - min(RENEW_AHEAD_S, lifetime_s / 4)), renew)
+
+    def disarm(self) -> None:
+        """The link is gone; the next login will see to it."""
+        if self._timer is not None and self._timer.active():
+            self._timer.cancel()
+        self._timer = None
+        if self._asking is not None:
+            self._asking.cancel()
+            self._asking = None
+
+    def _arm(self, seconds: float, renew: Callable[[Renew], object]) -> None:
+        self._timer = self._reactor.callLater(seconds, self._renew, renew)
+
+    def _renew(self, renew: Callable[[Renew], object]) -> None:
+        asking = self._asking = as_deferred(self._renewal(renew))
+        if asking is not None:
+            asking.addErrback(lambda reason: None)  # cancelled by `disarm`; all else is caught below
+            asking.addBoth(self._asked, asking)
+
+    async def _renewal(self, renew: Callable[[Renew], object]) -> None:
+        try:
+            token = await self._fetch()
+        except Exception:
+            self._log.failure("no fresh token; trying again in {seconds} s", seconds=RETRY_S)
+            self._arm(RETRY_S, renew)
+            return
+        self._kept = token
+        renew(Renew(token))
+
+    def _asked(self, _: object, asking: object) -> None:
+        if self._asking is asking:
+            self._asking = None
+
+    async def _fetch(self) -> str:
+        if isinstance(self._source, str):
+            return self._source
+        token = self._source()
+        return token if isinstance(token, str) else await token

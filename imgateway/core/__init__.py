@@ -1,0 +1,3 @@
+"""What the gateway decides, without I/O and without a clock: every time is an argument."""
+
+__all__ = ()

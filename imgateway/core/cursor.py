@@ -1,0 +1,151 @@
+"""How far one session has got in one log, and what to do when the log or the link moves.
+
+Catch-up and live delivery are one table::
+
+    state     event        when                            → state     step
+    --------  -----------  ------------------------------  ----------  ------------------------------------
+    LIVE      arrived      it follows what was sent        LIVE        SEND it (then `full` may make it
+    CLOGGED) LIVE      arrived      it does not (or only `moved`)   READING     READ from `sent` LIVE
+    overflow     the window has half its room    READING     READ from `sent` LIVE      overflow     it has
+    less                     CLOGGED LIVE      clog                                         CLOGGED READING
+    arrived      any                             READING     (the head rises, nothing else) READING   batch
+    sent < head afterwards          READING     SEND it, READ on READING   batch        sent = head afterwards
+    LIVE        SEND it READING   clog                                         CLOGGED CLOGGED   arrived
+    any                             CLOGGED     (the head rises, nothing else) CLOGGED   batch        any
+    CLOGGED     drop it, it will be read again CLOGGED   unclog       sent < head                     READING
+    READ from `sent` CLOGGED   unclog       sent = head                     LIVE
+
+CLOGGED means that the link has unsent bytes or that the window of unacknowledged entries is full. A slow
+receiver is a cursor that lags behind `head`; nothing is ever queued for it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from enum import IntEnum
+
+__all__ = ("Cursor", "State", "Step")
+
+
+class State(IntEnum):
+    LIVE = 0
+    READING = 1
+    CLOGGED = 2
+
+
+class Step(IntEnum):
+    """What the caller does next."""
+
+    HOLD = 0
+    SEND = 1
+    READ = 2
+
+
+class Cursor:
+    """One session's place in one durable log.
+
+    `sent` ≤ `head`; `acked` is what the session has custody of. The flights between them are remembered as
+    (upto, entries, bytes, when), in order, so that an acknowledgement gives back exactly the window that it
+    frees.
+    """
+
+    __slots__ = ("_flights", "acked", "bytes", "entries", "epoch", "head", "sent", "state")
+
+    def __init__(self, epoch: int, position: int, acked: int, head: int) -> None:
+        self.epoch = epoch
+        self.sent = position
+        self.acked = acked
+        self.head = head
+        self.state = State.LIVE if position == head else State.CLOGGED
+        self.entries = 0
+        self.bytes = 0
+        self._flights: deque[tuple[int, int, int, float]] | None = None
+
+    def arrived(self, after: int, upto: int) -> Step:
+        """The log grew by ``(after, upto]`` and the entries are at hand."""
+        if self.state is State.LIVE:
+            if after == self.sent:
+                return Step.SEND
+            if upto <= self.sent:
+                return Step.HOLD
+            self.head = upto
+            self.state = State.READING
+            return Step.READ
+        if upto > self.head:
+            self.head = upto
+        return Step.HOLD
+
+    def overflow(self, upto: int, window: int) -> Step:
+        """Entries up to `upto` are at hand, and more than the window has room for: read them back as room
+        appears."""
+        self.head = upto
+        if self.entries * 2 > window:
+            self.state = State.CLOGGED
+            return Step.HOLD
+        self.state = State.READING
+        return Step.READ
+
+    def moved(self, head: int) -> Step:
+        """The log grew to `head` and its entries must be read."""
+        return self.arrived(-1, head)
+
+    def read(self, after: int) -> Step:
+        """A batch that begins after `after` came back from the log: SEND it or drop it."""
+        return Step.SEND if self.state is State.READING and after == self.sent else Step.HOLD
+
+    def send(self, upto: int, entries: int, size: int, now: float) -> None:
+        """Everything up to `upto` was handed to the link: `entries` entries of `size` bytes."""
+        self.sent = upto
+        if upto > self.head:
+            self.head = upto
+        self.entries += entries
+        self.bytes += size
+        if self._flights is None:
+            self._flights = deque()
+        self._flights.append((upto, entries, size, now))
+        if self.state is State.READING and upto == self.head:
+            self.state = State.LIVE
+
+    def passed(self, upto: int) -> None:
+        """Everything up to `upto` is settled without a word to the link (nothing in it for a wire without
+        ranges)."""
+        self.sent = upto
+        if upto > self.head:
+            self.head = upto
+        if not self._flights and upto > self.acked:
+            self.acked = upto
+        if self.state is State.READING and upto == self.head:
+            self.state = State.LIVE
+
+    def ack(self, upto: int) -> bool:
+        """The session took custody up to `upto`. False if it was never sent that far: the peer is wrong."""
+        if upto > self.sent:
+            return False
+        if upto > self.acked:
+            self.acked = upto
+        flights = self._flights
+        while flights and flights[0][0] <= upto:
+            _, entries, size, _ = flights.popleft()
+            self.entries -= entries
+            self.bytes -= size
+        if not flights:
+            self._flights = None
+        return True
+
+    def clog(self) -> None:
+        """The link has unsent bytes, or the window is full."""
+        self.state = State.CLOGGED
+
+    def unclog(self) -> Step:
+        """The link is empty and the window has room again."""
+        if self.state is not State.CLOGGED:
+            return Step.HOLD
+        if self.sent < self.head:
+            self.state = State.READING
+            return Step.READ
+        self.state = State.LIVE
+        return Step.HOLD
+
+    def unacked_since(self) -> float | None:
+        """When the oldest unacknowledged entries were sent; None if there are none."""
+        return self._flights[0][3] if self._flights else None

@@ -1,0 +1,113 @@
+"""Which messages a log has taken already: the memory behind "at most once".
+
+The scope of a repeat is (log; user, device, msg_id). A digest of eight bytes stands for it: a million of them fit in memory, and the
+key keeps anybody from choosing ids that collide with another's. What a digest leads to is the seq that the message got, or the append
+that is still on its way, so that a repeat of an uncommitted message waits for the same commit.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from hashlib import blake2b
+from typing import Generic, TypeVar
+
+from imgateway.frames import LogKey
+
+__all__ = ("DIGEST_BYTES", "Dedup", "digest")
+
+DIGEST_BYTES = 8
+# Forgetting goes by blocks: one of 64 is forgotten at a time, so that an entry costs one list append and no clock.
+BLOCKS = 64
+
+Pending = TypeVar("Pending")
+
+
+def digest(key: bytes, log: LogKey, target: str, user: str, device: str, msg_id: str) -> bytes:
+    """The eight bytes that stand for one message in one log.
+
+    :param key: the store's own secret, at most 64 bytes.
+    :param target: the one device that it is for, or '': a message to a device and one to its user are two.
+    """
+    # NUL cannot stand in an id; msg_id comes last because it may hold anything.
+    kind, ident, _ = log.address
+    text = "\0".join((kind, ident, target, user, device, msg_id))
+    return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=DIGEST_BYTES, key=key).digest()
+
+
+class Dedup(Generic[Pending]):
+    """The newest digests, at most `limit` of them and none older than `lifetime_ms` and a 64th of it.
+
+    `now_ms` may be any clock that does not go back.
+    """
+
+    __slots__ = (
+        "_block",
+        "_block_born_ms",
+        "_block_ms",
+        "_block_size",
+        "_blocks",
+        "_known",
+        "_lifetime_ms",
+        "_limit",
+    )
+
+    def __init__(self, limit: int, lifetime_ms: int) -> None:
+        self._limit = limit
+        self._lifetime_ms = lifetime_ms
+        self._block_size = max(1, limit // BLOCKS)
+        self._block_ms = max(1, lifetime_ms // BLOCKS)
+        self._known: dict[bytes, int | Pending] = {}
+        self._blocks: deque[tuple[int, list[bytes]]] = deque()
+        self._block: list[bytes] = []
+        self._block_born_ms = 0
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def get(self, digest: bytes) -> int | Pending | None:
+        """The seq it got, the append under way, or None if it is new (or forgotten)."""
+        return self._known.get(digest)
+
+    def expect(self, digest: bytes, append: Pending) -> None:
+        """An append is on its way; repeats join it. Pending ones are never forgotten."""
+        self._known[digest] = append
+
+    def settle(self, digest: bytes, seq: int, now_ms: int) -> None:
+        """It is committed as `seq`."""
+        self._known[digest] = seq
+        block = self._block
+        if not block:
+            self._block_born_ms = now_ms
+        block.append(digest)
+        if len(block) >= self._block_size or now_ms - self._block_born_ms >= self._block_ms:
+            self._turn(now_ms)
+
+    def drop(self, digest: bytes) -> None:
+        """It was refused for good: a later try is a new message."""
+        self._known.pop(digest, None)
+
+    def load(self, settled: Iterable[tuple[bytes, int, int]]) -> None:
+        """Refill from the store: (digest, seq, at_ms), oldest first."""
+        for found, seq, at_ms in settled:
+            self.settle(found, seq, at_ms)
+
+    def expire(self, now_ms: int) -> None:
+        """Forget what is older than its lifetime; to be called now and then."""
+        if self._block and now_ms - self._block_born_ms >= self._block_ms:
+            self._turn(now_ms)
+        while self._blocks and now_ms - self._blocks[0][0] > self._lifetime_ms:
+            self._forget_oldest()
+
+    def _turn(self, now_ms: int) -> None:
+        """Begin a new block; `now_ms` is the time of the newest digest in the old one, which decides when it goes."""
+        self._blocks.append((now_ms, self._block))
+        self._block = []
+        while len(self._known) > self._limit and self._blocks:
+            self._forget_oldest()
+
+    def _forget_oldest(self) -> None:
+        known = self._known
+        for old in self._blocks.popleft()[1]:
+            if isinstance(known.get(old), int):  # not an append that came again after the digest was dropped
+                del known[old]

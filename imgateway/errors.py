@@ -1,0 +1,214 @@
+"""Every deliberate exception of the gateway, whose fault it is, and the close code it carries.
+
+::
+
+    GatewayError
+    ├── LinkError                 one link must close; `code` says how       (carries a CloseCode)
+    │   ├── ProtocolError         the peer sent what its wire does not allow
+    │   │   ├── BadFrame          bytes that are no frame, or a frame with a field out of range
+    │   │   ├── FrameTooLarge     longer than the wire or the configured limit allows
+    │   │   └── UnexpectedFrame   a good frame at the wrong time
+    │   ├── LoginRefused          the greeting was understood and turned down
+    │   └── LinkLost              the transport is gone (SDK: the call did not finish on this link)
+    ├── InvalidAddress            text that is no address                    (ValueError too)
+    ├── OperatorError             a wrong setting, key, port, file: start fails with one line
+    │   ├── ConfigError           names the dotted path of the setting and what is allowed
+    │   └── StoreError            the data directory cannot be used, and how to mend it
+    └── ClientError               told to the user of the SDK
+        ├── ConnectRefused        the gateway said do not reconnect; `code` says why
+        ├── OutboxFull            more publishes were begun, and not waited for, than may wait
+        ├── OutcomeUnknown        resending stopped, or the client was closed, before a final outcome
+        ├── FrameRefused          the gateway answered with Refused; `code` says why
+        └── RequestFailed         a Request came back with another code than OK
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+__all__ = (
+    "BadFrame",
+    "ClientError",
+    "CloseCode",
+    "ConfigError",
+    "ConnectRefused",
+    "FrameRefused",
+    "FrameTooLarge",
+    "GatewayError",
+    "InvalidAddress",
+    "LinkError",
+    "LinkLost",
+    "LoginRefused",
+    "OperatorError",
+    "OutboxFull",
+    "OutcomeUnknown",
+    "ProtocolError",
+    "RequestFailed",
+    "StoreError",
+    "UnexpectedFrame",
+)
+
+
+class CloseCode(IntEnum):
+    """Why a link ends. The range tells the client what to do next.
+
+    1–99: reconnect with backoff. 100–199: reconnect after ``Bye.retry_after_ms``. 200–299: do not reconnect
+    (with the same credentials). On WebSocket the close status is 4000 + code. 0 is a client that leaves.
+    """
+
+    NORMAL = 0
+
+    LOST = 1
+    HEARTBEAT_TIMEOUT = 2
+    ACK_TIMEOUT = 3
+    SLOW_READER = 4
+    INTERNAL_ERROR = 5
+    LOGIN_TIMEOUT = 6
+    STALE = 7
+
+    GOING_AWAY = 100
+    OVERLOADED = 101
+    TOO_MANY_LINKS = 102
+    UNAVAILABLE = 103
+
+    KICKED = 200
+    REPLACED = 201
+    DISPLACED = 202
+    LOGIN_CONFLICT = 203
+    BAD_TOKEN = 204
+    TOKEN_EXPIRED = 205
+    REVOKED = 206
+    WRONG_AUDIENCE = 207
+    BAD_FRAME = 208
+    FRAME_TOO_LARGE = 209
+    UNEXPECTED_FRAME = 210
+    FORBIDDEN = 211
+
+
+class GatewayError(Exception):
+    """The root: everything that imgateway raises on purpose."""
+
+
+class LinkError(GatewayError):
+    """One link must close with `code`; nothing else is touched.
+
+    :param reason: short text for the peer and the log, without the peer's own bytes in it.
+    :param code: the close code; each subclass has its default.
+    :param retry_after_s: for codes 100–199, how long the peer shall stay away.
+    """
+
+    code: CloseCode = CloseCode.INTERNAL_ERROR
+
+    def __init__(self, reason: str = "", code: CloseCode | None = None, retry_after_s: float = 0.0) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.retry_after_s = retry_after_s
+        if code is not None:
+            self.code = code
+
+
+class ProtocolError(LinkError):
+    """The peer sent what its wire does not allow."""
+
+    code = CloseCode.BAD_FRAME
+
+
+class BadFrame(ProtocolError):
+    """Bytes that are no frame, or a frame with a field out of range."""
+
+
+class FrameTooLarge(ProtocolError):
+    """A frame longer than the wire or the configured limit allows."""
+
+    code = CloseCode.FRAME_TOO_LARGE
+
+
+class UnexpectedFrame(ProtocolError):
+    """A good frame at the wrong time, such as Publish before Hello."""
+
+    code = CloseCode.UNEXPECTED_FRAME
+
+
+class LoginRefused(LinkError):
+    """The greeting was understood and turned down: bad token, revoked, refused by the login policy.
+
+    :param detail: a number of the application's own for wires that can carry one (0: none).
+    """
+
+    code = CloseCode.BAD_TOKEN
+
+    def __init__(
+        self, reason: str = "", code: CloseCode | None = None, retry_after_s: float = 0.0, detail: int = 0
+    ) -> None:
+        super().__init__(reason, code, retry_after_s)
+        self.detail = detail
+
+
+class LinkLost(LinkError):
+    """The transport is gone; what was waiting on this link has no answer from it."""
+
+    code = CloseCode.LOST
+
+
+class InvalidAddress(GatewayError, ValueError):
+    """Text that is no address; the message names the rule that it breaks."""
+
+
+class OperatorError(GatewayError):
+    """The operator must change something; the message is one line that says what and how."""
+
+
+class ConfigError(OperatorError):
+    """A setting is unknown or wrong; the message names its dotted path and what is allowed."""
+
+
+class StoreError(OperatorError):
+    """The data directory or its database cannot be used, and what to do about it."""
+
+
+class ClientError(GatewayError):
+    """Told to the user of the client SDK."""
+
+
+class ConnectRefused(ClientError):
+    """The gateway turned the login down for good.
+
+    :param code: a CloseCode in 200–299.
+    """
+
+    def __init__(self, code: int, reason: str) -> None:
+        super().__init__(f"{reason or 'refused'} (code {code})")
+        self.code = code
+        self.reason = reason
+
+
+class OutboxFull(ClientError):
+    """The outbox is full and so is the line before it: wait for the outcome of some publishes first."""
+
+
+class OutcomeUnknown(ClientError):
+    """The message may or may not have been taken: dedup time over, or the client was closed first."""
+
+
+class FrameRefused(ClientError):
+    """The gateway answered a frame with Refused.
+
+    :param code: a `frames.RefusedCode`.
+    """
+
+    def __init__(self, code: int, reason: str) -> None:
+        super().__init__(f"{reason or 'refused'} (code {code})")
+        self.code = code
+        self.reason = reason
+
+
+class RequestFailed(ClientError):
+    """A Request came back with another code than OK.
+
+    :param code: a `frames.ResponseCode`.
+    """
+
+    def __init__(self, code: int, body: bytes = b"") -> None:
+        super().__init__(f"request failed with code {code}: {body[:200].decode('utf-8', 'replace')}")
+        self.code = code
+        self.body = body

@@ -1,0 +1,485 @@
+"""Every interface of the house, and the small values that pass through them.
+
+A provider is checked with `zope.interface.verify.verifyObject` in a test; whoever uses a provider uses only
+what is declared here. Synchronous methods that "may return a Deferred" are called through
+`defer.maybeDeferred`.
+
+Three faces hold a connection together::
+
+    socket ⇄ IConnection ⇄ (bytes) ⇄ IReceiver ⇄ ICodec ⇄ (frames) ⇄ session ⇄ IBroker
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from enum import IntEnum
+from typing import Any
+
+from msgspec import Struct
+from twisted.internet.defer import Deferred
+from twisted.plugin import IPlugin
+from zope.interface import Attribute, Interface
+
+from imgateway.frames import (
+    Address,
+    Batch,
+    Entry,
+    Frame,
+    Hello,
+    LogKey,
+    Message,
+    Outcome,
+    Position,
+    Publish,
+    Request,
+    SessionKey,
+    Start,
+)
+
+# mypy: disable-error-code="empty-body"
+
+# --------------------------------------------------------------------------------------- transports and wires
+
+
+class Carriage(Struct, frozen=True):
+    """All that a transport may know of a wire."""
+
+    stream: bool = True
+    """May ride on a byte stream (TCP); its codec then finds the frame borders."""
+    message: bool = True
+    """May ride on a message transport: one frame per message."""
+    text: bool = False
+    """Its messages are text: WebSocket text messages, UTF-8."""
+    path: str = ""
+    """The WebSocket path; empty: none or ``/``."""
+    subprotocols: tuple[str, ...] = ()
+    """WebSocket subprotocols that choose this wire."""
+    any_origin: bool = False
+    """Its browsers come from anywhere; without it a listener's origin allow-list counts."""
+    max_frame_bytes: int = 1_048_576
+    """The largest frame that either side may send."""
+
+
+class Traits(Struct, frozen=True):
+    """What a wire can say, so that the core does not have to know its name."""
+
+    acks: bool = True
+    """Receivers acknowledge with DeliverAck (or the codec makes one from the wire's own receipts)."""
+    batches: bool = True
+    """A Deliver may carry more than one entry; otherwise it is split."""
+    gaps: bool = True
+    """A Deliver's gap reaches the receiver."""
+    pings: bool = True
+    """The gateway may ask with Ping; otherwise it only listens."""
+    ack_timeout_s: float = 30.0
+    """Oldest unacknowledged entry this long after its flush: close ACK_TIMEOUT (0: never)."""
+    heartbeat_s: float = 0.0
+    """The wire's own idle limit is this long (0: the node's setting)."""
+
+
+class ICodec(Interface):
+    """One connection's translator; state that a wire needs per connection lives here and dies with it."""
+
+    wire = Attribute(
+        "str: codecs with equal `wire` encode a Deliver to equal bytes, so one encoding serves all; '' = never shared"
+    )
+
+    def receive(data: bytes) -> Iterator[Frame | bytes]:
+        """Feed what arrived (any chunk of a stream, or one whole message); iterate over the frames in it.
+
+        A `bytes` item is an answer that the wire wants sent at once. The caller exhausts the iterator before
+        it feeds more. :raises ProtocolError: from the iterator, at the place of the first bad frame; the
+        codec is then done.
+        """
+
+    def encode(frame: Frame) -> bytes | None:
+        """The bytes of one frame; ``b""`` when the wire has nothing to say for it; None: unsayable content.
+
+        Never raises for content.
+        """
+
+
+class IProtocolAdapter(IPlugin):
+    """A wire protocol: knows no transport, no session, no node."""
+
+    name = Attribute("str: as written in --listen, such as native")
+    carriage = Attribute("Carriage")
+    traits = Attribute("Traits")
+
+    def codec(stream: bool, max_frame_bytes: int) -> ICodec:
+        """A codec for one new connection, either end. `stream`: bytes come without borders."""
+
+
+class IConnection(Interface):
+    """One accepted or made connection, as the core sees it."""
+
+    peer = Attribute("str: for logs, such as 127.0.0.1:50312 or unix")
+    source = Attribute(
+        "str: what the limit per source counts: the IP address; '' for loopback, unix and PROXY sources"
+    )
+    secure = Attribute("bool: the bytes are encrypted up to this process")
+    stream = Attribute("bool: a byte stream without message borders")
+
+    def send(data: bytes) -> None:
+        """Send bytes (a message transport: one message). Collected, and written once at the end of the
+        reactor turn."""
+
+    def unsent() -> int:
+        """Bytes that were given to `send` and that the operating system has not taken."""
+
+    def unacked() -> int | None:
+        """`unsent` plus what the peer's system has not acknowledged yet; None where that is unknown."""
+
+    def pause_reading() -> None:
+        """Deliver no more to the receiver until `resume_reading`; at most what was already read still
+        comes."""
+
+    def resume_reading() -> None: ...
+
+    def close(code: int, flush_s: float = 2.0) -> None:
+        """Send what is unsent for at most `flush_s` seconds, then close. `code` is an `errors.CloseCode`."""
+
+    def abort() -> None:
+        """Drop the connection now."""
+
+
+class IReceiver(Interface):
+    """The core's face to a transport. Calls come in this order: opened, then received …, then lost, once."""
+
+    def opened(wire: IProtocolAdapter) -> None:
+        """The transport's own greeting (TLS, upgrade) is over and this wire was chosen."""
+
+    def received(data: bytes) -> None:
+        """A chunk of a stream, or one message."""
+
+    def pause_sending() -> None:
+        """The connection is clogged: it still has bytes that the socket did not take."""
+
+    def resume_sending() -> None:
+        """It has none any more."""
+
+    def lost(reason: str) -> None:
+        """The connection is gone, for whatever cause; also without `opened` before."""
+
+
+class IListener(Interface):
+    """A listening endpoint."""
+
+    address = Attribute("str: where it listens, for people, such as tcp:127.0.0.1:7901")
+    port = Attribute("int: the port that it got, 0 if it has none")
+
+    def pause() -> None:
+        """Accept nobody until `resume`; the system's backlog holds who comes."""
+
+    def resume() -> None: ...
+
+    def stop() -> Deferred[None]:
+        """Stop accepting; connections that exist are left alone."""
+
+
+Accept = Callable[[Any], Any]
+"""IConnection → IReceiver (None: refused; the transport aborts it). Called as soon as the socket is
+accepted."""
+
+
+class ITransportAdapter(IPlugin):
+    """A transport: turns sockets into IConnections, at both ends; does not know what a session is."""
+
+    name = Attribute("str: as written in --listen, such as tcp")
+    schemes = Attribute("tuple of str: URL schemes that `connect` takes")
+
+    def listen(
+        endpoint: str, wires: Sequence[Any], accept: Accept, reactor: Any, options: Mapping[str, Any]
+    ) -> Deferred[Any]:
+        """Listen on an endpoint description; fires with an IListener.
+
+        `wires` are IProtocolAdapters, the first is the default. `options`: the transport's section of the
+        settings.
+        :raises OperatorError: (in the Deferred) port in use, bad description, wire that cannot ride here.
+        """
+
+    def connect(
+        url: str, wire: Any, receiver: Any, reactor: Any, options: Mapping[str, Any]
+    ) -> Deferred[Any]:
+        """Connect; fires with the IConnection after `receiver.opened(wire)`.
+
+        `options`: ``tls`` (a Twisted connection creator or None for the platform's trust), ``timeout_s``.
+        :raises LinkLost: (in the Deferred) it could not be reached.
+        """
+
+
+# ---------------------------------------------------------------------------------------------------- broker
+
+
+class Publication(Struct, frozen=True, gc=False):
+    """A publish on its way into logs: who and when are settled, policy and quotas are behind it."""
+
+    message: Message
+    to: tuple[Address, ...]
+    lane: int = 0
+    resent: bool = False
+    copy_self: bool = False
+
+
+class LoginPolicy(IntEnum):
+    """What a new login does to the user's other devices."""
+
+    MANY = 0
+    ONE_PER_PLATFORM = 1
+    ONE = 2
+    REFUSE = 3
+
+
+class Claim(Struct, frozen=True):
+    """A login that asks for its session. `issued_at_s`: the token's iat, against `revoke`."""
+
+    session: SessionKey
+    platform: str = ""
+    policy: LoginPolicy = LoginPolicy.MANY
+    start: Start = Start.UNSEEN
+    issued_at_s: int = 0
+    on_same_device: str = "replace"
+    order: int = 0
+
+
+class Verdict(IntEnum):
+    OK = 0
+    CONFLICT = 1
+    """LoginPolicy.REFUSE, and another device is online."""
+    REVOKED = 2
+    OUTRUN = 3
+    """newest-order-wins, and the session that is there has the higher order."""
+
+
+class Place(Struct, frozen=True):
+    """Where a session stands in one durable log. `parked`: seqs that its wire could not say, still owed."""
+
+    log: LogKey
+    epoch: int
+    acked: int
+    first: int
+    head: int
+    parked: tuple[int, ...] = ()
+
+
+class Opened(Struct, frozen=True):
+    """The answer to a claim; `places` has the mailbox first. `known`: the device had been here before."""
+
+    verdict: Verdict
+    generation: int = 0
+    places: tuple[Place, ...] = ()
+    known: bool = False
+    record: bytes = b""
+
+
+class Presence(Struct, frozen=True):
+    session: SessionKey
+    platform: str
+    node: str
+    generation: int
+    since_ms: int
+    online: bool
+
+
+class IBrokerListener(Interface):
+    """The hub, as the broker sees it. Synchronous; must not raise."""
+
+    def arrived(log: LogKey, epoch: int, after: int, upto: int, entries: tuple[Entry, ...]) -> None:
+        """Committed entries of a watched log: all there is in ``(after, upto]``, in order of commits."""
+
+    def moved(log: LogKey, epoch: int, head: int) -> None:
+        """A watched log has grown to `head`; whoever wants the entries reads them."""
+
+    def passed(address: Address, entry: Entry) -> None:
+        """A qos 0 message for a user or device: now or never."""
+
+    def unattended(log: LogKey, message: Message) -> None:
+        """A message was stored in a mailbox none of whose devices is online."""
+
+    def displaced(session: SessionKey, generation: int, code: int, reason: str) -> None:
+        """This generation of the session must go: `code` is the CloseCode to close its link with."""
+
+    def congested(on: bool) -> None:
+        """More is waiting for the store than may wait: stop reading whoever publishes, until told off."""
+
+    def healthy(ok: bool, why: str) -> None:
+        """The store's state changed; `why` is for the operator."""
+
+
+class IBroker(Interface):
+    """Where logs and session claims live. Everything durable is on stable storage when its Deferred fires.
+
+    "Unavailable" is never an answer: the broker waits and retries, in order, and says so through `healthy`.
+    """
+
+    name = Attribute("str: for logs and /readyz")
+    dedup_s = Attribute("int: how long a repeat is recognised; told in Welcome")
+
+    def start(listener: Any, incarnation: str) -> Deferred[None]:
+        """Check settings, take the lock, refill dedup. :raises StoreError: with the line that mends it."""
+
+    def stop() -> Deferred[None]:
+        """Waiting appends committed, positions flushed, lock released."""
+
+    def publish(publication: Publication) -> Deferred[tuple[Outcome, ...]]:
+        """Append to every address's log; one final Outcome per address, in the order of `to`.
+
+        The order of calls is the order in each log. A repeat joins the append it repeats.
+        """
+
+    def emit(publication: Publication) -> None:
+        """qos 0: no custody, no result."""
+
+    def watch(log: LogKey) -> Deferred[Position]:
+        """Be told of this log; the position is atomic with the interest: what comes later is told."""
+
+    def unwatch(log: LogKey) -> None: ...
+
+    def read(log: LogKey, after: int, limit: int, max_bytes: int) -> Deferred[Batch]:
+        """Committed entries after `after`; at least one if there is one, however large."""
+
+    def open_session(claim: Claim) -> Deferred[Opened]:
+        """Apply the login policy, raise the generation, say where the device stands. Displaced ones are told
+        by `displaced`."""
+
+    def advance(
+        session: SessionKey,
+        generation: int,
+        upto: Sequence[tuple[LogKey, int]],
+        parked: Sequence[tuple[LogKey, int]] = (),
+    ) -> None:
+        """The session has custody of everything up to here. Coalesced, monotone, fenced by the generation.
+
+        `parked`: seqs that the wire could not say, to be kept with the position (at most 32 a log, the oldest
+        goes first).
+        """
+
+    def unpark(session: SessionKey, generation: int, log: LogKey, seq: int) -> None:
+        """A parked entry was said after all."""
+
+    def record(session: SessionKey, generation: int, data: bytes) -> None:
+        """Keep what an adapter must know of the session at the next login; returned in Opened."""
+
+    def reset_log(log: LogKey) -> Deferred[Position]:
+        """A client knows more of this log than the log itself: it was rolled back. Give it a new epoch."""
+
+    def close_session(session: SessionKey, generation: int, forget: bool = False) -> Deferred[None]:
+        """The session ended (its generation may be stale: then nothing happens). `forget`: the device with
+        its position."""
+
+    def sessions(user: str) -> Deferred[tuple[Presence, ...]]: ...
+
+    def revoke(user: str, not_before_s: int) -> Deferred[None]:
+        """Tokens issued before `not_before_s` no longer open sessions; live ones opened with such a token are
+        displaced."""
+
+
+# ------------------------------------------------------------------------------------- identity and business
+
+
+class Identity(Struct, frozen=True):
+    """Who a token says that somebody is. `claims` is what a policy plugin may look at.
+
+    `device` '' : the client may name any device. `expires_at_s` 0: never. Times are Unix seconds.
+    """
+
+    user: str
+    device: str = ""
+    service: bool = False
+    issued_at_s: int = 0
+    expires_at_s: int = 0
+    claims: Mapping[str, Any] = {}
+
+
+class IAuthenticator(IPlugin):
+    """Turns a greeting into an identity."""
+
+    name = Attribute("str: as written in auth.authenticator")
+
+    def authenticate(hello: Hello, peer: str) -> Identity | Deferred[Identity]:
+        """:raises LoginRefused: with the close code that fits. Also asked for Renew, with a Hello that has
+        only the token."""
+
+    def reload() -> None:
+        """SIGHUP: read the keys again. :raises OperatorError: and the old keys stay in use."""
+
+
+class IAuthenticatorMaker(IPlugin):
+    """The plugin of an authenticator that needs the node's settings; one that needs none is its own plugin."""
+
+    name = Attribute("str: as written in auth.authenticator")
+
+    def make(settings: Any, data_dir: str, seconds: Callable[[], float]) -> Any:
+        """An IAuthenticator of its own for one node. `settings`: the auth section; `seconds`: the wall clock.
+
+        :raises OperatorError: its keys cannot be used.
+        """
+
+
+class IPolicy(IPlugin):
+    """May this identity do this to that address? Synchronous, from what the identity says."""
+
+    name = Attribute("str: as written in auth.policy")
+
+    def may(identity: Identity, action: str, address: Address) -> bool:
+        """`action` is ``publish``, ``subscribe`` or ``read``."""
+
+
+class IGateway(Interface):
+    """The node, as business code in the same process sees it."""
+
+    def publish(publish: Publish, sender: str, device: str = "api") -> Deferred[tuple[Outcome, ...]]:
+        """Publish with a service's rights; `sender` appears as the message's sender."""
+
+    def request(
+        session: SessionKey, service: str, method: str, body: bytes, deadline_s: float = 10.0
+    ) -> Deferred[bytes]:
+        """Ask a client and await its answer. :raises RequestFailed: with GONE, DEADLINE or the client's own
+        code."""
+
+    def kick(user: str, device: str | None, reason: str) -> Deferred[int]:
+        """Close a user's sessions (all, or one device's) with KICKED; fires with how many there were."""
+
+    def sessions(user: str) -> Deferred[tuple[Presence, ...]]: ...
+
+    def revoke(user: str, not_before_s: int) -> Deferred[None]: ...
+
+
+class IBackend(IPlugin):
+    """Business behind Request: answers for one service name."""
+
+    name = Attribute("str: the service that it answers for")
+
+    def start(gateway: Any) -> None:
+        """Called once before listening, with an IGateway."""
+
+    def request(caller: SessionKey, request: Request) -> bytes | Deferred[bytes]:
+        """The answer's body. :raises RequestFailed: to answer with another code. A Deferred is cancelled at
+        the deadline."""
+
+
+class IInterceptor(IPlugin):
+    """Looks at a publish before it counts."""
+
+    name = Attribute("str: as written in plugins.interceptors")
+
+    def before_publish(identity: Identity, publish: Publish) -> Publish | int | Deferred[Publish | int]:
+        """The publish to go on with, or an OutcomeCode that answers every address. A slow one holds its
+        session's later publishes."""
+
+
+class ISessionListener(IPlugin):
+    """Told what becomes of sessions; synchronous, and what it raises is logged and nothing else."""
+
+    name = Attribute("str: as written in plugins.listeners")
+
+    def opened(session: SessionKey, identity: Identity) -> None: ...
+
+    def resumed(session: SessionKey, identity: Identity) -> None:
+        """A new link took over a session that was still there."""
+
+    def closed(session: SessionKey, code: int, reason: str) -> None:
+        """The session ended: said goodbye, was kicked, or its resume window passed."""
+
+    def stored_offline(address: Address, message: Message) -> None:
+        """A message was stored for a user none of whose devices is online."""

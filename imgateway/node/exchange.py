@@ -1,0 +1,200 @@
+"""The exchange: what an open link may ask, one answer for each frame, in one table.
+
+It is the desk of every link of the node: it admits connections, gives them to the login, and from Welcome on
+routes each frame to the one place that answers it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+from imgateway.config import LimitSettings, SessionSettings
+from imgateway.core.counters import Counters
+from imgateway.core.session import Session, for_device
+from imgateway.core.wheel import Wheel
+from imgateway.errors import CloseCode, UnexpectedFrame
+from imgateway.frames import (
+    FRAME_NAMES,
+    Batch,
+    Bye,
+    Deliver,
+    DeliverAck,
+    Frame,
+    Notify,
+    Ping,
+    Pong,
+    Publish,
+    Pull,
+    Refused,
+    RefusedCode,
+    Renew,
+    Request,
+    Response,
+    Seen,
+    Subscribe,
+    Unsubscribe,
+    address_text,
+    log_of,
+)
+from imgateway.interfaces import IBroker, IConnection
+from imgateway.node.calls import Calls
+from imgateway.node.gate import Gate
+from imgateway.node.hub import Hub
+from imgateway.node.ingress import Ingress
+from imgateway.node.link import Link, Pause
+from imgateway.node.login import Login
+
+__all__ = ("Exchange",)
+
+PULL_BYTES = 49_152
+"""A pulled answer goes out however slow the link is, so it stays below what stops the reading."""
+
+
+class Exchange:
+    """Admits connections and answers their frames."""
+
+    def __init__(
+        self,
+        hub: Hub,
+        login: Login,
+        ingress: Ingress,
+        calls: Calls,
+        gate: Gate,
+        broker: IBroker,
+        limits: LimitSettings,
+        session: SessionSettings,
+        wheel: Wheel[Callable[[float], None]],
+        now: Callable[[], float],
+        wall_ms: Callable[[], int],
+        counters: Counters,
+        max_frame_bytes: int,
+    ) -> None:
+        self.limits = limits
+        self.session = session
+        self.counters = counters
+        self.max_frame_bytes = max_frame_bytes
+        self.links: set[Link] = set()
+        self.now = now
+        self.arm = wheel.arm
+        self._hub = hub
+        self._login = login
+        self._ingress = ingress
+        self._calls = calls
+        self._gate = gate
+        self._broker = broker
+        self._wall_ms = wall_ms
+        self._number = 0
+        # Straight through: nothing to decide here.
+        self.greeted = login.greeted
+        self.writable = hub.writable
+        self.heard_without_acks = hub.heard_without_acks
+
+    # ------------------------------------------------------------------------------------------ connections
+
+    def accept(self, connection: IConnection) -> Link | None:
+        """A socket was accepted; None if too many wait for their login already."""
+        if not self._gate.admit(connection.source):
+            self.counters.links_closed[CloseCode.TOO_MANY_LINKS] += 1
+            return None
+        self._number += 1
+        link = Link(connection, self, f"l{self._number:x}")
+        self.links.add(link)
+        self.counters.links_accepted += 1
+        return link
+
+    def closed(self, link: Link, code: int, reason: str) -> None:
+        """The link's conversation is over."""
+        self.counters.links_closed[code] += 1
+        self._hub.closed(link, code, reason)
+
+    def gone(self, link: Link) -> None:
+        """The link's connection is gone."""
+        self.links.discard(link)
+        self._gate.release(link)
+
+    # ----------------------------------------------------------------------------------------------- frames
+
+    def frame(self, link: Link, frame: Frame) -> None:
+        """Answer one frame of an open link.
+
+        :raises LinkError: the link must close.
+        """
+        answer = self._answers.get(type(frame))
+        if answer is None:
+            raise UnexpectedFrame(f"a client does not send {FRAME_NAMES[type(frame)]}")
+        session = link.session
+        if session is not None:
+            answer(self, link, session, frame)
+
+    def _publish(self, link: Link, session: Session, frame: Publish) -> None:
+        self._ingress.publish(link, session, frame)
+
+    def _deliver_ack(self, link: Link, session: Session, frame: DeliverAck) -> None:
+        self._hub.acked(session, frame)
+
+    def _ping(self, link: Link, session: Session, frame: Ping) -> None:
+        link.send(Pong(frame.nonce, self._wall_ms()))
+
+    def _pong(self, link: Link, session: Session, frame: Pong) -> None:
+        """Its arrival was all it had to say."""
+
+    def _renew(self, link: Link, session: Session, frame: Renew) -> None:
+        self._login.renew(link, frame)
+
+    def _bye(self, link: Link, session: Session, frame: Bye) -> None:
+        link.leave()
+
+    def _request(self, link: Link, session: Session, frame: Request) -> None:
+        self._calls.asked(link, session, frame)
+
+    def _response(self, link: Link, session: Session, frame: Response) -> None:
+        self._calls.answered(session, frame)
+
+    def _pull(self, link: Link, session: Session, frame: Pull) -> None:
+        """Read for the client; the link is not read meanwhile, so there is one at a time."""
+        log = log_of(frame.address)
+        if not self._ingress.policy.may(session.identity, "read", frame.address):
+            self._refuse(link, frame, address_text(frame.address), RefusedCode.FORBIDDEN, "not yours to read")
+            return
+        if frame.address.kind not in ("user", "topic", "service") or frame.lane:
+            self._refuse(link, frame, address_text(frame.address), RefusedCode.NOT_SUPPORTED, "no such log")
+            return
+        link.pause(Pause.BUSY)
+        limit = min(frame.limit or 64, self.limits.deliver_window_entries)
+        device = session.key.device
+
+        def answer(batch: Batch) -> None:
+            gap = batch.gap or bool(frame.epoch and frame.epoch != batch.epoch)
+            entries = for_device(batch.entries, device)
+            link.send(Deliver(log.address, 0, batch.epoch, batch.after, batch.upto, entries, gap, batch.head))
+            link.resume(Pause.BUSY)
+
+        reading = self._broker.read(log, frame.after, limit, PULL_BYTES)
+        reading.addCallback(answer)
+        reading.addErrback(link.broken)
+
+    def _unsupported(self, link: Link, session: Session, frame: Any) -> None:
+        name = frame.heads[0].address if isinstance(frame, Notify) else frame.address
+        self._refuse(
+            link, frame, address_text(name), RefusedCode.NOT_SUPPORTED, "not supported by this gateway"
+        )
+
+    def _refuse(self, link: Link, frame: Frame, ident: str, code: RefusedCode, reason: str) -> None:
+        self.counters.refused[code] += 1
+        link.send(Refused(FRAME_NAMES[type(frame)], ident, code, reason))
+
+    _answers: ClassVar[dict[type, Callable[..., None]]] = {
+        Publish: _publish,
+        DeliverAck: _deliver_ack,
+        Ping: _ping,
+        Pong: _pong,
+        Renew: _renew,
+        Request: _request,
+        Response: _response,
+        Pull: _pull,
+        Subscribe: _unsupported,
+        Unsubscribe: _unsupported,
+        Seen: _unsupported,
+        Bye: _bye,
+    }

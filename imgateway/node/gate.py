@@ -1,0 +1,100 @@
+"""The gate: who may come in, before anybody knows who it is.
+
+Counts connections that have not logged in, per process and per source, paces accepting with a bucket, and
+bounds how many tokens are being checked at once. A storm waits in the system's backlog; nobody is refused for
+coming in a crowd.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable
+
+from imgateway.config import LimitSettings
+from imgateway.core.throttle import TokenBucket
+from imgateway.interfaces import IListener
+from imgateway.node.link import Link
+
+__all__ = ("Gate",)
+
+
+class Gate:
+    """Admission of connections, and of token checks.
+
+    :param listeners: called for the listeners to pause and resume.
+    """
+
+    def __init__(
+        self,
+        limits: LimitSettings,
+        now: Callable[[], float],
+        arm: Callable[[float, Callable[[float], None]], None],
+        listeners: Callable[[], Iterable[IListener]],
+    ) -> None:
+        self.waiting = 0
+        self.checking = 0
+        self._limits = limits
+        self._now = now
+        self._arm = arm
+        self._listeners = listeners
+        self._per_source: dict[str, int] = {}
+        self._bucket = TokenBucket(limits.login_rate, limits.login_burst, now())
+        self._checks: deque[Callable[[], None]] = deque()
+        self._shut = False
+
+    def admit(self, source: str) -> bool:
+        """A connection came from `source` ('' is not counted by source). False: too many wait for their
+        login."""
+        if self.waiting >= self._limits.login_pending:
+            return False
+        if source and self._per_source.get(source, 0) >= self._limits.login_per_source:
+            return False
+        self.waiting += 1
+        if source:
+            self._per_source[source] = self._per_source.get(source, 0) + 1
+        wait = self._bucket.charge(1, self._now())
+        if wait:
+            self._shut_for(wait)
+        return True
+
+    def release(self, link: Link) -> None:
+        """An admitted link has logged in, or is gone; only the first call counts."""
+        if not link.waiting:
+            return
+        link.waiting = False
+        self.waiting -= 1
+        source = link.connection.source
+        if source:
+            left = self._per_source[source] - 1
+            if left:
+                self._per_source[source] = left
+            else:
+                del self._per_source[source]
+
+    def _shut_for(self, seconds: float) -> None:
+        if not self._shut:
+            self._shut = True
+            for listener in self._listeners():
+                listener.pause()
+            self._arm(self._now() + seconds, self._reopen)
+
+    def _reopen(self, now: float) -> None:
+        self._shut = False
+        for listener in self._listeners():
+            listener.resume()
+
+    def check(self, start: Callable[[], None]) -> None:
+        """Call `start` when fewer than `checks_in_flight` tokens are being checked; it ends with
+        `checked`."""
+        if self.checking < self._limits.checks_in_flight:
+            self.checking += 1
+            start()
+        else:
+            self._checks.append(start)
+
+    def checked(self) -> None:
+        """One check is over; the next may start."""
+        if self._checks:
+            self._checks.popleft()()
+        else:
+            self.checking -= 1

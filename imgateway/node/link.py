@@ -1,0 +1,414 @@
+"""A link: one connection with its codec, from the first byte to the last.
+
+It turns bytes into frames and hands each to the desk; it sends what it is given; it keeps the deadlines of
+the connection. What the frames mean is the desk's business, what outlives the connection is the session's.
+
+Reading stops for a named reason (`Pause`) and goes on when no reason is left. What the transport had already
+read by then waits here, undecoded: one read's worth.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from enum import IntFlag
+from typing import Any, Protocol
+
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from imgateway.config import LimitSettings, SessionSettings
+from imgateway.core.counters import Counters
+from imgateway.core.handshake import Event, LinkState, after
+from imgateway.core.session import Session
+from imgateway.errors import CloseCode, LinkError, ProtocolError
+from imgateway.frames import Bye, Frame, Hello, Ping
+from imgateway.interfaces import ICodec, IConnection, IProtocolAdapter, IReceiver
+
+__all__ = ("Desk", "Link", "Pause")
+
+log = Logger()
+
+
+class Pause(IntFlag):
+    """Why a link is not read from just now."""
+
+    LOGIN = 1
+    """The token is being checked and the session claimed."""
+    WINDOW = 2
+    """As many publishes as the window allows wait for their outcome."""
+    QUOTA = 4
+    """The user's quota is used up; the bucket refills."""
+    STORE = 8
+    """More waits for the store than may wait."""
+    CONTROL = 16
+    """The peer does not read its answers."""
+    BUSY = 32
+    """As many of its questions as allowed are being answered, or its interceptor chain is full."""
+    DRAIN = 64
+    """The node is leaving."""
+    CLOSED = 128
+
+
+class Desk(Protocol):
+    """What a link needs of the node."""
+
+    limits: LimitSettings
+    session: SessionSettings
+    counters: Counters
+    max_frame_bytes: int
+
+    def now(self) -> float: ...
+    def arm(self, due: float, wake: Callable[[float], None]) -> None: ...
+    def greeted(self, link: Link, hello: Hello) -> None: ...
+    def frame(self, link: Link, frame: Frame) -> None: ...
+    def heard_without_acks(self, link: Link) -> None: ...
+    def writable(self, link: Link) -> None: ...
+    def closed(self, link: Link, code: int, reason: str) -> None: ...
+    def gone(self, link: Link) -> None: ...
+
+
+@implementer(IReceiver)
+class Link:
+    """One connection's place in the node. Made when the socket is accepted, before TLS, upgrade or Hello."""
+
+    __slots__ = (
+        "_ack_due",
+        "_arrived_bytes",
+        "_clogged_at",
+        "_codec",
+        "_control",
+        "_due",
+        "_frames",
+        "_held",
+        "_pauses",
+        "_pinged",
+        "_running",
+        "_stopped",
+        "clogged",
+        "connection",
+        "desk",
+        "heard",
+        "id",
+        "session",
+        "state",
+        "token_deadline",
+        "traits",
+        "waiting",
+        "wire",
+    )
+
+    def __init__(self, connection: IConnection, desk: Desk, ident: str) -> None:
+        self.connection = connection
+        self.desk = desk
+        self.id = ident
+        self.state = LinkState.CONNECTED
+        self.session: Session | None = None
+        self.traits: Any = None
+        self.wire = ""
+        self.heard = now = desk.now()
+        self.token_deadline = 0.0
+        self.clogged = False
+        self.waiting = True
+        self._codec: Any = None
+        self._frames: Iterator[Frame | bytes] | None = None
+        self._held: list[bytes] = []
+        self._pauses = 0
+        self._pinged = False
+        self._running = False
+        self._stopped = False
+        self._control = 0
+        self._ack_due = 0.0
+        self._clogged_at = 0.0
+        self._arrived_bytes = 0
+        self._due = now + desk.limits.login_timeout_s
+        desk.arm(self._due, self.wake)
+
+    # ------------------------------------------------------------------------------------------- from below
+
+    def opened(self, wire: IProtocolAdapter) -> None:
+        """The transport has greeted; now the client must."""
+        if self.state is LinkState.CLOSED:
+            return
+        self.state = after(self.state, Event.OPENED)
+        self.wire = wire.name
+        self.traits = wire.traits
+        self._codec = wire.codec(self.connection.stream, self.desk.max_frame_bytes)
+
+    def received(self, data: bytes) -> None:
+        """A chunk or a message came in."""
+        self.heard = self.desk.now()
+        self._pinged = False
+        self.desk.counters.bytes_in += len(data)
+        if self.state is not LinkState.OPEN:
+            if self.state is LinkState.CLOSED:
+                return
+            self._arrived_bytes += len(data)
+            if self._arrived_bytes > self.desk.limits.login_bytes:
+                self.close(CloseCode.FRAME_TOO_LARGE, "more than may be sent before Welcome")
+                return
+        elif not self.traits.acks:
+            self.desk.heard_without_acks(self)
+        if self._pauses or self._running:
+            self._held.append(data)
+        else:
+            self._run(data)
+            if self._stopped:
+                self._settle()
+
+    def pause_sending(self) -> None:
+        """The socket did not take everything: from now on only control frames go in."""
+        if not self.clogged:
+            self.clogged = True
+            self._clogged_at = now = self.desk.now()
+            if self.session is not None:
+                self.session.mailbox.clog()
+            self.desk.arm(now + self.desk.limits.control_abort_s, self.wake)
+
+    def resume_sending(self) -> None:
+        """The socket took everything."""
+        if self.clogged:
+            self.clogged = False
+            self._control = 0
+            self.desk.writable(self)
+            self.resume(Pause.CONTROL)
+
+    def lost(self, reason: str) -> None:
+        """The connection is gone."""
+        self._end(CloseCode.LOST, reason)
+        self.desk.gone(self)
+
+    # --------------------------------------------------------------------------------------------- inwards
+
+    def _run(self, data: bytes, frames: Iterator[Frame | bytes] | None = None) -> None:
+        """Decode `data`, or go on with `frames`: each goes to the desk, until somebody says pause."""
+        self._running = True
+        try:
+            if frames is None:
+                frames = self._codec.receive(data)
+            for frame in frames:
+                if type(frame) is bytes:
+                    self.send_bytes(frame)
+                elif self.state is LinkState.OPEN:
+                    self.desk.frame(self, frame)
+                else:
+                    self._greeting(frame)
+                if self._pauses:
+                    self._frames = frames
+                    return
+        except LinkError as error:
+            self.fail(error)
+        except Exception:
+            log.failure(
+                "link {link}: a frame could not be handled",
+                link=self.id,
+                peer=self.connection.peer,
+                wire=self.wire,
+            )
+            self.close(CloseCode.INTERNAL_ERROR, "internal error")
+        finally:
+            self._running = False
+
+    def _greeting(self, frame: Frame | bytes) -> None:
+        if isinstance(frame, Hello):
+            self.state = after(self.state, Event.HELLO)
+            self.pause(Pause.LOGIN)
+            self.desk.greeted(self, frame)
+        elif isinstance(frame, Bye):
+            self.leave()
+        else:
+            self.state = after(self.state, Event.FRAME)
+
+    def pause(self, why: Pause) -> None:
+        """Stop reading for a reason."""
+        self._pauses |= why
+        if not self._stopped:
+            self._stopped = True
+            self.connection.pause_reading()
+
+    def resume(self, why: Pause) -> None:
+        """A reason is gone; with the last one reading goes on where it stopped."""
+        if self._pauses & why:
+            self._pauses &= ~why
+            if not self._pauses and not self._running:
+                self.heard = self.desk.now()
+                self._settle()
+
+    def _settle(self) -> None:
+        """Take what waits here, in order; then, if nothing stands against it, read on."""
+        while not self._pauses:
+            if self._frames is not None:
+                frames, self._frames = self._frames, None
+                self._run(b"", frames)
+            elif self._held:
+                self._run(self._held.pop(0))
+            else:
+                if self._stopped:
+                    self._stopped = False
+                    self.connection.resume_reading()
+                return
+
+    def paused(self) -> bool:
+        return bool(self._pauses)
+
+    # -------------------------------------------------------------------------------------------- outwards
+
+    def expire_token(self, deadline: float) -> None:
+        """Close at `deadline` on the node's clock unless a later one is set by then; 0.0: never."""
+        self.token_deadline = deadline
+        if deadline:
+            self.desk.arm(deadline, self.wake)
+
+    def accepted(self) -> None:
+        """The login is over; frames may be exchanged. The caller sends Welcome, then resumes LOGIN."""
+        self.state = after(self.state, Event.ACCEPTED)
+
+    @property
+    def codec(self) -> ICodec:
+        """The translator of this connection; set from `opened` on."""
+        codec: ICodec = self._codec
+        return codec
+
+    def send(self, frame: Frame) -> None:
+        """Send a control frame. Unsayable ones are dropped: a wire says what its protocol has a word for."""
+        data = self._codec.encode(frame)
+        if data:
+            self.send_bytes(data)
+
+    def send_bytes(self, data: bytes) -> None:
+        """Send an encoded control frame; count it while the peer does not read."""
+        self.connection.send(data)
+        self.desk.counters.bytes_out += len(data)
+        if self.clogged:
+            self._control += len(data)
+            if self._control >= self.desk.limits.control_abort_bytes:
+                self.drop(CloseCode.SLOW_READER, "it does not read its answers")
+            elif self._control >= self.desk.limits.control_pause_bytes:
+                self.pause(Pause.CONTROL)
+
+    def deliver(self, data: bytes) -> None:
+        """Send encoded deliveries; the caller has made sure that the link is not clogged."""
+        self.connection.send(data)
+        self.desk.counters.bytes_out += len(data)
+
+    def expect_ack(self, now: float) -> None:
+        """An unacknowledged delivery went out: look again when its time is up, once for all that follow."""
+        if not self._ack_due and self.traits.ack_timeout_s and self.traits.acks:
+            self._ack_due = now + self.traits.ack_timeout_s
+            self.desk.arm(self._ack_due, self.wake)
+
+    # ------------------------------------------------------------------------------------------------- end
+
+    def fail(self, error: LinkError) -> None:
+        """Close with the error's own code."""
+        if isinstance(error, ProtocolError):
+            self.desk.counters.protocol_errors[self.wire] += 1
+            log.info(
+                "link {link} from {peer}: {reason}",
+                link=self.id,
+                peer=self.connection.peer,
+                reason=error.reason,
+                code=int(error.code),
+                wire=self.wire,
+            )
+        self.close(error.code, error.reason, error.retry_after_s)
+
+    def close(
+        self, code: int, reason: str = "", retry_after_s: float = 0.0, endpoints: tuple[str, ...] = ()
+    ) -> None:
+        """Say Bye, flush for up to 2 s, close. The session is told at once, the socket follows."""
+        if self.state is LinkState.CLOSED:
+            return
+        if self._codec is not None:
+            data = self._codec.encode(Bye(code, reason, int(retry_after_s * 1000), endpoints))
+            if data:
+                self.connection.send(data)
+        self._end(code, reason)
+        self.connection.close(code)
+
+    def leave(self) -> None:
+        """The client said goodbye; it gets no answer."""
+        self._end(CloseCode.NORMAL, "the client left")
+        self.connection.close(CloseCode.NORMAL)
+
+    def broken(self, failure: Failure) -> None:
+        """Something that must not fail did: log it and close, so that the client comes again."""
+        log.failure("link {link}: internal error", failure, link=self.id, peer=self.connection.peer)
+        self.close(CloseCode.INTERNAL_ERROR, "internal error")
+
+    def drop(self, code: int, reason: str) -> None:
+        """End without a word and without a flush."""
+        self._end(code, reason)
+        self.connection.abort()
+
+    def _end(self, code: int, reason: str) -> None:
+        if self.state is LinkState.CLOSED:
+            return
+        self.state = LinkState.CLOSED
+        self._pauses |= Pause.CLOSED
+        self._frames = None
+        self._held.clear()
+        self.desk.closed(self, code, reason)
+        self.session = None
+
+    # ------------------------------------------------------------------------------------------- deadlines
+
+    def wake(self, now: float) -> None:
+        """Look at every deadline; arm the next one. Called by the wheel, and harmless at any time."""
+        if self.state is LinkState.CLOSED:
+            return
+        if self.state is not LinkState.OPEN:
+            if now >= self._due:
+                self.close(CloseCode.LOGIN_TIMEOUT, "no login in time")
+            return
+        self._check(now)
+        if now >= self._due and self.state is LinkState.OPEN:
+            self._due = self._next(now)
+            self.desk.arm(self._due, self.wake)
+
+    def _silence_s(self) -> float:
+        """How long silence is taken for life: the wire's own limit, or the node's."""
+        limit: float = self.traits.heartbeat_s or self.desk.session.dead_s
+        return limit
+
+    def _ask_s(self) -> float:
+        """When a silent peer is asked: half way between its heartbeat and its end."""
+        return (self.desk.session.heartbeat_s + self.desk.session.dead_s) / 2
+
+    def _next(self, now: float) -> float:
+        due = self.heard + (self._ask_s() if self.traits.pings and not self._pinged else self._silence_s())
+        if self.token_deadline:
+            due = min(due, self.token_deadline)
+        return max(due, now)
+
+    def _check(self, now: float) -> None:
+        limits = self.desk.limits
+        if self._pauses:
+            self.heard = now  # we are not listening, so silence proves nothing
+        silent = now - self.heard
+        if self.token_deadline and now >= self.token_deadline:
+            self.close(CloseCode.TOKEN_EXPIRED, "the token expired and was not renewed")
+        elif self.clogged and self._control and now - self._clogged_at >= limits.control_abort_s:
+            self.drop(CloseCode.SLOW_READER, "its answers are unsent for too long")
+        elif silent >= self._silence_s():
+            self.close(CloseCode.HEARTBEAT_TIMEOUT, "silent for too long")
+        else:
+            if self.traits.pings and not self._pinged and silent >= self._ask_s():
+                self._pinged = True
+                self.send(Ping())
+            self._check_acks(now)
+
+    def _check_acks(self, now: float) -> None:
+        """The oldest delivery that the peer's system has taken must be acknowledged in time."""
+        if not self._ack_due or now < self._ack_due:
+            return
+        timeout = self.traits.ack_timeout_s
+        since = self.session.mailbox.unacked_since() if self.session is not None else None
+        if since is None:
+            self._ack_due = 0.0
+            return
+        if now - since >= timeout and not self.clogged and not self._pauses:
+            self.close(CloseCode.ACK_TIMEOUT, "deliveries were not acknowledged in time")
+            return
+        self._ack_due = max(since, now - timeout + 1.0) + timeout  # while clogged: look again in a second
+        self.desk.arm(self._ack_due, self.wake)

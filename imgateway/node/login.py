@@ -1,0 +1,248 @@
+"""Login: from a greeting to a session with a cursor in place, and Renew on a living link.
+
+greeting → authenticator → claim at the broker → watch the mailbox → position → Welcome → deliveries. At every
+step the link may be gone by the time the answer comes; what was claimed by then is given back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from imgateway.config import SessionSettings
+from imgateway.core.counters import Counters
+from imgateway.core.cursor import Cursor, State
+from imgateway.core.handshake import LinkState
+from imgateway.core.parking import Parking
+from imgateway.core.resume import resume_durable
+from imgateway.core.session import Session
+from imgateway.errors import BadFrame, CloseCode, InvalidAddress, LinkError, LoginRefused
+from imgateway.frames import (
+    Address,
+    Hello,
+    Limits,
+    Position,
+    Renew,
+    Renewed,
+    Resumed,
+    ResumePoint,
+    SessionKey,
+    Welcome,
+    address_text,
+    check_id,
+)
+from imgateway.interfaces import Claim, IAuthenticator, IBroker, Identity, LoginPolicy, Opened, Place, Verdict
+from imgateway.node.gate import Gate
+from imgateway.node.hub import Hub
+from imgateway.node.link import Link, Pause
+
+__all__ = ("Login",)
+
+log = Logger()
+
+POLICIES = {
+    "many": LoginPolicy.MANY,
+    "one-per-platform": LoginPolicy.ONE_PER_PLATFORM,
+    "one": LoginPolicy.ONE,
+    "refuse": LoginPolicy.REFUSE,
+}
+
+REFUSALS = {
+    Verdict.CONFLICT: (CloseCode.LOGIN_CONFLICT, "another device of this user is online"),
+    Verdict.REVOKED: (CloseCode.REVOKED, "the token was revoked"),
+    Verdict.OUTRUN: (CloseCode.REPLACED, "a newer login of this device is online"),
+}
+
+
+class Login:
+    """Claims sessions for links that have greeted.
+
+    :param limits_for: what Welcome tells an identity about its limits.
+    :param wall_ms: Unix milliseconds; never used for deadlines, which run on `now`.
+    """
+
+    def __init__(
+        self,
+        node: str,
+        hub: Hub,
+        gate: Gate,
+        broker: IBroker,
+        authenticator: IAuthenticator,
+        settings: SessionSettings,
+        limits_for: Callable[[Identity], Limits],
+        now: Callable[[], float],
+        wall_ms: Callable[[], int],
+        counters: Counters,
+    ) -> None:
+        self.settings = settings
+        self._node = node
+        self._hub = hub
+        self._gate = gate
+        self._broker = broker
+        self._authenticator = authenticator
+        self._limits_for = limits_for
+        self._now = now
+        self._wall_ms = wall_ms
+        self._counters = counters
+
+    # ------------------------------------------------------------------------------------------------ login
+
+    def greeted(self, link: Link, hello: Hello) -> None:
+        """A link said Hello; it is paused until Welcome or Bye."""
+        self._gate.check(lambda: self._check(link, hello))
+
+    def _check(self, link: Link, hello: Hello) -> None:
+        checking: Deferred[Any] = maybeDeferred(self._authenticator.authenticate, hello, link.connection.peer)
+        checking.addBoth(self._checked)
+        checking.addCallback(self._identified, link, hello)
+        checking.addErrback(self._refused, link)
+
+    def _checked(self, result: Identity | Failure) -> Identity | Failure:
+        self._gate.checked()
+        return result
+
+    def _identified(self, identity: Identity, link: Link, hello: Hello) -> Deferred[None] | None:
+        if link.state is not LinkState.CHECKING:
+            return None
+        device = identity.device or hello.device or link.wire
+        if hello.device and hello.device != device:
+            raise LoginRefused("the token is for another device")
+        try:
+            key = SessionKey(check_id(identity.user), check_id(device))
+        except InvalidAddress as error:
+            raise BadFrame(str(error)) from None
+        claim = Claim(
+            key,
+            hello.platform,
+            POLICIES[self.settings.login_policy],
+            hello.start,
+            identity.issued_at_s,
+            hello.on_same_device,
+            hello.order,
+        )
+        return self._broker.open_session(claim).addCallback(self._claimed, key, identity, link, hello)
+
+    def _claimed(
+        self, opened: Opened, key: SessionKey, identity: Identity, link: Link, hello: Hello
+    ) -> Deferred[None] | None:
+        if opened.verdict is not Verdict.OK:
+            code, reason = REFUSALS[opened.verdict]
+            raise LoginRefused(reason, code)
+        if link.state is not LinkState.CHECKING:
+            return self._broker.close_session(key, opened.generation)
+        place = opened.places[0]
+        # Clogged until its position is known: what arrives meanwhile only raises the head.
+        mailbox = Cursor(place.epoch, place.acked, place.acked, place.head)
+        mailbox.clog()
+        session = Session(key, opened.generation, identity, place.log, mailbox)
+        resumed = self._hub.attach(session, link)
+        watching = self._broker.watch(place.log)
+        return watching.addCallback(self._watched, session, place, resumed, link, hello)
+
+    def _watched(
+        self, position: Position, session: Session, place: Place, resumed: bool, link: Link, hello: Hello
+    ) -> Deferred[None] | None:
+        if link.session is not session:
+            return None
+        point = next((p for p in hello.resume if p.address == place.log.address and not p.lane), None)
+        if resume_durable(point, position.epoch, place.acked, position.head).rolled_back:
+            log.warn(
+                "{user}'s log was rolled back: a client knows more of it; it gets a new epoch",
+                user=session.key.user,
+            )
+            renewing = self._broker.reset_log(place.log)
+            return renewing.addCallback(self._watched, session, place, resumed, link, hello)
+        self._enter(position, session, place, point, resumed, link)
+        return None
+
+    def _enter(
+        self,
+        position: Position,
+        session: Session,
+        place: Place,
+        point: ResumePoint | None,
+        resumed: bool,
+        link: Link,
+    ) -> None:
+        identity: Identity = session.identity
+        resume = resume_durable(point, position.epoch, place.acked, position.head)
+        start = resume.position
+        if place.parked:
+            named = point is not None and point.epoch == position.epoch
+            session.parking = Parking(place.parked, start, named)
+            start = session.parking.start()
+        head = max(position.head, session.mailbox.head)
+        session.mailbox = cursor = Cursor(position.epoch, start, max(start, place.acked), head)
+        cursor.state = State.CLOGGED
+        link.accepted()
+        link.expire_token(self._token_deadline(identity))
+        self._gate.release(link)
+        self._counters.logins += 1
+        if resumed:
+            self._counters.resumed += 1
+        if resume.gap:
+            self._counters.gaps_told += 1
+        link.send(
+            Welcome(
+                address_text(Address("device", *session.key)),
+                identity.user,
+                self._node,
+                session.generation,
+                self.settings.heartbeat_s,
+                self._wall_ms(),
+                identity.expires_at_s * 1000,
+                self._limits_for(identity),
+                (Resumed(place.log.address, 0, position.epoch, start, head, resume.gap),),
+            )
+        )
+        self._hub.opened(session, identity, resumed)
+        self._hub.start(session)
+        link.resume(Pause.LOGIN)
+
+    def _refused(self, failure: Failure, link: Link) -> None:
+        error = failure.value
+        if isinstance(error, LinkError):
+            self._counters.logins_refused[int(error.code)] += 1
+            log.info(
+                "login from {peer} refused: {reason}",
+                peer=link.connection.peer,
+                reason=error.reason,
+                code=int(error.code),
+                link=link.id,
+            )
+            link.fail(error)
+        else:
+            log.failure("a login failed", failure, peer=link.connection.peer, link=link.id)
+            link.close(CloseCode.INTERNAL_ERROR, "internal error")
+
+    def _token_deadline(self, identity: Identity) -> float:
+        """When the link must go unless the token is renewed, on the monotonic clock; 0.0 for never."""
+        if not identity.expires_at_s:
+            return 0.0
+        return self._now() + identity.expires_at_s - self._wall_ms() / 1000 + self.settings.renew_grace_s
+
+    # ------------------------------------------------------------------------------------------------ renew
+
+    def renew(self, link: Link, frame: Renew) -> None:
+        """A fresh token for this link; it is read on when the token is checked."""
+        link.pause(Pause.BUSY)
+        checking: Deferred[Any] = maybeDeferred(
+            self._authenticator.authenticate, Hello(frame.token), link.connection.peer
+        )
+        checking.addCallback(self._renewed, link)
+        checking.addErrback(self._refused, link)
+
+    def _renewed(self, identity: Identity, link: Link) -> None:
+        session = link.session
+        if session is None:
+            return
+        if identity.user != session.key.user or identity.device not in ("", session.key.device):
+            raise LoginRefused("the token is for somebody else")
+        session.identity = identity
+        link.expire_token(self._token_deadline(identity))
+        link.send(Renewed(identity.expires_at_s * 1000))
+        link.resume(Pause.BUSY)

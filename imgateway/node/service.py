@@ -1,0 +1,268 @@
+"""The node: puts its parts together, keeps the clock, starts in order, drains in order.
+
+Start: store, backends, then listening. Stop: listening ends, links drain, positions are flushed, the store
+closes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from twisted.internet.defer import Deferred, gatherResults, succeed
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.logger import Logger
+from zope.interface import implementer
+
+from imgateway.config import Settings
+from imgateway.core.counters import Counters, Measure
+from imgateway.core.quota import Quotas
+from imgateway.core.wheel import Wheel
+from imgateway.frames import Limits, Outcome, Publish, SessionKey
+from imgateway.interfaces import (
+    Accept,
+    IAuthenticator,
+    IBackend,
+    IBroker,
+    Identity,
+    IGateway,
+    IInterceptor,
+    IListener,
+    IPolicy,
+    ISessionListener,
+    Presence,
+)
+from imgateway.node.calls import Calls
+from imgateway.node.drain import Drain
+from imgateway.node.exchange import Exchange
+from imgateway.node.gate import Gate
+from imgateway.node.hub import Hub
+from imgateway.node.ingress import Ingress
+from imgateway.node.login import Login
+
+__all__ = ("Door", "Node")
+
+log = Logger()
+
+Door = Callable[[Accept], Deferred[IListener]]
+"""Opens one listening endpoint for an accept function."""
+
+FRAME_ROOM = 65_536
+"""What a frame may hold besides the largest body: 500 addresses of 140 bytes, headers."""
+
+
+@implementer(IGateway)
+class Node:
+    """One gateway node on one broker.
+
+    :param doors: what to listen on once the store is ready.
+    :param health: ``health(part, ok, why)``.
+    :param wall_ms: Unix milliseconds. Steps of the wall clock move only the times written into messages.
+    :param random: floats in [0, 1).
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        broker: IBroker,
+        authenticator: IAuthenticator,
+        policy: IPolicy,
+        reactor: IReactorTime,
+        wall_ms: Callable[[], int],
+        random: Callable[[], float],
+        incarnation: str,
+        doors: Sequence[Door] = (),
+        backends: Sequence[IBackend] = (),
+        interceptors: Sequence[IInterceptor] = (),
+        listeners: Sequence[ISessionListener] = (),
+        health: Callable[[str, bool, str], None] = lambda part, ok, why: None,
+    ) -> None:
+        self.settings = settings
+        self.counters = Counters()
+        self.listeners: list[IListener] = []
+        self.incarnation = incarnation
+        self._broker = broker
+        self._authenticator = authenticator
+        self._reactor = reactor
+        self._random = random
+        self._doors = tuple(doors)
+        self._backends = tuple(backends)
+        self._health = health
+        self._ticking: IDelayedCall | None = None
+        self._draining: Drain | None = None
+        now = reactor.seconds
+        limits = settings.limits
+        self.wheel: Wheel[Callable[[float], None]] = Wheel(now())
+        arm = self.wheel.arm
+        self.quotas = Quotas(settings.quota)
+        self.hub = Hub(
+            broker,
+            limits,
+            settings.session.linger_s,
+            now,
+            arm,
+            self.counters,
+            listeners,
+            health,
+        )
+        self.gate = Gate(limits, now, arm, lambda: self.listeners)
+        self.calls = Calls(self.hub, self.quotas, limits, now, arm, self.counters)
+        self.login = Login(
+            settings.node.name,
+            self.hub,
+            self.gate,
+            broker,
+            authenticator,
+            settings.session,
+            self.limits_for,
+            now,
+            wall_ms,
+            self.counters,
+        )
+        self.ingress = Ingress(
+            self.hub, broker, policy, self.quotas, limits, interceptors, now, wall_ms, arm, self.counters
+        )
+        self.exchange = Exchange(
+            self.hub,
+            self.login,
+            self.ingress,
+            self.calls,
+            self.gate,
+            broker,
+            limits,
+            settings.session,
+            self.wheel,
+            now,
+            wall_ms,
+            self.counters,
+            limits.max_body_bytes + FRAME_ROOM,
+        )
+
+    # ------------------------------------------------------------------------------------------ start, stop
+
+    def start(self) -> Deferred[None]:
+        """Bring the node up; fires when it listens.
+
+        :raises OperatorError: (in the Deferred) with the one line that says what to change.
+        """
+        self._health("start", False, "starting")
+        starting = self._broker.start(self.hub, self.incarnation)
+        starting.addCallback(self._store_ready)
+        return starting
+
+    def _store_ready(self, _: object) -> Deferred[None]:
+        for backend in self._backends:
+            backend.start(self)
+        self.calls.backends = {backend.name: backend for backend in self._backends}
+        self._tick()
+        opening = gatherResults([door(self.exchange.accept) for door in self._doors], consumeErrors=True)
+        return opening.addCallback(self._listening)
+
+    def _listening(self, listeners: list[IListener]) -> None:
+        self.listeners = listeners
+        self._health("start", True, "")
+
+    def stop(self) -> Deferred[None]:
+        """Drain and stop; fires when nothing is left. A second call drops everybody at once."""
+        if self._draining is not None:
+            self._draining.hurry()
+            return self._draining.done
+        self._health("drain", False, "draining")
+        closing = gatherResults([listener.stop() for listener in self.listeners], consumeErrors=True)
+        node = self.settings.node
+        drain = self._draining = Drain(
+            self.exchange, node.drain_rate, node.drain_s, self._reactor, self._random
+        )
+        stopped: Deferred[None] = Deferred()
+        drain.done.addCallback(lambda _: closing)
+        drain.done.addCallback(lambda _: self._stopped())
+        drain.done.addBoth(stopped.callback)
+        return stopped
+
+    def _stopped(self) -> Deferred[None]:
+        self.hub.end_all()
+        if self._ticking is not None:
+            self._ticking.cancel()
+            self._ticking = None
+        return self._broker.stop()
+
+    def _tick(self) -> None:
+        now = self._reactor.seconds()
+        for wake in self.wheel.advance(now):
+            try:
+                wake(now)
+            except Exception:
+                log.failure("a deadline could not be handled")
+        self.quotas.sweep(now)
+        self._ticking = self._reactor.callLater(self.wheel.tick_s, self._tick)
+
+    def reload(self, settings: Settings, policy: IPolicy) -> None:
+        """New limits, quotas and policy for what comes from now on; keys are read again.
+
+        :raises OperatorError: the keys cannot be read; the old ones stay, and so does everything else.
+        """
+        self._authenticator.reload()
+        self.settings = settings
+        self.quotas.set_rates(settings.quota)
+        self.ingress.policy = policy
+        self.ingress.limits = self.calls.limits = self.exchange.limits = settings.limits
+        self.login.settings = self.exchange.session = settings.session
+
+    def measures(self) -> Iterator[tuple[Measure, int | Mapping[Any, int]]]:
+        """Every measure with its value now; the gauges are taken here."""
+        counters = self.counters
+        links = self.exchange.links
+        counters.links_open = len(links)
+        counters.links_pending = self.gate.waiting
+        counters.paused_links = sum(link.paused() for link in links)
+        counters.held_unsent_bytes = sum(link.connection.unsent() for link in links)
+        counters.sessions = len(self.hub.sessions)
+        counters.sessions_linked = sum(session.link is not None for session in self.hub.sessions.values())
+        return counters.read()
+
+    def limits_for(self, identity: Identity) -> Limits:
+        """What Welcome tells this identity."""
+        limits, quota = self.settings.limits, self.settings.quota
+        if identity.service:
+            return Limits(
+                limits.max_body_bytes,
+                limits.max_addresses_service,
+                limits.publish_window,
+                self._broker.dedup_s,
+            )
+        return Limits(
+            limits.max_body_bytes,
+            limits.max_addresses,
+            limits.publish_window,
+            self._broker.dedup_s,
+            quota.publish_rate,
+            quota.publish_burst,
+            quota.publish_bytes_rate,
+            quota.pair_rate,
+            quota.pair_burst,
+            quota.request_rate,
+        )
+
+    # ------------------------------------------------------------------------------ for business code (IGateway)
+
+    def publish(self, publish: Publish, sender: str, device: str = "api") -> Deferred[tuple[Outcome, ...]]:
+        """Publish with a service's rights."""
+        return self.ingress.submit(Identity(sender, service=True), device, publish)
+
+    def request(
+        self, session: SessionKey, service: str, method: str, body: bytes, deadline_s: float = 10.0
+    ) -> Deferred[bytes]:
+        """Ask a client and await its answer."""
+        return self.calls.ask(session, service, method, body, deadline_s)
+
+    def kick(self, user: str, device: str | None, reason: str) -> Deferred[int]:
+        """Close a user's sessions with KICKED."""
+        return succeed(self.hub.kick(user, device, reason))
+
+    def sessions(self, user: str) -> Deferred[tuple[Presence, ...]]:
+        """Who is there of a user."""
+        return self._broker.sessions(user)
+
+    def revoke(self, user: str, not_before_s: int) -> Deferred[None]:
+        """End what was opened with older tokens, and let none of them in again."""
+        return self._broker.revoke(user, not_before_s)

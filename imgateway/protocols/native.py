@@ -1,0 +1,78 @@
+"""The native wire in binary: protobuf Frames, behind varint32 lengths or each in a message of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from twisted.plugin import IPlugin
+from zope.interface import implementer
+
+from imgateway.errors import FrameTooLarge
+from imgateway.frames import Frame
+from imgateway.interfaces import Carriage, ICodec, IProtocolAdapter, Traits
+from imgateway.wire.framing import Splitter, varint
+from imgateway.wire.reading import read_frame
+from imgateway.wire.writing import write_frame
+
+
+@implementer(ICodec)
+class StreamCodec:
+    """Frames behind their lengths on a byte stream; holds at most one unfinished frame."""
+
+    wire = "native/stream"
+
+    __slots__ = ("_max", "_splitter")
+
+    def __init__(self, max_frame_bytes: int) -> None:
+        self._max = max_frame_bytes
+        self._splitter = Splitter(max_frame_bytes)
+
+    def receive(self, data: bytes) -> Iterator[Frame | bytes]:
+        return map(read_frame, self._splitter.feed(data))
+
+    def encode(self, frame: Frame) -> bytes | None:
+        data = _bytes(frame, self._max)
+        return data and varint(len(data)) + data
+
+
+@implementer(ICodec)
+class MessageCodec:
+    """A frame a message; holds nothing."""
+
+    wire = "native/message"
+
+    __slots__ = ("_max",)
+
+    def __init__(self, max_frame_bytes: int) -> None:
+        self._max = max_frame_bytes
+
+    def receive(self, data: bytes) -> Iterator[Frame | bytes]:
+        return map(self._read, (data,))
+
+    def encode(self, frame: Frame) -> bytes | None:
+        return _bytes(frame, self._max)
+
+    def _read(self, data: bytes) -> Frame:
+        if len(data) > self._max:
+            raise FrameTooLarge(f"a frame of {len(data)} bytes; {self._max} are allowed")
+        return read_frame(data)
+
+
+def _bytes(frame: Frame, max_frame_bytes: int) -> bytes | None:
+    try:
+        data = write_frame(frame)
+    except (TypeError, ValueError):  # lone surrogates, numbers that no field holds
+        return None
+    return data if len(data) <= max_frame_bytes else None
+
+
+@implementer(IPlugin, IProtocolAdapter)
+class NativeAdapter:
+    """``native``: on every transport, with everything that the core can say."""
+
+    name = "native"
+    carriage = Carriage(subprotocols=("imgateway.v1.protobuf",))
+    traits = Traits()
+
+    def codec(self, stream: bool, max_frame_bytes: int) -> ICodec:
+        return StreamCodec(max_frame_bytes) if stream else MessageCodec(max_frame_bytes)

@@ -1,0 +1,55 @@
+"""The listening grammar, ``PROTOCOL[,PROTOCOL]+TRANSPORT:ENDPOINT``, and the doors made from it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, NamedTuple
+
+from imgateway.errors import ConfigError
+from imgateway.interfaces import IProtocolAdapter, ITransportAdapter
+from imgateway.node.service import Door
+from imgateway.tap.plugins import find, find_all
+
+__all__ = ("Listen", "door", "parse_listen")
+
+SETTING = "listen.clients"
+
+
+class Listen(NamedTuple):
+    """One listener as it was asked for."""
+
+    protocols: tuple[str, ...]
+    transport: str
+    endpoint: str
+
+
+def parse_listen(text: str) -> Listen:
+    """Parse ``native,json+websocket:tcp:7902``.
+
+    :raises ConfigError: with an example of what is meant.
+    """
+    head, colon, endpoint = text.partition(":")
+    protocols, plus, transport = head.partition("+")
+    names = tuple(protocols.split(","))
+    if not (colon and plus and endpoint and transport and all(names)):
+        raise ConfigError(
+            f"{SETTING}: {text!r} is not PROTOCOL[,PROTOCOL]+TRANSPORT:ENDPOINT; an example: native+tcp:tcp:7901"
+        )
+    return Listen(names, transport, endpoint)
+
+
+def door(text: str, reactor: Any, options: Mapping[str, Any]) -> Door:
+    """What opens the listener that `text` describes.
+
+    :param options: passed to the transport.
+    :raises ConfigError: the grammar is wrong, or a protocol or transport is not installed.
+    """
+    listen = parse_listen(text)
+    transport = find(ITransportAdapter, listen.transport, SETTING)
+    wires = find_all(IProtocolAdapter, listen.protocols, SETTING)
+    return partial(_open, transport, listen.endpoint, wires, reactor, options)
+
+
+def _open(transport: Any, endpoint: str, wires: Any, reactor: Any, options: Any, accept: Any) -> Any:
+    return transport.listen(endpoint, wires, accept, reactor, options)

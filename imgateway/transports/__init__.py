@@ -1,0 +1,3 @@
+"""Transport adapters: sockets to connections, at both ends, one module a transport."""
+
+__all__ = ()

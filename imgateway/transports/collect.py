@@ -1,0 +1,61 @@
+"""Collected writes: what one reactor turn sends to a connection leaves with one call to the system.
+
+Twisted's own ``transport.write`` waits for the socket to say that it is writable: a buffer, two epoll_ctl
+and a send on the next turn, for every small message. Here each connection gathers its bytes, and one
+delayed call per turn, not per connection, writes them all.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+from weakref import WeakKeyDictionary, ref
+
+__all__ = ("Collector", "Flushable", "collector_of")
+
+
+class Flushable(Protocol):
+    """Something that has gathered bytes in this turn."""
+
+    def flush(self) -> None:
+        """Write what was gathered."""
+
+
+class Collector:
+    """The connections of one reactor that have something to write at the end of this turn."""
+
+    __slots__ = ("_reactor", "_waiting")
+
+    def __init__(self, reactor: Any) -> None:
+        # Weak: the table below would keep the reactors of tests alive for ever.
+        self._reactor = ref(reactor)
+        self._waiting: list[Flushable] = []
+
+    def add(self, connection: Flushable) -> None:
+        """Call ``connection.flush()`` once this turn is over; to be called once per turn and connection."""
+        if not self._waiting:
+            reactor = self._reactor()
+            assert reactor is not None
+            reactor.callLater(0, self._flush)
+        self._waiting.append(connection)
+
+    def _flush(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        rest = iter(waiting)
+        try:
+            for connection in rest:
+                connection.flush()
+        finally:
+            # Only after an exception is there a rest: nobody's bytes are forgotten because of another.
+            for connection in rest:
+                self.add(connection)
+
+
+_collectors: WeakKeyDictionary[Any, Collector] = WeakKeyDictionary()
+
+
+def collector_of(reactor: Any) -> Collector:
+    """The one collector of a reactor."""
+    collector = _collectors.get(reactor)
+    if collector is None:
+        collector = _collectors[reactor] = Collector(reactor)
+    return collector

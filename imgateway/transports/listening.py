@@ -1,0 +1,152 @@
+"""Stream listeners from Twisted endpoint descriptions, and every way in which that can fail, in one line.
+
+Beside Twisted's own descriptions (``tcp:7901``, ``ssl:…``, ``unix:…``, ``systemd:…``, ``haproxy:…``) a bare
+``7901`` and ``host:7901`` mean tcp.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from typing import Any, cast
+
+from twisted.internet.address import UNIXAddress
+from twisted.internet.defer import Deferred, fail, maybeDeferred
+from twisted.internet.endpoints import quoteStringArgument, serverFromString
+from twisted.internet.error import CannotListenError
+from twisted.internet.interfaces import IProtocolFactory, IStreamServerEndpoint
+from twisted.protocols.haproxy import proxyEndpoint
+from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from imgateway.errors import OperatorError
+from imgateway.interfaces import IListener
+
+from .stream import Side
+
+__all__ = ("Listener", "description", "listen_stream")
+
+# How many may wait to be accepted. Twisted's default of 50 turns a login storm into refused connections.
+BACKLOG = 4096
+_HOST_PORT = re.compile(r"(?:(?P<host>\[[^\]]+\]|\d+\.\d+\.\d+\.\d+|localhost|):)?(?P<port>\d+)")
+
+
+def description(endpoint: str) -> str:
+    """The endpoint description that a listening address means: ``7901`` → ``tcp:7901:backlog=4096``."""
+    if short := _HOST_PORT.fullmatch(endpoint):
+        host = (short["host"] or "").strip("[]")
+        kind = "tcp6" if ":" in host else "tcp"
+        endpoint = f"{kind}:{short['port']}" + (f":interface={quoteStringArgument(host)}" if host else "")
+    if endpoint.startswith(("tcp:", "tcp6:", "ssl:")) and ":backlog=" not in endpoint:
+        endpoint += f":backlog={BACKLOG}"
+    return endpoint
+
+
+def listen_stream(endpoint: str, side: Side) -> Deferred[Listener]:
+    """Listen; `side.proxied` is set from the description.
+
+    :raises OperatorError: (in the Deferred) in one line, with what to do.
+    """
+    proxied = endpoint.startswith("haproxy:")
+    inner = description(endpoint.removeprefix("haproxy:"))
+    scheme = ("haproxy:" if proxied else "") + inner.partition(":")[0]
+
+    def failed(reason: Failure) -> Failure:
+        return Failure(OperatorError(f"cannot listen on {endpoint}: {_advice(reason.value)}"))
+
+    try:
+        server: Any = serverFromString(side.reactor, inner)
+    except (
+        Exception
+    ) as error:  # parsers of other people's endpoints too: whatever they raise is a wrong description
+        return cast("Deferred[Listener]", fail(failed(Failure(error))))
+    if proxied:
+        side.proxied = True
+        server = proxyEndpoint(_WholeHeader(server))
+    listening = maybeDeferred(server.listen, side)
+    return listening.addCallbacks(lambda port: Listener(port, scheme), failed)
+
+
+@implementer(IListener)
+class Listener:
+    """A Twisted port as the node sees it."""
+
+    def __init__(self, port: Any, scheme: str) -> None:
+        self._port = port
+        self.address, self.port = _address(port.getHost(), scheme)
+
+    def pause(self) -> None:
+        self._port.stopReading()
+
+    def resume(self) -> None:
+        self._port.startReading()
+
+    def stop(self) -> Deferred[None]:
+        return maybeDeferred(self._port.stopListening)
+
+
+def _address(host: Any, scheme: str) -> tuple[str, int]:
+    if isinstance(host, UNIXAddress):
+        return f"{scheme}:{os.fsdecode(host.name or b'')}", 0
+    name = f"[{host.host}]" if ":" in host.host else host.host
+    return f"{scheme}:{name}:{host.port}", int(host.port)
+
+
+def _advice(error: BaseException | None) -> str:
+    """What went wrong, and what the operator can do."""
+    if isinstance(error, CannotListenError):
+        number = getattr(error.socketError, "errno", None)
+        if number == errno.EADDRINUSE:
+            who = (
+                f"ss -ltnp 'sport = :{error.port}'"
+                if isinstance(error.port, int)
+                else f"lsof {os.fsdecode(error.port)}"
+            )
+            return f"the address is in use; see by whom with:  {who}"
+        if number == errno.EACCES:
+            return "permission denied; take a port above 1023, a path you may write, or a socket from systemd"
+        if number == errno.EADDRNOTAVAIL:
+            return f"{error.interface} is not an address of this machine; see them with:  ip address"
+        return str(error.socketError)
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"cannot read {os.fsdecode(error.filename)}: {error.strerror}"
+    if type(error).__module__.startswith("OpenSSL"):
+        return "the key or certificate file is not PEM, or they do not belong together"
+    text = " ".join(str(error).split()) or type(error).__name__
+    return f"not a valid endpoint description ({text}); such as tcp:7901:interface=127.0.0.1"
+
+
+# Twisted decides by the first bytes that arrive whether they are a PROXY header, and drops a valid one that
+# comes in smaller pieces than 8 (v1) or 16 bytes (v2). So the first 16 are gathered before Twisted sees
+# any.
+_DECIDED_AT = 16
+
+
+class _Gathering(ProtocolWrapper):
+    _first: bytes | None = b""
+
+    def dataReceived(self, data: bytes) -> None:
+        if self._first is not None:
+            data = self._first + data
+            # The shortest header of all, ``PROXY UNKNOWN``, ends one byte earlier.
+            if len(data) < _DECIDED_AT and not data.endswith(b"UNKNOWN\r\n"):
+                self._first = data
+                return
+            self._first = None
+        super().dataReceived(data)
+
+
+class _GatheringFactory(WrappingFactory):
+    protocol = _Gathering
+    noisy = False
+
+
+@implementer(IStreamServerEndpoint)
+class _WholeHeader:
+    def __init__(self, endpoint: Any) -> None:
+        self._endpoint = endpoint
+
+    def listen(self, protocolFactory: IProtocolFactory) -> Any:
+        return self._endpoint.listen(_GatheringFactory(protocolFactory))

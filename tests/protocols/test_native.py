@@ -1,0 +1,88 @@
+"""What only the binary form has, and its bytes, which must not change by accident."""
+
+from __future__ import annotations
+
+import pytest
+
+from imgateway.errors import BadFrame
+from imgateway.frames import (
+    Acked,
+    Address,
+    Bye,
+    Deliver,
+    DeliverAck,
+    Entry,
+    Frame,
+    Hello,
+    Mode,
+    Outcome,
+    Ping,
+    Publish,
+    PublishAck,
+    ResumePoint,
+    Start,
+    Subscribe,
+)
+from imgateway.protocols.native import NativeAdapter
+
+BOB = Address("user", "bob")
+
+GOLDEN: list[tuple[Frame, str]] = [
+    (Ping(1, 300), "2a050801 10ac02"),
+    (
+        Publish("m1", (BOB,), "text/plain", b"hi"),
+        "0a1e 0a026d31 1208757365723a626f62 1a0a746578742f706c61696e 22026869",
+    ),
+    (Publish("m1", (BOB,), body=b"hi", qos=0), "0a14 0a026d31 1208757365723a626f62 22026869 2800"),
+    (PublishAck("m1", (Outcome(0, 5, 7),)), "120a 0a026d31 1204 1007 1805"),
+    (
+        Deliver(BOB, 0, 5, 6, 7, (Entry(7, b"\x0a\x01m"),), False, 7),
+        "1a1b 0a08757365723a626f62 1805 2006 2807 3207 0807 1203 0a016d 4007",
+    ),
+    (DeliverAck((Acked(BOB, 5, 7),)), "2210 0a0e 0a08757365723a626f62 1005 1807"),
+    (
+        Hello("t", "d", start=Start.OLDEST, resume=(ResumePoint(BOB, 0, 5, 7),)),
+        "3a18 0a0174 120164 3002 3a0e 0a08757365723a626f62 1805 2007",
+    ),
+    (Subscribe(Address("room", "7"), Mode.NOTIFY), "5a0a 0a06726f6f6d3a37 1001"),
+    (Bye(200, "kicked"), "aa010b 08c801 12066b69636b6564"),
+]
+
+
+@pytest.mark.parametrize(("frame", "golden"), GOLDEN, ids=lambda part: type(part).__name__)
+def test_golden_bytes(frame: Frame, golden: str) -> None:
+    data = bytes.fromhex(golden)
+    message, stream = (NativeAdapter().codec(stream, 1000) for stream in (False, True))
+    assert message.encode(frame).hex() == data.hex()
+    assert list(message.receive(data)) == [frame]
+    assert stream.encode(frame) == bytes((len(data),)) + data
+    assert list(stream.receive(bytes((len(data),)) + data)) == [frame]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",  # an empty frame
+        b"\xff",
+        b"\x2a\x05\x08",  # cut off
+        b"\xf2\x07\x00",  # a frame that no version knows yet: field 126
+        b"\x4a\x03\x0a\x01\xff",  # Renew with a token that is no UTF-8
+        b"\x4a\x05\x0a\x03\xed\xa0\x80",  # … that is a lone surrogate
+        b"\x0a\x13\x0a\x01m\x12\x08user:bob\x5a\x04text",  # `text` is for JSON
+        b"\x0b" * 500,  # groups in groups
+    ],
+)
+def test_what_is_no_frame(data: bytes) -> None:
+    with pytest.raises(BadFrame):
+        list(NativeAdapter().codec(False, 1000).receive(data))
+
+
+def test_fields_that_nobody_knows_are_passed_over() -> None:
+    (frame,) = NativeAdapter().codec(False, 1000).receive(b"\x2a\x02\x08\x01\xf2\x07\x01x")
+    assert frame == Ping(1)
+
+
+def test_what_a_peer_sent_is_not_in_the_reason() -> None:
+    with pytest.raises(BadFrame) as caught:
+        list(NativeAdapter().codec(False, 1000).receive(b"\x0a\x0b\x0a\x01m\x12\x06secret"))
+    assert "secret" not in caught.value.reason

@@ -1,0 +1,43 @@
+"""The protocol adapters that come with imgateway, for ``getPlugins(IProtocolAdapter)``.
+
+Every twistd that finds this file imports it, whatever service it was asked for, so an adapter's module (and
+protobuf with it) is read when somebody first asks the adapter for more than its name. Another package's
+plugin may simply be the adapter itself.
+"""
+
+from functools import cached_property
+from typing import Any
+
+from twisted.plugin import IPlugin
+from twisted.python.reflect import namedAny
+from zope.interface import implementer
+
+
+class _Builtin:
+    """An adapter by the name of its class."""
+
+    def __init__(self, name: str, adapter: str) -> None:
+        self.name = name
+        self._class = adapter
+
+    @cached_property
+    def _adapter(self) -> Any:
+        return namedAny(self._class)()
+
+    @property
+    def carriage(self) -> Any:
+        return self._adapter.carriage
+
+    @property
+    def traits(self) -> Any:
+        return self._adapter.traits
+
+    def codec(self, stream: bool, max_frame_bytes: int) -> Any:
+        return self._adapter.codec(stream, max_frame_bytes)
+
+
+# By name, so that this file's own imports stay those of any twistd.
+implementer(IPlugin, namedAny("imgateway.interfaces.IProtocolAdapter"))(_Builtin)
+
+native = _Builtin("native", "imgateway.protocols.native.NativeAdapter")
+json = _Builtin("json", "imgateway.protocols.json.JsonAdapter")
