@@ -1,13 +1,18 @@
 """How Sphinx builds the documentation: ``make docs``."""
 
+import sys
+from pathlib import Path
+
 import imgateway
+
+sys.path.insert(0, str(Path(__file__).parent / "_ext"))
 
 project = "imgateway"
 author = "the imgateway authors"
 copyright = author
 version = release = imgateway.__version__
 
-extensions = ["myst_parser", "sphinx.ext.autodoc"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "tables"]
 source_suffix = {".md": "markdown"}
 exclude_patterns = ["_build"]
 nitpicky = False

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from msgspec import Struct
@@ -17,12 +17,14 @@ __all__ = ("Append", "Batch", "Change", "Shared", "Touched", "Waiting")
 class Waiting:
     """One publish that waits for its outcomes."""
 
-    __slots__ = ("deferred", "missing", "outcomes")
+    __slots__ = ("deferred", "missing", "outcomes", "same")
 
     def __init__(self, addresses: int) -> None:
         self.deferred: Deferred[tuple[Outcome, ...]] = Deferred()
         self.missing = 0
         self.outcomes: list[Outcome | None] = [None] * addresses
+        self.same: Sequence[tuple[int, int]] = ()
+        """(index, index of the same address before it)"""
 
 
 class Shared(Struct):
@@ -71,7 +73,7 @@ class Touched(NamedTuple):
 class Batch:
     """What one commit holds, in order of arrival, and what became of it."""
 
-    __slots__ = ("appends", "bytes", "changes", "codes", "now_ms", "number", "seqs", "touched")
+    __slots__ = ("appends", "bytes", "changes", "codes", "now_ms", "number", "seqs", "touched", "trimmed")
 
     def __init__(self) -> None:
         self.appends: list[Append] = []
@@ -83,3 +85,5 @@ class Batch:
         self.codes: list[int] = []
         self.seqs: list[int] = []
         self.touched: list[Touched] = []
+        self.trimmed: list[LogKey] = []
+        """Logs that lost old entries to make room."""

@@ -93,6 +93,12 @@ class Database:
         except sqlite3.Error:
             pass  # it is being thrown away because it is broken
 
+    def close(self) -> None:
+        """The end of a database in memory."""
+        if self._only is not None:
+            self._only.close()
+            self._only = None
+
     def prepare(self, connection: sqlite3.Connection) -> None:
         """Make the tables in a new database, or check that they are ours.
 

@@ -154,7 +154,9 @@ class Store:
     def _number(self, connection: sqlite3.Connection, batch: Batch) -> None:
         """Decide what becomes of every append; the database is only asked."""
         batch.now_ms = now_ms = self._now_ms()
-        batch.codes, batch.seqs = codes, seqs = [], []  # type: list[int], list[int]
+        batch.codes = codes = []
+        batch.seqs = seqs = []
+        batch.trimmed = []
         books = self._books
         max_entries, max_bytes = self._limits.entries, self._limits.bytes
         touched: dict[LogKey, Logbook] = {}
@@ -169,7 +171,7 @@ class Store:
                 continue
             size = len(append.encoded)
             if (book.entries >= max_entries or book.bytes + size > max_bytes) and not self._make_room(
-                connection, log, book, size, now_ms
+                connection, log, book, size, batch
             ):
                 codes.append(OutcomeCode.FULL)
                 seqs.append(0)
@@ -325,11 +327,13 @@ class Store:
         return known.get(append.digest.hex().upper(), 0)
 
     def _make_room(
-        self, connection: sqlite3.Connection, log: LogKey, book: Logbook, size: int, now_ms: int
+        self, connection: sqlite3.Connection, log: LogKey, book: Logbook, size: int, batch: Batch
     ) -> bool:
         """Over quota: drop what everybody has. What this batch takes is not on disk and stays counted."""
         limits = self._limits
-        removed, freed = self._retention.make_room(connection, log, book.id, size, now_ms)
+        removed, freed = self._retention.make_room(connection, log, book.id, size, batch.now_ms)
+        if removed:
+            batch.trimmed.append(log)
         book.entries -= removed
         book.bytes -= freed
         return book.entries < limits.entries and book.bytes + size <= limits.bytes

@@ -47,8 +47,8 @@ def protocol_named(name: str, plugins: Callable[[Any], Iterable[Any]] = getPlugi
 def alternatives(told: Iterable[str], own: Sequence[str]) -> list[str]:
     """Where to go on when a Bye names other places: these first, and then where the application pointed us.
 
-    A place without encryption is left out if the application asked for encryption, and so is one that no transport takes:
-    nobody talks us into sending a token in the clear.
+    A place without encryption is left out if the application asked for encryption, and so is one that no
+    transport takes: nobody talks us into sending a token in the clear.
     """
     must_encrypt = all(scheme_of(url) in ENCRYPTED for url in own)
     places = []

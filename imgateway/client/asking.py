@@ -1,7 +1,8 @@
 """Questions over the link, both ways: our Requests and Pulls, and the gateway's Requests to us.
 
-An answer belongs to the link that the question went out on: when that ends, what was asked fails with LinkLost, for it may
-or may not have been carried out. What was not sent yet waits for the next link, within its deadline.
+An answer belongs to the link that the question went out on: when that ends, what was asked fails with
+LinkLost, for it may or may not have been carried out. What was not sent yet waits for the next link, within
+its deadline.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ MAX_SERVED = 64
 
 
 class Asking:
-    """:param on_request: asked with each Request from the gateway; returns bytes or something that will be bytes."""
+    """`on_request` is called with each Request from the gateway; it returns bytes, or what will be bytes."""
 
     _log = Logger()
 

@@ -1,8 +1,8 @@
 """What was received: positions, ranges, gaps, and the order in which the application is shown things. Pure.
 
-Per log two positions run one behind the other: `received` is as far as Delivers have come in without a hole; `taken` is as far
-as the application has taken what they brought. Only `taken` is ever named to the gateway, in DeliverAck and in Hello: what is
-merely in our queue is still in the gateway's custody.
+Per log two positions run one behind the other: `received` is as far as Delivers have come in without a hole;
+`taken` is as far as the application has taken what they brought. Only `taken` is ever named to the gateway,
+in DeliverAck and in Hello: what is merely in our queue is still in the gateway's custody.
 """
 
 from __future__ import annotations
@@ -233,7 +233,7 @@ class Inbox:
         self._gap(place, 0, position)
 
     def _reach(self, place: Place, upto: int) -> None:
-        """Everything up to `upto` came in: it is taken with the newest item of this log, at once if there is none."""
+        """All up to `upto` came in: taken with the newest item of this log, or at once if there is none."""
         place.received = upto
         if place.tail is not None:
             place.tail.mark = upto
@@ -272,7 +272,7 @@ class Inbox:
         self._moved(place)
 
     def acks(self) -> tuple[Acked, ...]:
-        """What DeliverAck should say now; never beyond what this link delivered. Saying it is the caller's word."""
+        """What DeliverAck is to say now, and counts as said; never beyond what this link delivered."""
         acks = []
         for log, place in self._places.items():
             if log.address.kind not in DURABLE_KINDS or place.taken_epoch != place.epoch:

@@ -1,7 +1,7 @@
 """One connection of a client, from its Hello to its end: codec, greeting, heartbeat, goodbye.
 
-It knows nothing of messages. What comes after Welcome goes to `on_frame`; how it ended, and what that asks for, comes out of
-`gone`, once.
+It knows nothing of messages. What comes after Welcome goes to `on_frame`; how it ended, and what that asks
+for, comes out of `gone`, once.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ DEAD = 2.5
 
 
 class Ended(Struct, frozen=True):
-    """How a link ended. `code` is a CloseCode or a number from a later version of the gateway; its range counts."""
+    """How a link ended. `code` is a CloseCode, or a later gateway's number: its range counts."""
 
     code: int
     reason: str = ""
@@ -56,7 +56,6 @@ class Link:
         on_frame: Callable[[Frame], None],
         on_writable: Callable[[], None],
         login_timeout_s: float,
-        max_frame_bytes: int,
     ) -> None:
         self._reactor = reactor
         self._now = Steady(reactor.seconds)
@@ -65,7 +64,6 @@ class Link:
         self._on_welcome = on_welcome
         self._on_frame = on_frame
         self._on_writable = on_writable
-        self._max_frame_bytes = max_frame_bytes
         self._connection: Any = None
         self._codec: Any = None
         self._early: list[bytes] = []
@@ -99,7 +97,8 @@ class Link:
                 else:
                     self._take(frame)
         except LinkError as error:
-            # Our verdict on the gateway's bytes and not the gateway's on us: the range of its code is not for us.
+            # Our verdict on the gateway's bytes and not the gateway's on us: the range of its code is not for
+            # us.
             self.end(Ended(CloseCode.LOST, f"the gateway's bytes are wrong: {error}"), error.code)
         except Exception:
             self._log.failure("a frame from the gateway could not be dealt with")
@@ -125,7 +124,7 @@ class Link:
             connection.abort()
             return
         self._connection = connection
-        self._codec = self._wire.codec(connection.stream, self._max_frame_bytes)
+        self._codec = self._wire.codec(connection.stream, self._wire.carriage.max_frame_bytes)
         self.send(self._hello)
         early, self._early = self._early, []
         for data in early:
@@ -160,7 +159,7 @@ class Link:
         self.end(Ended(CloseCode.NORMAL))
 
     def end(self, how: Ended, close_code: int | None = None) -> None:
-        """The link is over, by whichever of the ways comes first; `close_code` is for the peer, where it differs."""
+        """The link is over, whichever way comes first; `close_code`: what the peer is told, if it differs."""
         if self._ended is not None:
             return
         self._ended = how

@@ -1,7 +1,7 @@
 """Publishes that have no final word yet, in order. Pure: `now` is an argument, and nothing here sends.
 
-Reliability belongs to the session and not to a link: a link that ends takes nothing with it. On the next one everything
-that is left is sent again, in the order of the calls, and what may have been sent before says so.
+Reliability belongs to the session and not to a link: a link that ends takes nothing with it. On the next one
+everything that is left is sent again, in the order of the calls, and what may have been sent before says so.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Outbox:
         return len(self._parcels)
 
     def has_room(self) -> bool:
-        """One more may come; a body above what is left of the bytes passes, so that a large one is never stuck."""
+        """One more may come, even if it is larger than what is left of the bytes: none is ever stuck."""
         return len(self._parcels) < self.max_messages and self._bytes < self.max_bytes
 
     def add(self, publish: Publish, first_sent: float | None = None) -> Parcel:

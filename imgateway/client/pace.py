@@ -1,7 +1,7 @@
 """Keeps to the rates that Welcome names, so that the gateway never has to stop reading us. Pure.
 
-The buckets outlive links, as the gateway's own do: a reconnect refills nothing. A user with several devices shares one quota
-among them, and no device knows of the others: then the gateway may still make us wait.
+The buckets outlive links, as the gateway's own do: a reconnect refills nothing. A user with several devices
+shares one quota among them, and no device knows of the others: then the gateway may still make us wait.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The receiving half of a client: inbox, application, custody, acknowledgements.
 
-One message after the other: the next is shown when the application has taken the one before. With `on_message` that is when it
-returned, or when what it returned has fired; with `messages()` when the next one is asked for. Only then is the position
-written to the file, and only then acknowledged.
+One message after the other: the next is shown when the application has taken the one before. With
+`on_message` that is when it returned, or when what it returned has fired; with `messages()` when the next one
+is asked for. Only then is the position written to the file, and only then acknowledged.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from imgateway.client.link import Link
 from imgateway.client.store import ClientStore
 from imgateway.client.values import Gap, Received
 from imgateway.errors import StoreError
-from imgateway.frames import DURABLE_KINDS, Address, Deliver, DeliverAck, LogKey, Resumed
+from imgateway.frames import DURABLE_KINDS, Address, Deliver, DeliverAck, LogKey, Resumed, ResumePoint
 
 __all__ = ("Reading", "as_deferred")
 
@@ -103,6 +103,9 @@ class Reading:
     def pull_refused(self, address: Address) -> None:
         self._inbox.pull_refused(address)
         self._show()
+
+    def resume_points(self) -> tuple[ResumePoint, ...]:
+        return self._inbox.resume_points()
 
     def epoch_of(self, log: LogKey) -> int:
         return self._inbox.epoch_of(log)

@@ -1,7 +1,7 @@
 """The sending half of a client: outbox, window, pace and file, pumped onto whatever link there is.
 
-A publish's way: the line (only when the outbox is full) → outbox → file, when there is one → link → final word. A publish is
-sent after the file has it, and all that one reactor turn published costs one commit.
+A publish's way: the line (only when the outbox is full) → outbox → file, when there is one → link → final
+word. A publish is sent after the file has it, and all that one reactor turn published costs one commit.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ STORE_RETRY_S = 1.0
 
 
 class Sending:
-    """:param on_outcome: told the final word on publishes that nobody waits for: those of an earlier run, from the file."""
+    """`on_outcome` is told the final word on publishes of an earlier run, which nobody waits for."""
 
     _log = Logger()
 
@@ -63,7 +63,7 @@ class Sending:
     # ----------------------------------------------------------------------------------------- the caller
 
     def publish(self, publish: Publish) -> Deferred[Outcomes]:
-        """Fires with the outcomes, in the order of ``publish.to``; qos 0: with () when it was sent or dropped.
+        """Fires with the outcomes, in the order of ``publish.to``; qos 0: with (), sent or dropped.
 
         :raises OutboxFull: at once.
         """
@@ -89,7 +89,7 @@ class Sending:
         return done
 
     def _forget(self, msg_id: str, waiter: Deferred[Outcomes]) -> None:
-        """The caller cancelled: what waited in the line is gone, what may have been sent goes on without it."""
+        """The caller cancelled: what waited in the line is gone, what was admitted goes on without it."""
         self._line = deque(place for place in self._line if place[1] is not waiter)
         waiters = self._waiting.get(msg_id, [])
         if waiter in waiters:

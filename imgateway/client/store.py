@@ -1,8 +1,9 @@
-"""The file beside a client: its outbox, and how far it has got, so that being killed loses and repeats nothing.
+"""The file beside a client: its outbox, and how far it has got. Being killed loses and repeats nothing.
 
-SQLite, locked for as long as it is open. Changes are collected and written by `commit`, so that all that one reactor turn did
-costs one transaction. What must survive the power (a publish before it is sent) is synced; a position need only
-survive the process, which a commit to the write-ahead log does without waiting for the disk.
+SQLite, locked for as long as it is open. Changes are collected and written by `commit`, so that all that one
+reactor turn did costs one transaction. What must survive the power (a publish before it is sent) is synced; a
+position need only survive the process, which a commit to the write-ahead log does without waiting for the
+disk.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ CREATE TABLE IF NOT EXISTS about (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS outbox (
     n INTEGER PRIMARY KEY AUTOINCREMENT, msg_id TEXT NOT NULL UNIQUE, publish BLOB NOT NULL, first_sent REAL);
 CREATE TABLE IF NOT EXISTS place (log TEXT PRIMARY KEY, epoch TEXT NOT NULL, seq INTEGER NOT NULL);
-CREATE TABLE IF NOT EXISTS shown (n INTEGER PRIMARY KEY AUTOINCREMENT, log TEXT NOT NULL, ident TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS shown (
+    n INTEGER PRIMARY KEY AUTOINCREMENT, log TEXT NOT NULL, ident TEXT NOT NULL);
 CREATE INDEX IF NOT EXISTS shown_log ON shown (log, n);
 PRAGMA user_version = 1;
 """

@@ -1,4 +1,4 @@
-"""The client's credentials: fetched when there are none, kept while they are good, renewed before they are not."""
+"""The client's credentials: fetched when there are none, kept while good, renewed before they are not."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Tokens:
         return self._fresh
 
     def accepted(self, lifetime_s: float, renew: Callable[[Renew], object]) -> None:
-        """A login or a renewal went through; `lifetime_s` from now on, 0: for ever. `renew` sends the frame."""
+        """A login or a renewal went through, good for `lifetime_s` (0: for ever). `renew` sends the frame."""
         self._fresh = False
         self.disarm()
         if lifetime_s and not isinstance(self._source, str):

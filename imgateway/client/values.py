@@ -23,8 +23,8 @@ class Received(Struct, frozen=True):
 class Gap(Struct, frozen=True):
     """Something in ``(after, upto]`` of this log was lost to retention, a failover or a restored backup.
 
-    What is left of the range is shown after the gap was told. An `epoch` other than before: the log is a new one, its numbers
-    begin anew, and ``(0, upto]`` of it may hold messages that were not shown.
+    What is left of the range is shown after the gap was told. An `epoch` other than before: the log is a new
+    one, its numbers begin anew, and ``(0, upto]`` of it may hold messages that were not shown.
     """
 
     address: Address

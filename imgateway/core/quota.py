@@ -51,18 +51,18 @@ class UserQuota:
         self._pairs: dict[Address, TokenBucket] | None = None  # the longest unused first
 
     def publish(self, size_bytes: int, now: float) -> float:
-        """Seconds until a publish of this size may go; 0.0: it may, and has been counted."""
-        if self._publishes.take(1.0, now):
-            if self._bytes.take(size_bytes, now):
-                return 0.0
-            self._publishes.take(-1.0, now)  # give it back
-        return max(self._publishes.wait_s(1.0, now), self._bytes.wait_s(size_bytes, now))
+        """Count a publish; for how many seconds its link shall not be read from, 0.0: it was within the quota.
 
-    def pair(self, address: Address, now: float) -> bool:
-        """May this user send one more message to `address`? Counted if so."""
+        What is over the quota counts too: it was read already, and the wait is as long as it costs.
+        """
+        wait, bytes_wait = self._publishes.owe(1.0, now), self._bytes.owe(size_bytes, now)
+        return wait if wait > bytes_wait else bytes_wait
+
+    def pair(self, address: Address, now: float) -> float:
+        """Count a message to `address`; seconds to wait, as `publish` says them."""
         rates = self._rates
         if not rates.pair_rate:
-            return True
+            return 0.0
         pairs = self._pairs
         if pairs is None:
             pairs = self._pairs = {}
@@ -72,7 +72,7 @@ class UserQuota:
                 self._forget_pairs(pairs, now)
             bucket = TokenBucket(rates.pair_rate, rates.pair_burst, now)
         pairs[address] = bucket
-        return bucket.take(1.0, now)
+        return bucket.owe(1.0, now)
 
     def request(self, now: float) -> bool:
         """May this user make one more request? Counted if so."""

@@ -43,6 +43,18 @@ class TokenBucket:
         self._at = now
         return max(0.0, -self._tokens / self.rate)
 
+    def owe(self, amount: float, now: float) -> float:
+        """Take `amount` tokens, there or not; seconds until nothing is owed any more, 0.0 if nothing is."""
+        rate = self.rate
+        if not rate:
+            return 0.0
+        tokens = self._tokens + (now - self._at) * rate
+        if tokens > self.burst:
+            tokens = self.burst
+        self._at = now
+        self._tokens = tokens = tokens - amount
+        return -tokens / rate if tokens < 0 else 0.0
+
     def wait_s(self, amount: float, now: float) -> float:
         """Seconds until `take(amount)` will succeed, 0.0 if it would now."""
         if not self.rate:

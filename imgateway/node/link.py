@@ -228,7 +228,7 @@ class Link:
 
     def resume(self, why: Pause) -> None:
         """A reason is gone; with the last one reading goes on where it stopped."""
-        if self._pauses & why:
+        if self._pauses and self._pauses & why:
             self._pauses &= ~why
             if not self._pauses and not self._running:
                 self.heard = self.desk.now()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Mapping
 from io import BytesIO
 from typing import Any
@@ -122,7 +123,7 @@ class HttpListener:
         self._connections = connections
         host: Any = listening.getHost()
         self.port: int = getattr(host, "port", 0)
-        name = getattr(host, "name", "")
+        name = os.fsdecode(getattr(host, "name", None) or "")
         self.address = f"http://{host.host}:{self.port}" if self.port else f"unix:{name}"
 
     def stop(self) -> Deferred[None]:

@@ -30,7 +30,7 @@ __all__ = ("json_line", "observer", "text_line")
 MAX_FIELD_CHARS = 1000
 MAX_TEXT_CHARS = 4000
 
-# Fields of twisted.python.log's events that the new ones say otherwise.
+# What twisted.python.log puts into its events, and into ours when one of its observers saw them first.
 _LEGACY = frozenset({"time", "system", "message", "isError", "failure", "why", "format", "printed"})
 _RESERVED = frozenset({"time", "level", "namespace", "event", "error", "traceback"})
 
@@ -38,7 +38,8 @@ _RESERVED = frozenset({"time", "level", "namespace", "event", "error", "tracebac
 def observer(settings: LogSettings, out: IO[str]) -> ILogObserver:
     """An observer that writes a line per event, as the settings say.
 
-    To use it with twistd: ``application.setComponent(ILogObserver, observer(settings.log, sys.stdout))``.
+    For twistd: ``application.setComponent(ILogObserver, observer(settings.log, sys.stdout))``, before it
+    begins to log: from then on ``sys.stdout`` itself leads into the log.
     """
     lines = _Lines(json_line if settings.format == "json" else text_line, out)
     level = LogLevel.levelWithName(settings.level)
@@ -112,15 +113,13 @@ def _error(event: LogEvent) -> str:
 
 
 def _traceback(event: LogEvent) -> str:
-    try:
-        return str(event["log_failure"].getTraceback()).rstrip("\n")
-    except Exception as error:  # an exception whose own __str__ raises
-        return f"(no traceback: {type(error).__name__})"
+    return str(event["log_failure"].getTraceback()).rstrip("\n")
 
 
 def _fields(event: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    left_out = _LEGACY if "isError" in event else ()
     for name, value in event.items():
-        if not name.startswith("log_") and name not in _LEGACY:
+        if not name.startswith("log_") and name not in left_out:
             yield name, value
 
 

@@ -152,13 +152,13 @@ class Gateway(Service):
         places = [listener.address for listener in self.node.listeners]
         http = [self._http.address] if self._http is not None else []
         log.info("listening", places=", ".join(places + http), incarnation=self.node.incarnation, pid=os.getpid())
-        sys.stderr.write(banner(places, http, self.options.settings))
-        sys.stderr.flush()
+        sys.__stderr__.write(banner(places, http, self.options.settings))
+        sys.__stderr__.flush()
 
     def _refused(self, failure: Failure) -> None:
         """The start failed: one line for the operator, exit status 1."""
         if isinstance(failure.value, OperatorError):
-            sys.stderr.write(f"imgateway: {failure.getErrorMessage()}\n")
+            sys.__stderr__.write(f"imgateway: {failure.getErrorMessage()}\n")
             log.error("the start failed: {why}", why=failure.getErrorMessage())
         else:
             log.failure("the start failed", failure)

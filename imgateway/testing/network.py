@@ -198,6 +198,8 @@ class Connector:
         self._own = own
         self._remote = remote
         self._call: Any = network.callLater(0, self._decide)
+        factory.doStart()
+        factory.startedConnecting(self)
 
     def getDestination(self) -> Any:
         return self._remote

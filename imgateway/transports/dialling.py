@@ -80,40 +80,42 @@ def dial(
     :raises LinkLost: (in the Deferred) with the reason.
     """
     timeout_s = options.get("timeout_s") or TIMEOUT_S
-    opening = Opening(receiver)
+    done: Deferred[Any] = Deferred(lambda _: opening.cancelled())
+    opening = Opening(receiver, done)
+    side = Side(reactor, lambda stream: link(stream, opening), wire)
     # One clock for connect, TLS and upgrade together: the endpoint's own comes later than ours.
-    attempt: Deferred[Any] = _endpoint(target, reactor, 2 * timeout_s).connect(
-        _secured(target, Side(reactor, lambda stream: link(stream, opening), wire), options)
-    )
-    opening.attempt = attempt
-    attempt.addErrback(lambda reason: opening.failed(_why(reason)))
+    endpoint = _endpoint(target, reactor, 2 * timeout_s)
+    opening.attempt = endpoint.connect(_secured(target, side, options))
+    opening.attempt.addCallbacks(lambda _: None, lambda reason: opening.lost(_why(reason)))
+
+    def named(reason: Failure) -> Failure:
+        return Failure(LinkLost(f"cannot connect to {_name(target)}: {_why(reason)}"))
 
     def late(_: Any, timeout: float) -> Any:
         raise LinkLost(f"no connection to {_name(target)} within {timeout:g} s")
 
-    def named(reason: Failure) -> Failure:
-        if reason.check(LinkLost):
-            return reason
-        return Failure(LinkLost(f"cannot connect to {_name(target)}: {_why(reason)}"))
-
-    return opening.done.addErrback(named).addTimeout(timeout_s, reactor, late)
+    return done.addErrback(named).addTimeout(timeout_s, reactor, late)
 
 
 @implementer(IReceiver)
 class Opening:
     """Receives for a connection that is being made, and gives place to the real receiver once it is open."""
 
-    def __init__(self, receiver: Any) -> None:
-        self._receiver = receiver
+    def __init__(self, receiver: Any, done: Deferred[Any]) -> None:
         self.connection: Any = None
         self.attempt: Any = None
-        self.done: Deferred[Any] = Deferred(self._cancelled)
+        self._receiver = receiver
+        self._done: Deferred[Any] | None = done
 
     def opened(self, wire: Any) -> None:
+        # Whoever keeps the connection keeps us, by the way it was made; so let go of everything.
         connection, self.connection = self.connection, None
-        connection.receiver = self._receiver
-        self._receiver.opened(wire)
-        self.done.callback(connection)
+        receiver, self._receiver = self._receiver, None
+        done, self._done = self._done, None
+        assert done is not None
+        connection.receiver = receiver
+        receiver.opened(wire)
+        done.callback(connection)
 
     def received(self, data: bytes) -> None:
         """Nothing comes before `opened`."""
@@ -123,16 +125,17 @@ class Opening:
     def resume_sending(self) -> None: ...
 
     def lost(self, reason: str) -> None:
+        done, self._done = self._done, None
         self.connection = None
-        self.failed(reason)
+        if done is not None:
+            done.errback(LinkLost(reason))
 
-    def failed(self, why: str) -> None:
-        if not self.done.called:
-            self.done.errback(LinkLost(why))
-
-    def _cancelled(self, _: Any) -> None:
-        if self.connection is not None:
-            self.connection.abort()
+    def cancelled(self) -> None:
+        """Nobody waits for it any more."""
+        connection, self.connection = self.connection, None
+        self._done = None
+        if connection is not None:
+            connection.abort()
         else:
             self.attempt.cancel()
 

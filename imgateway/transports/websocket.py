@@ -13,7 +13,7 @@ from autobahn.twisted.websocket import WebSocketClientFactory, WebSocketServerFa
 from twisted.internet.defer import Deferred, fail, maybeDeferred
 from zope.interface import implementer
 
-from imgateway.errors import LinkLost, OperatorError
+from imgateway.errors import OperatorError
 from imgateway.interfaces import Accept, ITransportAdapter
 
 from .dialling import Opening, dial, parse_target
@@ -87,15 +87,12 @@ class WebSocketTransport:
         path = target.path if target.path not in ("", "/") else wire.carriage.path
         resource = path if path.startswith("/") else f"/{path}"
         host = f"[{target.host}]" if ":" in target.host else target.host
-        try:
-            factory = WebSocketClientFactory(
-                f"{target.scheme}://{host}:{target.port}{resource}",
-                protocols=list(wire.carriage.subprotocols),
-                useragent="imgateway",
-                reactor=reactor,
-            )
-        except Exception as error:  # Autobahn raises plain Exceptions for URLs that it does not like
-            raise LinkLost(f"bad URL {url}: {error}") from None
+        factory = WebSocketClientFactory(
+            f"{target.scheme}://{host}:{target.port}{resource}",
+            protocols=list(wire.carriage.subprotocols),
+            useragent="imgateway",
+            reactor=reactor,
+        )
         factory.host = host  # for the Host header: Autobahn forgets the brackets of an IPv6 address
         factory.setProtocolOptions(serverConnectionDropTimeout=0, **_COMMON)
         terms = Terms(factory, (wire,), limit=int(options.get("max_frame_bytes") or 0))

@@ -1,7 +1,7 @@
 """The authenticator and the policy that come with imgateway.
 
-Every twistd that finds this file imports it, whatever service it was asked for: PyJWT and the cryptography below
-it are imported when a node makes its authenticator.
+Every twistd that finds this file imports it, whatever service it was asked for: PyJWT and the cryptography
+below it are imported when a node makes its authenticator.
 """
 
 from typing import Any

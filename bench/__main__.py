@@ -1,0 +1,137 @@
+"""``python -m bench``: QoS 1 pairs against mosquitto, and the memory of idle sessions.
+
+The server under test is pinned to one core, its threads included; the generator (C, compiled here with gcc)
+to another. The servers take turns, `--runs` times, and the medians are compared. Nothing leaves 127.0.0.1.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+
+from bench.servers import Server, gateway, mosquitto, rss_bytes, tokens
+
+HERE = Path(__file__).parent
+
+
+def compiled(directory: Path) -> Path:
+    """The generator, compiled from its source."""
+    program = directory / "pairs"
+    subprocess.run(["gcc", "-O2", "-o", str(program), str(HERE / "pairs.c")], check=True)
+    return program
+
+
+def generate(
+    program: Path, cpu: int, mode: str, server: Server, arguments: list[Any], lines: str
+) -> dict[str, Any]:
+    """One run of the generator; its JSON."""
+    command = [str(program), mode, "127.0.0.1", str(server.port), *map(str, arguments)]
+    done = subprocess.run(
+        command,
+        input=lines,
+        capture_output=True,
+        text=True,
+        check=False,
+        preexec_fn=lambda: os.sched_setaffinity(0, {cpu}),
+    )
+    if done.returncode:
+        raise click.ClickException(f"the generator failed: {done.stderr.strip()}")
+    result: dict[str, Any] = json.loads(done.stdout)
+    return result
+
+
+@click.group()
+def main() -> None:
+    """Measure imgateway against baselines started in the same run."""
+
+
+@main.command()
+@click.option("--pairs", default=100, show_default=True)
+@click.option("--window", "windows", multiple=True, default=(1, 4), show_default=True, type=int)
+@click.option("--size", default=100, show_default=True, help="Body bytes.")
+@click.option("--seconds", default=5, show_default=True)
+@click.option("--runs", default=3, show_default=True)
+def pairs(pairs: int, windows: tuple[int, ...], size: int, seconds: int, runs: int) -> None:
+    """Closed loop, QoS 1: on SQLite with synchronous=FULL, in memory, and mosquitto in memory."""
+    if shutil.which("mosquitto") is None:
+        raise click.ClickException("mosquitto is not installed: apt-get install mosquitto")
+    with scratch() as directory:
+        program = compiled(directory)
+        kinds = {
+            "mosquitto, memory": ("mqtt", lambda: mosquitto(directory)),
+            "imgateway, SQLite FULL": ("native", lambda: gateway(directory, "embedded:")),
+            "imgateway, memory": ("native", lambda: gateway(directory, "memory:")),
+        }
+        rows: dict[tuple[str, int], list[dict[str, Any]]] = {}
+        for run in range(runs):
+            for name, (mode, start) in kinds.items():
+                with start() as server:
+                    for window in windows:
+                        tag = f"w{window}"  # users of its own: what an earlier run left unread is not counted
+                        lines = "".join(f"{t}\n" for t in tokens(server, pairs, tag)) if mode == "native" else ""
+                        result = generate(program, 1, mode, server, [pairs, window, size, seconds, tag], lines)
+                        rows.setdefault((name, window), []).append(result)
+                        click.echo(f"run {run + 1}/{runs}  {name:24} window {window:2}  {result}", err=True)
+        table(rows, windows)
+
+
+def table(rows: dict[tuple[str, int], list[dict[str, Any]]], windows: tuple[int, ...]) -> None:
+    """Medians, spread, and the ratio to mosquitto."""
+    click.echo(
+        "| server | window | messages/s | spread | p50 ms | p99 ms | ÷ mosquitto |\n|---|---|---|---|---|---|---|"
+    )
+    for (name, window), results in rows.items():
+        rates = [result["rate"] for result in results]
+        base = statistics.median(result["rate"] for result in rows["mosquitto, memory", window])
+        rate = statistics.median(rates)
+        p50, p99 = (statistics.median(result[key] for result in results) for key in ("p50_ms", "p99_ms"))
+        spread = f"{min(rates):,.0f}-{max(rates):,.0f}"
+        click.echo(
+            f"| {name} | {window} | {rate:,.0f} | {spread} | {p50:.2f} | {p99:.2f} | {rate / base:.2f} |"
+        )
+
+
+@main.command()
+@click.option("--sessions", default=10_000, show_default=True)
+def idle(sessions: int) -> None:
+    """Resident memory per idle TCP session, in user space, after login."""
+    with scratch() as directory:
+        program = compiled(directory)
+        with gateway(directory, "memory:") as server:
+            before = rss_bytes(server.pid)
+            lines = "".join(f"{t}\n" for t in tokens(server, (sessions + 1) // 2, "i"))
+            command = [str(program), "idle", "127.0.0.1", str(server.port), str(sessions), "0", "0", "20", "i"]
+            with subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            ) as generator:
+                assert generator.stdin is not None and generator.stdout is not None
+                generator.stdin.write(lines)
+                generator.stdin.close()
+                ready = json.loads(generator.stdout.readline())["ready"]
+                time.sleep(5)
+                after = rss_bytes(server.pid)
+                generator.terminate()
+    click.echo(f"| idle TCP sessions | {ready:,} |\n| bytes per session | {(after - before) / ready:,.0f} |")
+
+
+@contextmanager
+def scratch() -> Iterator[Path]:
+    """A directory on the disk that the current directory is on: what is measured is that disk."""
+    with tempfile.TemporaryDirectory(dir=os.getcwd(), prefix=".bench-") as name:
+        yield Path(name)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,422 @@
+/* Closed-loop load: N pairs, each with a sender and a receiver, W messages of a pair outstanding.
+ *
+ * A message counts as done when its sender has the acknowledgement and its receiver has the message; only then does the
+ * pair send another. The same loop speaks the native protocol and MQTT 3.1.1 at QoS 1, so both servers get the same
+ * load from the same program. One thread, one epoll; written in C so that the generator is not the limit.
+ *
+ *   pairs native|mqtt HOST PORT PAIRS WINDOW SIZE SECONDS TAG < tokens  (native: 2 x PAIRS tokens, a line each)
+ *   pairs idle HOST PORT SESSIONS 0 0 SECONDS TAG < tokens               (logs in, then only answers pings)
+ *
+ * The senders are the users TAGs0, TAGs1 ..., the receivers TAGr0, TAGr1 ...
+ *
+ * Prints one JSON object.
+ */
+#define _GNU_SOURCE
+#include <arpa/inet.h>
+#include <errno.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <time.h>
+#include <unistd.h>
+
+#define IN_BYTES 65536
+#define OUT_BYTES 65536
+#define MAX_WINDOW 64
+#define ACK_EVERY 16
+#define LATENCIES (1 << 22)
+
+struct peer {
+    int fd, index, receiver, ready;
+    uint8_t *in, *out;
+    int in_len, out_len;
+    /* receiver */
+    uint64_t epoch, upto, acked_upto;
+    int unacked;
+};
+
+struct pair {
+    int sent_at_head, sent_at_tail;
+    double sent_at[MAX_WINDOW * 2];
+    uint64_t sent, acked, delivered;
+};
+
+static enum { NATIVE, MQTT, IDLE } mode;
+static struct peer *peers;
+static struct pair *pairs;
+static int n_pairs, n_peers, window, size, n_ready, epoll_fd;
+static uint64_t measured, extra;
+static float *latencies;
+static uint64_t n_latencies;
+static int measuring;
+static uint8_t body[65536];
+static char run_id[16];
+static const char *tag;
+
+static double now(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return t.tv_sec + t.tv_nsec / 1e9;
+}
+
+static void die(const char *what) {
+    fprintf(stderr, "pairs: %s: %s\n", what, strerror(errno));
+    exit(1);
+}
+
+static int varint(uint8_t *to, uint64_t value) {
+    int n = 0;
+    while (value >= 128) {
+        to[n++] = (uint8_t)(value | 128);
+        value >>= 7;
+    }
+    to[n++] = (uint8_t)value;
+    return n;
+}
+
+static int read_varint(const uint8_t *from, const uint8_t *end, uint64_t *value) {
+    int shift = 0, n = 0;
+    *value = 0;
+    while (from + n < end && n < 10) {
+        *value |= (uint64_t)(from[n] & 127) << shift;
+        if (!(from[n++] & 128)) return n;
+        shift += 7;
+    }
+    return 0;
+}
+
+static void flush(struct peer *p) {
+    int done = 0;
+    while (done < p->out_len) {
+        ssize_t n = send(p->fd, p->out + done, p->out_len - done, MSG_NOSIGNAL);
+        if (n < 0) {
+            if (errno == EAGAIN) { usleep(100); continue; } /* closed loop: the server reads soon */
+            die("send");
+        }
+        done += (int)n;
+    }
+    p->out_len = 0;
+}
+
+static uint8_t *room(struct peer *p, int bytes) {
+    if (p->out_len + bytes > OUT_BYTES) flush(p);
+    return p->out + p->out_len;
+}
+
+/* ---- native: Frame in protobuf behind a varint32 length ---------------------------------------------------------- */
+
+static int field(uint8_t *to, int number, const void *data, int len) {
+    int n = varint(to, (uint64_t)number << 3 | 2);
+    n += varint(to + n, (uint64_t)len);
+    memcpy(to + n, data, len);
+    return n + len;
+}
+
+static void native_frame(struct peer *p, int number, const uint8_t *content, int len) {
+    uint8_t head[16];
+    int n = varint(head, (uint64_t)number << 3 | 2);
+    n += varint(head + n, (uint64_t)len);
+    uint8_t *to = room(p, len + n + 8);
+    int at = varint(to, (uint64_t)(n + len));
+    memcpy(to + at, head, n);
+    memcpy(to + at + n, content, len);
+    p->out_len += at + n + len;
+}
+
+static void native_hello(struct peer *p, const char *token) {
+    uint8_t frame[4096];
+    int n = field(frame, 1, token, (int)strlen(token));
+    n += field(frame + n, 2, "bench", 5);
+    native_frame(p, 7, frame, n);
+}
+
+static void native_publish(struct peer *p, uint64_t number) {
+    uint8_t frame[70000];
+    char text[64];
+    int n = field(frame, 1, text, sprintf(text, "%s-%llx", run_id, (unsigned long long)number));
+    n += field(frame + n, 2, text, sprintf(text, "user:%sr%d", tag, p->index));
+    n += field(frame + n, 4, body, size);
+    native_frame(p, 1, frame, n);
+}
+
+static void native_ack(struct peer *p) {
+    uint8_t acked[64], frame[80];
+    char text[32];
+    int n = field(acked, 1, text, sprintf(text, "user:%sr%d", tag, p->index));
+    acked[n++] = 2 << 3;
+    n += varint(acked + n, p->epoch);
+    acked[n++] = 3 << 3;
+    n += varint(acked + n, p->upto);
+    native_frame(p, 4, frame, field(frame, 1, acked, n));
+    p->acked_upto = p->upto;
+    p->unacked = 0;
+}
+
+/* ---- MQTT 3.1.1 --------------------------------------------------------------------------------------------------- */
+
+static void mqtt_packet(struct peer *p, int type, const uint8_t *content, int len) {
+    uint8_t *to = room(p, len + 8);
+    to[0] = (uint8_t)type;
+    int n = 1 + varint(to + 1, (uint64_t)len);
+    memcpy(to + n, content, len);
+    p->out_len += n + len;
+}
+
+static int mqtt_text(uint8_t *to, const char *text) {
+    int len = (int)strlen(text);
+    to[0] = (uint8_t)(len >> 8);
+    to[1] = (uint8_t)len;
+    memcpy(to + 2, text, len);
+    return len + 2;
+}
+
+static void mqtt_connect(struct peer *p) {
+    uint8_t packet[128];
+    char id[32];
+    int n = mqtt_text(packet, "MQTT");
+    packet[n++] = 4;
+    packet[n++] = 2; /* clean session */
+    packet[n++] = 0;
+    packet[n++] = 0; /* no keepalive */
+    sprintf(id, "%c%d", p->receiver ? 'r' : 's', p->index);
+    n += mqtt_text(packet + n, id);
+    mqtt_packet(p, 0x10, packet, n);
+}
+
+static void mqtt_subscribe(struct peer *p) {
+    uint8_t packet[64];
+    char topic[32];
+    packet[0] = 0;
+    packet[1] = 1;
+    sprintf(topic, "user/%sr%d", tag, p->index);
+    int n = 2 + mqtt_text(packet + 2, topic);
+    packet[n++] = 1;
+    mqtt_packet(p, 0x82, packet, n);
+}
+
+static void mqtt_publish(struct peer *p, uint64_t number) {
+    uint8_t packet[70000];
+    char topic[32];
+    sprintf(topic, "user/%sr%d", tag, p->index);
+    int n = mqtt_text(packet, topic);
+    uint16_t id = (uint16_t)(number % 65535 + 1);
+    packet[n++] = (uint8_t)(id >> 8);
+    packet[n++] = (uint8_t)id;
+    memcpy(packet + n, body, size);
+    mqtt_packet(p, 0x32, packet, n + size);
+}
+
+/* ---- the loop ----------------------------------------------------------------------------------------------------- */
+
+static void pump(int index) {
+    struct pair *pair = &pairs[index];
+    struct peer *sender = &peers[2 * index];
+    for (;;) {
+        uint64_t done = pair->acked < pair->delivered ? pair->acked : pair->delivered;
+        if (pair->sent - done >= (uint64_t)window) break;
+        pair->sent_at[pair->sent % (MAX_WINDOW * 2)] = now();
+        if (mode == NATIVE) native_publish(sender, pair->sent);
+        else mqtt_publish(sender, pair->sent);
+        pair->sent++;
+    }
+}
+
+static void delivered(struct peer *p, int entries) {
+    struct pair *pair = &pairs[p->index];
+    double t = now();
+    while (entries-- > 0) {
+        if (pair->delivered >= pair->sent) { extra++; continue; }
+        if (measuring) {
+            if (n_latencies < LATENCIES)
+                latencies[n_latencies++] = (float)(t - pair->sent_at[pair->delivered % (MAX_WINDOW * 2)]);
+            measured++;
+        }
+        pair->delivered++;
+    }
+}
+
+static void became_ready(struct peer *p) {
+    if (!p->ready) { p->ready = 1; n_ready++; }
+}
+
+static void native_got(struct peer *p, const uint8_t *frame, const uint8_t *end) {
+    uint64_t key, len, value;
+    int n = read_varint(frame, end, &key);
+    n += read_varint(frame + n, end, &len);
+    const uint8_t *at = frame + n;
+    switch (key >> 3) {
+    case 8: became_ready(p); break;
+    case 2: pairs[p->index].acked++; break;
+    case 3: {
+        int entries = 0;
+        while (at < end) {
+            at += read_varint(at, end, &key);
+            at += read_varint(at, end, &value);
+            if ((key & 7) == 2) at += value;
+            if (key >> 3 == 3) p->epoch = value;
+            else if (key >> 3 == 5) p->upto = value;
+            else if (key >> 3 == 6) entries++;
+        }
+        p->unacked += entries;
+        if (p->unacked >= ACK_EVERY) native_ack(p);
+        delivered(p, entries);
+        break;
+    }
+    case 5: native_frame(p, 6, (const uint8_t *)"", 0); break;
+    case 21: fprintf(stderr, "pairs: Bye: %.*s\n", (int)(end - at), at); exit(1);
+    default: break;
+    }
+}
+
+static int take_native(struct peer *p) {
+    int at = 0;
+    for (;;) {
+        uint64_t len;
+        int n = read_varint(p->in + at, p->in + p->in_len, &len);
+        if (!n || at + n + (int)len > p->in_len) return at;
+        native_got(p, p->in + at + n, p->in + at + n + len);
+        at += n + (int)len;
+    }
+}
+
+static int take_mqtt(struct peer *p) {
+    int at = 0;
+    for (;;) {
+        if (at + 2 > p->in_len) return at;
+        uint64_t len;
+        int n = read_varint(p->in + at + 1, p->in + p->in_len, &len);
+        if (!n || at + 1 + n + (int)len > p->in_len) return at;
+        uint8_t *content = p->in + at + 1 + n;
+        switch (p->in[at] >> 4) {
+        case 2:
+            if (p->receiver) mqtt_subscribe(p);
+            else became_ready(p);
+            break;
+        case 9: became_ready(p); break;
+        case 4: pairs[p->index].acked++; break;
+        case 3: {
+            int topic = content[0] << 8 | content[1];
+            mqtt_packet(p, 0x40, content + 2 + topic, 2);
+            delivered(p, 1);
+            break;
+        }
+        default: break;
+        }
+        at += 1 + n + (int)len;
+    }
+}
+
+static void readable(struct peer *p) {
+    ssize_t n = recv(p->fd, p->in + p->in_len, IN_BYTES - p->in_len, 0);
+    if (n == 0) { fprintf(stderr, "pairs: the server closed a connection\n"); exit(1); }
+    if (n < 0) { if (errno == EAGAIN) return; die("recv"); }
+    p->in_len += (int)n;
+    int used = mode == MQTT ? take_mqtt(p) : take_native(p);
+    memmove(p->in, p->in + used, p->in_len - used);
+    p->in_len -= used;
+}
+
+static void turn(int timeout_ms, int pumping) {
+    static struct epoll_event events[512];
+    int n = epoll_wait(epoll_fd, events, 512, timeout_ms);
+    for (int i = 0; i < n; i++) readable(&peers[events[i].data.u32]);
+    for (int i = 0; i < n; i++) {
+        struct peer *p = &peers[events[i].data.u32];
+        if (pumping) pump(p->index);
+    }
+    for (int i = 0; i < n; i++) {
+        struct peer *p = &peers[events[i].data.u32];
+        if (p->out_len) flush(p);
+        if (mode != IDLE && peers[2 * p->index].out_len) flush(&peers[2 * p->index]);
+    }
+}
+
+static int compare(const void *a, const void *b) {
+    float x = *(const float *)a, y = *(const float *)b;
+    return x < y ? -1 : x > y;
+}
+
+static void connect_all(const char *host, int port) {
+    struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = htons((uint16_t)port)};
+    inet_pton(AF_INET, host, &to.sin_addr);
+    char *line = NULL;
+    size_t cap = 0;
+    for (int i = 0; i < n_peers; i++) {
+        struct peer *p = &peers[i];
+        p->index = mode == IDLE ? i : i / 2;
+        p->receiver = i % 2;
+        p->in = malloc(mode == IDLE ? 4096 : IN_BYTES);
+        p->out = malloc(mode == IDLE ? 4096 : OUT_BYTES);
+        p->fd = socket(AF_INET, SOCK_STREAM, 0);
+        if (p->fd < 0 || connect(p->fd, (struct sockaddr *)&to, sizeof to) < 0) die("connect");
+        int one = 1;
+        setsockopt(p->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+        if (mode == MQTT) mqtt_connect(p);
+        else {
+            ssize_t len = getline(&line, &cap, stdin);
+            if (len <= 0) { fprintf(stderr, "pairs: too few tokens\n"); exit(1); }
+            line[strcspn(line, "\n")] = 0;
+            native_hello(p, line);
+        }
+        flush(p);
+        struct epoll_event event = {.events = EPOLLIN, .data.u32 = (uint32_t)i};
+        epoll_ctl(epoll_fd, EPOLL_CTL_ADD, p->fd, &event);
+        while (n_ready < i - 100) turn(1000, 0); /* a login storm is another scene */
+    }
+    double until = now() + 30;
+    while (n_ready < n_peers) {
+        if (now() > until) { fprintf(stderr, "pairs: %d of %d are ready\n", n_ready, n_peers); exit(1); }
+        turn(100, 0);
+    }
+    free(line);
+}
+
+int main(int argc, char **argv) {
+    if (argc != 9) { fprintf(stderr, "usage: pairs native|mqtt|idle HOST PORT PAIRS WINDOW SIZE SECONDS TAG\n"); return 2; }
+    mode = argv[1][0] == 'n' ? NATIVE : argv[1][0] == 'm' ? MQTT : IDLE;
+    n_pairs = atoi(argv[4]);
+    window = atoi(argv[5]);
+    size = atoi(argv[6]);
+    double seconds = atof(argv[7]);
+    tag = argv[8];
+    n_peers = mode == IDLE ? n_pairs : 2 * n_pairs;
+    if (window > MAX_WINDOW || size > (int)sizeof body) { fprintf(stderr, "pairs: window or size too large\n"); return 2; }
+    memset(body, 'x', sizeof body);
+    sprintf(run_id, "%08x", (unsigned)(now() * 1e6));
+    peers = calloc((size_t)n_peers, sizeof *peers);
+    pairs = calloc((size_t)n_pairs, sizeof *pairs);
+    latencies = malloc(LATENCIES * sizeof *latencies);
+    epoll_fd = epoll_create1(0);
+    connect_all(argv[2], atoi(argv[3]));
+    if (mode == IDLE) {
+        printf("{\"ready\": %d}\n", n_ready);
+        fflush(stdout);
+        for (double until = now() + seconds; now() < until;) turn(100, 0);
+        return 0;
+    }
+    for (int i = 0; i < n_pairs; i++) { pump(i); flush(&peers[2 * i]); }
+    double warm = now() + 1, acked = now();
+    while (now() < warm) turn(50, 1);
+    measuring = 1;
+    double start = now(), until = start + seconds;
+    while (now() < until) {
+        turn(50, 1);
+        if (mode == NATIVE && now() - acked > 0.2) {
+            acked = now();
+            for (int i = 1; i < n_peers; i += 2)
+                if (peers[i].unacked) { native_ack(&peers[i]); flush(&peers[i]); }
+        }
+    }
+    double took = now() - start;
+    measuring = 0;
+    qsort(latencies, n_latencies, sizeof *latencies, compare);
+    printf("{\"rate\": %.0f, \"messages\": %llu, \"twice\": %llu, \"p50_ms\": %.2f, \"p99_ms\": %.2f}\n",
+           measured / took, (unsigned long long)measured, (unsigned long long)extra,
+           latencies[n_latencies / 2] * 1e3, latencies[(uint64_t)(n_latencies * 0.99)] * 1e3);
+    return 0;
+}

@@ -1,0 +1,709 @@
+"""The embedded broker: logs and sessions in one SQLite database, one process.
+
+Three lanes (threads) touch the disk: the writer commits, the reader reads, the upkeep moves the write-ahead log into the database and
+writes the mark. The reactor only appends to a queue; a writer that is idle takes all that stands in it, so that a commit
+costs each of many messages little, and nobody waits for a timer. What is not on disk has no seq in the reactor's memory.
+
+The database in memory has one connection and so one lane.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from random import random
+from typing import Any
+
+import msgspec
+from twisted.internet.defer import Deferred, fail, succeed
+from twisted.logger import Logger
+from zope.interface import implementer
+
+from imgateway.brokers.appends import Append, Batch, Change, Shared, Waiting
+from imgateway.brokers.clock import steady
+from imgateway.brokers.cursors import new_epoch
+from imgateway.brokers.directory import Directory, Mark
+from imgateway.brokers.lanes import Lane, ThreadLane
+from imgateway.brokers.opening import Facts, new_epoch_number, open_facts
+from imgateway.brokers.reading import Reader
+from imgateway.brokers.schema import MEMORY, Database, OpenDatabase, fault_text, open_database
+from imgateway.brokers.sessions import Sessions
+from imgateway.brokers.store import Store
+from imgateway.brokers.tails import Tail
+from imgateway.config import BrokerSettings, RetentionSettings
+from imgateway.core.dedup import Dedup, digest
+from imgateway.core.retry import backoff
+from imgateway.errors import StoreError
+from imgateway.frames import (
+    DURABLE_KINDS,
+    Address,
+    Entry,
+    LogKey,
+    Outcome,
+    OutcomeCode,
+    Position,
+    SessionKey,
+    log_of,
+    user_address,
+)
+from imgateway.frames import Batch as ReadBatch
+from imgateway.interfaces import Claim, IBroker, Opened, Presence, Publication
+from imgateway.wire.messages import encode_message
+
+__all__ = ("EmbeddedBroker",)
+
+UNKNOWN = Outcome(OutcomeCode.UNKNOWN)
+UPKEEP_S = 1.0
+# A write-ahead log of this many pages (64 MB) is begun anew, for which the writer waits a moment.
+LONG_WAL_PAGES = 16_384
+
+
+class Fault:
+    """A job that did not succeed, and why."""
+
+    __slots__ = ("why",)
+
+    def __init__(self, why: str) -> None:
+        self.why = why
+
+
+def wall_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+@implementer(IBroker)
+class EmbeddedBroker:
+    """Everything by keyword.
+
+    :param data_dir: where the database, its lock and its mark stand; None: in memory.
+    :param max_devices: devices that are remembered per user.
+    :param reactor: for ``callFromThread`` and ``callLater``.
+    :param now_ms: wall clock in milliseconds; may jump back, without anything expiring early.
+    :param entropy: ``n -> n`` random bytes.
+    :param random: in [0, 1), for the jitter of retries.
+    :param open_database: the seam for a simulated disk.
+    :param lane: name → lane; the seam for tests without threads.
+    """
+
+    log = Logger()
+
+    def __init__(
+        self,
+        *,
+        reactor: Any,
+        data_dir: str | Path | None = None,
+        settings: BrokerSettings = BrokerSettings(),  # noqa: B008 (frozen)
+        retention: RetentionSettings = RetentionSettings(),  # noqa: B008
+        max_devices: int = 16,
+        now_ms: Callable[[], int] = wall_ms,
+        entropy: Callable[[int], bytes] = os.urandom,
+        random: Callable[[], float] = random,
+        open_database: OpenDatabase = open_database,
+        lane: Callable[[str], Lane] | None = None,
+    ) -> None:
+        self.name = "memory:" if data_dir is None else "embedded:"
+        self.dedup_s = settings.dedup_s
+        self._reactor = reactor
+        self._settings = settings
+        self._retention = retention
+        self._max_devices = max_devices
+        self._now_ms = steady(now_ms)
+        self._entropy = entropy
+        self._directory = None if data_dir is None else Directory(data_dir)
+        self._database = Database(
+            MEMORY if self._directory is None else str(self._directory.database), open_database
+        )
+        make = lane or (lambda name: ThreadLane(reactor, "imgateway-" + name))
+        self._writer: Lane = make("writer")
+        in_memory = self._directory is None
+        self._reader: Lane = self._writer if in_memory else make("reader")
+        self._upkeep: Lane = self._writer if in_memory else make("upkeep")
+        self._retry_wait = backoff(random, first_s=0.05, max_s=2.0)
+
+        self._listener: Any = None
+        self._epoch = 0
+        self._secret = b""
+        self._epochs: dict[LogKey, int] = {}
+        self._dedup: Dedup[Append] = Dedup(settings.dedup_memory, settings.dedup_s * 1000)
+        self._tails: dict[LogKey, Tail] = {}
+        self._store = Store(
+            self._database, retention, settings.dedup_s * 1000, self._now_ms, lambda log: self._sessions.positions(log)
+        )  # fmt: skip
+        self._sessions: Sessions
+
+        # Appends of one publish stay together, for they may share a body; the writer's thread pops.
+        self._queue: deque[Append | list[Append] | Change] = deque()
+        self._signalled = False
+        self._unfinished: Batch | None = None
+        self._entries = self._bytes = self._changes = 0
+        self._congested = False
+
+        self._reading = Reader(self._database, self._now_ms)
+        self._questions: deque[tuple[Callable[[Reader], Any], Callable[[Any], None]]] = deque()
+        self._asked = False
+        self._open_questions = 0
+
+        self._troubles: dict[str, str] = {}
+        self._attempts: dict[str, int] = {}
+        self._told: tuple[bool, str] = (True, "")
+        self._timers: dict[str, Any] = {}
+        self._number = self._kept = 0
+        self._stopped: Deferred[None] | None = None
+        self._closing = False
+
+    # ------------------------------------------------------------------------------------------ start and stop
+
+    def start(self, listener: Any, incarnation: str) -> Deferred[None]:
+        self._listener = listener
+        if self._directory is not None:
+            try:
+                self._directory.lock()
+            except StoreError:
+                return fail()
+        started: Deferred[None] = Deferred()
+        oldest_ms = self._now_ms() - self.dedup_s * 1000
+
+        def opening() -> Facts | StoreError:
+            try:
+                return open_facts(
+                    self._database, self._directory, self._entropy, oldest_ms, self._settings.dedup_memory
+                )
+            except StoreError as problem:
+                return problem
+
+        def opened(facts: Facts | StoreError) -> None:
+            if isinstance(facts, StoreError):
+                self._stop_lanes()
+                started.errback(facts)
+                return
+            self._begin(facts, incarnation)
+            started.callback(None)
+
+        self._writer.submit(opening, opened)
+        return started
+
+    def _begin(self, facts: Facts, incarnation: str) -> None:
+        if facts.renewed:
+            self.log.warn(
+                "{why}: it was put back from a copy. All logs get a new epoch; clients are told of a gap",
+                why=facts.renewed,
+            )
+        self._epoch, self._secret, self._epochs = facts.epoch, facts.secret, dict(facts.epochs)
+        self._dedup.load(facts.digests)
+        self._sessions = Sessions(
+            tails=self._tails,
+            ask=self._ask,
+            change=self._change,
+            store=self._store,
+            epoch_of=self._epoch_of,
+            displaced=partial(self._tell, "displaced"),
+            flush_later=lambda: self._later("flush", self._settings.flush_positions_s, self._sessions.flush),
+            now_ms=self._now_ms,
+            max_devices=self._max_devices,
+            node=incarnation,
+            generation=facts.starts << 32,
+        )
+        self._upkeep_now()
+
+    def stop(self) -> Deferred[None]:
+        """What cannot be written at once when the store is out of order stays unacknowledged."""
+        if self._stopped is None:
+            self._stopped = Deferred()
+            self._sessions.flush()
+            for name in ("flush", "upkeep"):
+                self._cancel(name)
+            self._stop_if_done()
+        return self._stopped
+
+    def _stop_if_done(self) -> None:
+        if self._stopped is None or self._closing:
+            return
+        if (self._entries or self._changes or self._open_questions) and not self._troubles:
+            return
+        self._closing = True
+        for name in list(self._timers):
+            self._cancel(name)
+        number = self._number
+        self._upkeep.submit(
+            partial(self._upkeep_job, number),
+            lambda _: self._reader.submit(
+                self._reading.drop, lambda _: self._writer.submit(self._store.drop, self._closed)
+            ),
+        )
+
+    def _closed(self, result: None) -> None:
+        self._stop_lanes()
+        if self._stopped is not None:
+            self._stopped.callback(None)
+
+    def _stop_lanes(self) -> None:
+        for lane in {id(lane): lane for lane in (self._writer, self._reader, self._upkeep)}.values():
+            lane.stop()
+        self._database.close()
+        if self._directory is not None:
+            self._directory.unlock()
+
+    # ---------------------------------------------------------------------------------------------- publishing
+
+    def publish(self, publication: Publication) -> Deferred[tuple[Outcome, ...]]:
+        message, to = publication.message, publication.to
+        encoded = encode_message(message)
+        waiting = Waiting(len(to))
+        if len(to) == 1 and not publication.copy_self:
+            address = to[0]
+            if address.kind not in DURABLE_KINDS and address.kind != "device":
+                return succeed((UNKNOWN,))
+            append = self._append(publication, log_of(address), address.device, encoded, None, waiting, 0)
+            if append is not None:
+                self._queue.append(append)
+                self._entries += 1
+                self._bytes += len(encoded)
+        else:
+            self._append_all(publication, encoded, waiting)
+        if not waiting.missing:
+            return succeed(tuple(waiting.outcomes))  # type: ignore[arg-type]
+        if not self._signalled and "writer" not in self._troubles:
+            self._wake_writer()
+        if not self._congested and (
+            self._entries >= self._settings.waiting_entries or self._bytes >= self._settings.waiting_bytes
+        ):
+            self._congested = True
+            self._tell("congested", True)
+        return waiting.deferred
+
+    def _append(
+        self,
+        publication: Publication,
+        log: LogKey,
+        only_device: str,
+        encoded: bytes,
+        shared: Shared | None,
+        waiting: Waiting,
+        index: int,
+        except_device: str = "",
+    ) -> Append | None:
+        """One address of a publish. None: it was taken before, or is being taken just now."""
+        message = publication.message
+        mark = digest(
+            self._secret, log, only_device or except_device and "\0", message.sender, message.device, message.msg_id
+        )  # fmt: skip
+        found = self._dedup.get(mark)
+        if found is None:
+            found = Append(
+                log,
+                encoded,
+                mark,
+                message,
+                [(waiting, index)],
+                only_device,
+                except_device,
+                max(1, message.expires_ms - message.sent_ms) if message.expires_ms else 0,
+                publication.resent,
+                shared,
+            )
+            self._dedup.expect(mark, found)
+            waiting.missing += 1
+            return found
+        if type(found) is Append:
+            found.waiting.append((waiting, index))
+            waiting.missing += 1
+        elif index >= 0:
+            waiting.outcomes[index] = Outcome(OutcomeCode.DUPLICATE, self._epoch_of(log), found)  # type: ignore[arg-type]
+        return None
+
+    def _append_all(self, publication: Publication, encoded: bytes, waiting: Waiting) -> None:
+        """Several addresses, or a copy for the sender's own log."""
+        to, message = publication.to, publication.message
+        shared = Shared() if len(to) > 1 else None
+        appends: list[Append] = []
+        places: dict[Address, int] = {}
+        copies: list[tuple[int, int]] = []
+        for index, address in enumerate(to):
+            if address.kind == "device":
+                whole = user_address(address.id)
+                # The user's entry is for all devices: one for this device would be the same message again.
+                address = whole if whole in to else address
+            elif address.kind not in DURABLE_KINDS:
+                waiting.outcomes[index] = UNKNOWN
+                continue
+            if address in places:
+                copies.append((index, places[address]))
+                continue
+            places[address] = index
+            append = self._append(
+                publication, log_of(address), address.device, encoded, shared, waiting, index
+            )
+            if append is not None:
+                appends.append(append)
+        own = user_address(message.sender)
+        if publication.copy_self and own not in places:
+            copy = encode_message(msgspec.structs.replace(message, to=to))
+            append = self._append(publication, log_of(own), "", copy, None, waiting, -1, message.device)
+            if append is not None:
+                appends.append(append)
+        if copies:
+            waiting.same = copies
+            for index, first in copies:
+                waiting.outcomes[index] = waiting.outcomes[first]
+        if appends:
+            self._queue.append(appends)
+            self._entries += len(appends)
+            self._bytes += sum(len(append.encoded) for append in appends)
+
+    def emit(self, publication: Publication) -> None:
+        message = publication.message
+        encoded = encode_message(message)
+        for address in publication.to:
+            if address.kind == "user" or address.kind == "device":
+                self._tell(
+                    "passed", address, Entry(0, encoded, address.device, "", message.expires_ms)
+                )
+
+    # ------------------------------------------------------------------------------------------------- commits
+
+    def _change(self, change: Change) -> None:
+        self._queue.append(change)
+        self._changes += 1
+        if not self._signalled and "writer" not in self._troubles:
+            self._wake_writer()
+
+    def _wake_writer(self) -> None:
+        self._signalled = True
+        self._writer.submit(self._write, self._written)
+
+    def _write(self) -> Batch | Fault | None:
+        """In the writer's thread: one commit. It wakes itself if more came meanwhile, without a turn of the reactor."""
+        self._signalled = False  # before looking: what comes after the look wakes again
+        batch = self._unfinished or self._take()
+        if batch is None:
+            return None
+        try:
+            self._store.commit(batch)
+        except Exception as problem:
+            self._unfinished = batch
+            return Fault(fault_text(problem, self._database.path))
+        self._unfinished = None
+        if self._queue and not self._signalled:
+            self._wake_writer()
+        return batch
+
+    def _take(self) -> Batch | None:
+        queue = self._queue
+        if not queue:
+            return None
+        batch = Batch()
+        appends, size, settings = batch.appends, 0, self._settings
+        while queue and len(appends) < settings.batch_entries and size < settings.batch_bytes:
+            item = queue.popleft()
+            if type(item) is Append:
+                appends.append(item)
+                size += len(item.encoded)
+            elif type(item) is Change:
+                batch.changes.append(item)
+                if len(batch.changes) >= settings.batch_entries:
+                    break
+            else:
+                appends += item  # type: ignore[arg-type]
+                size += sum(len(append.encoded) for append in item)  # type: ignore[union-attr]
+        return batch
+
+    def _written(self, result: Batch | Fault | None) -> None:
+        """Back in the reactor: arrivals first, in the commit's order, then the answers."""
+        if isinstance(result, Fault):
+            self._trouble("writer", result.why, self._wake_writer)
+            self._stop_if_done()
+            return
+        if result is None:
+            return
+        self._mended("writer")
+        self._number = result.number
+        for log in result.trimmed:
+            if (tail := self._tails.get(log)) is not None:
+                tail.first = -1
+        for touched in result.touched:
+            self._arrived(*touched)
+        answers = self._settle(result)
+        for change in result.changes:
+            change.done(change.result)
+        self._changes -= len(result.changes)
+        for waiting in answers:
+            for index, first in waiting.same:
+                waiting.outcomes[index] = waiting.outcomes[first]
+            waiting.deferred.callback(tuple(waiting.outcomes))  # type: ignore[arg-type]
+        if (
+            self._congested
+            and self._entries * 2 <= self._settings.waiting_entries
+            and self._bytes * 2 <= self._settings.waiting_bytes
+        ):
+            self._congested = False
+            self._tell("congested", False)
+        self._stop_if_done()
+
+    def _arrived(
+        self, log: LogKey, after: int, upto: int, appends: list[Append], expires_ms: list[int]
+    ) -> None:
+        tail = self._tails.get(log)
+        if tail is not None:
+            if tail.watched and tail.head >= 0:
+                if upto <= tail.head:
+                    return  # a read was ahead of this report, and whoever watches knows
+                entries = [
+                    Entry(seq, append.encoded, append.only_device, append.except_device, expires)
+                    for seq, append, expires in zip(range(after + 1, upto + 1), appends, expires_ms, strict=True)
+                ]
+                if after < tail.head:
+                    entries = entries[tail.head - after :]
+                    after = tail.head
+                tail.head = upto
+                self._tell("arrived", log, self._epoch_of(log), after, upto, tuple(entries))
+            elif upto > tail.head:
+                tail.head = upto
+                if tail.first < 0 and after == 0:
+                    tail.first = 1
+        if log.address.kind == "user" and (tail is None or not tail.online()):
+            for append in appends:
+                self._tell("unattended", log, append.message)
+
+    def _settle(self, batch: Batch) -> list[Waiting]:
+        dedup, epoch, epochs, now_ms = self._dedup, self._epoch, self._epochs, batch.now_ms
+        answers: list[Waiting] = []
+        size = 0
+        for append, code, seq in zip(batch.appends, batch.codes, batch.seqs, strict=True):
+            size += len(append.encoded)
+            if code == OutcomeCode.FULL:
+                dedup.drop(append.digest)
+            else:
+                dedup.settle(append.digest, seq, now_ms)
+            outcome = Outcome(code, epochs.get(append.log, epoch) if epochs else epoch, seq)
+            for waiting, index in append.waiting:
+                if index >= 0:
+                    waiting.outcomes[index] = outcome
+                waiting.missing -= 1
+                if not waiting.missing:
+                    answers.append(waiting)
+        self._entries -= len(batch.appends)
+        self._bytes -= size
+        return answers
+
+    # ------------------------------------------------------------------------------------------------- reading
+
+    def watch(self, log: LogKey) -> Deferred[Position]:
+        tail = self._tails.get(log)
+        if tail is None:
+            tail = self._tails[log] = Tail(log)
+        tail.watched = True
+        if tail.head >= 0 and tail.first >= 0:
+            return succeed(Position(self._epoch_of(log), tail.first, tail.head))
+        answer: Deferred[Position] = Deferred()
+        tail.pins += 1
+
+        def found(position: Position) -> None:
+            tail.pins -= 1
+            tail.learn(position.first, position.head)
+            if not tail.watched:
+                self._forget_tail(tail)
+            answer.callback(Position(self._epoch_of(log), tail.first, tail.head))
+
+        self._ask(lambda reader: reader.position(log), found)
+        return answer
+
+    def unwatch(self, log: LogKey) -> None:
+        tail = self._tails.get(log)
+        if tail is not None:
+            tail.watched = False
+            self._forget_tail(tail)
+
+    def _forget_tail(self, tail: Tail) -> None:
+        if not (tail.seats or tail.pins or tail.watched):
+            self._tails.pop(tail.log, None)
+
+    def read(self, log: LogKey, after: int, limit: int, max_bytes: int) -> Deferred[ReadBatch]:
+        answer: Deferred[ReadBatch] = Deferred()
+
+        def found(batch: ReadBatch) -> None:
+            # The epoch as the reactor knows it: a reset that is not reported yet is none.
+            answer.callback(
+                ReadBatch(
+                    self._epoch_of(log), batch.after, batch.upto, batch.entries, batch.gap, batch.head
+                )
+            )
+
+        self._ask(lambda reader: reader.read(log, after, limit, max_bytes), found)
+        return answer
+
+    def _ask(self, question: Callable[[Reader], Any], answer: Callable[[Any], None]) -> None:
+        self._questions.append((question, answer))
+        self._open_questions += 1
+        if not self._asked and "reader" not in self._troubles:
+            self._wake_reader()
+
+    def _wake_reader(self) -> None:
+        self._asked = True
+        self._reader.submit(self._read_all, self._answered)
+
+    def _read_all(self) -> tuple[list[tuple[Callable[[Any], None], Any]], Fault | None]:
+        """In the reader's thread: answer what was asked, in order, as far as it can be answered."""
+        self._asked = False
+        answers: list[tuple[Callable[[Any], None], Any]] = []
+        questions = self._questions
+        while questions and len(answers) < 64:
+            question, answer = questions[0]
+            try:
+                answers.append((answer, question(self._reading)))
+            except Exception as problem:
+                self._reading.drop()
+                return answers, Fault(fault_text(problem, self._database.path))
+            questions.popleft()
+        if questions and not self._asked:
+            self._wake_reader()
+        return answers, None
+
+    def _answered(self, result: tuple[list[tuple[Callable[[Any], None], Any]], Fault | None]) -> None:
+        answers, fault = result
+        self._open_questions -= len(answers)
+        for answer, found in answers:
+            answer(found)
+        if fault is not None:
+            self._trouble("reader", fault.why, self._wake_reader)
+        elif answers:
+            self._mended("reader")
+        self._stop_if_done()
+
+    # ------------------------------------------------------------------------------------------------ sessions
+
+    def open_session(self, claim: Claim) -> Deferred[Opened]:
+        return self._sessions.open(claim)
+
+    def advance(
+        self,
+        session: SessionKey,
+        generation: int,
+        upto: Sequence[tuple[LogKey, int]],
+        parked: Sequence[tuple[LogKey, int]] = (),
+    ) -> None:
+        self._sessions.advance(session, generation, upto, parked)
+
+    def unpark(self, session: SessionKey, generation: int, log: LogKey, seq: int) -> None:
+        self._sessions.unpark(session, generation, log, seq)
+
+    def record(self, session: SessionKey, generation: int, data: bytes) -> None:
+        self._sessions.record(session, generation, data)
+
+    def close_session(self, session: SessionKey, generation: int, forget: bool = False) -> Deferred[None]:
+        return self._sessions.close(session, generation, forget)
+
+    def sessions(self, user: str) -> Deferred[tuple[Presence, ...]]:
+        return self._sessions.present(user)
+
+    def revoke(self, user: str, not_before_s: int) -> Deferred[None]:
+        return self._sessions.revoke(user, not_before_s)
+
+    def reset_log(self, log: LogKey) -> Deferred[Position]:
+        answer: Deferred[Position] = Deferred()
+        epoch = new_epoch_number(self._entropy)
+
+        def done(result: tuple[int, int]) -> None:
+            self._epochs[log] = epoch
+            answer.callback(Position(epoch, *result))
+
+        self._change(Change(lambda connection: new_epoch(connection, self._store, log, epoch), done))
+        return answer
+
+    def _epoch_of(self, log: LogKey) -> int:
+        return self._epochs.get(log, self._epoch)
+
+    # -------------------------------------------------------------------------------------------------- upkeep
+
+    def _upkeep_now(self) -> None:
+        self._later("upkeep", UPKEEP_S, self._upkeep_now)
+        self._dedup.expire(self._now_ms())
+        if not self._troubles:
+            self._writer.submit(self._sweep, self._swept)
+        if self._kept != self._number or "upkeep" in self._troubles:
+            self._kept = self._number
+            self._upkeep.submit(partial(self._upkeep_job, self._number), self._upkept)
+
+    def _sweep(self) -> bool | Fault:
+        try:
+            return self._store.sweep()
+        except Exception as problem:
+            return Fault(fault_text(problem, self._database.path))
+
+    def _swept(self, result: bool | Fault) -> None:
+        if isinstance(result, Fault):
+            self._trouble("writer", result.why, self._wake_writer)
+        elif result and self._stopped is None:
+            self._writer.submit(self._sweep, self._swept)
+
+    def _upkeep_job(self, number: int) -> Fault | None:
+        """In the upkeep's thread: the mark, and the write-ahead log into the database."""
+        if self._directory is None:
+            return None
+        connection: sqlite3.Connection | None = None
+        try:
+            if number:
+                self._directory.write_mark(Mark(self._epoch, number))
+            connection = self._database.open()
+            _, pages, _ = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+            if pages > LONG_WAL_PAGES:
+                connection.execute("PRAGMA wal_checkpoint(RESTART)")
+        except (sqlite3.Error, OSError) as problem:
+            return Fault(fault_text(problem, self._database.path))
+        finally:
+            self._database.drop(connection)
+        return None
+
+    def _upkept(self, fault: Fault | None) -> None:
+        if fault is None:
+            self._mended("upkeep")
+        else:
+            self._troubles["upkeep"] = fault.why
+            self._tell_health()
+
+    def _trouble(self, lane: str, why: str, again: Callable[[], None]) -> None:
+        self._troubles[lane] = why
+        attempt = self._attempts.get(lane, 0)
+        self._attempts[lane] = attempt + 1
+        self._tell_health()
+        if self._stopped is None:
+            self._later(lane, self._retry_wait(attempt), again)
+
+    def _mended(self, lane: str) -> None:
+        if lane in self._troubles:
+            del self._troubles[lane]
+            self._attempts.pop(lane, None)
+            self._tell_health()
+
+    def _tell_health(self) -> None:
+        why = "; ".join(dict.fromkeys(self._troubles.values()))
+        state = (not why, why)
+        if state != self._told:
+            self._told = state
+            self._tell("healthy", *state)
+
+    def _tell(self, what: str, *values: Any) -> None:
+        """A listener that raises must not cost others their messages."""
+        try:
+            getattr(self._listener, what)(*values)
+        except Exception:
+            self.log.failure("the listener's {what} raised", what=what)
+
+    def _later(self, name: str, seconds: float, call: Callable[[], None]) -> None:
+        self._cancel(name)
+
+        def due() -> None:
+            del self._timers[name]
+            call()
+
+        self._timers[name] = self._reactor.callLater(seconds, due)
+
+    def _cancel(self, name: str) -> None:
+        timer = self._timers.pop(name, None)
+        if timer is not None:
+            timer.cancel()
+

@@ -1,0 +1,452 @@
+"""Sessions and their claims, in the reactor's memory, written behind.
+
+What a login must wait for. Generations rise from a number that each start takes for itself, so none is given twice and a login needs no
+commit for its fence. A device that is known stands on disk already: it is answered from memory or with one question to the reader. Only
+a new device waits for a commit, which it shares with the messages of the moment: its first position must survive, or a
+message that arrives after "start at the head" could be passed over at the next login.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import Any, TypeVar
+
+from twisted.internet.defer import Deferred, succeed
+
+from imgateway.brokers.appends import Change
+from imgateway.brokers.cursors import Saved, forget_device, register, revoke, save
+from imgateway.brokers.reading import Found, FoundDevice, Reader
+from imgateway.brokers.store import Store
+from imgateway.brokers.tails import Seat, Tail
+from imgateway.errors import CloseCode
+from imgateway.frames import LogKey, SessionKey, log_of, user_address
+from imgateway.interfaces import Claim, LoginPolicy, Opened, Place, Presence, Verdict
+
+__all__ = ("MAX_PARKED", "Sessions")
+
+T = TypeVar("T")
+
+MAX_PARKED = 32
+# The day of a device is fine enough to forget the longest unseen, and spares a login storm its writes.
+SEEN_GRAIN_MS = 3_600_000
+# Sessions written by one change.
+SAVE_STEP = 1_000
+
+
+class Sessions:
+    """Who is online, who may be, and how far everybody is.
+
+    :param tails: the broker's, shared with it.
+    :param ask: ``(question, answer)``: the question goes to the reader, the answer comes in order.
+    :param change: gives a change to the writer.
+    :param epoch_of: the epoch of a log.
+    :param displaced: `IBrokerListener.displaced`.
+    :param flush_later: something is dirty that was not.
+    """
+
+    def __init__(
+        self,
+        tails: dict[LogKey, Tail],
+        ask: Callable[[Callable[[Reader], Any], Callable[[Any], None]], None],
+        change: Callable[[Change], None],
+        store: Store,
+        epoch_of: Callable[[LogKey], int],
+        displaced: Callable[[SessionKey, int, int, str], None],
+        flush_later: Callable[[], None],
+        now_ms: Callable[[], int],
+        max_devices: int,
+        node: str,
+        generation: int,
+    ) -> None:
+        self._tails = tails
+        self._ask = ask
+        self._change = change
+        self._store = store
+        self._epoch_of = epoch_of
+        self._displaced = displaced
+        self._flush_later = flush_later
+        self._now_ms = now_ms
+        self._max_devices = max_devices
+        self._node = node
+        self._generation = generation
+        self._dirty: dict[SessionKey, Seat] = {}
+        self._forgetting: set[SessionKey] = set()
+
+    # ------------------------------------------------------------------------------------------------- logins
+
+    def open(self, claim: Claim) -> Deferred[Opened]:
+        tail = self._tail(claim.session.user)
+        seat = tail.seat(claim.session.device)
+        answer: Deferred[Opened] = Deferred()
+        # From memory only if nobody who came before is still waiting for the reader.
+        if tail.asked and not tail.pins and tail.first >= 0 and seat and seat.registered and not seat.others:
+            self._admit(claim, tail, seat, None, answer)
+        else:
+            tail.pins += 1
+            self._ask(_login(claim.session), partial(self._found, claim, tail, answer))
+        return answer
+
+    def _found(self, claim: Claim, tail: Tail, answer: Deferred[Opened], found: Found) -> None:
+        tail.pins -= 1
+        tail.asked = True
+        if claim.session in self._forgetting:
+            # The reader may have seen the device before it was deleted. Registering finds out which it is.
+            found = Found(found.not_before_s, "", 0, b"", ())
+            if not tail.pins:
+                self._forgetting.discard(claim.session)
+        tail.not_before_s = max(tail.not_before_s, found.not_before_s)
+        for cursor in found.cursors:
+            if cursor.log == tail.log:
+                tail.learn(cursor.first, cursor.head)
+        self._admit(claim, tail, tail.seat(claim.session.device), found, answer)
+        self._release(tail)
+
+    def _admit(
+        self, claim: Claim, tail: Tail, seat: Seat | None, found: Found | None, answer: Deferred[Opened]
+    ) -> None:
+        """The login policy. State first, then the displaced are told, then the answer: a listener may call back."""
+        verdict = _verdict(claim, tail, seat)
+        if verdict is not Verdict.OK:
+            answer.callback(Opened(verdict))
+            return
+        gone: list[Callable[[], None]] = []
+        for other in tail.seats:
+            if not other.online:
+                continue
+            if other is seat:
+                self._leave(tail, other, Verdict.OUTRUN, CloseCode.REPLACED, "the same device logged in again", gone)
+            elif claim.policy is LoginPolicy.ONE or (
+                claim.policy is LoginPolicy.ONE_PER_PLATFORM and other.platform == claim.platform
+            ):
+                self._leave(tail, other, Verdict.OUTRUN, CloseCode.DISPLACED, "logged in on another device", gone)
+        if seat is None:
+            seat = Seat(claim.session.device)
+            if found is not None and found.seen_ms:
+                self._sit(tail, seat, found)
+            tail.seats += (seat,)
+        known = seat.registered
+        self._generation += 1
+        seat.generation = self._generation
+        seat.platform, platform_before = claim.platform, seat.platform
+        seat.issued_at_s, seat.order = claim.issued_at_s, claim.order
+        seat.since_ms = now_ms = self._now_ms()
+        seat.online = True
+        if known:
+            if now_ms - seat.seen_ms > SEEN_GRAIN_MS or claim.platform != platform_before:
+                self._mark(claim.session, seat)
+        else:
+            if seat.waiting is None and not seat.saving:
+                self._register(claim, tail, seat)
+            seat.waiting = answer
+        for tell in gone:
+            tell()
+        if known and not answer.called:
+            answer.callback(self._opened(tail, seat, found, True))
+
+    def _sit(self, tail: Tail, seat: Seat, found: Found) -> None:
+        """Fill a seat from the disk."""
+        seat.seen_ms, seat.platform, seat.record = found.seen_ms, found.platform, found.record
+        for cursor in found.cursors:
+            if cursor.log == tail.log:
+                seat.registered = True
+                seat.acked, seat.parked = cursor.acked, cursor.parked
+            else:
+                seat.others = seat.others or {}
+                seat.others[cursor.log] = (cursor.acked, cursor.parked)
+
+    def _opened(self, tail: Tail, seat: Seat, found: Found | None, known: bool) -> Opened:
+        log = tail.log
+        mailbox = Place(
+            log, self._epoch_of(log), min(seat.acked, tail.head), max(tail.first, 1), tail.head, seat.parked
+        )
+        places = [mailbox]
+        for cursor in found.cursors if found else ():
+            if cursor.log != log:
+                acked, parked = (seat.others or {}).get(cursor.log, (cursor.acked, cursor.parked))
+                places.append(
+                    Place(cursor.log, self._epoch_of(cursor.log), acked, cursor.first, cursor.head, parked)
+                )
+        return Opened(Verdict.OK, seat.generation, tuple(places), known, seat.record)
+
+    def _register(self, claim: Claim, tail: Tail, seat: Seat) -> None:
+        tail.pins += 1
+        seat.saving += 1
+        keep = [other.device for other in tail.seats if other.online]
+        self._change(
+            Change(
+                lambda connection: register(
+                    connection, self._store, claim.session, tail.log, claim.platform, claim.start, self._now_ms(),
+                    self._max_devices, keep,
+                ),
+                partial(self._registered, claim.session, tail, seat),
+            )
+        )  # fmt: skip
+
+    def _registered(
+        self, session: SessionKey, tail: Tail, seat: Seat, result: tuple[int, int, int, tuple[str, ...]]
+    ) -> None:
+        acked, first, head, forgotten = result
+        tail.pins -= 1
+        tail.learn(first, head)
+        seat.saving -= 1
+        seat.registered = True
+        seat.acked = max(seat.acked, acked)
+        seat.seen_ms = seat.since_ms
+        for device in forgotten:
+            other = tail.seat(device)
+            if other is not None and other.online:  # it came back while it was being forgotten
+                again = SessionKey(session.user, device)
+                self._register(Claim(again, other.platform), tail, other)
+                self._mark(again, other)
+            elif other is not None:
+                self._dirty.pop(SessionKey(session.user, device), None)
+                tail.seats = tuple(one for one in tail.seats if one is not other)
+        answer, seat.waiting = seat.waiting, None
+        if answer is not None:
+            answer.callback(self._opened(tail, seat, None, False))
+        self._leave_memory(tail, seat)
+
+    # ------------------------------------------------------------------------------------- while it is online
+
+    def advance(
+        self,
+        session: SessionKey,
+        generation: int,
+        upto: Sequence[tuple[LogKey, int]],
+        parked: Sequence[tuple[LogKey, int]],
+    ) -> None:
+        seat = self._current(session, generation, True)
+        if seat is None:
+            return
+        mailbox = _mailbox(session.user)
+        for log, seq in upto:
+            if log == mailbox:
+                if seq > seat.acked:
+                    seat.acked = seq
+            else:
+                acked, owed = (seat.others or {}).get(log, (0, ()))
+                seat.others = {**(seat.others or {}), log: (max(acked, seq), owed)}
+        for log, seq in parked:
+            if log == mailbox:
+                seat.parked = _park(seat.parked, seq)
+            else:
+                acked, owed = (seat.others or {}).get(log, (0, ()))
+                seat.others = {**(seat.others or {}), log: (acked, _park(owed, seq))}
+        self._mark(session, seat)
+
+    def unpark(self, session: SessionKey, generation: int, log: LogKey, seq: int) -> None:
+        seat = self._current(session, generation, True)
+        if seat is None:
+            return
+        if log == _mailbox(session.user):
+            seat.parked = tuple(one for one in seat.parked if one != seq)
+        elif seat.others and log in seat.others:
+            acked, owed = seat.others[log]
+            seat.others = {**seat.others, log: (acked, tuple(one for one in owed if one != seq))}
+        self._mark(session, seat)
+
+    def record(self, session: SessionKey, generation: int, data: bytes) -> None:
+        seat = self._current(session, generation, True)
+        if seat is not None:
+            seat.record = data
+            self._mark(session, seat)
+            self._save([(session, seat)], None)  # rare, and a wire's state: not left to the next flush
+
+    def close(self, session: SessionKey, generation: int, forget: bool) -> Deferred[None]:
+        seat = self._current(session, generation, False)
+        if seat is None:
+            return succeed(None)
+        tail = self._tail(session.user)
+        seat.online = False
+        if self._now_ms() - seat.seen_ms > SEEN_GRAIN_MS:
+            self._mark(session, seat)
+        done: Deferred[None] = Deferred()
+        if forget:
+            self._dirty.pop(session, None)
+            tail.seats = tuple(one for one in tail.seats if one is not seat)
+            tail.pins += 1
+
+            def forgotten(result: Any) -> None:
+                tail.pins -= 1
+                if not tail.pins:
+                    self._forgetting.discard(session)
+                self._release(tail)
+                done.callback(None)
+
+            self._forgetting.add(session)
+            self._change(Change(lambda connection: forget_device(connection, session), forgotten))
+        elif seat.dirty:
+            self._save([(session, seat)], done)
+        else:
+            self._leave_memory(tail, seat)
+            done.callback(None)
+        return done
+
+    def revoke(self, user: str, not_before_s: int) -> Deferred[None]:
+        tail = self._tail(user)
+        tail.not_before_s = max(tail.not_before_s, not_before_s)
+        gone: list[Callable[[], None]] = []
+        for seat in tail.seats:
+            if seat.online and seat.issued_at_s < not_before_s:
+                self._leave(tail, seat, Verdict.REVOKED, CloseCode.REVOKED, "the token was revoked", gone)
+                if not seat.dirty:
+                    self._leave_memory(tail, seat)
+        done: Deferred[None] = Deferred()
+        tail.pins += 1
+
+        def written(result: Any) -> None:
+            tail.pins -= 1
+            self._release(tail)
+            done.callback(None)
+
+        self._change(Change(lambda connection: revoke(connection, user, not_before_s), written))
+        for tell in gone:
+            tell()
+        return done
+
+    def present(self, user: str) -> Deferred[tuple[Presence, ...]]:
+        """All devices of the user; those online first."""
+        answer: Deferred[tuple[Presence, ...]] = Deferred()
+
+        def found(devices: tuple[FoundDevice, ...]) -> None:
+            tail = self._tails.get(_mailbox(user))
+            seats = tail.seats if tail else ()
+            here = [
+                Presence(SessionKey(user, s.device), s.platform, self._node, s.generation, s.since_ms, True)
+                for s in seats
+                if s.online
+            ]
+            names = {presence.session.device for presence in here}
+            away = [
+                Presence(SessionKey(user, one.device), one.platform, "", 0, one.seen_ms, False)
+                for one in devices
+                if one.device not in names
+            ]
+            answer.callback((*here, *away))
+
+        self._ask(lambda reader: reader.devices(user), found)
+        return answer
+
+    def positions(self, log: LogKey) -> Iterable[tuple[str, str, int]]:
+        """Called from the writer's thread: reads a tuple that is replaced as a whole, and ints."""
+        tail = self._tails.get(log)
+        if tail is None:
+            return ()
+        return [(log.address.id, seat.device, seat.acked) for seat in tail.seats if seat.registered]
+
+    def flush(self) -> None:
+        """Give all that is dirty to the writer."""
+        dirty = list(self._dirty.items())
+        for start in range(0, len(dirty), SAVE_STEP):
+            self._save(dirty[start : start + SAVE_STEP], None)
+
+    # ---------------------------------------------------------------------------------------------- internals
+
+    def _tail(self, user: str) -> Tail:
+        log = _mailbox(user)
+        tail = self._tails.get(log)
+        if tail is None:
+            tail = self._tails[log] = Tail(log)
+        return tail
+
+    def _current(self, session: SessionKey, generation: int, tell: bool) -> Seat | None:
+        """The session's seat if this is the generation that has it; a stale one is told so."""
+        tail = self._tails.get(_mailbox(session.user))
+        seat = tail.seat(session.device) if tail else None
+        if seat is not None and seat.online and seat.generation == generation:
+            return seat
+        if tell:
+            self._displaced(session, generation, CloseCode.STALE, "a newer login has this session")
+        return None
+
+    def _leave(
+        self,
+        tail: Tail,
+        seat: Seat,
+        verdict: Verdict,
+        code: CloseCode,
+        reason: str,
+        gone: list[Callable[[], None]],
+    ) -> None:
+        """This generation ends now. Who has no answer yet gets the verdict instead of being displaced."""
+        seat.online = False
+        answer, seat.waiting = seat.waiting, None
+        if answer is not None:
+            gone.append(partial(answer.callback, Opened(verdict)))
+        else:
+            session = SessionKey(tail.log.address.id, seat.device)
+            gone.append(partial(self._displaced, session, seat.generation, code, reason))
+
+    def _mark(self, session: SessionKey, seat: Seat) -> None:
+        if not seat.dirty:
+            seat.dirty = True
+            if not self._dirty:
+                self._flush_later()
+            self._dirty[session] = seat
+
+    def _save(self, seats: list[tuple[SessionKey, Seat]], done: Deferred[None] | None) -> None:
+        now_ms = self._now_ms()
+        rows = []
+        for session, seat in seats:
+            seat.dirty = False
+            seat.saving += 1
+            seat.seen_ms = now_ms
+            self._dirty.pop(session, None)
+            cursors = [(_mailbox(session.user), seat.acked, seat.parked)]
+            cursors += [(log, *where) for log, where in (seat.others or {}).items()]
+            rows.append(Saved(session, seat.platform, now_ms, seat.record, tuple(cursors)))
+
+        def saved(result: Any) -> None:
+            for session, seat in seats:
+                seat.saving -= 1
+                tail = self._tails.get(_mailbox(session.user))
+                if tail is not None:
+                    self._leave_memory(tail, seat)
+            if done is not None:
+                done.callback(None)
+
+        self._change(Change(partial(_save_rows, rows), saved))
+
+    def _leave_memory(self, tail: Tail, seat: Seat) -> None:
+        """A seat that is offline and written need not be remembered."""
+        if not (seat.online or seat.dirty or seat.saving):
+            tail.seats = tuple(one for one in tail.seats if one is not seat)
+            self._release(tail)
+
+    def _release(self, tail: Tail) -> None:
+        if not (tail.seats or tail.pins or tail.watched) and self._tails.get(tail.log) is tail:
+            del self._tails[tail.log]
+
+
+def _verdict(claim: Claim, tail: Tail, seat: Seat | None) -> Verdict:
+    if claim.issued_at_s < tail.not_before_s:
+        return Verdict.REVOKED
+    if claim.policy is LoginPolicy.REFUSE and any(one.online and one is not seat for one in tail.seats):
+        return Verdict.CONFLICT
+    if (
+        seat is not None
+        and seat.online
+        and claim.on_same_device == "newest-order-wins"
+        and seat.order > claim.order
+    ):
+        return Verdict.OUTRUN
+    return Verdict.OK
+
+
+def _mailbox(user: str) -> LogKey:
+    return log_of(user_address(user))
+
+
+def _park(owed: tuple[int, ...], seq: int) -> tuple[int, ...]:
+    """Over the limit the oldest is dropped: it stays in the log, where Pull finds it."""
+    return tuple(sorted({*owed, seq})[-MAX_PARKED:])
+
+
+def _login(session: SessionKey) -> Callable[[Reader], Found]:
+    return lambda reader: reader.login(session)
+
+
+def _save_rows(rows: list[Saved], connection: sqlite3.Connection) -> None:
+    save(connection, rows)

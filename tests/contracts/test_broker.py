@@ -1,0 +1,379 @@
+"""What every broker must do, whatever keeps its logs.
+
+A broker joins by a subclass of `BrokerContract` with a `make` that returns a `Desk`: a started broker whose listener records.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from zope.interface.verify import verifyObject
+
+from imgateway.errors import CloseCode
+from imgateway.frames import OutcomeCode, SessionKey, Start, log_of, parse_address
+from imgateway.interfaces import IBroker, IBrokerListener, LoginPolicy, Verdict
+from imgateway.testing.disk import Rig
+from imgateway.wire.messages import decode_message
+
+OK, DUPLICATE, UNKNOWN = OutcomeCode.OK, OutcomeCode.DUPLICATE, OutcomeCode.UNKNOWN
+
+
+def log(text: str) -> Any:
+    return log_of(parse_address(text))
+
+
+class BrokerContract:
+    """Override `desk`. It needs what `Rig` has: broker, listener, now, later, publish, claim, run, wall_ms."""
+
+    @pytest.fixture
+    def desk(self, tmp_path: Path) -> Any:
+        raise NotImplementedError
+
+    def read(self, desk: Any, address: str, after: int = 0, limit: int = 100, max_bytes: int = 1 << 20) -> Any:
+        return desk.now(desk.broker.read(log(address), after, limit, max_bytes))
+
+    def ids(self, desk: Any, address: str, after: int = 0) -> list[str]:
+        return [decode_message(entry.message).msg_id for entry in self.read(desk, address, after).entries]
+
+    def send(self, desk: Any, *to: str, msg_id: str, **more: Any) -> tuple[Any, ...]:
+        box = desk.publish(*to, msg_id=msg_id, **more)
+        desk.run()
+        return box[0]
+
+    # ------------------------------------------------------------------------------------------------ publish
+
+    def test_provides_the_interface(self, desk: Any) -> None:
+        assert verifyObject(IBroker, desk.broker)
+        assert verifyObject(IBrokerListener, desk.listener)
+
+    def test_seqs_rise_in_order_of_calls(self, desk: Any) -> None:
+        boxes = [desk.publish("user:bob", msg_id=str(n)) for n in range(10)]
+        desk.run()
+        assert [box[0][0].seq for box in boxes] == list(range(1, 11))
+        assert {box[0][0].code for box in boxes} == {OK}
+        assert self.ids(desk, "user:bob") == [str(n) for n in range(10)]
+
+    def test_a_repeat_gets_the_same_seq(self, desk: Any) -> None:
+        first, while_pending = (
+            desk.publish("user:bob", msg_id="1"),
+            desk.publish("user:bob", msg_id="1"),
+        )
+        assert first == while_pending == []
+        desk.run()
+        assert first[0] == while_pending[0]
+        again = self.send(desk, "user:bob", msg_id="1")[0]
+        assert again == (DUPLICATE, *first[0][0][1:])
+        assert self.ids(desk, "user:bob") == ["1"]
+
+    def test_a_repeat_is_one_of_the_same_user_device_and_log(self, desk: Any) -> None:
+        self.send(desk, "user:bob", msg_id="1")
+        assert self.send(desk, "user:bob", msg_id="1", device="web")[0].code == OK
+        assert self.send(desk, "user:bob", msg_id="1", sender="carol")[0].code == OK
+        assert self.send(desk, "user:dave", msg_id="1")[0].code == OK
+
+    def test_each_address_has_its_outcome(self, desk: Any) -> None:
+        self.send(desk, "user:bob", msg_id="1")
+        outcomes = self.send(desk, "user:carol", "room:7", "user:bob", "user:carol", "all", msg_id="1")
+        assert [outcome.code for outcome in outcomes] == [OK, UNKNOWN, DUPLICATE, OK, UNKNOWN]
+        assert outcomes[0] == outcomes[3]
+        assert self.ids(desk, "user:carol") == ["1"]
+
+    def test_nothing_durable_named(self, desk: Any) -> None:
+        assert self.send(desk, "room:7", msg_id="1") == ((UNKNOWN, 0, 0),)
+        assert self.send(desk, "node:x", "room:7", msg_id="1")[0].code == UNKNOWN
+
+    def test_a_device_is_a_part_of_its_users_log(self, desk: Any) -> None:
+        outcome = self.send(desk, "device:bob/phone", msg_id="1")[0]
+        entries = self.read(desk, "user:bob").entries
+        assert (entries[0].seq, entries[0].only_device) == (outcome.seq, "phone")
+
+    def test_a_device_and_its_user_are_one_entry(self, desk: Any) -> None:
+        outcomes = self.send(desk, "device:bob/phone", "user:bob", msg_id="1")
+        assert outcomes[0] == outcomes[1]
+        assert [entry.only_device for entry in self.read(desk, "user:bob").entries] == [""]
+
+    def test_copy_self(self, desk: Any) -> None:
+        outcomes = self.send(desk, "user:bob", msg_id="1", copy_self=True)
+        assert len(outcomes) == 1
+        (entry,) = self.read(desk, "user:alice").entries
+        assert entry.except_device == "phone"
+        assert decode_message(entry.message).to == (parse_address("user:bob"),)
+        assert self.ids(desk, "user:bob") == ["1"]
+
+    def test_copy_self_to_oneself_is_one_entry(self, desk: Any) -> None:
+        self.send(desk, "user:alice", msg_id="1", copy_self=True)
+        assert [entry.except_device for entry in self.read(desk, "user:alice").entries] == [""]
+
+    def test_copies_of_a_repeat_are_one_entry(self, desk: Any) -> None:
+        for _ in range(2):
+            self.send(desk, "user:bob", msg_id="1", copy_self=True)
+        assert self.ids(desk, "user:alice") == ["1"]
+
+    @pytest.mark.parametrize("size", [1, 5_000])
+    def test_many_addresses_all_get_the_body(self, desk: Any, size: int) -> None:
+        users = [f"user:u{n}" for n in range(20)]
+        body = bytes(n % 256 for n in range(size))
+        outcomes = self.send(desk, *users, msg_id="1", body=body)
+        assert [outcome.code for outcome in outcomes] == [OK] * 20
+        for user in users:
+            (entry,) = self.read(desk, user).entries
+            assert decode_message(entry.message).body == body
+
+    def test_emit_passes_now_or_never(self, desk: Any) -> None:
+        from imgateway.frames import Message
+        from imgateway.interfaces import Publication
+
+        to = tuple(map(parse_address, ("user:bob", "device:bob/web", "room:7")))
+        desk.broker.emit(Publication(Message("1", "alice", "phone"), to))
+        desk.run()
+        passed = desk.listener.named("passed")
+        assert [address for address, _ in passed] == list(to[:2])
+        assert [(entry.seq, entry.only_device) for _, entry in passed] == [(0, ""), (0, "web")]
+        assert self.ids(desk, "user:bob") == []
+
+    # -------------------------------------------------------------------------------------- watching, reading
+
+    def test_watch_tells_all_that_follows_its_position(self, desk: Any) -> None:
+        self.send(desk, "user:bob", msg_id="1")
+        box = desk.later(desk.broker.watch(log("user:bob")))
+        for n in range(2, 6):
+            desk.publish("user:bob", msg_id=str(n))
+        desk.run()
+        self.send(desk, "user:bob", msg_id="6")
+        position = box[0]
+        assert position.first == 1
+        at = position.head
+        for where, epoch, after, upto, entries in desk.listener.named("arrived"):
+            assert (where, epoch, after) == (log("user:bob"), position.epoch, at)
+            assert [entry.seq for entry in entries] == list(range(after + 1, upto + 1))
+            at = upto
+        assert at == 6
+
+    def test_of_an_unwatched_log_nothing_is_told(self, desk: Any) -> None:
+        desk.now(desk.broker.watch(log("user:bob")))
+        desk.broker.unwatch(log("user:bob"))
+        desk.broker.unwatch(log("user:never"))
+        self.send(desk, "user:bob", msg_id="1")
+        assert desk.listener.named("arrived") == []
+
+    def test_watch_of_an_empty_log(self, desk: Any) -> None:
+        position = desk.now(desk.broker.watch(log("user:bob")))
+        assert (position.first, position.head) == (1, 0)
+        assert position.epoch != 0
+
+    def test_read_stops_at_the_limits_and_goes_on(self, desk: Any) -> None:
+        for n in range(10):
+            desk.publish("user:bob", msg_id=str(n), body=bytes(1000))
+        batch = self.read(desk, "user:bob", after=2, limit=3)
+        assert ([entry.seq for entry in batch.entries], batch.upto, batch.head) == ([3, 4, 5], 5, 10)
+        batch = self.read(desk, "user:bob", after=2, max_bytes=2500)
+        assert ([entry.seq for entry in batch.entries], batch.upto) == ([3, 4, 5], 5)
+        batch = self.read(desk, "user:bob", after=2, max_bytes=1)
+        assert ([entry.seq for entry in batch.entries], batch.upto) == ([3], 3)
+        batch = self.read(desk, "user:bob", after=7)
+        assert (batch.after, batch.upto, batch.gap, len(batch.entries)) == (7, 10, False, 3)
+        batch = self.read(desk, "user:bob", after=10)
+        assert (batch.after, batch.upto, batch.entries, batch.head) == (10, 10, (), 10)
+        assert self.read(desk, "user:bob", after=99).upto == 99
+        assert self.read(desk, "user:nobody").entries == ()
+
+    def test_expired_entries_are_skipped_without_a_gap(self, desk: Any) -> None:
+        self.send(desk, "user:bob", msg_id="1", ttl_s=10)
+        self.send(desk, "user:bob", msg_id="2")
+        self.send(desk, "user:bob", msg_id="3", ttl_s=10)
+        assert self.ids(desk, "user:bob") == ["1", "2", "3"]
+        desk.wall_ms += 10_001
+        batch = self.read(desk, "user:bob")
+        assert ([entry.seq for entry in batch.entries], batch.upto, batch.gap) == ([2], 3, False)
+
+    # ----------------------------------------------------------------------------------------------- sessions
+
+    def open(self, desk: Any, user: str, device: str = "phone", **more: Any) -> Any:
+        return desk.now(desk.broker.open_session(desk.claim(user, device, **more)))
+
+    def test_generations_rise(self, desk: Any) -> None:
+        generations = [self.open(desk, user).generation for user in ("bob", "bob", "carol", "bob")]
+        assert generations == sorted(set(generations))
+
+    def test_where_devices_start(self, desk: Any) -> None:
+        for n in range(4):
+            self.send(desk, "user:bob", msg_id=str(n))
+        first = self.open(desk, "bob", "first")
+        assert (first.known, first.places[0].acked, first.places[0].head) == (False, 0, 4)
+        desk.broker.advance(SessionKey("bob", "first"), first.generation, [(log("user:bob"), 3)])
+        desk.now(desk.broker.close_session(SessionKey("bob", "first"), first.generation))
+        starts = {
+            start: self.open(desk, "bob", start.name, start=start).places[0].acked for start in Start
+        }
+        assert starts == {Start.UNSEEN: 3, Start.HEAD: 4, Start.OLDEST: 0}
+        again = self.open(desk, "bob", "first", start=Start.HEAD)
+        assert (again.known, again.places[0].acked) == (True, 3)
+
+    def test_the_same_device_replaces_itself(self, desk: Any) -> None:
+        old = self.open(desk, "bob")
+        new = self.open(desk, "bob")
+        ((session, generation, code, reason),) = desk.listener.named("displaced")
+        assert (session, generation, code) == (SessionKey("bob", "phone"), old.generation, CloseCode.REPLACED)
+        assert reason
+        assert (new.verdict, new.known) == (Verdict.OK, True)
+
+    def test_a_stale_generation_changes_nothing_and_is_told(self, desk: Any) -> None:
+        session = SessionKey("bob", "phone")
+        self.send(desk, "user:bob", msg_id="1")
+        old = self.open(desk, "bob")
+        new = self.open(desk, "bob")
+        desk.listener.events.clear()
+        desk.broker.advance(session, old.generation, [(log("user:bob"), 1)])
+        desk.broker.unpark(session, old.generation, log("user:bob"), 1)
+        desk.broker.record(session, old.generation, b"old")
+        assert [told[:3] for told in desk.listener.named("displaced")] == [
+            (session, old.generation, CloseCode.STALE)
+        ] * 3
+        desk.now(desk.broker.close_session(session, old.generation))
+        (here,) = desk.now(desk.broker.sessions("bob"))
+        assert (here.online, here.generation) == (True, new.generation)
+        third = self.open(desk, "bob")
+        assert (third.places[0].acked, third.record) == (0, b"")
+
+    @pytest.mark.parametrize(
+        ("policy", "verdict", "displaced"),
+        [
+            (LoginPolicy.MANY, Verdict.OK, []),
+            (LoginPolicy.ONE_PER_PLATFORM, Verdict.OK, ["phone"]),
+            (LoginPolicy.ONE, Verdict.OK, ["phone", "desk"]),
+            (LoginPolicy.REFUSE, Verdict.CONFLICT, []),
+        ],
+    )
+    def test_login_policies(self, desk: Any, policy: Any, verdict: Any, displaced: list[str]) -> None:
+        self.open(desk, "bob", "phone", platform="mobile")
+        self.open(desk, "bob", "desk", platform="pc")
+        gone = self.open(desk, "bob", "gone", platform="mobile")
+        desk.now(desk.broker.close_session(SessionKey("bob", "gone"), gone.generation))
+        opened = self.open(desk, "bob", "tablet", platform="mobile", policy=policy)
+        assert opened.verdict == verdict
+        told = desk.listener.named("displaced")
+        assert [session.device for session, *_ in told] == displaced
+        assert {code for _, _, code, _ in told} <= {CloseCode.DISPLACED}
+        online = {one.session.device for one in desk.now(desk.broker.sessions("bob")) if one.online}
+        assert online == {"phone", "desk"} - set(displaced) | ({"tablet"} if verdict == Verdict.OK else set())
+
+    def test_refuse_lets_the_same_device_back_in(self, desk: Any) -> None:
+        self.open(desk, "bob", policy=LoginPolicy.REFUSE)
+        assert self.open(desk, "bob", policy=LoginPolicy.REFUSE).verdict == Verdict.OK
+
+    def test_newest_order_wins(self, desk: Any) -> None:
+        rule = {"on_same_device": "newest-order-wins"}
+        self.open(desk, "bob", order=5, **rule)
+        assert self.open(desk, "bob", order=4, **rule).verdict == Verdict.OUTRUN
+        assert self.open(desk, "bob", order=5, **rule).verdict == Verdict.OK
+        assert self.open(desk, "bob", order=6, **rule).verdict == Verdict.OK
+        assert self.open(desk, "bob", order=1).verdict == Verdict.OK
+
+    def test_revocation(self, desk: Any) -> None:
+        old = self.open(desk, "bob", "old", issued_at_s=100)
+        self.open(desk, "bob", "new", issued_at_s=200)
+        desk.now(desk.broker.revoke("bob", 150))
+        desk.now(desk.broker.revoke("bob", 120))
+        told = desk.listener.named("displaced")
+        assert [one[:3] for one in told] == [(SessionKey("bob", "old"), old.generation, CloseCode.REVOKED)]
+        assert self.open(desk, "bob", "old", issued_at_s=149).verdict == Verdict.REVOKED
+        assert self.open(desk, "bob", "old", issued_at_s=150).verdict == Verdict.OK
+        assert self.open(desk, "carol", issued_at_s=1).verdict == Verdict.OK
+
+    def test_positions_only_rise(self, desk: Any) -> None:
+        session = SessionKey("bob", "phone")
+        for n in range(3):
+            self.send(desk, "user:bob", msg_id=str(n))
+        opened = self.open(desk, "bob")
+        desk.broker.advance(session, opened.generation, [(log("user:bob"), 2)])
+        desk.broker.advance(session, opened.generation, [(log("user:bob"), 1)])
+        desk.now(desk.broker.close_session(session, opened.generation))
+        assert self.open(desk, "bob").places[0].acked == 2
+
+    def test_records_and_parked_entries_come_back(self, desk: Any) -> None:
+        session, where = SessionKey("bob", "phone"), log("user:bob")
+        for n in range(40):
+            desk.publish("user:bob", msg_id=str(n))
+        opened = self.open(desk, "bob")
+        desk.broker.record(session, opened.generation, b"\x00state")
+        desk.broker.advance(session, opened.generation, [(where, 40)], [(where, n) for n in range(1, 36)])
+        desk.broker.unpark(session, opened.generation, where, 35)
+        desk.now(desk.broker.close_session(session, opened.generation))
+        again = self.open(desk, "bob")
+        assert again.record == b"\x00state"
+        # 32 are kept; over it the oldest is left to the log.
+        assert again.places[0].parked == tuple(range(4, 35))
+
+    def test_cursors_in_further_logs(self, desk: Any) -> None:
+        session, where = SessionKey("sink", "hook"), log("service:orders")
+        for n in range(3):
+            self.send(desk, "service:orders", msg_id=str(n))
+        opened = self.open(desk, "sink", "hook")
+        desk.broker.advance(session, opened.generation, [(where, 1)], [(where, 1), (where, 2)])
+        desk.broker.advance(session, opened.generation, [(where, 2)])
+        desk.broker.unpark(session, opened.generation, where, 1)
+        desk.broker.unpark(session, opened.generation, log("service:other"), 1)
+        again = self.open(desk, "sink", "hook")
+        assert (again.places[1].log, again.places[1].acked) == (where, 2)
+        assert (again.places[1].parked, again.places[1].head) == ((2,), 3)
+        desk.now(desk.broker.close_session(session, again.generation))
+        third = self.open(desk, "sink", "hook")
+        assert [(place.log, place.acked) for place in third.places] == [(log("user:sink"), 0), (where, 2)]
+
+    def test_a_forgotten_device_is_new(self, desk: Any) -> None:
+        session = SessionKey("bob", "phone")
+        self.send(desk, "user:bob", msg_id="1")
+        opened = self.open(desk, "bob")
+        done = desk.later(desk.broker.close_session(session, opened.generation, forget=True))
+        again = desk.later(desk.broker.open_session(desk.claim("bob", start=Start.HEAD)))
+        desk.run()
+        assert done
+        assert (again[0].known, again[0].places[0].acked) == (False, 1)
+        desk.now(desk.broker.close_session(session, again[0].generation, forget=True))
+        assert desk.now(desk.broker.sessions("bob")) == ()
+
+    def test_who_is_there(self, desk: Any) -> None:
+        opened = self.open(desk, "bob", "phone", platform="ios")
+        self.open(desk, "bob", "web", platform="web")
+        desk.now(desk.broker.close_session(SessionKey("bob", "phone"), opened.generation))
+        web, phone = desk.now(desk.broker.sessions("bob"))
+        assert (web.session, web.platform, web.online, web.node) == (SessionKey("bob", "web"), "web", True, "n.1")
+        assert (phone.session.device, phone.platform, phone.online) == ("phone", "ios", False)
+        assert desk.now(desk.broker.sessions("nobody")) == ()
+
+    def test_mail_for_nobody_is_told(self, desk: Any) -> None:
+        self.send(desk, "user:bob", msg_id="1")
+        opened = self.open(desk, "bob")
+        self.send(desk, "user:bob", msg_id="2")
+        desk.now(desk.broker.close_session(SessionKey("bob", "phone"), opened.generation))
+        self.send(desk, "user:bob", "topic:x", msg_id="3")
+        told = [(where, message.msg_id) for where, message in desk.listener.named("unattended")]
+        assert told == [(log("user:bob"), "1"), (log("user:bob"), "3")]
+
+    def test_a_reset_log_has_an_epoch_of_its_own(self, desk: Any) -> None:
+        before = self.send(desk, "user:bob", msg_id="1")[0]
+        position = desk.now(desk.broker.reset_log(log("user:bob")))
+        assert position.epoch not in (0, before.epoch)
+        assert (position.first, position.head) == (1, 1)
+        assert self.send(desk, "user:bob", msg_id="2")[0].epoch == position.epoch
+        assert self.read(desk, "user:bob").epoch == position.epoch
+        assert self.open(desk, "bob").places[0].epoch == position.epoch
+        assert self.send(desk, "user:carol", msg_id="1")[0].epoch == before.epoch
+
+
+class TestEmbedded(BrokerContract):
+    @pytest.fixture
+    def desk(self, tmp_path: Path) -> Any:
+        rig = Rig(tmp_path / "data").start()
+        yield rig
+        rig.stop()
+
+
+class TestMemory(BrokerContract):
+    @pytest.fixture
+    def desk(self, tmp_path: Path) -> Any:
+        rig = Rig(None).start()
+        yield rig
+        rig.stop()

@@ -1,0 +1,29 @@
+"""Ready means that every part says so."""
+
+from imgateway.ops.health import Health
+
+
+def test_a_new_node_is_starting() -> None:
+    health = Health()
+    assert not health.ready
+    assert health.snapshot() == {"start": "starting"}
+
+
+def test_every_part_must_be_fine() -> None:
+    health = Health()
+    health.set("start", True)
+    assert health.ready
+    health.set("store", False, "disk full")
+    health.set("drain", False)
+    assert not health.ready
+    assert health.snapshot() == {"start": "", "store": "disk full", "drain": "not ready"}
+    health.set("store", True, "ignored")
+    health.set("drain", True)
+    assert health.ready
+
+
+def test_a_snapshot_is_a_copy() -> None:
+    health = Health()
+    before = health.snapshot()
+    health.set("start", True)
+    assert before == {"start": "starting"}

@@ -1,0 +1,188 @@
+"""Log lines: always one line, always readable back, whatever a client sent."""
+
+from __future__ import annotations
+
+import io
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.logger import ILogObserver, LegacyLogObserverWrapper, LogEvent, Logger, LogLevel, LogPublisher
+from twisted.python import log as legacy
+from twisted.python.failure import Failure
+from zope.interface.verify import verifyObject
+
+from imgateway.config import LogSettings
+from imgateway.ops.logs import json_line, observer, text_line
+
+HOSTILE = 'x"}\n{"level": "critical"}\r\x00\x1b[31m\u2028\u202e\ud800'
+
+
+def event(text: str = "link closed", **fields: Any) -> LogEvent:
+    base = {
+        "log_time": 1_800_000_000.1234,
+        "log_level": LogLevel.info,
+        "log_namespace": "imgateway.node.link",
+    }
+    return {**base, "log_format": text, **fields}
+
+
+def failure(error: BaseException) -> Failure:
+    try:
+        raise error
+    except BaseException:
+        return Failure()
+
+
+def test_a_json_line_has_time_level_namespace_event_and_fields() -> None:
+    line = json_line(event(session="alice/phone", code=200, trace="ab12", peer="127.0.0.1:1", log_system="x"))
+    assert json.loads(line) == {
+        "time": "2027-01-15T08:00:00.123Z",
+        "level": "info",
+        "namespace": "imgateway.node.link",
+        "event": "link closed",
+        "session": "alice/phone",
+        "code": 200,
+        "trace": "ab12",
+        "peer": "127.0.0.1:1",
+    }
+
+
+def test_a_text_line_is_for_people() -> None:
+    line = text_line(event(session="alice/phone", code=200, why="two words", empty="", eq="a=b"))
+    assert line == (
+        "2027-01-15T08:00:00.123Z info  [imgateway.node.link] link closed "
+        'session=alice/phone code=200 why="two words" empty="" eq="a=b"'
+    )
+
+
+@pytest.mark.parametrize("line", [json_line, text_line])
+def test_what_a_client_sent_stays_in_its_field(line: Any) -> None:
+    for one in (event(peer=HOSTILE), event("said {peer}", peer=HOSTILE), event(**{HOSTILE: 1})):
+        text = line(one)
+        assert len(text.splitlines()) == 1
+        assert text.isprintable()
+        text.encode()
+
+
+@given(st.text(), st.text())
+def test_any_field_survives_json(name: str, value: str) -> None:
+    shown = json.loads(json_line(event(**{f"f{name}": value})))
+    assert shown[f"f{name}"] == value
+
+
+def test_the_lines_own_fields_cannot_be_taken() -> None:
+    line = json.loads(json_line(event(level="critical", event="login", error="none")))
+    assert (line["level"], line["event"]) == ("info", "link closed")
+    assert (line["field_level"], line["field_event"], line["field_error"]) == ("critical", "login", "none")
+
+
+class Broken:
+    def __repr__(self) -> str:
+        raise RuntimeError("no")
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (None, None),
+        (True, True),
+        (1.5, 1.5),
+        (float("nan"), "nan"),
+        (float("inf"), "inf"),
+        (b"ab\xff", "ab\\xff"),
+        ((1, 2), "(1, 2)"),
+        (Broken(), "(a Broken whose repr raises RuntimeError)"),
+        ("x" * 5000, "x" * 999 + "…"),
+        (b"x" * 5_000_000, "x" * 1000),
+        (2**70, 2**70),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_any_value_is_shown(value: Any, shown: Any) -> None:
+    assert json.loads(json_line(event(value=value)))["value"] == shown
+    text_line(event(value=value))
+
+
+def test_a_failure_comes_with_its_traceback() -> None:
+    one = event("it broke", log_failure=failure(ValueError(f"bad {HOSTILE}")))
+    line = json.loads(json_line(one))
+    assert line["error"].startswith("ValueError: bad x")
+    assert "in failure" in line["traceback"]
+    text = text_line(one).split("\n")
+    assert 'error="ValueError: bad' in text[0]
+    assert len(text) > 2
+    assert all(more.startswith("  | ") and more.isprintable() for more in text[1:])
+
+
+class Speechless(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("no")
+
+
+def test_a_failure_that_cannot_be_shown_is_still_logged() -> None:
+    line = json.loads(json_line(event("it broke", log_failure=failure(Speechless()))))
+    assert line["event"] == "it broke"
+    assert line["error"].startswith("Speechless")
+    assert line["traceback"]
+
+
+def test_an_event_without_anything_is_a_line() -> None:
+    line = json.loads(json_line({}))
+    assert (line["level"], line["namespace"], line["event"]) == ("info", "-", "")
+    assert line["time"] == "1970-01-01T00:00:00.000Z"
+
+
+def lines(settings: LogSettings) -> tuple[Logger, io.StringIO]:
+    out = io.StringIO()
+    return Logger("test", observer=LogPublisher(observer(settings, out))), out
+
+
+def test_it_is_what_twistd_looks_for() -> None:
+    verifyObject(ILogObserver, observer(LogSettings(), io.StringIO()))
+
+
+@pytest.mark.parametrize("level", ["debug", "info", "warn", "error"])
+def test_what_is_less_severe_is_left_out(level: Any) -> None:
+    log, out = lines(LogSettings(level=level))
+    for name in ("debug", "info", "warn", "error", "critical"):
+        log.emit(LogLevel.levelWithName(name), "happened")
+    names = [json.loads(line)["level"] for line in out.getvalue().splitlines()]
+    order = ["debug", "info", "warn", "error", "critical"]
+    assert names == order[order.index(level) :]
+
+
+def test_the_format_is_chosen_by_the_settings() -> None:
+    log, out = lines(LogSettings(format="text"))
+    log.info("started", port=7901)
+    assert out.getvalue().endswith("info  [test] started port=7901\n")
+
+
+def test_old_style_events_are_lines_too() -> None:
+    out = io.StringIO()
+    publisher = legacy.LogPublisher(publishPublisher=LogPublisher(observer(LogSettings(), out)))
+    publisher.msg("old news", system="somewhere", answer=42)
+    line = json.loads(out.getvalue())
+    assert (line["event"], line["answer"]) == ("old news", 42)
+    assert not {"isError", "message", "system"} & line.keys()
+
+
+def test_what_an_old_observer_added_is_left_out() -> None:
+    one, old = event(session="a"), LegacyLogObserverWrapper(lambda seen: None)
+    old(one)
+    assert "isError" in one
+    assert json_line(one) == json_line(event(session="a"))
+
+
+def test_a_closed_or_full_output_breaks_nothing() -> None:
+    log, out = lines(LogSettings())
+    out.close()
+    log.info("lost")
+
+    class Full(io.StringIO):
+        def write(self, text: str) -> int:
+            raise OSError(28, "No space left on device")
+
+    observer(LogSettings(), Full())(event())
