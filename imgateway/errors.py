@@ -209,6 +209,7 @@ class RequestFailed(ClientError):
     """
 
     def __init__(self, code: int, body: bytes = b"") -> None:
-        super().__init__(f"request failed with code {code}: {body[:200].decode('utf-8', 'replace')}")
+        text = body[:200].decode("utf-8", "replace")
+        super().__init__(f"request failed with code {code}" + (f": {text}" if text else ""))
         self.code = code
         self.body = body

@@ -17,7 +17,7 @@ from msgspec import Struct
 
 from imgateway.errors import InvalidAddress
 
-# --------------------------------------------------------------------------------------------------- addresses
+# -------------------------------------------------------------------------------------------------- addresses
 
 DURABLE_KINDS = frozenset({"user", "topic", "service"})
 RING_KINDS = frozenset({"room", "area", "all"})
@@ -30,9 +30,9 @@ MAX_MSG_ID_BYTES = 64
 class Address(NamedTuple):
     """Where a message goes: ``user:42``, ``device:42/phone``, ``room:7``, ``all``.
 
-    `id` and `device` are plain (unescaped) text. Make one with `parse_address` or `user_address`, which check
-    the rules and keep the addresses in use as shared objects; `str()` would show the tuple, `address_text`
-    the one written form.
+    `id` and `device` are plain (unescaped) text. Make one from text with `parse_address`, which checks the
+    rules and keeps the addresses in use as shared objects; `str()` would show the tuple, `address_text` the
+    one written form.
     """
 
     kind: str
@@ -117,7 +117,7 @@ def address_text(address: Address) -> str:
 
 
 def user_address(user: str) -> Address:
-    """The address of a user's mailbox."""
+    """The address of a user's mailbox; `user` has passed `check_id` already."""
     return Address("user", user)
 
 
@@ -212,7 +212,7 @@ class Outcome(NamedTuple):
     seq: int = 0
 
 
-# ------------------------------------------------------------------------------------------------------ frames
+# ----------------------------------------------------------------------------------------------------- frames
 
 
 class Start(IntEnum):

@@ -81,7 +81,8 @@ class ICodec(Interface):
     """One connection's translator; state that a wire needs per connection lives here and dies with it."""
 
     wire = Attribute(
-        "str: codecs with equal `wire` encode a Deliver to equal bytes, so one encoding serves all; '' = never shared"
+        "str: codecs with equal `wire` encode a Deliver to equal bytes, so one encoding serves all; "
+        "'' = never shared"
     )
 
     def receive(data: bytes) -> Iterator[Frame | bytes]:
@@ -103,8 +104,8 @@ class IProtocolAdapter(IPlugin):
     """A wire protocol: knows no transport, no session, no node."""
 
     name = Attribute("str: as written in --listen, such as native")
-    carriage = Attribute("Carriage")
-    traits = Attribute("Traits")
+    carriage = Attribute("Carriage: what a transport may know of this wire")
+    traits = Attribute("Traits: what the core may know of this wire")
 
     def codec(stream: bool, max_frame_bytes: int) -> ICodec:
         """A codec for one new connection, either end. `stream`: bytes come without borders."""
@@ -119,6 +120,7 @@ class IConnection(Interface):
     )
     secure = Attribute("bool: the bytes are encrypted up to this process")
     stream = Attribute("bool: a byte stream without message borders")
+    max_message_bytes = Attribute("int, settable: take no larger message than this, below the wire's limit; 0: the wire's. Not for streams")
 
     def send(data: bytes) -> None:
         """Send bytes (a message transport: one message). Collected, and written once at the end of the
@@ -134,7 +136,8 @@ class IConnection(Interface):
         """Deliver no more to the receiver until `resume_reading`; at most what was already read still
         comes."""
 
-    def resume_reading() -> None: ...
+    def resume_reading() -> None:
+        """Deliver again."""
 
     def close(code: int, flush_s: float = 2.0) -> None:
         """Send what is unsent for at most `flush_s` seconds, then close. `code` is an `errors.CloseCode`."""
@@ -171,7 +174,8 @@ class IListener(Interface):
     def pause() -> None:
         """Accept nobody until `resume`; the system's backlog holds who comes."""
 
-    def resume() -> None: ...
+    def resume() -> None:
+        """Accept again, first whom the backlog holds."""
 
     def stop() -> Deferred[None]:
         """Stop accepting; connections that exist are left alone."""
@@ -333,7 +337,8 @@ class IBroker(Interface):
     def watch(log: LogKey) -> Deferred[Position]:
         """Be told of this log; the position is atomic with the interest: what comes later is told."""
 
-    def unwatch(log: LogKey) -> None: ...
+    def unwatch(log: LogKey) -> None:
+        """Be told no more of this log."""
 
     def read(log: LogKey, after: int, limit: int, max_bytes: int) -> Deferred[Batch]:
         """Committed entries after `after`; at least one if there is one, however large."""
@@ -367,7 +372,8 @@ class IBroker(Interface):
         """The session ended (its generation may be stale: then nothing happens). `forget`: the device with
         its position."""
 
-    def sessions(user: str) -> Deferred[tuple[Presence, ...]]: ...
+    def sessions(user: str) -> Deferred[tuple[Presence, ...]]:
+        """The user's sessions on all nodes; those whose client may yet come back are not online."""
 
     def revoke(user: str, not_before_s: int) -> Deferred[None]:
         """Tokens issued before `not_before_s` no longer open sessions; live ones opened with such a token are
@@ -405,7 +411,7 @@ class IAuthenticator(IPlugin):
 
 
 class IAuthenticatorMaker(IPlugin):
-    """The plugin of an authenticator that needs the node's settings; one that needs none is its own plugin."""
+    """The plugin of an authenticator that needs the node's settings; others are their own plugins."""
 
     name = Attribute("str: as written in auth.authenticator")
 
@@ -440,9 +446,11 @@ class IGateway(Interface):
     def kick(user: str, device: str | None, reason: str) -> Deferred[int]:
         """Close a user's sessions (all, or one device's) with KICKED; fires with how many there were."""
 
-    def sessions(user: str) -> Deferred[tuple[Presence, ...]]: ...
+    def sessions(user: str) -> Deferred[tuple[Presence, ...]]:
+        """The user's sessions on all nodes; those whose client may yet come back are not online."""
 
-    def revoke(user: str, not_before_s: int) -> Deferred[None]: ...
+    def revoke(user: str, not_before_s: int) -> Deferred[None]:
+        """End what tokens issued before `not_before_s` (Unix seconds) opened; they open nothing any more."""
 
 
 class IBackend(IPlugin):
@@ -473,7 +481,8 @@ class ISessionListener(IPlugin):
 
     name = Attribute("str: as written in plugins.listeners")
 
-    def opened(session: SessionKey, identity: Identity) -> None: ...
+    def opened(session: SessionKey, identity: Identity) -> None:
+        """A login made a session that was not there."""
 
     def resumed(session: SessionKey, identity: Identity) -> None:
         """A new link took over a session that was still there."""

@@ -36,8 +36,8 @@ class Shared(Struct):
 class Append(Struct, gc=False):
     """One message on its way into one log.
 
-    `waiting`: the publishes that wait for it and the index in their outcomes (-1: wait, but tell nobody). `ask_disk`: it may have
-    been taken before memory begins.
+    `waiting`: the publishes that wait for it and the index in their outcomes (-1: wait, but tell nobody).
+    `ask_disk`: it may have been taken before memory begins.
     """
 
     log: LogKey
@@ -53,7 +53,8 @@ class Append(Struct, gc=False):
 
 
 class Change(Struct):
-    """Anything else that must be on disk. `apply` may run again after a failed commit; `done` runs in the reactor."""
+    """Anything else that must be on disk. `apply` may run again after a failed commit; `done` runs in the
+    reactor."""
 
     apply: Callable[[sqlite3.Connection], Any]
     done: Callable[[Any], None]

@@ -9,7 +9,8 @@ __all__ = ("steady",)
 
 
 def steady(now_ms: Callable[[], int]) -> Callable[[], int]:
-    """`now_ms`, but when it jumps back the time before the jump goes on from where it was. Callable from any thread.
+    """`now_ms`, but when it jumps back the time before the jump goes on from where it was. Callable from any
+    thread.
 
     What was to be kept an hour is then kept an hour; a jump ahead cannot be told from time that passed.
     """

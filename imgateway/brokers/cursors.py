@@ -1,4 +1,5 @@
-"""What the writer does for sessions: devices, their cursors and records, revocations. Run inside a commit's transaction."""
+"""What the writer does for sessions: devices, their cursors and records, revocations. Run inside a commit's
+transaction."""
 
 from __future__ import annotations
 
@@ -37,7 +38,8 @@ def register(
 ) -> tuple[int, int, int, tuple[str, ...]]:
     """Enter a device that its user's mailbox does not know, and say where it begins.
 
-    `keep`: devices that are online, never forgotten to make place. A device that was entered meanwhile keeps its cursor.
+    `keep`: devices that are online, never forgotten to make place. A device that was entered meanwhile keeps
+    its cursor.
 
     :returns: acked, first, head, and the devices that were forgotten.
     """
@@ -74,21 +76,25 @@ FROM json_each(?) WHERE user = json_extract(value, '$[0]') AND device = json_ext
 """
 SAVE_CURSORS = """
 INSERT INTO cursor (log, user, device, acked, parked)
-SELECT log.id, device.user, device.device, json_extract(value, '$[4]'), json_extract(value, '$[5]') FROM json_each(?)
+SELECT log.id, device.user, device.device, json_extract(value, '$[4]'), json_extract(value, '$[5]')
+FROM json_each(?)
 JOIN log ON log.address = json_extract(value, '$[2]') AND log.lane = json_extract(value, '$[3]')
-JOIN device ON device.user = json_extract(value, '$[0]') AND device.device = json_extract(value, '$[1]') WHERE true
+JOIN device ON device.user = json_extract(value, '$[0]') AND device.device = json_extract(value, '$[1]')
+WHERE true
 ON CONFLICT (log, user, device) DO UPDATE SET acked = max(acked, excluded.acked), parked = excluded.parked
 """
 RAISE_SEEN = """
 UPDATE log SET seen = max(seen, far) FROM (
-    SELECT json_extract(value, '$[2]') AS address, json_extract(value, '$[3]') AS lane, max(json_extract(value, '$[4]')) AS far
+    SELECT json_extract(value, '$[2]') AS address, json_extract(value, '$[3]') AS lane,
+        max(json_extract(value, '$[4]')) AS far
     FROM json_each(?) GROUP BY 1, 2) AS told
 WHERE log.address = told.address AND log.lane = told.lane
 """
 
 
 def save(connection: sqlite3.Connection, sessions: Sequence[Saved]) -> None:
-    """Write positions, parked seqs and records; of a device that was forgotten meanwhile, nothing. Three statements for all."""
+    """Write positions, parked seqs and records; of a device that was forgotten meanwhile, nothing. Three
+    statements for all."""
     devices = json.dumps([(s.session.user, s.session.device, s.platform, s.seen_ms) for s in sessions])
     cursors = json.dumps(
         [

@@ -1,7 +1,8 @@
-"""The files beside the database: the lock that keeps a second process out, and the mark that betrays a restored one.
+"""The files beside the database: the lock that keeps a second process out, and the mark that betrays a
+restored one.
 
-The mark repeats, a second late at most, which commit of which epoch was the newest. A database that is behind its mark was put back
-from a copy by hand: its seqs would be given twice, so it gets a new epoch.
+The mark repeats, a second late at most, which commit of which epoch was the newest. A database that is behind
+its mark was put back from a copy by hand: its seqs would be given twice, so it gets a new epoch.
 """
 
 from __future__ import annotations
@@ -73,7 +74,8 @@ class Directory:
             return None
 
     def write_mark(self, mark: Mark) -> None:
-        """Replace the mark. Not synced: after a power loss an older one is as good. :raises OSError: the disk does not take it."""
+        """Replace the mark. Not synced: after a power loss an older one is as good. :raises OSError: the disk
+        does not take it."""
         new = self._mark.with_suffix(".new")
         new.write_bytes(msgspec.json.encode(mark))
         os.replace(new, self._mark)

@@ -1,8 +1,9 @@
 """The embedded broker: logs and sessions in one SQLite database, one process.
 
-Three lanes (threads) touch the disk: the writer commits, the reader reads, the upkeep moves the write-ahead log into the database and
-writes the mark. The reactor only appends to a queue; a writer that is idle takes all that stands in it, so that a commit
-costs each of many messages little, and nobody waits for a timer. What is not on disk has no seq in the reactor's memory.
+Three lanes (threads) touch the disk: the writer commits, the reader reads, the upkeep moves the write-ahead
+log into the database and writes the mark. The reactor only appends to a queue; a writer that is idle takes
+all that stands in it, so that a commit costs each of many messages little, and nobody waits for a timer. What
+is not on disk has no seq in the reactor's memory.
 
 The database in memory has one connection and so one lane.
 """
@@ -132,8 +133,12 @@ class EmbeddedBroker:
         self._dedup: Dedup[Append] = Dedup(settings.dedup_memory, settings.dedup_s * 1000)
         self._tails: dict[LogKey, Tail] = {}
         self._store = Store(
-            self._database, retention, settings.dedup_s * 1000, self._now_ms, lambda log: self._sessions.positions(log)
-        )  # fmt: skip
+            self._database,
+            retention,
+            settings.dedup_s * 1000,
+            self._now_ms,
+            lambda log: self._sessions.positions(log),
+        )
         self._sessions: Sessions
 
         # Appends of one publish stay together, for they may share a body; the writer's thread pops.
@@ -156,7 +161,8 @@ class EmbeddedBroker:
         self._stopped: Deferred[None] | None = None
         self._closing = False
 
-    # ------------------------------------------------------------------------------------------ start and stop
+    # ------------------------------------------------------------------------------------------ start and
+    # stop
 
     def start(self, listener: Any, incarnation: str) -> Deferred[None]:
         self._listener = listener
@@ -215,15 +221,21 @@ class EmbeddedBroker:
         if self._stopped is None:
             self._stopped = Deferred()
             self._sessions.flush()
-            for name in ("flush", "upkeep"):
+            for name in list(self._timers):
                 self._cancel(name)
+            # What is waiting for a retry is tried once more.
+            for lane, wake in (("writer", self._wake_writer), ("reader", self._wake_reader)):
+                if self._troubles.pop(lane, None):
+                    wake()
             self._stop_if_done()
         return self._stopped
 
     def _stop_if_done(self) -> None:
         if self._stopped is None or self._closing:
             return
-        if (self._entries or self._changes or self._open_questions) and not self._troubles:
+        if (self._entries or self._changes) and "writer" not in self._troubles:
+            return
+        if self._open_questions and "reader" not in self._troubles:
             return
         self._closing = True
         for name in list(self._timers):
@@ -248,7 +260,8 @@ class EmbeddedBroker:
         if self._directory is not None:
             self._directory.unlock()
 
-    # ---------------------------------------------------------------------------------------------- publishing
+    # ----------------------------------------------------------------------------------------------
+    # publishing
 
     def publish(self, publication: Publication) -> Deferred[tuple[Outcome, ...]]:
         message, to = publication.message, publication.to
@@ -289,9 +302,9 @@ class EmbeddedBroker:
     ) -> Append | None:
         """One address of a publish. None: it was taken before, or is being taken just now."""
         message = publication.message
-        mark = digest(
-            self._secret, log, only_device or except_device and "\0", message.sender, message.device, message.msg_id
-        )  # fmt: skip
+        # A copy for oneself is told apart by a name that no device can have.
+        target = only_device or (except_device and "\0")
+        mark = digest(self._secret, log, target, message.sender, message.device, message.msg_id)
         found = self._dedup.get(mark)
         if found is None:
             found = Append(
@@ -360,11 +373,10 @@ class EmbeddedBroker:
         encoded = encode_message(message)
         for address in publication.to:
             if address.kind == "user" or address.kind == "device":
-                self._tell(
-                    "passed", address, Entry(0, encoded, address.device, "", message.expires_ms)
-                )
+                self._tell("passed", address, Entry(0, encoded, address.device, "", message.expires_ms))
 
-    # ------------------------------------------------------------------------------------------------- commits
+    # -------------------------------------------------------------------------------------------------
+    # commits
 
     def _change(self, change: Change) -> None:
         self._queue.append(change)
@@ -377,7 +389,8 @@ class EmbeddedBroker:
         self._writer.submit(self._write, self._written)
 
     def _write(self) -> Batch | Fault | None:
-        """In the writer's thread: one commit. It wakes itself if more came meanwhile, without a turn of the reactor."""
+        """In the writer's thread: one commit. It wakes itself if more came meanwhile, without a turn of the
+        reactor."""
         self._signalled = False  # before looking: what comes after the look wakes again
         batch = self._unfinished or self._take()
         if batch is None:
@@ -407,9 +420,9 @@ class EmbeddedBroker:
                 batch.changes.append(item)
                 if len(batch.changes) >= settings.batch_entries:
                     break
-            else:
-                appends += item  # type: ignore[arg-type]
-                size += sum(len(append.encoded) for append in item)  # type: ignore[union-attr]
+            elif type(item) is list:
+                appends += item
+                size += sum([len(append.encoded) for append in item])
         return batch
 
     def _written(self, result: Batch | Fault | None) -> None:
@@ -422,9 +435,7 @@ class EmbeddedBroker:
             return
         self._mended("writer")
         self._number = result.number
-        for log in result.trimmed:
-            if (tail := self._tails.get(log)) is not None:
-                tail.first = -1
+        self._trimmed(result.trimmed)
         for touched in result.touched:
             self._arrived(*touched)
         answers = self._settle(result)
@@ -454,11 +465,10 @@ class EmbeddedBroker:
                     return  # a read was ahead of this report, and whoever watches knows
                 entries = [
                     Entry(seq, append.encoded, append.only_device, append.except_device, expires)
-                    for seq, append, expires in zip(range(after + 1, upto + 1), appends, expires_ms, strict=True)
+                    for seq, append, expires in zip(
+                        range(after + 1, upto + 1), appends, expires_ms, strict=True
+                    )
                 ]
-                if after < tail.head:
-                    entries = entries[tail.head - after :]
-                    after = tail.head
                 tail.head = upto
                 self._tell("arrived", log, self._epoch_of(log), after, upto, tuple(entries))
             elif upto > tail.head:
@@ -490,7 +500,8 @@ class EmbeddedBroker:
         self._bytes -= size
         return answers
 
-    # ------------------------------------------------------------------------------------------------- reading
+    # -------------------------------------------------------------------------------------------------
+    # reading
 
     def watch(self, log: LogKey) -> Deferred[Position]:
         tail = self._tails.get(log)
@@ -528,9 +539,7 @@ class EmbeddedBroker:
         def found(batch: ReadBatch) -> None:
             # The epoch as the reactor knows it: a reset that is not reported yet is none.
             answer.callback(
-                ReadBatch(
-                    self._epoch_of(log), batch.after, batch.upto, batch.entries, batch.gap, batch.head
-                )
+                ReadBatch(self._epoch_of(log), batch.after, batch.upto, batch.entries, batch.gap, batch.head)
             )
 
         self._ask(lambda reader: reader.read(log, after, limit, max_bytes), found)
@@ -574,7 +583,8 @@ class EmbeddedBroker:
             self._mended("reader")
         self._stop_if_done()
 
-    # ------------------------------------------------------------------------------------------------ sessions
+    # ------------------------------------------------------------------------------------------------
+    # sessions
 
     def open_session(self, claim: Claim) -> Deferred[Opened]:
         return self._sessions.open(claim)
@@ -617,28 +627,40 @@ class EmbeddedBroker:
     def _epoch_of(self, log: LogKey) -> int:
         return self._epochs.get(log, self._epoch)
 
-    # -------------------------------------------------------------------------------------------------- upkeep
+    # --------------------------------------------------------------------------------------------------
+    # upkeep
 
     def _upkeep_now(self) -> None:
         self._later("upkeep", UPKEEP_S, self._upkeep_now)
         self._dedup.expire(self._now_ms())
-        if not self._troubles:
+        if "writer" not in self._troubles:
             self._writer.submit(self._sweep, self._swept)
         if self._kept != self._number or "upkeep" in self._troubles:
             self._kept = self._number
             self._upkeep.submit(partial(self._upkeep_job, self._number), self._upkept)
 
-    def _sweep(self) -> bool | Fault:
+    def _sweep(self) -> tuple[bool, list[LogKey]] | Fault:
         try:
             return self._store.sweep()
         except Exception as problem:
             return Fault(fault_text(problem, self._database.path))
 
-    def _swept(self, result: bool | Fault) -> None:
+    def _swept(self, result: tuple[bool, list[LogKey]] | Fault) -> None:
         if isinstance(result, Fault):
-            self._trouble("writer", result.why, self._wake_writer)
-        elif result and self._stopped is None:
+            self._troubles["sweep"] = result.why  # tried again by the next upkeep; commits go on
+            self._tell_health()
+            return
+        self._mended("sweep")
+        more, touched = result
+        self._trimmed(touched)
+        if more and self._stopped is None:
             self._writer.submit(self._sweep, self._swept)
+
+    def _trimmed(self, logs: Sequence[LogKey]) -> None:
+        """Where these logs begin must be asked again."""
+        for log in logs:
+            if (tail := self._tails.get(log)) is not None:
+                tail.first = -1
 
     def _upkeep_job(self, number: int) -> Fault | None:
         """In the upkeep's thread: the mark, and the write-ahead log into the database."""
@@ -706,4 +728,3 @@ class EmbeddedBroker:
         timer = self._timers.pop(name, None)
         if timer is not None:
             timer.cancel()
-

@@ -1,7 +1,8 @@
 """Threads that do one job after the other and report to the reactor.
 
-A lane is all the broker knows of threads: `submit(job, done)` runs `job()` after the jobs before it and then, in the reactor's thread,
-`done(result)`. Jobs must not raise. Another lane, without threads, stands in `imgateway.testing.disk`.
+A lane is all the broker knows of threads: `submit(job, done)` runs `job()` after the jobs before it and then,
+in the reactor's thread, `done(result)`. Jobs must not raise. Another lane, without threads, stands in
+`imgateway.testing.disk`.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ class Lane(Protocol):
 class ThreadLane:
     """A lane with a thread of its own, begun at the first job.
 
-    The thread is a daemon: a process that was told to stop twice must not hang on a disk that does not answer.
+    The thread is a daemon: a process that was told to stop twice must not hang on a disk that does not
+    answer.
     """
 
     def __init__(self, reactor: Any, name: str) -> None:

@@ -1,4 +1,5 @@
-"""What happens to the database before the first login: tables, epoch, the number of this start, the digests to remember."""
+"""What happens to the database before the first login: tables, epoch, the number of this start, the digests
+to remember."""
 
 from __future__ import annotations
 
@@ -18,8 +19,8 @@ __all__ = ("Facts", "new_epoch_number", "open_facts")
 class Facts(Struct, frozen=True):
     """What the reactor knows of the store.
 
-    `epoch` is that of all logs but those in `epochs`. `starts` counts the processes that opened it. `digests`: (digest, seq, at_ms),
-    oldest first. `renewed`: why the epoch is new, or ''.
+    `epoch` is that of all logs but those in `epochs`. `starts` counts the processes that opened it.
+    `digests`: (digest, seq, at_ms), oldest first. `renewed`: why the epoch is new, or ''.
     """
 
     epoch: int
@@ -74,7 +75,9 @@ def _facts(
     mark = directory.read_mark() if directory else None
     renewed = ""
     if mark is not None and epoch and (mark.epoch != epoch or mark.number > number):
-        renewed = f"the database is at commit {number} of epoch {epoch}, but was at commit {mark.number} of epoch {mark.epoch}"
+        renewed = (
+            f"the database is at commit {number} of epoch {epoch}, its mark at {mark.number} of {mark.epoch}"
+        )
     if renewed or not epoch:
         epoch = new_epoch_number(entropy)
         connection.execute("UPDATE log SET epoch = 0")

@@ -1,13 +1,15 @@
-"""What is read for the reactor: committed entries, positions, what a login must know. Runs in the reader's thread.
+"""What is read for the reactor: committed entries, positions, what a login must know. Runs in the reader's
+thread.
 
-Every question is one statement of one row, because each step of a statement gives the interpreter's lock away (see `store`) and because
-one statement sees one moment of the database.
+Every question is one statement of one row, because each step of a statement gives the interpreter's lock away
+(see `store`) and because one statement sees one moment of the database.
 """
 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from typing import Any
 
 import msgspec
 from msgspec import Struct
@@ -31,15 +33,15 @@ SELECT epoch, lost, {HEAD}, (
             sum(entry.size + coalesce(length(entry.message), 0)) OVER (ORDER BY entry.key)
                 - entry.size - coalesce(length(entry.message), 0) AS before
         FROM entry LEFT JOIN body ON body.id = entry.body
-        WHERE entry.key > (log.id << 32 | ?3) AND entry.key < (log.id + 1) << 32 AND (expires_ms = 0 OR expires_ms > ?4)
-        ORDER BY entry.key LIMIT ?5)
+        WHERE entry.key > (log.id << 32 | ?3) AND entry.key < (log.id + 1) << 32 AND (expires_ms = 0 OR
+        expires_ms > ?4) ORDER BY entry.key LIMIT ?5)
     WHERE before < ?6)
 FROM log WHERE address = ?1 AND lane = ?2
 """
 
 LOGIN = f"""
 SELECT (SELECT not_before_s FROM revocation WHERE user = ?1), platform, seen_ms, record, (
-    SELECT json_group_array(json_array(address, lane, epoch, {FIRST}, {HEAD}, acked, json(parked)))
+    SELECT json_group_array(json_array(address, lane, {FIRST}, {HEAD}, acked, json(parked)))
     FROM cursor JOIN log ON log.id = cursor.log WHERE cursor.user = ?1 AND cursor.device = ?2)
 FROM (SELECT 1) LEFT JOIN device ON device.user = ?1 AND device.device = ?2
 """
@@ -47,15 +49,14 @@ FROM (SELECT 1) LEFT JOIN device ON device.user = ?1 AND device.device = ?2
 DEVICES = "SELECT json_group_array(json_array(device, platform, seen_ms)) FROM device WHERE user = ?"
 
 _rows = msgspec.json.Decoder(list[tuple[int, int, str, str, str]])
-_cursors = msgspec.json.Decoder(list[tuple[str, int, int, int, int, int, tuple[int, ...]]])
+_cursors = msgspec.json.Decoder(list[tuple[str, int, int, int, int, tuple[int, ...]]])
 _devices = msgspec.json.Decoder(list[tuple[str, str, int]])
 
 
 class FoundCursor(Struct, frozen=True, gc=False):
-    """One cursor of a device; `epoch` 0: the store's."""
+    """One cursor of a device, and what there is in its log."""
 
     log: LogKey
-    epoch: int
     first: int
     head: int
     acked: int
@@ -100,11 +101,13 @@ class Reader:
         return Position(epoch, first or head + 1, head)
 
     def read(self, log: LogKey, after: int, limit: int, max_bytes: int) -> Batch:
-        """See `IBroker.read`; epoch 0: the store's. At least one entry, and no entry beyond the one that reaches `max_bytes`."""
+        """See `IBroker.read`; epoch 0: the store's. At least one entry, and no entry beyond the one that
+        reaches `max_bytes`."""
         after = max(after, 0)
         limit, max_bytes = max(limit, 1), max(max_bytes, 1)
         found = self._one(
-            READ, (address_text(log.address), log.lane, min(after, 0xFFFFFFFF), self._now_ms(), limit, max_bytes)
+            READ,
+            (address_text(log.address), log.lane, min(after, 0xFFFFFFFF), self._now_ms(), limit, max_bytes),
         )
         if found is None:
             return Batch(0, after, after, (), False, 0)
@@ -119,27 +122,25 @@ class Reader:
         upto = head if whole else entries[-1].seq
         return Batch(epoch, after, upto, entries, after < lost, head)
 
-    def login(self, session: SessionKey) -> Found:
-        """All that a login needs, in one statement."""
+    def login(self, session: SessionKey, also: Collection[LogKey] = ()) -> Found:
+        """All that a login needs, in one statement; and `also` logs in which the device's first cursor is not
+        on disk yet."""
         not_before_s, platform, seen_ms, record, cursors = self._one(LOGIN, session)
-        return Found(
-            not_before_s or 0,
-            platform or "",
-            seen_ms or 0,
-            record or b"",
-            tuple(
-                FoundCursor(LogKey(parse_address(address), lane), epoch, first or head + 1, head, acked, parked)
-                for address, lane, epoch, first, head, acked, parked in _cursors.decode(cursors)
-            ),
-        )
+        found = [
+            FoundCursor(LogKey(parse_address(address), lane), first or head + 1, head, acked, parked)
+            for address, lane, first, head, acked, parked in _cursors.decode(cursors)
+        ]
+        for log in set(also).difference(cursor.log for cursor in found):
+            _, first, head = self.position(log)
+            found.append(FoundCursor(log, first, head, 0, ()))
+        return Found(not_before_s or 0, platform or "", seen_ms or 0, record or b"", tuple(found))
 
     def devices(self, user: str) -> tuple[FoundDevice, ...]:
         """The devices that a user has, on disk."""
         (found,) = self._one(DEVICES, (user,))
         return tuple(FoundDevice(*device) for device in _devices.decode(found))
 
-    def _one(self, question: str, values: tuple[object, ...]) -> tuple:  # type: ignore[type-arg]
+    def _one(self, question: str, values: tuple[object, ...]) -> Any:
         if self._connection is None:
             self._connection = self._database.open()
-        row: tuple = self._connection.execute(question, values).fetchone()  # type: ignore[type-arg]
-        return row
+        return self._connection.execute(question, values).fetchone()

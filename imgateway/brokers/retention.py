@@ -1,7 +1,9 @@
-"""What a log loses, and what of it is told. Runs in the writer's thread, in small transactions between commits.
+"""What a log loses, and what of it is told. Runs in the writer's thread, in small transactions between
+commits.
 
-Age and quota take entries; acknowledgements alone take none. What went by its own ttl is no gap; everything else raises the log's
-`lost`, below which a reader is told of a gap. Digests that still count survive in `trimmed`.
+Age and quota take entries; acknowledgements alone take none. What went by its own ttl is no gap; everything
+else raises the log's `lost`, below which a reader is told of a gap. Digests that still count survive in
+`trimmed`.
 """
 
 from __future__ import annotations
@@ -54,8 +56,9 @@ class Retention:
             want = max(1, self._limits.entries // 8)
             keys = _keys(
                 connection,
-                "SELECT key FROM (SELECT key, sum(size + coalesce(length(message), 0)) OVER (ORDER BY key) AS freed,"
-                " size + coalesce(length(message), 0) AS own FROM entry WHERE key > ? AND key <= ? ORDER BY key LIMIT ?)"
+                "SELECT key FROM (SELECT key, sum(size + coalesce(length(message), 0)) OVER (ORDER BY key)"
+                " AS freed, size + coalesce(length(message), 0) AS own FROM entry"
+                " WHERE key > ? AND key <= ? ORDER BY key LIMIT ?)"
                 " WHERE freed - own < max(?, ?)",
                 (low, low | floor, want, self._limits.bytes // 8, size),
             )
@@ -64,7 +67,8 @@ class Retention:
         return gone
 
     def sweep(self, connection: sqlite3.Connection, now_ms: int) -> tuple[bool, list[LogKey]]:
-        """Take some of what is past its time. :returns: whether there may be more at once, and whose logs changed."""
+        """Take some of what is past its time. :returns: whether there may be more at once, and whose logs
+        changed."""
         keys = _keys(
             connection,
             "SELECT key FROM entry WHERE expires_ms > 0 AND expires_ms <= ? LIMIT ?",
@@ -105,29 +109,33 @@ class Retention:
         return len(keys) >= STEP or len(digests) >= STEP, touched
 
     def _aged_logs(self, connection: sqlite3.Connection, oldest_ms: int) -> tuple[int, list[int]]:
-        """The next logs in turn whose oldest entry is too old, and the id up to which that was looked at (0: the end)."""
+        """The next logs in turn whose oldest entry is too old, and the id up to which that was looked at (0:
+        the end)."""
         count, last, aged = connection.execute(
-            "SELECT count(*), coalesce(max(id), 0), json_group_array(CASE WHEN oldest < ? THEN id END) FROM (SELECT id,"
-            " (SELECT at_ms FROM entry WHERE key > log.id << 32 AND key < (log.id + 1) << 32 ORDER BY key LIMIT 1) AS oldest"
+            "SELECT count(*), coalesce(max(id), 0), json_group_array(CASE WHEN oldest < ? THEN id END)"
+            " FROM (SELECT id, (SELECT at_ms FROM entry"
+            " WHERE key > log.id << 32 AND key < (log.id + 1) << 32 ORDER BY key LIMIT 1) AS oldest"
             " FROM log WHERE id > ? ORDER BY id LIMIT ?)",
             (oldest_ms, self._swept, SWEEP_LOGS),
         ).fetchone()
         return (last if count == SWEEP_LOGS else 0), [id for id in json.loads(aged) if id is not None]
 
     def _floor(self, connection: sqlite3.Connection, log: LogKey, log_id: int, now_ms: int) -> int:
-        """The least acked of the devices seen lately; 0 without any. Positions in memory are written down first, for what they
-        allow to be deleted must not look lost after a crash."""
+        """The least acked of the devices seen lately; 0 without any. Positions in memory are written down
+        first, for what they allow to be deleted must not look lost after a crash."""
         for user, device, acked in self._positions(log):
             connection.execute(
                 "UPDATE cursor SET acked = max(acked, ?) WHERE log = ? AND user = ? AND device = ?",
                 (acked, log_id, user, device),
             )
             connection.execute(
-                "UPDATE device SET seen_ms = max(seen_ms, ?) WHERE user = ? AND device = ?", (now_ms, user, device)
+                "UPDATE device SET seen_ms = max(seen_ms, ?) WHERE user = ? AND device = ?",
+                (now_ms, user, device),
             )
             connection.execute("UPDATE log SET seen = max(seen, ?) WHERE id = ?", (acked, log_id))
         (floor,) = connection.execute(
-            "SELECT coalesce(min(acked), 0) FROM cursor JOIN device USING (user, device) WHERE log = ? AND seen_ms >= ?",
+            "SELECT coalesce(min(acked), 0) FROM cursor JOIN device USING (user, device)"
+            " WHERE log = ? AND seen_ms >= ?",
             (log_id, now_ms - self._limits.device_unseen_s * 1000),
         ).fetchone()
         return int(floor)
@@ -140,9 +148,10 @@ class Retention:
         chosen = "key IN (SELECT value FROM json_each(?1))"
         rows = json.loads(
             connection.execute(
-                "SELECT json_group_array(json_array(id, max_key, lost_key)) FROM (SELECT key >> 32 AS id, max(key) AS max_key,"
-                f" max(CASE WHEN expires_ms > 0 AND expires_ms <= ?2 THEN 0 ELSE key END) AS lost_key FROM entry WHERE {chosen}"
-                " GROUP BY key >> 32)",
+                "SELECT json_group_array(json_array(id, max_key, lost_key)) FROM ("
+                "SELECT key >> 32 AS id, max(key) AS max_key,"
+                " max(CASE WHEN expires_ms > 0 AND expires_ms <= ?2 THEN 0 ELSE key END) AS lost_key"
+                f" FROM entry WHERE {chosen} GROUP BY key >> 32)",
                 (*these, now_ms),
             ).fetchone()[0]
         )
@@ -152,7 +161,8 @@ class Retention:
                 (max_key & 0xFFFFFFFF, lost_key & 0xFFFFFFFF, log_id),
             )
         connection.execute(
-            f"INSERT OR REPLACE INTO trimmed SELECT key, at_ms, digest FROM entry WHERE {chosen} AND at_ms >= ?2",
+            "INSERT OR REPLACE INTO trimmed SELECT key, at_ms, digest FROM entry"
+            f" WHERE {chosen} AND at_ms >= ?2",
             (*these, now_ms - self._dedup_ms),
         )
         bodies = connection.execute(

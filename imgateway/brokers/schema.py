@@ -2,10 +2,12 @@
 
 ::
 
-    entry     one row a message and log, clustered by log and seq: key = log.id << 32 | seq. Row 0 is no entry: its at_ms is
+    entry     one row a message and log, clustered by log and seq: key = log.id << 32 | seq. Row 0 is no
+    entry: its at_ms is
               the number of the last commit, so that a batch and its number are one statement.
     body      an encoded message that several entries refer to, and how many do
-    log       address → id; what is left of a log whose entries are gone: head; `lost` is the newest seq that retention took;
+    log       address → id; what is left of a log whose entries are gone: head; `lost` is the newest seq that
+    retention took;
               `seen` the furthest that any device acknowledged; epoch 0: the store's
     trimmed   digests of entries that are gone but still count as taken
     device    the devices of each user
@@ -22,7 +24,7 @@ from pathlib import Path
 
 from imgateway.errors import StoreError
 
-__all__ = ("MEMORY", "Database", "OpenDatabase", "fault_text", "open_database")
+__all__ = ("MEMORY", "VERSION", "Database", "OpenDatabase", "fault_text", "open_database")
 
 VERSION = 1
 MEMORY = ":memory:"
@@ -57,11 +59,14 @@ OpenDatabase = Callable[[str], sqlite3.Connection]
 
 def open_database(path: str) -> sqlite3.Connection:
     """A connection that any one thread at a time may use, in autocommit mode."""
-    return sqlite3.connect(path, timeout=2.0, isolation_level=None, check_same_thread=False, cached_statements=256)
+    return sqlite3.connect(
+        path, timeout=2.0, isolation_level=None, check_same_thread=False, cached_statements=256
+    )
 
 
 class Database:
-    """Where connections come from. In memory there is only one, shared by reader and writer, which then share a thread."""
+    """Where connections come from. In memory there is only one, shared by reader and writer, which then share
+    a thread."""
 
     def __init__(self, path: str, connect: OpenDatabase = open_database) -> None:
         self.path = path
@@ -74,7 +79,8 @@ class Database:
         if self._only is not None:
             return self._only
         connection = self._connect(self.path)
-        # No checkpoint on a writer's commit: the upkeep does it. FULL: a commit is on the disk when it returns.
+        # No checkpoint on a writer's commit: the upkeep does it. FULL: a commit is on the disk when it
+        # returns.
         for setting in ("synchronous=FULL", "wal_autocheckpoint=0", "secure_delete=OFF", "cache_size=-65536"):
             connection.execute(f"PRAGMA {setting}")
         if self.in_memory:
@@ -82,7 +88,8 @@ class Database:
         return connection
 
     def drop(self, connection: sqlite3.Connection | None) -> None:
-        """Close a connection after use or trouble; the one in memory is only rolled back, for it is the data."""
+        """Close a connection after use or trouble; the one in memory is only rolled back, for it is the
+        data."""
         if connection is None:
             return
         try:
@@ -110,7 +117,7 @@ class Database:
             return
         if version or connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]:
             raise StoreError(
-                f"{self.path} is of format {version}, this version reads {VERSION}: use the version that wrote it"
+                f"{self.path} is of format {version}, this version reads {VERSION}: use the one that wrote it"
             )
         connection.execute("BEGIN IMMEDIATE")
         for statement in TABLES.split(";\n"):

@@ -1,9 +1,10 @@
 """Sessions and their claims, in the reactor's memory, written behind.
 
-What a login must wait for. Generations rise from a number that each start takes for itself, so none is given twice and a login needs no
-commit for its fence. A device that is known stands on disk already: it is answered from memory or with one question to the reader. Only
-a new device waits for a commit, which it shares with the messages of the moment: its first position must survive, or a
-message that arrives after "start at the head" could be passed over at the next login.
+What a login must wait for. Generations rise from a number that each start takes for itself, so none is given
+twice and a login needs no commit for its fence. A device that is known stands on disk already: it is answered
+from memory or with one question to the reader. Only a new device waits for a commit, which it shares with the
+messages of the moment: its first position must survive, or a message that arrives after "start at the head"
+could be passed over at the next login.
 """
 
 from __future__ import annotations
@@ -85,7 +86,10 @@ class Sessions:
             self._admit(claim, tail, seat, None, answer)
         else:
             tail.pins += 1
-            self._ask(_login(claim.session), partial(self._found, claim, tail, answer))
+            also = tuple(seat.others or ()) if seat else ()
+            self._ask(
+                lambda reader: reader.login(claim.session, also), partial(self._found, claim, tail, answer)
+            )
         return answer
 
     def _found(self, claim: Claim, tail: Tail, answer: Deferred[Opened], found: Found) -> None:
@@ -106,7 +110,8 @@ class Sessions:
     def _admit(
         self, claim: Claim, tail: Tail, seat: Seat | None, found: Found | None, answer: Deferred[Opened]
     ) -> None:
-        """The login policy. State first, then the displaced are told, then the answer: a listener may call back."""
+        """The login policy. State first, then the displaced are told, then the answer: a listener may call
+        back."""
         verdict = _verdict(claim, tail, seat)
         if verdict is not Verdict.OK:
             answer.callback(Opened(verdict))
@@ -116,11 +121,15 @@ class Sessions:
             if not other.online:
                 continue
             if other is seat:
-                self._leave(tail, other, Verdict.OUTRUN, CloseCode.REPLACED, "the same device logged in again", gone)
+                self._leave(
+                    tail, other, Verdict.OUTRUN, CloseCode.REPLACED, "the same device logged in again", gone
+                )
             elif claim.policy is LoginPolicy.ONE or (
                 claim.policy is LoginPolicy.ONE_PER_PLATFORM and other.platform == claim.platform
             ):
-                self._leave(tail, other, Verdict.OUTRUN, CloseCode.DISPLACED, "logged in on another device", gone)
+                self._leave(
+                    tail, other, Verdict.OUTRUN, CloseCode.DISPLACED, "logged in on another device", gone
+                )
         if seat is None:
             seat = Seat(claim.session.device)
             if found is not None and found.seen_ms:
@@ -177,12 +186,19 @@ class Sessions:
         self._change(
             Change(
                 lambda connection: register(
-                    connection, self._store, claim.session, tail.log, claim.platform, claim.start, self._now_ms(),
-                    self._max_devices, keep,
+                    connection,
+                    self._store,
+                    claim.session,
+                    tail.log,
+                    claim.platform,
+                    claim.start,
+                    self._now_ms(),
+                    self._max_devices,
+                    keep,
                 ),
                 partial(self._registered, claim.session, tail, seat),
             )
-        )  # fmt: skip
+        )
 
     def _registered(
         self, session: SessionKey, tail: Tail, seat: Seat, result: tuple[int, int, int, tuple[str, ...]]
@@ -442,10 +458,6 @@ def _mailbox(user: str) -> LogKey:
 def _park(owed: tuple[int, ...], seq: int) -> tuple[int, ...]:
     """Over the limit the oldest is dropped: it stays in the log, where Pull finds it."""
     return tuple(sorted({*owed, seq})[-MAX_PARKED:])
-
-
-def _login(session: SessionKey) -> Callable[[Reader], Found]:
-    return lambda reader: reader.login(session)
 
 
 def _save_rows(rows: list[Saved], connection: sqlite3.Connection) -> None:

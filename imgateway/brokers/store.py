@@ -1,9 +1,9 @@
 """The writer: batches of appends and changes become commits. Everything here runs in the writer's thread.
 
-How rows get in decides the speed. Each step of an SQLite statement gives the interpreter's lock away, and beside a busy reactor it
-takes up to a switch interval (5 ms) to get it back: 400 rows by `executemany` took 400 of them (1,460 µs a row). So a
-batch is one statement: the messages are one blob, a JSON object says where each begins, and row 0 takes the commit's number
-along.
+How rows get in decides the speed. Each step of an SQLite statement gives the interpreter's lock away, and
+beside a busy reactor it takes up to a switch interval (5 ms) to get it back: 400 rows by `executemany` took
+400 of them (1,460 µs a row). So a batch is one statement: the messages are one blob, a JSON object says where
+each begins, and row 0 takes the commit's number along.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Callable, Iterable
+from operator import itemgetter
 
 from imgateway.brokers.appends import Append, Batch, Shared, Touched
 from imgateway.brokers.retention import Retention
@@ -24,7 +25,8 @@ __all__ = ("Logbook", "Store")
 PLAIN_BYTES = 1 << 24
 INSERT_PLAIN = """
 INSERT INTO entry (key, at_ms, digest, message)
-SELECT CAST(key AS INTEGER), ?2, substr(?1, (value >> 24) + 1, 8), substr(?1, (value >> 24) + 9, (value & 16777215) - 8)
+SELECT CAST(key AS INTEGER), ?2, substr(?1, (value >> 24) + 1, 8),
+    substr(?1, (value >> 24) + 9, (value & 16777215) - 8)
 FROM json_each(?3)
 UNION ALL SELECT 0, ?4, NULL, NULL WHERE true
 ON CONFLICT (key) DO UPDATE SET at_ms = CASE excluded.key WHEN 0 THEN excluded.at_ms END
@@ -33,9 +35,11 @@ ON CONFLICT (key) DO UPDATE SET at_ms = CASE excluded.key WHEN 0 THEN excluded.a
 
 INSERT_SPECIAL = """
 INSERT INTO entry (key, at_ms, digest, expires_ms, only_device, except_device, body, size, message)
-SELECT json_extract(value, '$[0]'), ?2, substr(?1, json_extract(value, '$[1]') + 1, 8), json_extract(value, '$[3]'),
-    json_extract(value, '$[4]'), json_extract(value, '$[5]'), json_extract(value, '$[6]'), json_extract(value, '$[7]'),
-    CASE json_extract(value, '$[6]') WHEN 0 THEN substr(?1, json_extract(value, '$[1]') + 9, json_extract(value, '$[2]')) END
+SELECT json_extract(value, '$[0]'), ?2, substr(?1, json_extract(value, '$[1]') + 1, 8),
+    json_extract(value, '$[3]'), json_extract(value, '$[4]'), json_extract(value, '$[5]'),
+    json_extract(value, '$[6]'), json_extract(value, '$[7]'),
+    CASE json_extract(value, '$[6]') WHEN 0
+        THEN substr(?1, json_extract(value, '$[1]') + 9, json_extract(value, '$[2]')) END
 FROM json_each(?3)
 """
 # Below this, a reference costs more than the copy.
@@ -66,7 +70,8 @@ class Store:
 
     :param now_ms: wall clock that does not go back, in milliseconds.
     :param dedup_ms: how long digests count.
-    :param positions: called with a log from the writer's thread: (user, device, acked) of the devices in memory.
+    :param positions: called with a log from the writer's thread: (user, device, acked) of the devices in
+        memory.
     """
 
     def __init__(
@@ -92,7 +97,8 @@ class Store:
     # ------------------------------------------------------------------------------------------------ commits
 
     def commit(self, batch: Batch) -> None:
-        """Write all of it or nothing. :raises Exception: it is not known to be written; to be tried again with the same batch."""
+        """Write all of it or nothing. :raises Exception: it is not known to be written; to be tried again
+        with the same batch."""
         try:
             connection = self._ready()
             if batch.number and batch.number == self.number:
@@ -107,8 +113,12 @@ class Store:
         if len(self._books) > MAX_LOGBOOKS:
             self._books.clear()
 
-    def sweep(self) -> bool:
-        """Delete a little of what is past its time; True if there is more. :raises Exception: to be tried again."""
+    def sweep(self) -> tuple[bool, list[LogKey]]:
+        """Delete a little of what is past its time.
+
+        :returns: whether there is more, and the logs that lost something.
+        :raises Exception: to be tried again.
+        """
         try:
             more, touched = self._retention.sweep(self._ready(), self._now_ms())
         except BaseException:
@@ -116,7 +126,7 @@ class Store:
             raise
         for log in touched:
             self._books.pop(log, None)
-        return more
+        return more, touched
 
     def drop(self) -> None:
         """Forget the connection and all that was read through it; the next use begins anew."""
@@ -146,16 +156,17 @@ class Store:
         if self._connection is None:
             self._connection = connection = self._database.open()
             self.number, self._next_log, self._next_body = connection.execute(
-                "SELECT at_ms, 1 + (SELECT coalesce(max(id), 0) FROM log), 1 + (SELECT coalesce(max(id), 0) FROM body)"
-                " FROM entry WHERE key = 0"
+                "SELECT at_ms, 1 + (SELECT coalesce(max(id), 0) FROM log),"
+                " 1 + (SELECT coalesce(max(id), 0) FROM body) FROM entry WHERE key = 0"
             ).fetchone()
         return self._connection
 
     def _number(self, connection: sqlite3.Connection, batch: Batch) -> None:
         """Decide what becomes of every append; the database is only asked."""
         batch.now_ms = now_ms = self._now_ms()
-        batch.codes = codes = []
-        batch.seqs = seqs = []
+        codes: list[int] = []
+        seqs: list[int] = []
+        batch.codes, batch.seqs = codes, seqs
         batch.trimmed = []
         books = self._books
         max_entries, max_bytes = self._limits.entries, self._limits.bytes
@@ -216,7 +227,7 @@ class Store:
                         append.shared.refs += 1
                 else:
                     plain.append((key, append))
-        plain.sort(key=_key_of)
+        plain.sort(key=itemgetter(0))
         if special or fresh or batch.changes:
             connection.execute("BEGIN IMMEDIATE")
             for log in fresh:
@@ -241,7 +252,7 @@ class Store:
         for key, append in rows:
             encoded = append.encoded
             size = len(encoded) + 8
-            places.append('"%d":%d' % (key, offset << 24 | size))
+            places.append(f'"{key}":{offset << 24 | size}')
             offset += size
             blobs += (append.digest, encoded)
         connection.execute(
@@ -251,7 +262,7 @@ class Store:
     def _write_special(
         self, connection: sqlite3.Connection, rows: list[tuple[int, Append, int]], now_ms: int
     ) -> None:
-        rows.sort(key=_key_of)
+        rows.sort(key=itemgetter(0))
         bodies: dict[int, int] = {}
         blobs: list[bytes] = []
         places: list[tuple[int, int, int, int, str, str, int, int]] = []
@@ -283,7 +294,8 @@ class Store:
 
     def _enter(self, connection: sqlite3.Connection, log: LogKey, book: Logbook) -> None:
         connection.execute(
-            "INSERT INTO log (id, address, lane) VALUES (?, ?, ?)", (book.id, address_text(log.address), log.lane)
+            "INSERT INTO log (id, address, lane) VALUES (?, ?, ?)",
+            (book.id, address_text(log.address), log.lane),
         )
         book.fresh = False
 
@@ -297,8 +309,8 @@ class Store:
         else:
             id, head = found
             entries, size, newest = connection.execute(
-                "SELECT count(*), coalesce(sum(size + coalesce(length(message), 0)), 0), coalesce(max(key), 0)"
-                " FROM entry WHERE key > ? AND key < ?",
+                "SELECT count(*), coalesce(sum(size + coalesce(length(message), 0)), 0),"
+                " coalesce(max(key), 0) FROM entry WHERE key > ? AND key < ?",
                 _span(id),
             ).fetchone()
             book = Logbook(id, max(head, newest & 0xFFFFFFFF), entries, size, False)
@@ -308,7 +320,8 @@ class Store:
     def _taken_before(
         self, connection: sqlite3.Connection, append: Append, book: Logbook, now_ms: int
     ) -> int:
-        """The seq that a resent message has already, or 0. The log's digests are read once a session, later only newer ones."""
+        """The seq that a resent message has already, or 0. The log's digests are read once a session, later
+        only newer ones."""
         session = (append.message.sender, append.message.device, append.log)
         upto, known = self._older.get(session) or (0, {})
         stored_head = book.after if book.taken else book.head
@@ -337,10 +350,6 @@ class Store:
         book.entries -= removed
         book.bytes -= freed
         return book.entries < limits.entries and book.bytes + size <= limits.bytes
-
-
-def _key_of(row: tuple[int, ...]) -> int:
-    return row[0]
 
 
 def _span(log_id: int) -> tuple[int, int]:

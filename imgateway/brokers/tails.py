@@ -14,7 +14,8 @@ __all__ = ("Seat", "Tail")
 class Seat:
     """One device of a user who is online, is logging in, or has something that is not on disk yet.
 
-    Its values win over the disk's. `acked` and `parked` are those of the mailbox, `others` those of further logs.
+    Its values win over the disk's. `acked` and `parked` are those of the mailbox, `others` those of further
+    logs.
     """
 
     __slots__ = (
@@ -61,7 +62,8 @@ class Seat:
 class Tail:
     """The newest end of a log that somebody watches, or of a mailbox with seats.
 
-    `head` and `first` are -1 until they are known. `seats` is replaced, never changed: the writer's thread reads it.
+    `head` and `first` are -1 until they are known. `seats` is replaced, never changed: the writer's thread
+    reads it.
     """
 
     __slots__ = ("asked", "first", "head", "log", "not_before_s", "pins", "seats", "waiting", "watched")
@@ -86,12 +88,10 @@ class Tail:
         return None
 
     def online(self) -> bool:
-        for seat in self.seats:
-            if seat.online:
-                return True
-        return False
+        return any(seat.online for seat in self.seats)
 
     def learn(self, first: int, head: int) -> None:
-        """A question was answered. Commits may have told more, or the answer may be ahead of the commits' reports."""
+        """A question was answered. Commits may have told more, or the answer may be ahead of the commits'
+        reports."""
         self.first = first
         self.head = max(self.head, head)

@@ -1,3 +1,5 @@
 """The imgateway command, for people and for scripts."""
 
-__all__ = ()
+from imgateway.cli.main import main
+
+__all__ = ("main",)

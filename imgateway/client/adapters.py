@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from twisted.internet.defer import Deferred
 from twisted.plugin import getPlugins
 
+from imgateway.core.retry import RetryPolicy
 from imgateway.interfaces import IProtocolAdapter, ITransportAdapter
 
-__all__ = ("alternatives", "protocol_named", "scheme_of", "transport_for")
+__all__ = ("Dial", "alternatives", "protocol_named", "scheme_of", "transport_for")
 
 ENCRYPTED = frozenset({"tls", "wss"})
 
@@ -62,3 +64,34 @@ def alternatives(told: Iterable[str], own: Sequence[str]) -> list[str]:
         if url not in own:
             places.append(url)
     return [*places, *own]
+
+
+class Dial:
+    """Where and how to connect. `transport` None: by the URL's scheme. `wait`: the first attempt may fail."""
+
+    def __init__(
+        self,
+        urls: Iterable[str],
+        wire: Any,
+        transport: Any,
+        tls: Any,
+        connect_timeout_s: float,
+        login_timeout_s: float,
+        backoff: RetryPolicy,
+        wait: bool,
+    ) -> None:
+        self.own = list(urls)
+        self.wire = wire
+        self.transport = transport
+        self.options = {"tls": tls, "timeout_s": connect_timeout_s}
+        self.timeout_s = connect_timeout_s + login_timeout_s
+        self.backoff = backoff
+        self.wait = wait
+        if transport is None:
+            for url in self.own:
+                transport_for(url)
+
+    def connect(self, url: str, link: Any, reactor: Any) -> Deferred[Any]:
+        transport = self.transport if self.transport is not None else transport_for(url)
+        dialling: Deferred[Any] = transport.connect(url, self.wire, link, reactor, self.options)
+        return dialling

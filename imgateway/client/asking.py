@@ -112,10 +112,13 @@ class Asking:
 
     def pulled(self, deliver: Deliver) -> bool:
         """True: this Deliver answers one of our Pulls, the oldest for just this place."""
+        if deliver.entries and not deliver.upto:
+            return False  # qos 0
         for index, (pull, answer) in enumerate(self._pulls):
             if (pull.address, pull.lane, pull.after) == (deliver.address, deliver.lane, deliver.after):
                 del self._pulls[index]
-                answer.callback(deliver)
+                if not answer.called:  # else it was cancelled
+                    answer.callback(deliver)
                 return True
         return False
 
@@ -130,7 +133,8 @@ class Asking:
         for index, (pull, answer) in enumerate(self._pulls):
             if refused.frame == "pull" and address_text(pull.address) == refused.id:
                 del self._pulls[index]
-                answer.errback(error)
+                if not answer.called:
+                    answer.errback(error)
                 return True
         return False
 
@@ -187,12 +191,12 @@ class Asking:
             return
         try:
             answer = self.on_request(request)
+            waited = as_deferred(answer)
+            if waited is None:
+                self._answer(answer, link, request.id)
+                return
         except Exception:
             self._answer_failure(Failure(), link, request.id)
-            return
-        waited = as_deferred(answer)
-        if waited is None:
-            self._answer(answer, link, request.id)
             return
         self._serving.add(waited)
         late = self._reactor.callLater(request.deadline_ms / 1000 or DEADLINE_S, waited.cancel)

@@ -11,14 +11,14 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 
-from imgateway.client.adapters import protocol_named
+from imgateway.client.adapters import Dial, protocol_named
 from imgateway.client.asking import DEADLINE_S, Asking
 from imgateway.client.inbox import Inbox
 from imgateway.client.outbox import Outbox
 from imgateway.client.pace import Pace
 from imgateway.client.reading import Reading
 from imgateway.client.sending import Outcomes, Sending
-from imgateway.client.session import Closed, Dial, Session, State
+from imgateway.client.session import Closed, Session, State
 from imgateway.client.store import ClientStore
 from imgateway.client.tokens import Token, Tokens
 from imgateway.client.values import Gap, History, Received
@@ -29,12 +29,12 @@ from imgateway.frames import (
     Address,
     Deliver,
     Hello,
-    LogKey,
     Publish,
     Pull,
     Request,
     Start,
     Welcome,
+    log_of,
     parse_address,
 )
 from imgateway.wire.messages import decode_message
@@ -235,9 +235,9 @@ class Client:
         :raises LinkLost: the link ended first; asking again does no harm.
         """
         self._check_open()
-        place = parse_address(address) if isinstance(address, str) else address
-        epoch = epoch or self._reading.epoch_of(LogKey(place, lane))
-        return self._asking.pull(Pull(place, lane, epoch, after, limit)).addCallback(_history)
+        log = log_of(parse_address(address) if isinstance(address, str) else address, lane)
+        epoch = epoch or self._reading.epoch_of(log)
+        return self._asking.pull(Pull(log.address, lane, epoch, after, limit)).addCallback(_history)
 
     def messages(self) -> Messages:
         """Iterate over what comes: ``async for received in client.messages()``.

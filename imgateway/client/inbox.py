@@ -128,6 +128,7 @@ class Inbox:
             place.new_link()
         for point in resumed:
             log = LogKey(point.address, point.lane)
+            acked = point.position
             place_or_none = self._places.get(log)
             if place_or_none is None:
                 place = self._places[log] = Place(log, point.epoch, point.position)
@@ -141,13 +142,15 @@ class Inbox:
                     self._restart(place, point.epoch, point.position)
                 elif point.position > place.received:
                     self._gap(place, place.received, point.position)
-            place.delivered = place.acked = point.position
+                # It goes on where we said; that we said so may not have been an acknowledgement to it.
+                acked = 0
+            place.delivered, place.acked = point.position, acked
 
     # ------------------------------------------------------------------------------------------ frames
 
     def deliver(self, frame: Deliver) -> Pull | None:
         """Take a Deliver in; a Pull is to be sent when there is a hole before it."""
-        if not frame.upto:
+        if not frame.upto and frame.entries:
             for entry in frame.entries:
                 message = self._decode(entry.message)
                 received = Received(frame.address, frame.lane, 0, 0, message, True)

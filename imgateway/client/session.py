@@ -22,7 +22,7 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from imgateway.client.adapters import alternatives, transport_for
+from imgateway.client.adapters import Dial, alternatives
 from imgateway.client.asking import Asking
 from imgateway.client.link import Ended, Link
 from imgateway.client.pace import Steady
@@ -30,7 +30,6 @@ from imgateway.client.reading import Reading
 from imgateway.client.sending import Sending
 from imgateway.client.store import ClientStore
 from imgateway.client.tokens import Tokens
-from imgateway.core.retry import RetryPolicy
 from imgateway.errors import (
     ClientError,
     CloseCode,
@@ -54,7 +53,7 @@ from imgateway.frames import (
     parse_address,
 )
 
-__all__ = ("Closed", "Dial", "Session", "State")
+__all__ = ("Closed", "Session", "State")
 
 # A link that lived this long was a good one: the next failure is the first again.
 SETTLED_S = 10.0
@@ -72,37 +71,6 @@ class State(Enum):
 
 class Closed(ClientError):
     """The client was closed by the application."""
-
-
-class Dial:
-    """Where and how to connect. `transport` None: by the URL's scheme. `wait`: the first attempt may fail."""
-
-    def __init__(
-        self,
-        urls: Iterable[str],
-        wire: Any,
-        transport: Any,
-        tls: Any,
-        connect_timeout_s: float,
-        login_timeout_s: float,
-        backoff: RetryPolicy,
-        wait: bool,
-    ) -> None:
-        self.own = list(urls)
-        self.wire = wire
-        self.transport = transport
-        self.options = {"tls": tls, "timeout_s": connect_timeout_s}
-        self.timeout_s = connect_timeout_s + login_timeout_s
-        self.backoff = backoff
-        self.wait = wait
-        if transport is None:
-            for url in self.own:
-                transport_for(url)
-
-    def connect(self, url: str, link: Link, reactor: Any) -> Deferred[Any]:
-        transport = self.transport if self.transport is not None else transport_for(url)
-        dialling: Deferred[Any] = transport.connect(url, self.wire, link, reactor, self.options)
-        return dialling
 
 
 class Session:
@@ -134,7 +102,7 @@ class Session:
         self.welcome: Welcome | None = None
         self.on_up: Callable[[Welcome], Any] | None = None
         self.on_down: Callable[[int, str], Any] | None = None
-        self.leaving = self.over = False
+        self.leaving = self.over = self._parting = False
         self.error: Exception | None = None
         self._link: Link | None = None
         self._links = 0
@@ -149,7 +117,7 @@ class Session:
         if self.state is not State.IDLE:
             raise RuntimeError("a client is started once")
         ready = self._ready = Deferred(lambda _: self._finish(Closed("start was cancelled")))
-        ensureDeferred(self._run()).addCallbacks(self._finish, self._crashed)
+        ensureDeferred(self._run()).addCallbacks(self._ran, self._crashed)
         return ready
 
     def leave(self, timeout_s: float) -> Deferred[None]:
@@ -372,12 +340,17 @@ class Session:
         if link is not None and self.state is State.UP:
             self._reading.flush()
             self.state = State.CLOSED
+            self._parting = True
             link.close()
             try:
                 await link.closed.addTimeout(GOODBYE_S, self._reactor)
             except TimeoutError:
                 pass
         self._finish(None)
+
+    def _ran(self, error: Exception | None) -> None:
+        if not self._parting:  # else `_leave` still waits for the goodbye to be flushed
+            self._finish(error)
 
     def _crashed(self, failure: Failure) -> None:
         self._log.failure("the client stops", failure)

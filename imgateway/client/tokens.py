@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from twisted.internet.defer import CancelledError
 from twisted.logger import Logger
 
 from imgateway.client.reading import as_deferred
@@ -78,6 +79,8 @@ class Tokens:
     async def _renewal(self, renew: Callable[[Renew], object]) -> None:
         try:
             token = await self._fetch()
+        except CancelledError:
+            raise
         except Exception:
             self._log.failure("no fresh token; trying again in {seconds} s", seconds=RETRY_S)
             self._arm(RETRY_S, renew)

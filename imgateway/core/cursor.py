@@ -1,19 +1,35 @@
 """How far one session has got in one log, and what to do when the log or the link moves.
 
-Catch-up and live delivery are one table::
+Catch-up and live delivery are one table:
 
-    state     event        when                            → state     step
-    --------  -----------  ------------------------------  ----------  ------------------------------------
-    LIVE      arrived      it follows what was sent        LIVE        SEND it (then `full` may make it
-    CLOGGED) LIVE      arrived      it does not (or only `moved`)   READING     READ from `sent` LIVE
-    overflow     the window has half its room    READING     READ from `sent` LIVE      overflow     it has
-    less                     CLOGGED LIVE      clog                                         CLOGGED READING
-    arrived      any                             READING     (the head rises, nothing else) READING   batch
-    sent < head afterwards          READING     SEND it, READ on READING   batch        sent = head afterwards
-    LIVE        SEND it READING   clog                                         CLOGGED CLOGGED   arrived
-    any                             CLOGGED     (the head rises, nothing else) CLOGGED   batch        any
-    CLOGGED     drop it, it will be read again CLOGGED   unclog       sent < head                     READING
-    READ from `sent` CLOGGED   unclog       sent = head                     LIVE
+=======  ========  ==================================  =======  ====
+state    event     when                                state    step
+=======  ========  ==================================  =======  ====
+LIVE     arrived   it begins where `sent` is           LIVE     SEND
+LIVE     arrived   it ends at or before `sent`         LIVE     HOLD
+LIVE     arrived   there is a hole between             READING  READ
+LIVE     moved     `sent` < head afterwards            READING  READ
+LIVE     moved     `sent` = head afterwards            LIVE     HOLD
+LIVE     overflow  half of the window or more is free  READING  READ
+LIVE     overflow  less is free                        CLOGGED  HOLD
+READING  arrived   any (the head rises)                READING  HOLD
+READING  moved     any (the head rises)                READING  HOLD
+READING  read      it begins where `sent` is           READING  SEND
+READING  read      it begins elsewhere                 READING  HOLD
+READING  send      `sent` < head afterwards            READING  –
+READING  send      `sent` = head afterwards            LIVE     –
+READING  passed    `sent` < head afterwards            READING  –
+READING  passed    `sent` = head afterwards            LIVE     –
+CLOGGED  arrived   any (the head rises)                CLOGGED  HOLD
+CLOGGED  moved     any (the head rises)                CLOGGED  HOLD
+CLOGGED  read      any (it will be read again)         CLOGGED  HOLD
+CLOGGED  unclog    `sent` < head                       READING  READ
+CLOGGED  unclog    `sent` = head                       LIVE     HOLD
+any      clog      any                                 CLOGGED  –
+=======  ========  ==================================  =======  ====
+
+READ means from `sent`; whoever sends a batch and still finds READING reads on. What is sent or passed in
+another state than READING leaves the state alone.
 
 CLOGGED means that the link has unsent bytes or that the window of unacknowledged entries is full. A slow
 receiver is a cursor that lags behind `head`; nothing is ever queued for it.

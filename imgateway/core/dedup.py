@@ -1,8 +1,9 @@
 """Which messages a log has taken already: the memory behind "at most once".
 
-The scope of a repeat is (log; user, device, msg_id). A digest of eight bytes stands for it: a million of them fit in memory, and the
-key keeps anybody from choosing ids that collide with another's. What a digest leads to is the seq that the message got, or the append
-that is still on its way, so that a repeat of an uncommitted message waits for the same commit.
+The scope of a repeat is (log; user, device, msg_id). A digest of eight bytes stands for it: a million of them
+fit in memory, and the key keeps anybody from choosing ids that collide with another's. What a digest leads to
+is the seq that the message got, or the append that is still on its way, so that a repeat of an uncommitted
+message waits for the same commit.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from imgateway.frames import LogKey
 __all__ = ("DIGEST_BYTES", "Dedup", "digest")
 
 DIGEST_BYTES = 8
-# Forgetting goes by blocks: one of 64 is forgotten at a time, so that an entry costs one list append and no clock.
+# Forgetting goes by blocks: one of 64 is forgotten at a time, so that an entry costs one list append and no
+# clock.
 BLOCKS = 64
 
 Pending = TypeVar("Pending")
@@ -76,11 +78,11 @@ class Dedup(Generic[Pending]):
     def settle(self, digest: bytes, seq: int, now_ms: int) -> None:
         """It is committed as `seq`."""
         self._known[digest] = seq
-        block = self._block
-        if not block:
+        if now_ms - self._block_born_ms >= self._block_ms:
+            self._turn(self._block_born_ms + self._block_ms)
             self._block_born_ms = now_ms
-        block.append(digest)
-        if len(block) >= self._block_size or now_ms - self._block_born_ms >= self._block_ms:
+        self._block.append(digest)
+        if len(self._block) >= self._block_size:
             self._turn(now_ms)
 
     def drop(self, digest: bytes) -> None:
@@ -94,15 +96,17 @@ class Dedup(Generic[Pending]):
 
     def expire(self, now_ms: int) -> None:
         """Forget what is older than its lifetime; to be called now and then."""
-        if self._block and now_ms - self._block_born_ms >= self._block_ms:
-            self._turn(now_ms)
+        if now_ms - self._block_born_ms >= self._block_ms:
+            self._turn(self._block_born_ms + self._block_ms)
+            self._block_born_ms = now_ms
         while self._blocks and now_ms - self._blocks[0][0] > self._lifetime_ms:
             self._forget_oldest()
 
-    def _turn(self, now_ms: int) -> None:
-        """Begin a new block; `now_ms` is the time of the newest digest in the old one, which decides when it goes."""
-        self._blocks.append((now_ms, self._block))
-        self._block = []
+    def _turn(self, newest_ms: int) -> None:
+        """Begin a new block; the time of the newest digest in the old one decides when that goes."""
+        if self._block:
+            self._blocks.append((newest_ms, self._block))
+            self._block = []
         while len(self._known) > self._limit and self._blocks:
             self._forget_oldest()
 

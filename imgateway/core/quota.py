@@ -51,11 +51,11 @@ class UserQuota:
         self._pairs: dict[Address, TokenBucket] | None = None  # the longest unused first
 
     def publish(self, size_bytes: int, now: float) -> float:
-        """Count a publish; for how many seconds its link shall not be read from, 0.0: it was within the quota.
+        """Count a publish; for how many seconds its link shall not be read from (0.0: within the quota).
 
         What is over the quota counts too: it was read already, and the wait is as long as it costs.
         """
-        wait, bytes_wait = self._publishes.owe(1.0, now), self._bytes.owe(size_bytes, now)
+        wait, bytes_wait = self._publishes.charge(1.0, now), self._bytes.charge(size_bytes, now)
         return wait if wait > bytes_wait else bytes_wait
 
     def pair(self, address: Address, now: float) -> float:
@@ -72,7 +72,7 @@ class UserQuota:
                 self._forget_pairs(pairs, now)
             bucket = TokenBucket(rates.pair_rate, rates.pair_burst, now)
         pairs[address] = bucket
-        return bucket.owe(1.0, now)
+        return bucket.charge(1.0, now)
 
     def request(self, now: float) -> bool:
         """May this user make one more request? Counted if so."""

@@ -21,9 +21,10 @@ def backoff(
     """
 
     def wait(attempt: int) -> float:
-        step = max_s
-        if attempt < 64:  # beyond it factor ** attempt is past any max_s and may overflow
+        try:
             step = min(max_s, first_s * factor**attempt)
+        except OverflowError:
+            step = max_s
         return step * (0.5 + random() / 2)
 
     return wait

@@ -75,7 +75,7 @@ class Session:
 
 
 def for_device(entries: tuple[Entry, ...], device: str) -> tuple[Entry, ...]:
-    """The entries that `device` is meant to see; the same tuple if that is all of them."""
+    """The entries that `device` is meant to see; the very tuple if none of them names a device."""
     for entry in entries:
         if entry.only_device or entry.except_device:
             break

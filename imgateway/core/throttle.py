@@ -8,6 +8,10 @@ from __future__ import annotations
 
 __all__ = ("TokenBucket",)
 
+SLACK_S = 1e-6
+"""What is missing for no longer than this counts as there: whoever sleeps exactly as long as told must not
+find a rounding error instead of a token."""
+
 
 class TokenBucket:
     """`rate` tokens a second up to `burst`; starts full.
@@ -30,7 +34,7 @@ class TokenBucket:
         tokens = self._tokens + (now - self._at) * self.rate
         self._tokens = tokens = min(tokens, self.burst)
         self._at = now
-        if tokens < amount and tokens < self.burst:
+        if tokens < amount and min(amount, self.burst) - tokens > self.rate * SLACK_S:
             return False
         self._tokens = tokens - amount
         return True
@@ -43,24 +47,13 @@ class TokenBucket:
         self._at = now
         return max(0.0, -self._tokens / self.rate)
 
-    def owe(self, amount: float, now: float) -> float:
-        """Take `amount` tokens, there or not; seconds until nothing is owed any more, 0.0 if nothing is."""
-        rate = self.rate
-        if not rate:
-            return 0.0
-        tokens = self._tokens + (now - self._at) * rate
-        if tokens > self.burst:
-            tokens = self.burst
-        self._at = now
-        self._tokens = tokens = tokens - amount
-        return -tokens / rate if tokens < 0 else 0.0
-
     def wait_s(self, amount: float, now: float) -> float:
         """Seconds until `take(amount)` will succeed, 0.0 if it would now."""
         if not self.rate:
             return 0.0
-        missing = min(amount, self.burst) - self._tokens
-        return max(0.0, missing / self.rate - (now - self._at))
+        tokens = min(self._tokens + (now - self._at) * self.rate, self.burst)
+        missing = min(amount, self.burst) - tokens
+        return missing / self.rate if missing > self.rate * SLACK_S else 0.0
 
     def full(self, now: float) -> bool:
         """Nothing taken is still owed: a new bucket would behave the same."""

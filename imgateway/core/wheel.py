@@ -7,7 +7,6 @@ all.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Generic, TypeVar
 
 __all__ = ("Wheel",)
@@ -18,7 +17,7 @@ Item = TypeVar("Item")
 class Wheel(Generic[Item]):
     """Items due at a time, to the precision of `tick_s`; never early, at most one tick late.
 
-    :param tick_s: the width of a slot in seconds.
+    :param tick_s: the width of a slot in seconds; a power of two (0.25, 1, …) keeps the arithmetic exact.
     :param slots: the number of slots; what is due after a full turn waits in its slot for its round.
     """
 
@@ -35,18 +34,18 @@ class Wheel(Generic[Item]):
         tick = max(tick + (tick < ticks), self._done + 1)
         self._slots[tick % len(self._slots)].append((tick, item))
 
-    def advance(self, now: float) -> Iterator[Item]:
-        """The items that are due by `now`. Items may be armed while this is iterated; they come no earlier
-        than the next tick."""
+    def advance(self, now: float) -> list[Item]:
+        """Take out the items that are due by `now`. What is armed from here on, however late it is, comes
+        with the next tick."""
         upto = int((now - self._start) / self.tick_s)
         # After a long stall each slot is still visited once only.
         first = max(self._done + 1, upto - len(self._slots) + 1)
+        ready: list[Item] = []
         for tick in range(first, upto + 1):
             index = tick % len(self._slots)
-            slot, self._slots[index] = self._slots[index], []
-            self._done = tick
-            for due, item in slot:
-                if due <= upto:
-                    yield item
-                else:
-                    self._slots[index].append((due, item))
+            slot = self._slots[index]
+            if slot:
+                ready += [item for due, item in slot if due <= upto]
+                self._slots[index] = [waiting for waiting in slot if waiting[0] > upto]
+        self._done = max(self._done, upto)
+        return ready

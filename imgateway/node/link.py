@@ -187,7 +187,7 @@ class Link:
             if frames is None:
                 frames = self._codec.receive(data)
             for frame in frames:
-                if type(frame) is bytes:
+                if isinstance(frame, bytes):
                     self.send_bytes(frame)
                 elif self.state is LinkState.OPEN:
                     self.desk.frame(self, frame)
@@ -271,7 +271,12 @@ class Link:
 
     def send(self, frame: Frame) -> None:
         """Send a control frame. Unsayable ones are dropped: a wire says what its protocol has a word for."""
-        data = self._codec.encode(frame)
+        try:
+            data = self._codec.encode(frame)
+        except Exception:
+            log.failure("link {link}: the codec of {wire} raised", link=self.id, wire=self.wire)
+            self.drop(CloseCode.INTERNAL_ERROR, "internal error")
+            return
         if data:
             self.send_bytes(data)
 
@@ -320,9 +325,9 @@ class Link:
         if self.state is LinkState.CLOSED:
             return
         if self._codec is not None:
-            data = self._codec.encode(Bye(code, reason, int(retry_after_s * 1000), endpoints))
-            if data:
-                self.connection.send(data)
+            self.send(Bye(code, reason, int(retry_after_s * 1000), endpoints))
+            if self.state is LinkState.CLOSED:
+                return  # nothing could be said: it was dropped
         self._end(code, reason)
         self.connection.close(code)
 

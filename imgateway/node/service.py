@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from msgspec.structs import replace
 from twisted.internet.defer import Deferred, gatherResults, succeed
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
@@ -261,7 +262,14 @@ class Node:
 
     def sessions(self, user: str) -> Deferred[tuple[Presence, ...]]:
         """Who is there of a user."""
-        return self._broker.sessions(user)
+        return self._broker.sessions(user).addCallback(lambda found: tuple(map(self._seen_here, found)))
+
+    def _seen_here(self, presence: Presence) -> Presence:
+        """The broker knows whose session is open; whether it has a link only its own node knows."""
+        if not presence.online or presence.node != self.incarnation:
+            return presence
+        session = self.hub.sessions.get(presence.session)
+        return presence if session is not None and session.link is not None else replace(presence, online=False)
 
     def revoke(self, user: str, not_before_s: int) -> Deferred[None]:
         """End what was opened with older tokens, and let none of them in again."""

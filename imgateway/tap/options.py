@@ -14,7 +14,8 @@ __all__ = ("Options",)
 
 
 class Options(usage.Options):
-    """Named options for what is set most, ``--set section.key=value`` for everything; the file comes first."""
+    """Named options for what is set most, ``--set section.key=value`` for everything; the file comes
+    first."""
 
     synopsis = "[options]"
     longdesc = (
@@ -25,7 +26,12 @@ class Options(usage.Options):
     optParameters: ClassVar[list[list[Any]]] = [
         ["config", "c", None, "A TOML file of settings (imgateway genconfig prints one)."],
         ["data-dir", None, None, "Where messages and secrets are kept."],
-        ["http", None, None, "Endpoint for health and metrics, such as tcp:7980:interface=127.0.0.1; empty: none."],
+        [
+            "http",
+            None,
+            None,
+            "Endpoint for health and metrics, such as tcp:7980:interface=127.0.0.1; empty: none.",
+        ],
         ["broker", None, None, "Where logs live: embedded: or memory:"],
         ["node", None, None, "The node's name; the host name if not given."],
     ]

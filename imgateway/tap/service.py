@@ -14,17 +14,16 @@ import time
 from typing import Any
 
 from msgspec.structs import replace
-from twisted.application.service import IServiceCollection, Service
+from twisted.application.service import Service
 from twisted.internet.defer import Deferred, succeed
 from twisted.logger import ILogObserver, Logger
+from twisted.python.components import Componentized
 from twisted.python.failure import Failure
 
 from imgateway import __version__
-from imgateway.auth.policy import DefaultPolicy
-from imgateway.auth.token import TokenAuthenticator
 from imgateway.config import Settings
 from imgateway.errors import ConfigError, OperatorError
-from imgateway.interfaces import IAuthenticator, IBackend, IBroker, IInterceptor, IPolicy, ISessionListener
+from imgateway.interfaces import IBackend, IBroker, IInterceptor, ISessionListener
 from imgateway.node.service import Node
 from imgateway.ops.health import Health
 from imgateway.ops.http import HttpListener, listen
@@ -32,7 +31,7 @@ from imgateway.ops.logs import observer
 from imgateway.ops.metrics import registry
 from imgateway.tap.doors import door
 from imgateway.tap.options import Options
-from imgateway.tap.plugins import find, find_all
+from imgateway.tap.plugins import find_all, find_authenticator, find_policy
 
 __all__ = ("Gateway", "compose", "makeService")
 
@@ -61,20 +60,6 @@ def make_broker(settings: Settings, reactor: Any) -> IBroker:
     )
 
 
-def make_policy(settings: Settings) -> Any:
-    """The policy that ``auth.policy`` names."""
-    name = settings.auth.policy
-    return DefaultPolicy() if name == "default" else find(IPolicy, name, "auth.policy")
-
-
-def make_authenticator(settings: Settings) -> Any:
-    """The authenticator that ``auth.authenticator`` names. :raises OperatorError: its keys cannot be read."""
-    name = settings.auth.authenticator
-    if name == "token":
-        return TokenAuthenticator(settings.auth, settings.node.data_dir, time.time)
-    return find(IAuthenticator, name, "auth.authenticator")
-
-
 def compose(settings: Settings, reactor: Any, health: Health) -> Node:
     """A node with everything that the settings name.
 
@@ -86,8 +71,8 @@ def compose(settings: Settings, reactor: Any, health: Health) -> Node:
     return Node(
         settings,
         make_broker(settings, reactor),
-        make_authenticator(settings),
-        make_policy(settings),
+        find_authenticator(settings.auth, settings.node.data_dir, time.time),
+        find_policy(settings.auth),
         reactor,
         wall_ms,
         random.random,
@@ -103,7 +88,8 @@ def compose(settings: Settings, reactor: Any, health: Health) -> Node:
 class Gateway(Service):
     """A node with its log, its HTTP port and its signals, as a Twisted service.
 
-    A first SIGTERM or SIGINT drains, a second one stops at once; SIGHUP reads keys, limits, quotas and policy anew.
+    A first SIGTERM or SIGINT drains, a second one stops at once; SIGHUP reads keys, limits, quotas and policy
+    anew.
     """
 
     name = "imgateway"
@@ -119,10 +105,8 @@ class Gateway(Service):
     def setServiceParent(self, parent: Any) -> None:
         """Join the application, and write its log."""
         super().setServiceParent(parent)
-        collection = IServiceCollection(parent)
-        if hasattr(parent, "setComponent"):
+        if isinstance(parent, Componentized):  # the application itself, not a service in between
             parent.setComponent(ILogObserver, observer(self.options.settings.log, sys.stdout))
-        del collection
 
     # ---------------------------------------------------------------------------------------- start and stop
 
@@ -136,7 +120,9 @@ class Gateway(Service):
         starting: Deferred[Any] = succeed(None)
         endpoint = self.options.settings.listen.http
         if endpoint:
-            counters = registry({"version": __version__, "node": self.node.settings.node.name}, self.node.measures)
+            counters = registry(
+                {"version": __version__, "node": self.node.settings.node.name}, self.node.measures
+            )
             starting = listen(endpoint, self.health, counters, self._reactor)
             starting.addCallback(self._serving)
         starting.addCallback(lambda _: self.node.start())
@@ -151,14 +137,15 @@ class Gateway(Service):
         gc.freeze()
         places = [listener.address for listener in self.node.listeners]
         http = [self._http.address] if self._http is not None else []
-        log.info("listening", places=", ".join(places + http), incarnation=self.node.incarnation, pid=os.getpid())
-        sys.__stderr__.write(banner(places, http, self.options.settings))
-        sys.__stderr__.flush()
+        log.info(
+            "listening", places=", ".join(places + http), incarnation=self.node.incarnation, pid=os.getpid()
+        )
+        _tell(banner(places, http, self.options.settings))
 
     def _refused(self, failure: Failure) -> None:
         """The start failed: one line for the operator, exit status 1."""
         if isinstance(failure.value, OperatorError):
-            sys.__stderr__.write(f"imgateway: {failure.getErrorMessage()}\n")
+            _tell(f"imgateway: {failure.getErrorMessage()}\n")
             log.error("the start failed: {why}", why=failure.getErrorMessage())
         else:
             log.failure("the start failed", failure)
@@ -197,11 +184,18 @@ class Gateway(Service):
         """SIGHUP. What cannot be read is logged, and everything stays as it was."""
         try:
             settings = self.options.load()
-            self.node.reload(settings, make_policy(settings))
+            self.node.reload(settings, find_policy(settings.auth))
         except OperatorError as error:
             log.error("reload refused, nothing changed: {why}", why=str(error))
         else:
             log.info("reloaded keys, limits, quotas and policy")
+
+
+def _tell(text: str) -> None:
+    """Say something to the person at the terminal: twistd turns sys.stderr into log lines."""
+    if sys.__stderr__ is not None:
+        sys.__stderr__.write(text)
+        sys.__stderr__.flush()
 
 
 def banner(places: list[str], http: list[str], settings: Settings) -> str:
@@ -222,8 +216,9 @@ def makeService(options: Options) -> Gateway:
     """What twistd calls. A wrong setting ends it with one line."""
     from twisted.internet import reactor
 
-    # Twisted's reactor keeps its timers on the wall clock: one step back would hold every deadline for as long.
-    reactor.seconds = time.monotonic  # type: ignore[attr-defined]
+    # Twisted's reactor keeps its timers on the wall clock: one step back would hold every deadline for as
+    # long.
+    setattr(reactor, "seconds", time.monotonic)  # noqa: B010 (mypy knows it as a method)
     try:
         return Gateway(options, reactor)
     except OperatorError as error:

@@ -26,7 +26,6 @@ from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from imgateway.brokers.directory import DATABASE
 from imgateway.brokers.embedded import EmbeddedBroker
 from imgateway.config import BrokerSettings, RetentionSettings
 from imgateway.frames import Entry, LogKey, Message, Outcome, SessionKey, parse_address
@@ -57,8 +56,9 @@ def disk_error(name: str = "SQLITE_IOERR") -> sqlite3.OperationalError:
 class SimulatedDisk:
     """A directory whose databases fail or end the process at a chosen call.
 
-    A call is one `execute` or `executemany` of any connection made by `connect`; `calls` counts them. `power`: keep what was synced
-    after each commit, so that a power loss can be told from a kill (costs a copy of the files each time).
+    A call is one `execute` or `executemany` of any connection made by `connect`; `calls` counts them.
+    `power`: keep what was synced after each commit, so that a power loss can be told from a kill (costs a
+    copy of the files each time).
     """
 
     def __init__(self, path: Path, power: bool = False) -> None:
@@ -100,14 +100,16 @@ class SimulatedDisk:
         after: bool = False,
         times: int = 1_000_000_000,
     ) -> None:
-        """Raise in calls whose statement `where` picks; `after`: the call did its work, but nobody is told."""
+        """Raise in calls whose statement `where` picks; `after`: the call did its work, but nobody is
+        told."""
         self._fail = (where, error, after, times)
 
     def mend(self) -> None:
         self._fail = None
 
     def crash(self, power_loss: bool = False) -> None:
-        """Note what is left if the process ends now (a kill noted it already), and put the directory into that state.
+        """Note what is left if the process ends now (a kill noted it already), and put the directory into
+        that state.
 
         All connections must be out of use.
         """
@@ -159,7 +161,8 @@ class SimulatedDisk:
         raise Killed
 
     def _files(self) -> dict[str, bytes]:
-        # Without the shared memory of the write-ahead log: it is rebuilt, as after a crash of the last process.
+        # Without the shared memory of the write-ahead log: it is rebuilt, as after a crash of the last
+        # process.
         return {
             file.name: file.read_bytes()
             for file in self.path.iterdir()
@@ -170,8 +173,8 @@ class SimulatedDisk:
 class Steps:
     """Lanes without threads: jobs run and results come back when the test says so.
 
-    Called with a name it makes a lane, as the broker's `lane` argument wants. Results come back in the order in which jobs ended,
-    as through a reactor.
+    Called with a name it makes a lane, as the broker's `lane` argument wants. Results come back in the order
+    in which jobs ended, as through a reactor.
     """
 
     def __init__(self) -> None:
@@ -262,6 +265,7 @@ class Rig:
         self.wall_ms = 1_700_000_000_000
         self._arguments = arguments
         self._random = Random(7)
+        self._failure: Failure | None = None
         self.new()
 
     def new(self) -> None:
@@ -308,11 +312,12 @@ class Rig:
 
     def now(self, deferred: Deferred[T]) -> T:
         """Run everything; the result, which must be there then. Raises what the Deferred failed with."""
-        self._failure: Failure | None = None
+        self._failure = None
         box = self.later(deferred)
         self.run()
-        if self._failure is not None:
-            self._failure.raiseException()
+        failure: Failure | None = self._failure
+        if failure is not None:
+            failure.raiseException()
         assert box, "no answer"
         return box[0]
 

@@ -98,7 +98,7 @@ def _advice(error: BaseException | None) -> str:
     """What went wrong, and what the operator can do."""
     if isinstance(error, CannotListenError):
         number = getattr(error.socketError, "errno", None)
-        if number == errno.EADDRINUSE:
+        if number == errno.EADDRINUSE or error.socketError == "Cannot acquire lock":
             who = (
                 f"ss -ltnp 'sport = :{error.port}'"
                 if isinstance(error.port, int)
@@ -112,16 +112,17 @@ def _advice(error: BaseException | None) -> str:
         return str(error.socketError)
     if isinstance(error, OSError) and error.filename is not None:
         return f"cannot read {os.fsdecode(error.filename)}: {error.strerror}"
-    if type(error).__module__.startswith("OpenSSL"):
+    if type(error).__module__.startswith("OpenSSL") or "keys do not match" in str(error):
         return "the key or certificate file is not PEM, or they do not belong together"
     text = " ".join(str(error).split()) or type(error).__name__
     return f"not a valid endpoint description ({text}); such as tcp:7901:interface=127.0.0.1"
 
 
 # Twisted decides by the first bytes that arrive whether they are a PROXY header, and drops a valid one that
-# comes in smaller pieces than 8 (v1) or 16 bytes (v2). So the first 16 are gathered before Twisted sees
-# any.
+# comes in smaller pieces than 8 (v1) or 16 bytes (v2). So the first 16 are gathered before Twisted sees any.
+# It also drops the shortest header of all, which HAProxy sends where it knows no addresses.
 _DECIDED_AT = 16
+_UNKNOWN = b"PROXY UNKNOWN\r\n"
 
 
 class _Gathering(ProtocolWrapper):
@@ -130,10 +131,11 @@ class _Gathering(ProtocolWrapper):
     def dataReceived(self, data: bytes) -> None:
         if self._first is not None:
             data = self._first + data
-            # The shortest header of all, ``PROXY UNKNOWN``, ends one byte earlier.
-            if len(data) < _DECIDED_AT and not data.endswith(b"UNKNOWN\r\n"):
+            if len(data) < _DECIDED_AT and data != _UNKNOWN:
                 self._first = data
                 return
+            if data.startswith(_UNKNOWN):
+                data = b"PROXY UNKNOWN " + data[len(_UNKNOWN) - 2 :]
             self._first = None
         super().dataReceived(data)
 

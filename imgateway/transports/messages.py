@@ -240,6 +240,8 @@ class MessageConnection:
         if ws.state == ws.STATE_OPEN:
             if not self._open:
                 self._open = True
+                for name in [name for name in vars(ws) if name.startswith("http_")]:
+                    delattr(ws, name)  # the request and the answer, which nobody needs again: 1 KB
                 self.receiver.opened(self._wire)
             if self._fault is not None:
                 self._last_messages()
@@ -251,7 +253,7 @@ class MessageConnection:
                     ws.failHandshake("header too large", 431)
                 self._end(CloseCode.FRAME_TOO_LARGE)
         else:
-            # The peer said goodbye, or Autobahn did for it: what is in the stream goes out, then the stream ends.
+            # The peer said goodbye, or Autobahn did for it: what was sent goes out, then the stream ends.
             self._last_messages()
             self._reason = self._reason or _goodbye(ws)
             self._end(CloseCode.NORMAL)
@@ -381,7 +383,7 @@ def _parser(factory: Any) -> type[Any]:
         for name in kind.CONFIG_ATTRS:
             value = getattr(factory, name)
             setattr(kind, name, staticmethod(value) if callable(value) else value)
-        kind.CONFIG_ATTRS = ()
+        kind.CONFIG_ATTRS = []
     return kind
 
 

@@ -11,7 +11,7 @@ import pytest
 from zope.interface.verify import verifyObject
 
 import twisted.plugins
-from imgateway.auth.plugins import find_authenticator, find_policy
+from imgateway.tap.plugins import find_authenticator, find_policy
 from imgateway.config import AuthSettings
 from imgateway.errors import CloseCode, LoginRefused
 from imgateway.frames import Address, Hello

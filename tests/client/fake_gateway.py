@@ -1,4 +1,4 @@
-"""A scripted gateway over an in-memory transport: native bytes in both directions, and no reactor but a Clock."""
+"""A scripted gateway over an in-memory transport: native bytes both ways, and no reactor but a Clock."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from imgateway.frames import (
     Message,
     Outcome,
     OutcomeCode,
+    Pong,
     Publish,
     PublishAck,
     Resumed,
@@ -41,6 +42,7 @@ class Pipe:
     """The client's end of one connection, and the gateway's side of it."""
 
     peer, source, secure, stream = "memory", "", False, True
+    max_message_bytes = 0
 
     def __init__(self, gateway: Gateway, url: str, receiver: Any) -> None:
         self.gateway = gateway
@@ -72,9 +74,8 @@ class Pipe:
 
     def resume_reading(self) -> None:
         self.reading = True
-        held, self.held = self.held, []
-        for data in held:
-            self.receiver.received(data)
+        while self.held and self.reading:
+            self.receiver.received(self.held.pop(0))
 
     def close(self, code: int, flush_s: float = 2.0) -> None:
         self.closed = code
@@ -212,6 +213,12 @@ class World:
     def wait(self, seconds: float) -> None:
         self.clock.advance(seconds)
         self.turn()
+
+    def live(self, seconds: int) -> None:
+        """Let time pass while the gateway gives signs of life."""
+        for _ in range(seconds):
+            self.wait(1)
+            self.gateway.pipe.say(Pong())
 
     def end(self) -> None:
         for client in self.clients:

@@ -33,7 +33,9 @@ def ack(publish: Publish, seq: int = 1) -> PublishAck:
 
 def test_a_publish_comes_back_with_its_outcomes(world: World) -> None:
     client = world.up()
-    sent = client.publish(["user:bob", parse_address("user:eve")], "hällo", ttl_s=9, headers={"b": "2", "a": "1"})
+    sent = client.publish(
+        ["user:bob", parse_address("user:eve")], "hällo", ttl_s=9, headers={"b": "2", "a": "1"}
+    )
     world.turn()
     assert done(sent) == (Outcome(0, EPOCH, 1), Outcome(0, EPOCH, 1))
     [frame] = world.gateway.log
@@ -317,6 +319,16 @@ def test_close_waits_for_outcomes_and_then_says_goodbye(world: World) -> None:
     assert done(sent)
     assert world.gateway.pipe.got[-1].code == CloseCode.NORMAL
     assert done(client.close()) is None
+
+
+def test_close_fires_when_the_goodbye_is_out(world: World) -> None:
+    world.gateway.lets_go = False
+    client = world.up()
+    closing = client.close()
+    world.turn()
+    assert not closing.called
+    world.gateway.pipe.receiver.lost("closed")
+    done(closing)
 
 
 def test_close_does_not_wait_for_ever(world: World) -> None:

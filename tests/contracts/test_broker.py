@@ -1,6 +1,7 @@
 """What every broker must do, whatever keeps its logs.
 
-A broker joins by a subclass of `BrokerContract` with a `make` that returns a `Desk`: a started broker whose listener records.
+A broker joins by a subclass of `BrokerContract` with a `make` that returns a `Desk`: a started broker whose
+listener records.
 """
 
 from __future__ import annotations
@@ -25,13 +26,16 @@ def log(text: str) -> Any:
 
 
 class BrokerContract:
-    """Override `desk`. It needs what `Rig` has: broker, listener, now, later, publish, claim, run, wall_ms."""
+    """Override `desk`. It needs what `Rig` has: broker, listener, now, later, publish, claim, run,
+    wall_ms."""
 
     @pytest.fixture
     def desk(self, tmp_path: Path) -> Any:
         raise NotImplementedError
 
-    def read(self, desk: Any, address: str, after: int = 0, limit: int = 100, max_bytes: int = 1 << 20) -> Any:
+    def read(
+        self, desk: Any, address: str, after: int = 0, limit: int = 100, max_bytes: int = 1 << 20
+    ) -> Any:
         return desk.now(desk.broker.read(log(address), after, limit, max_bytes))
 
     def ids(self, desk: Any, address: str, after: int = 0) -> list[str]:
@@ -204,9 +208,7 @@ class BrokerContract:
         assert (first.known, first.places[0].acked, first.places[0].head) == (False, 0, 4)
         desk.broker.advance(SessionKey("bob", "first"), first.generation, [(log("user:bob"), 3)])
         desk.now(desk.broker.close_session(SessionKey("bob", "first"), first.generation))
-        starts = {
-            start: self.open(desk, "bob", start.name, start=start).places[0].acked for start in Start
-        }
+        starts = {start: self.open(desk, "bob", start.name, start=start).places[0].acked for start in Start}
         assert starts == {Start.UNSEEN: 3, Start.HEAD: 4, Start.OLDEST: 0}
         again = self.open(desk, "bob", "first", start=Start.HEAD)
         assert (again.known, again.places[0].acked) == (True, 3)
@@ -339,7 +341,12 @@ class BrokerContract:
         self.open(desk, "bob", "web", platform="web")
         desk.now(desk.broker.close_session(SessionKey("bob", "phone"), opened.generation))
         web, phone = desk.now(desk.broker.sessions("bob"))
-        assert (web.session, web.platform, web.online, web.node) == (SessionKey("bob", "web"), "web", True, "n.1")
+        assert (web.session, web.platform, web.online, web.node) == (
+            SessionKey("bob", "web"),
+            "web",
+            True,
+            "n.1",
+        )
         assert (phone.session.device, phone.platform, phone.online) == ("phone", "ios", False)
         assert desk.now(desk.broker.sessions("nobody")) == ()
 

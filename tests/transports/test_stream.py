@@ -56,7 +56,7 @@ def room(request):
 def test_providers():
     assert verifyObject(ITransportAdapter, TCPTransport())
     room = Room()
-    client, server = room.connect()
+    client, _server = room.connect()
     assert verifyObject(IConnection, client)
     assert verifyObject(IListener, room.listener)
     assert verifyObject(IReceiver, room.server)
@@ -153,7 +153,7 @@ def test_garbage_instead_of_tls(certificate):
     assert peer.closed
 
 
-# -------------------------------------------------------------------------------------------------- closing
+# -------------------------------------------------------------------- closing
 
 
 def test_close_sends_what_is_unsent_and_tells_both_ends_once(room):
@@ -216,7 +216,7 @@ def test_a_closing_end_reads_on_but_listens_no_more(room):
 
 
 def test_close_without_flush_time_is_an_abort(room):
-    client, server = room.dial()
+    _client, server = room.dial()
     server.send(b"dropped")
     server.close(7, flush_s=0)
     room.network.settle()
@@ -225,7 +225,7 @@ def test_close_without_flush_time_is_an_abort(room):
 
 
 def test_abort_drops_and_tells(room):
-    client, server = room.dial()
+    _client, server = room.dial()
     server.send(b"dropped")
     server.abort()
     server.abort()
@@ -285,7 +285,7 @@ def test_a_closed_connection_leaves_no_cycle(room):
         gc.enable()
 
 
-# ------------------------------------------------------------------------------------------------ backpressure
+# -------------------------------------------------------------------- backpressure
 
 
 def test_a_peer_that_does_not_read(room, request):
@@ -368,7 +368,7 @@ def test_paused_reading_delivers_nothing_more(room):
 
 def test_a_socket_that_breaks_while_it_is_written_to():
     room = Room()
-    client, server = room.connect()
+    _client, server = room.connect()
     end = room.network.links[-1].server
     end.writeSomeData = lambda data: ConnectionLost()
     server.send(b"x")
@@ -384,7 +384,7 @@ def test_a_failure_without_text_is_told_by_its_name():
     assert recorder.reason == "connection lost: ZeroDivisionError"
 
 
-# ------------------------------------------------------------------------------------------------- listening
+# -------------------------------------------------------------------- listening
 
 
 def test_tcp_takes_one_stream_wire():
@@ -418,7 +418,7 @@ def test_a_stopped_listener_leaves_connections_alone():
     assert room.client.data == b"still"
 
 
-# ------------------------------------------------------------------------------------------------ connecting
+# -------------------------------------------------------------------- connecting
 
 
 def test_nobody_listens():
@@ -480,15 +480,15 @@ def test_a_certificate_that_nobody_vouches_for(certificate):
     room = Room(endpoint=f"ssl:7901:privateKey={certificate}/key.pem:certKey={certificate}/cert.pem")
     receiver = Recorder()
     with pytest.raises(LinkLost, match="certificate verify failed"):
-        room.network.result(
-            TCPTransport().connect("tls://127.0.0.1:7901", WIRE, receiver, room.network, {})
-        )
+        room.network.result(TCPTransport().connect("tls://127.0.0.1:7901", WIRE, receiver, room.network, {}))
     assert receiver.events == []
 
 
 def test_cancelling_before_and_while_connecting():
     room = Room()
-    results = outcome(early := room.transport.connect("tcp://127.0.0.1:7901", WIRE, Recorder(), room.network, {}))
+    results = outcome(
+        early := room.transport.connect("tcp://127.0.0.1:7901", WIRE, Recorder(), room.network, {})
+    )
     early.cancel()
     room.network.settle()
     assert isinstance(results[0], LinkLost)

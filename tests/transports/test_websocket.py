@@ -91,7 +91,7 @@ def test_providers():
 @pytest.mark.parametrize("chunk", [0, 1, 7, 1000])
 def test_messages_pass_both_ways_in_any_chunks(wire, chunk):
     room = Room(Network(chunk=chunk), echo=True)
-    client, server = room.connect(wire)
+    client, _server = room.connect(wire)
     messages = [b"", b"x", b"a" * 125, b"b" * 126, "grüße".encode(), b"c" * 65_535, b"d" * 65_536]
     for message in messages:
         client.send(message)
@@ -103,7 +103,9 @@ def test_messages_pass_both_ways_in_any_chunks(wire, chunk):
 
 
 def test_over_tls(certificate):
-    room = Room(endpoint=f"ssl:7902:privateKey={certificate}/key.pem:certKey={certificate}/cert.pem", echo=True)
+    room = Room(
+        endpoint=f"ssl:7902:privateKey={certificate}/key.pem:certKey={certificate}/cert.pem", echo=True
+    )
     client, server = room.connect(url="wss://127.0.0.1:7902", tls=trusting(certificate))
     client.send(b"hello")
     room.network.settle()
@@ -151,12 +153,14 @@ def test_binary_and_text_frames_of_the_same_bytes_differ():
     assert first.chunks == room.client.chunks == [message]
 
 
-# --------------------------------------------------------------------------------------------------- upgrade
+# -------------------------------------------------------------------- upgrade
 
 
 def test_the_upgrade_answers_with_the_subprotocol_and_no_compression():
     room = Room()
-    peer = room.raw(headers=b"Sec-WebSocket-Protocol: x, test.text\r\nSec-WebSocket-Extensions: permessage-deflate\r\n")
+    peer = room.raw(
+        headers=b"Sec-WebSocket-Protocol: x, test.text\r\nSec-WebSocket-Extensions: permessage-deflate\r\n"
+    )
     assert b"\r\nSec-WebSocket-Protocol: test.text" in peer.answer
     assert b"Extensions" not in peer.answer
     assert b"Server" not in peer.answer
@@ -203,7 +207,7 @@ def test_bad_upgrades_get_a_status(request_, status, chunk):
     peer = room.raw(upgrade=False)
     peer.send(request_)
     assert peer.data.startswith(b"HTTP/1.1 %d " % status), peer.data
-    assert b"evil.example" not in peer.data.replace(b"https://evil.example' not", b"")
+    assert b"Location" not in peer.data
     assert peer.closed
     assert room.server.events == ["lost"]
     assert room.network.getDelayedCalls() == []
@@ -238,7 +242,7 @@ def test_frames_in_the_same_packet_as_the_upgrade():
     assert room.server.chunks == [b"one", b"two"]
 
 
-# ------------------------------------------------------------------------------------------------ bad frames
+# -------------------------------------------------------------------- bad frames
 
 
 @pytest.mark.parametrize(
@@ -331,7 +335,7 @@ def test_any_bytes_do_no_harm(garbage, chunk, before):
     assert survivor.chunks == [b"fine"]
 
 
-# ------------------------------------------------------------------------------------------- pings and closing
+# -------------------------------------------------------------------- pings and closing
 
 
 def test_pings_of_a_peer_that_does_not_read_are_not_all_answered():
@@ -424,7 +428,7 @@ def test_a_peer_that_ignores_the_close_is_gone_after_flush_s():
 
 def test_abort():
     room = Room()
-    client, server = room.connect()
+    _client, server = room.connect()
     server.abort()
     room.network.settle()
     server.abort()
@@ -461,7 +465,7 @@ def test_a_closed_connection_leaves_no_cycle():
         gc.enable()
 
 
-# ---------------------------------------------------------------------------------------------- backpressure
+# -------------------------------------------------------------------- backpressure
 
 
 def test_a_peer_that_does_not_read():
@@ -542,7 +546,7 @@ def test_a_long_read_of_tiny_messages_takes_turns():
     assert 0 < seen[0] < 9000
 
 
-# ------------------------------------------------------------------------------------- listening, connecting
+# -------------------------------------------------------------------- listening, connecting
 
 
 def test_what_cannot_be_listened_for():
@@ -571,7 +575,9 @@ def test_a_server_without_our_subprotocol():
     room, receiver = Room(), Recorder()
     foreign = BareWire("foreign", Carriage(subprotocols=("foreign",)))
     with pytest.raises(LinkLost, match=r"\[400\]: none of these subprotocols is spoken here"):
-        room.network.result(room.transport.connect("ws://127.0.0.1:7902", foreign, receiver, room.network, {}))
+        room.network.result(
+            room.transport.connect("ws://127.0.0.1:7902", foreign, receiver, room.network, {})
+        )
     assert receiver.events == []
     assert room.network.getDelayedCalls() == []
 

@@ -13,14 +13,14 @@ from twisted.plugin import IPlugin, getPlugins
 from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
-from imgateway.auth import plugins
 from imgateway.auth.keys import load_secret
-from imgateway.auth.plugins import find_authenticator, find_policy
 from imgateway.auth.token import mint
 from imgateway.config import AuthSettings
 from imgateway.errors import ConfigError
 from imgateway.frames import Address, Hello
 from imgateway.interfaces import IAuthenticator, IAuthenticatorMaker, Identity, IPolicy
+from imgateway.tap import plugins
+from imgateway.tap.plugins import find_authenticator, find_policy
 
 
 @implementer(IPlugin, IAuthenticator)
@@ -80,7 +80,7 @@ def test_an_unknown_name_is_told_with_those_that_there_are(monkeypatch: pytest.M
 
 def test_a_package_that_takes_our_name_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     install(monkeypatch, Anybody("token"))
-    with pytest.raises(ConfigError, match=r"several plugins have the name token: .*Anybody.*_Token"):
+    with pytest.raises(ConfigError, match=r"several plugins have the name .token.: .*Anybody.*_Token"):
         find_authenticator(AuthSettings(), "nowhere", lambda: 0.0)
 
 

@@ -1,0 +1,142 @@
+"""Copies of the embedded broker's database: made while it runs, put back while it does not."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+
+from imgateway.brokers.directory import DATABASE, Directory
+from imgateway.brokers.opening import new_epoch_number
+from imgateway.brokers.schema import VERSION, fault_text, open_database
+from imgateway.errors import StoreError
+
+__all__ = ("backup", "restore")
+
+Progress = Callable[[int, int], None]
+PAGES = 1_024
+
+
+def backup(data_dir: str | Path, target: str | Path, progress: Progress | None = None) -> None:
+    """Copy the database as it is at this moment to the file `target`, which must not exist. The node may run.
+
+    :param progress: called with (pages copied, pages in all).
+    :raises StoreError: there is no database, or the copy cannot be written.
+    """
+    source = Path(data_dir) / DATABASE
+    target = Path(target)
+    if not source.exists():
+        raise StoreError(f"there is no database in {data_dir}: is it the right --data-dir?")
+    if target.exists():
+        raise StoreError(f"{target} exists already: name another file")
+    connection = open_database(str(source))
+    try:
+        # A transaction holds the moment: without it each commit of the node would make the copy begin again.
+        connection.execute("BEGIN")
+        connection.execute("SELECT count(*) FROM fact").fetchone()
+        _copy(connection, target, progress)
+    except (sqlite3.Error, OSError) as problem:
+        raise StoreError(fault_text(problem, str(target))) from None
+    finally:
+        connection.close()
+
+
+def restore(
+    source: str | Path,
+    data_dir: str | Path,
+    progress: Progress | None = None,
+    entropy: Callable[[int], bytes] = os.urandom,
+) -> None:
+    """Put a copy into `data_dir`, in place of what is there. The node must not run on it.
+
+    All logs get a new epoch: seqs that the copy does not know may be in clients' hands, and will be given
+    again.
+
+    :raises StoreError: a node runs on the directory, or the file is no copy of ours.
+    """
+    source = Path(source)
+    if not source.is_file():
+        raise StoreError(f"there is no file {source}")
+    directory = Directory(data_dir)
+    directory.lock()
+    new = directory.path / "restoring.sqlite3"
+    try:
+        new.unlink(missing_ok=True)
+        _check(source)
+        connection = _open_copy(source)
+        try:
+            _copy(connection, new, progress)
+        finally:
+            connection.close()
+        _renew(new, new_epoch_number(entropy))
+        # The old log of changes must go first: beside the new database it would be taken for its own.
+        for suffix in ("-wal", "-shm"):
+            Path(str(directory.database) + suffix).unlink(missing_ok=True)
+        directory.remove_mark()
+        os.replace(new, directory.database)
+        _sync_directory(directory.path)
+    except (sqlite3.Error, OSError) as problem:
+        raise StoreError(fault_text(problem, str(source))) from None
+    finally:
+        for suffix in ("", "-journal", "-wal", "-shm"):
+            Path(str(new) + suffix).unlink(missing_ok=True)
+        directory.unlock()
+
+
+def _open_copy(path: Path) -> sqlite3.Connection:
+    return sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, isolation_level=None)
+
+
+def _check(path: Path) -> None:
+    """:raises StoreError: it is not a database of ours."""
+    connection = _open_copy(path)
+    try:
+        if connection.execute("PRAGMA user_version").fetchone()[0] != VERSION:
+            raise StoreError(
+                f"{path} is no copy of a node's database: use a file that `imgateway backup` made"
+            )
+        connection.execute("SELECT value FROM fact WHERE name = 'epoch'").fetchone()
+    finally:
+        connection.close()
+
+
+def _copy(source: sqlite3.Connection, target: Path, progress: Progress | None) -> None:
+    """To another name first, so that a file of the right name is whole."""
+    part = target.with_name(target.name + ".part")
+    part.unlink(missing_ok=True)
+    copy = sqlite3.connect(part)
+    try:
+        tell = (lambda status, left, total: progress(total - left, total)) if progress else None
+        source.backup(copy, pages=PAGES, progress=tell)
+        # One file, without a log of changes beside it.
+        copy.execute("PRAGMA journal_mode=DELETE")
+    except BaseException:
+        copy.close()
+        part.unlink(missing_ok=True)
+        raise
+    copy.close()
+    with part.open("rb+") as file:
+        os.fsync(file.fileno())
+    os.replace(part, target)
+    _sync_directory(target.parent)
+
+
+def _renew(path: Path, epoch: int) -> None:
+    connection = sqlite3.connect(path)
+    try:
+        with connection:
+            connection.execute("UPDATE log SET epoch = 0")
+            connection.execute("UPDATE fact SET value = ? WHERE name = 'epoch'", (epoch,))
+            connection.execute("UPDATE entry SET at_ms = at_ms + 1 WHERE key = 0")
+    finally:
+        connection.close()
+
+
+def _sync_directory(path: Path) -> None:
+    """A rename is on the disk when its directory is."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

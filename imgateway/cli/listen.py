@@ -1,0 +1,50 @@
+"""``imgateway listen``"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from imgateway.cli.login import Login, login_options, with_client
+from imgateway.cli.options import POSITIVE
+from imgateway.cli.world import World, pass_world
+
+__all__ = ("listen",)
+
+
+@click.command()
+@login_options
+@click.option("--count", type=click.IntRange(min=1), metavar="N", help="End after N messages.")
+@click.option("--timeout", type=POSITIVE, metavar="S", help="End after S seconds without a message.")
+@click.option(
+    "--start",
+    type=click.Choice(["unseen", "head", "oldest"]),
+    default="unseen",
+    show_default=True,
+    help="Where a new device begins: at what no device of the user had yet, at the end, at the oldest.",
+)
+@click.option(
+    "--state", metavar="FILE", help="Remember there what was shown: one that is killed repeats nothing."
+)
+@click.option("--json", "_", is_flag=True, expose_value=False, help="What is printed anyway.")
+@pass_world
+def listen(
+    world: World, login: Login, count: int | None, timeout: float | None, start: str, state: str | None
+) -> None:
+    """Print what comes, one JSON line a message.
+
+    The fields are address, epoch, seq, msg_id, sender, device, content_type, sent_ms and body.
+
+    A message is acknowledged when its line was written. Without --count it goes on until it is interrupted or
+    nothing came for --timeout, and exits with 0; with --count it exits with 0 only when all N came.
+    """
+
+    async def talk(client: Any, reactor: Any) -> int:
+        from imgateway.cli.reception import receive
+
+        return await receive(client, reactor, count, timeout)
+
+    from imgateway.cli.remarks import STARTS
+
+    with_client(world, login, talk, start=STARTS[start], state=state)

@@ -1,0 +1,199 @@
+"""Who logs in, and where: what ``send``, ``listen`` and ``chat`` have in common."""
+
+from __future__ import annotations
+
+import json
+import os
+from base64 import urlsafe_b64decode
+from collections.abc import Callable, Coroutine
+from functools import wraps
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import click
+from msgspec import Struct
+
+from imgateway.cli.options import config_option, data_dir_option
+from imgateway.cli.world import World
+
+__all__ = ("Login", "login_options", "with_client")
+
+# Renewed by itself on a long connection.
+TTL_S = 3_600.0
+
+
+class Login(Struct, frozen=True):
+    """The SDK's arguments. `tls` is a connection creator, or None for the system's trust."""
+
+    url: str
+    token: str | Callable[[], str]
+    device: str
+    platform: str
+    protocol: str
+    tls: Any
+    wait: bool
+
+
+def login_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the argument URL and the options of a login, as one `Login` named ``login``."""
+
+    @click.argument("url")
+    @click.option("--user", metavar="U", help="Log in as U, with a token made from the node's secret.")
+    @click.option(
+        "--token",
+        metavar="T",
+        help="Log in with this token; @FILE reads it, and IMGATEWAY_TOKEN may hold it.",
+    )
+    @data_dir_option
+    @config_option
+    @click.option("--device", metavar="D", help="This device's name.  [default: cli-COMMAND]")
+    @click.option("--platform", metavar="P", default="cli", show_default=True, help="This device's kind.")
+    @click.option(
+        "--protocol",
+        metavar="NAME",
+        default="native",
+        show_default=True,
+        help="native; json on ws:// and wss://.",
+    )
+    @click.option("--ca", metavar="FILE", help="Trust the certificates of this PEM file, and no others.")
+    @click.option("--insecure", is_flag=True, help="Check no certificate: for a test, never for a secret.")
+    @click.option("--wait", is_flag=True, help="Keep trying until the gateway is there.")
+    @wraps(command)
+    def wrapped(
+        *args: Any,
+        url: str,
+        user: str | None,
+        token: str | None,
+        data_dir: str | None,
+        config: str | None,
+        device: str | None,
+        platform: str,
+        protocol: str,
+        ca: str | None,
+        insecure: bool,
+        wait: bool,
+        **rest: Any,
+    ) -> Any:
+        name = click.get_current_context().command.name
+        _check_wire(url, protocol)
+        source, pinned = _credentials(user, token, config, data_dir)
+        login = Login(
+            url, source, device or pinned or f"cli-{name}", platform, protocol, _tls(url, ca, insecure), wait
+        )
+        return command(*args, login=login, **rest)
+
+    return wrapped
+
+
+def with_client(
+    world: World, login: Login, talk: Callable[[Any, Any], Coroutine[Any, Any, int]], **options: Any
+) -> None:
+    """Log in, ``talk(client, reactor)`` → exit status, log out, exit. A refusal is one line on stderr."""
+    from imgateway.cli.remarks import explained, remark_on
+    from imgateway.errors import GatewayError
+
+    async def main(reactor: Any) -> int:
+        client = world.client(
+            login.url,
+            token=login.token,
+            device=login.device,
+            platform=login.platform,
+            protocol=login.protocol,
+            tls=login.tls,
+            wait=login.wait,
+            reactor=reactor,
+            **options,
+        )
+        remark_on(client, login.wait)
+        try:
+            await client.start()
+            return await talk(client, reactor)
+        finally:
+            # What has no outcome by now is not waited for any longer: talk did that.
+            await client.close(0)
+
+    try:
+        status = world.run(main)
+    except GatewayError as error:
+        from imgateway.cli.lines import plain
+
+        raise click.ClickException(plain(explained(error, login.url))) from None
+    click.get_current_context().exit(status)
+
+
+def _check_wire(url: str, protocol: str) -> None:
+    from imgateway.client.adapters import protocol_named, transport_for
+
+    try:
+        transport_for(url)
+        protocol_named(protocol)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+    if protocol == "json" and urlsplit(url).scheme not in ("ws", "wss"):
+        raise click.UsageError("--protocol json is for ws:// and wss://")
+
+
+# ----------------------------------------------------------------------------------------------- credentials
+
+
+def _credentials(
+    user: str | None, token: str | None, config: str | None, data_dir: str | None
+) -> tuple[str | Callable[[], str], str]:
+    """What the SDK takes as token, and the device that it is pinned to."""
+    if user is not None and token is not None:
+        raise click.UsageError("--user and --token exclude each other")
+    if user is not None:
+        from imgateway.cli.minting import minter
+
+        make = minter(config, data_dir, "; or log in with --token")
+        make(user, "", TTL_S, False)  # what is wrong is wrong at once
+        return lambda: make(user, "", TTL_S, False), ""
+    text = token if token is not None else os.environ.get("IMGATEWAY_TOKEN", "").strip()
+    if not text:
+        raise click.UsageError("who are you? --user NAME, --token TOKEN, --token @FILE or IMGATEWAY_TOKEN")
+    if text.startswith("@"):
+        path = text[1:]
+        return lambda: _from_file(path), _pinned_device(_from_file(path))
+    return text, _pinned_device(text)
+
+
+def _from_file(path: str) -> str:
+    try:
+        text = Path(path).read_text("ascii").strip()
+    except OSError as error:
+        raise click.ClickException(f"{path}: the token cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        text = ""
+    if not text:
+        raise click.ClickException(f"{path}: there is no token in it")
+    return text
+
+
+def _pinned_device(token: str) -> str:
+    """The device that a token names, if it is one that we can read; the gateway checks it, not we."""
+    try:
+        payload = token.split(".")[1]
+        claims = json.loads(urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
+        device = claims.get("device", claims.get("dev", ""))
+    except (IndexError, ValueError, AttributeError):
+        return ""
+    return device if isinstance(device, str) else ""
+
+
+# ------------------------------------------------------------------------------------------------------- TLS
+
+
+def _tls(url: str, ca: str | None, insecure: bool) -> Any:
+    """The SDK's `tls`."""
+    if ca is None and not insecure:
+        return None
+    target = urlsplit(url)
+    if target.scheme not in ("tls", "wss"):
+        raise click.UsageError("--ca and --insecure are for tls:// and wss://")
+    if ca is not None and insecure:
+        raise click.UsageError("--ca and --insecure exclude each other")
+    from imgateway.cli.trust import trusting, unverified
+
+    host = target.hostname or ""
+    return unverified(host) if ca is None else trusting(host, ca)

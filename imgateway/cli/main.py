@@ -1,0 +1,47 @@
+"""The command ``imgateway``: its parts, and what they all do about errors.
+
+Exit status: 0 when everything asked for was done, 1 when it was not (one line on stderr says why), 2 when the
+command line was wrong, 128 + N when signal N cut the work short.
+
+What takes long to import (Twisted's reactor, the client, PyJWT) is imported by the command that needs it,
+when it runs.
+"""
+
+from __future__ import annotations
+
+import click
+
+from imgateway import __version__
+from imgateway.cli.chat import chat
+from imgateway.cli.listen import listen
+from imgateway.cli.send import send
+from imgateway.cli.settings import checkconfig, genconfig
+from imgateway.cli.store import backup, restore
+from imgateway.cli.token import token
+from imgateway.cli.version import version
+
+__all__ = ("main",)
+
+
+class InOrder(click.Group):
+    """Lists its commands as they were added: first what a newcomer needs."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
+
+
+@click.group(cls=InOrder, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="imgateway", message="%(prog)s %(version)s")
+def main() -> None:
+    """Talk to an imgateway node, and look after one.
+
+    A first conversation, beside a running node (twistd -n imgateway):
+
+    \b
+      imgateway listen tcp://127.0.0.1:7901 --user bob
+      imgateway send tcp://127.0.0.1:7901 --user alice user:bob "hello"
+    """
+
+
+for command in (token, chat, send, listen, genconfig, checkconfig, backup, restore, version):
+    main.add_command(command)

@@ -1,0 +1,50 @@
+"""Tokens made on the spot, with the secret that the node itself checks them with."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import click
+
+from imgateway.errors import InvalidAddress, OperatorError
+
+__all__ = ("minter",)
+
+
+def minter(
+    config: str | None, data_dir: str | None, otherwise: str = ""
+) -> Callable[[str, str, float, bool], str]:
+    """A function (user, device, ttl_s, service) → token. It reads the secret each time: that may change.
+
+    :param config: the node's configuration file.
+    :param data_dir: comes before what that file says.
+    :param otherwise: what the user can do when the secret cannot be read, for the error line.
+    :raises click.ClickException: one line.
+    """
+    from imgateway.auth.keys import load_secret
+    from imgateway.auth.token import mint
+    from imgateway.config import load
+
+    try:
+        settings = load(config)
+    except OperatorError as error:
+        raise click.ClickException(str(error)) from None
+    auth = settings.auth
+    directory = data_dir if data_dir is not None else settings.node.data_dir
+    if auth.public_key_file or auth.jwks_file:
+        raise click.ClickException(
+            f"{config}: the node checks tokens with a public key: only their issuer makes them{otherwise}"
+        )
+
+    def make(user: str, device: str, ttl_s: float, service: bool) -> str:
+        try:
+            secret = load_secret(auth, directory)
+            return mint(secret, user, device, ttl_s, service, time.time(), auth.audience)
+        except InvalidAddress as error:
+            raise click.UsageError(f"{user if not device else f'{user}, {device}'!r}: {error}") from None
+        except OperatorError as error:
+            hint = "name the node's directory with --data-dir (a node makes the secret at its first start)"
+            raise click.ClickException(f"{error}; {hint}{otherwise}") from None
+
+    return make

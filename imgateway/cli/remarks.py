@@ -1,0 +1,92 @@
+"""What is told on stderr, beside the results: lost links, gaps, the client's complaints, why it ended."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.logger import ILogObserver, LogEvent, LogLevel, formatEvent, globalLogBeginner
+from zope.interface import implementer
+
+from imgateway.cli.lines import tell
+from imgateway.client.values import Gap
+from imgateway.errors import CloseCode, ConnectRefused, GatewayError, LinkLost
+from imgateway.frames import Start, address_text
+
+__all__ = ("ADVICE", "STARTS", "explained", "lose", "remark_on", "show_log")
+
+STARTS = {start.name.lower(): start for start in Start}
+
+_OTHER_VERSION = "client and gateway do not understand each other: compare their versions (imgateway version)"
+ADVICE: dict[int, str] = {
+    CloseCode.KICKED: "the business or an operator ended this session",
+    CloseCode.REPLACED: "the same user logged in with the same device elsewhere; --device names another",
+    CloseCode.DISPLACED: "another device of this user logged in; the login policy keeps the newest",
+    CloseCode.LOGIN_CONFLICT: "another device of this user is online; the login policy keeps the first",
+    CloseCode.BAD_TOKEN: "is it from this gateway? --user wants the --data-dir of that very node",
+    CloseCode.TOKEN_EXPIRED: "take a fresh one: imgateway token USER",
+    CloseCode.REVOKED: "this user's older tokens were revoked; take a fresh one: imgateway token USER",
+    CloseCode.WRONG_AUDIENCE: "the token is for another service; --config tells --user the node's audience",
+    CloseCode.BAD_FRAME: _OTHER_VERSION,
+    CloseCode.FRAME_TOO_LARGE: "the gateway takes no frames of this size",
+    CloseCode.UNEXPECTED_FRAME: _OTHER_VERSION,
+    CloseCode.FORBIDDEN: "the gateway's policy does not let this user in",
+}
+"""What to do about a refusal."""
+
+
+def explained(error: GatewayError, url: str) -> str:
+    """One line: where, what and what to do."""
+    if not isinstance(error, ConnectRefused | LinkLost):
+        return str(error)
+    name, reason = _code_name(error.code), error.reason or "no reason given"
+    if name == "LOST":
+        return f"{url}: {reason}"
+    advice = ADVICE.get(error.code)
+    return f"{url}: {name}: {reason}" + (f"; {advice}" if advice else "")
+
+
+def _code_name(code: int) -> str:
+    return CloseCode(code).name if code in {int(known) for known in CloseCode} else f"code {code}"
+
+
+def remark_on(client: Any, patient: bool = False) -> None:
+    """Tell of links that end, and of the next that is up; of gaps, too.
+
+    :param patient: the client goes on when the first attempt fails, so that is told as well.
+    """
+    down = False
+
+    def on_down(code: int, reason: str) -> None:
+        nonlocal down
+        # What ends the command is told by its error line.
+        if code < 200 and (patient or client.welcome is not None):
+            down = True
+            tell(f"no connection ({reason or _code_name(code)}); trying again")
+
+    def on_up(welcome: Any) -> None:
+        nonlocal down
+        if down:
+            tell("connected again")
+        down = False
+
+    client.on_down, client.on_up = on_down, on_up
+    client.on_gap = lose
+
+
+def lose(gap: Gap) -> None:
+    """Tell what cannot be shown any more."""
+    where = f"{address_text(gap.address)} (epoch {gap.epoch})"
+    tell(f"{where}: something after {gap.after} and up to {gap.upto} is lost")
+
+
+def show_log() -> None:
+    """From now on what the client complains of is one line on stderr, and what it merely notes is dropped."""
+    globalLogBeginner.beginLoggingTo([_complaint], redirectStandardIO=False, discardBuffer=True)
+
+
+@implementer(ILogObserver)
+def _complaint(event: LogEvent) -> None:
+    if event.get("log_level", LogLevel.info) < LogLevel.warn:
+        return
+    failure = event.get("log_failure")
+    tell(f"{formatEvent(event)}" + (f": {failure.getErrorMessage()}" if failure is not None else ""))

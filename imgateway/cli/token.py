@@ -1,0 +1,32 @@
+"""``imgateway token``"""
+
+from __future__ import annotations
+
+import click
+
+from imgateway.cli.options import DURATION, config_option, data_dir_option
+
+__all__ = ("token",)
+
+
+@click.command()
+@click.argument("user")
+@click.option("--device", default="", metavar="D", help="Good for this device alone.")
+@click.option(
+    "--ttl", type=DURATION, default="1h", show_default=True, help="How long it is good: 90s, 15m, 1h30m, 7d."
+)
+@click.option(
+    "--service", is_flag=True, help="For a business server: publishes anywhere, reads any log, has no quotas."
+)
+@data_dir_option
+@config_option
+def token(
+    user: str, device: str, ttl: float, service: bool, data_dir: str | None, config: str | None
+) -> None:
+    """Print a token for USER, and nothing else.
+
+    It is signed with the node's own secret, which is in its data directory.
+    """
+    from imgateway.cli.minting import minter
+
+    click.echo(minter(config, data_dir)(user, device, ttl, service))

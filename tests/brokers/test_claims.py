@@ -1,0 +1,316 @@
+"""Logins that overlap: at most one live generation of a session, and everybody who lost is told once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from imgateway.errors import CloseCode
+from imgateway.frames import SessionKey, Start, log_of, parse_address
+from imgateway.interfaces import LoginPolicy, Verdict
+from imgateway.testing.disk import Rig, disk_error
+
+MAILBOX = log_of(parse_address("user:bob"))
+
+
+@pytest.fixture
+def rig(tmp_path: Path) -> Any:
+    rig = Rig(tmp_path / "data", max_devices=3).start()
+    yield rig
+    rig.stop()
+
+
+def opened(rig: Rig, device: str = "phone", **more: Any) -> Any:
+    return rig.now(rig.broker.open_session(rig.claim("bob", device, **more)))
+
+
+def close(rig: Rig, device: str, generation: int, forget: bool = False) -> None:
+    rig.now(rig.broker.close_session(SessionKey("bob", device), generation, forget))
+
+
+DEVICES = ("phone", "web", "pad")
+
+
+@settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    st.integers(0, 2**32),
+    st.lists(
+        st.one_of(
+            st.tuples(
+                st.just("open"),
+                st.sampled_from(DEVICES),
+                st.sampled_from(LoginPolicy),
+                st.integers(0, 3),
+                st.booleans(),
+            ),
+            st.tuples(st.just("close"), st.integers(0, 9), st.booleans()),
+            st.tuples(st.just("revoke"), st.integers(0, 3)),
+            st.tuples(st.just("step"), st.integers(0, 9)),
+            st.tuples(st.just("run")),
+        ),
+        max_size=25,
+    ),
+)
+def test_at_most_one_live_generation(seed: int, actions: list[Any]) -> None:
+    """A model: the generations that were answered with OK, and neither closed nor displaced, are live."""
+    rig = Rig(None, max_devices=2).start()
+    live: dict[str, int] = {}
+    issued: dict[int, int] = {}
+    ended: set[int] = set()
+    answered: list[int] = []
+    pending = 0
+
+    def displaced(session: SessionKey, generation: int, code: int, reason: str) -> None:
+        assert generation not in ended, "told twice"
+        assert live.get(session.device) == generation, "told of one that does not live"
+        ended.add(generation)
+        del live[session.device]
+
+    rig.listener.displaced = displaced  # type: ignore[method-assign]
+
+    def answer(found: Any, device: str, issued_at_s: int) -> None:
+        nonlocal pending
+        pending -= 1
+        if found.verdict == Verdict.OK:
+            assert device not in live, "two live generations of a session"
+            assert found.generation > max(answered, default=0) or device not in live
+            answered.append(found.generation)
+            live[device] = found.generation
+            issued[found.generation] = issued_at_s
+
+    for action, *values in actions:
+        if action == "open":
+            device, policy, issued_at_s, ordered = values
+            claim = rig.claim(
+                "bob",
+                device,
+                policy=policy,
+                issued_at_s=issued_at_s,
+                order=issued_at_s,
+                platform=device[0],
+                on_same_device="newest-order-wins" if ordered else "replace",
+            )
+            pending += 1
+            rig.broker.open_session(claim).addCallback(answer, device, issued_at_s)
+        elif action == "close" and live:
+            device = sorted(live)[values[0] % len(live)]
+            generation = live.pop(device)
+            ended.add(generation)
+            rig.broker.close_session(SessionKey("bob", device), generation, values[1])
+        elif action == "revoke":
+            rig.broker.revoke("bob", values[0])
+            assert all(issued[generation] >= values[0] for generation in live.values())
+        elif action == "step":
+            if found := rig.steps.choices():
+                found[values[0] % len(found)]()
+        elif action == "run":
+            rig.run(Random(seed))
+    rig.run(Random(seed))
+    assert pending == 0
+    there = {one.session.device: one.generation for one in rig.now(rig.broker.sessions("bob")) if one.online}
+    assert there == live
+    assert len(set(answered)) == len(answered)
+    rig.stop()
+
+
+def test_a_login_overtaken_before_its_answer(rig: Rig) -> None:
+    first = rig.later(rig.broker.open_session(rig.claim("bob")))
+    second = rig.later(rig.broker.open_session(rig.claim("bob")))
+    third = rig.later(rig.broker.open_session(rig.claim("bob", "web", policy=LoginPolicy.ONE)))
+    rig.run()
+    assert [box[0].verdict for box in (first, second, third)] == [Verdict.OUTRUN, Verdict.OUTRUN, Verdict.OK]
+    assert rig.listener.named("displaced") == []
+
+
+def test_a_login_revoked_before_its_answer(rig: Rig) -> None:
+    box = rig.later(rig.broker.open_session(rig.claim("bob", issued_at_s=5)))
+    rig.steps.lanes["reader"].step()
+    rig.steps.report()
+    rig.broker.revoke("bob", 6)
+    rig.run()
+    assert box[0].verdict == Verdict.REVOKED
+    assert rig.now(rig.broker.sessions("bob"))[0].online is False
+
+
+def test_a_known_device_logs_in_while_the_disk_takes_nothing(rig: Rig) -> None:
+    generation = opened(rig).generation
+    close(rig, "phone", generation)
+    assert rig.disk is not None
+    rig.disk.fail(disk_error("SQLITE_FULL"), lambda statement: "INSERT" in statement or "BEGIN" in statement)
+    assert opened(rig).verdict == Verdict.OK
+    assert opened(rig).verdict == Verdict.OK
+    new = rig.later(rig.broker.open_session(rig.claim("bob", "web", start=Start.HEAD)))
+    rig.pass_time(10)
+    assert new == []
+    rig.disk.mend()
+    rig.pass_time(3)
+    assert new[0].verdict == Verdict.OK
+
+
+def test_generations_rise_over_restarts(rig: Rig) -> None:
+    before = opened(rig).generation
+    rig.crash()
+    assert rig.now(rig.broker.sessions("bob"))[0].online is False
+    assert opened(rig).generation > before
+
+
+def test_a_new_device_keeps_its_start_after_a_crash(rig: Rig) -> None:
+    rig.publish("user:bob", msg_id="1")
+    rig.run()
+    assert opened(rig, start=Start.HEAD).places[0].acked == 1
+    rig.publish("user:bob", msg_id="2")
+    rig.run()
+    rig.crash()
+    again = opened(rig, start=Start.HEAD)
+    assert (again.known, again.places[0].acked, again.places[0].head) == (True, 1, 2)
+
+
+def test_the_longest_unseen_device_is_forgotten(rig: Rig) -> None:
+    generations = {}
+    for device in ("a", "b", "c"):
+        rig.wall_ms += 4_000_000
+        generations[device] = opened(rig, device).generation
+    for device in ("b", "a"):
+        close(rig, device, generations[device])
+    rig.wall_ms += 4_000_000
+    again = opened(rig, "a")
+    close(rig, "a", again.generation)
+    opened(rig, "d")
+    assert {one.session.device for one in rig.now(rig.broker.sessions("bob"))} == {"a", "c", "d"}
+    assert opened(rig, "b").known is False
+
+
+def test_who_is_online_is_not_forgotten(rig: Rig) -> None:
+    for n in range(5):
+        opened(rig, f"d{n}")
+    assert len(rig.now(rig.broker.sessions("bob"))) == 5
+    assert rig.listener.named("displaced") == []
+
+
+def test_a_device_that_came_back_while_it_was_being_forgotten(rig: Rig) -> None:
+    for device in ("a", "b", "c"):
+        close(rig, device, opened(rig, device).generation)
+    new = rig.later(rig.broker.open_session(rig.claim("bob", "d")))
+    rig.steps.lanes["reader"].step()
+    rig.steps.report()  # d is being entered, and a will be forgotten for it
+    back = rig.later(rig.broker.open_session(rig.claim("bob", "a")))
+    rig.steps.lanes["reader"].step()
+    rig.run()
+    assert new[0].verdict == back[0].verdict == Verdict.OK
+    rig.publish("user:bob", msg_id="1")
+    rig.run()
+    rig.broker.advance(SessionKey("bob", "a"), back[0].generation, [(MAILBOX, 1)])
+    close(rig, "a", back[0].generation)
+    rig.crash()
+    assert (opened(rig, "a").known, opened(rig, "a").places[0].acked) == (True, 1)
+
+
+def test_a_forgotten_seat_that_was_not_written_yet_is_gone(rig: Rig) -> None:
+    opens = {device: opened(rig, device) for device in ("a", "b", "c")}
+    rig.publish("user:bob", msg_id="1")
+    rig.run()
+    rig.broker.advance(SessionKey("bob", "a"), opens["a"].generation, [(MAILBOX, 1)])
+    new = rig.later(rig.broker.open_session(rig.claim("bob", "d")))
+    rig.steps.lanes["reader"].step()
+    closing = rig.later(rig.broker.close_session(SessionKey("bob", "a"), opens["a"].generation))
+    rig.run()
+    assert new
+    assert closing
+    assert {one.session.device for one in rig.now(rig.broker.sessions("bob"))} == {"b", "c", "d"}
+    assert opened(rig, "a").places[0].acked == 1  # seen: some device had it
+
+
+def test_forgetting_and_a_login_at_once(rig: Rig) -> None:
+    first = opened(rig)
+    box = rig.later(rig.broker.close_session(SessionKey("bob", "phone"), first.generation, True))
+    again = [rig.later(rig.broker.open_session(rig.claim("bob"))) for _ in range(2)]
+    rig.steps.lanes["reader"].step()  # sees the device, which is still there
+    rig.run()
+    assert box
+    assert again[1][0].known is False
+    rig.crash()
+    assert opened(rig).known is True
+
+
+def test_positions_are_written_behind(rig: Rig) -> None:
+    rig.publish("user:bob", msg_id="1")
+    rig.run()
+    generation = opened(rig).generation
+    rig.broker.advance(SessionKey("bob", "phone"), generation, [(MAILBOX, 1)])
+    rig.crash()
+    assert opened(rig).places[0].acked == 0
+    generation = opened(rig).generation
+    rig.broker.advance(SessionKey("bob", "phone"), generation, [(MAILBOX, 1)])
+    rig.pass_time(5)
+    rig.crash()
+    assert opened(rig).places[0].acked == 1
+
+
+def test_stop_writes_positions(rig: Rig) -> None:
+    rig.publish("user:bob", msg_id="1")
+    rig.run()
+    generation = opened(rig).generation
+    rig.broker.advance(SessionKey("bob", "phone"), generation, [(MAILBOX, 1)])
+    rig.stop()
+    rig.crash()
+    assert opened(rig).places[0].acked == 1
+
+
+def test_memory_forgets_who_is_gone(rig: Rig) -> None:
+    generation = opened(rig).generation
+    rig.now(rig.broker.watch(MAILBOX))
+    rig.broker.advance(SessionKey("bob", "phone"), generation, [(MAILBOX, 0)])
+    close(rig, "phone", generation)
+    rig.broker.unwatch(MAILBOX)
+    rig.now(rig.broker.revoke("carol", 7))
+    assert rig.broker._tails == {}
+    assert rig.now(rig.broker.open_session(rig.claim("carol", issued_at_s=6))).verdict == Verdict.REVOKED
+    assert rig.broker._tails == {}
+
+
+def test_a_watch_that_was_taken_back_before_its_answer(rig: Rig) -> None:
+    box = rig.later(rig.broker.watch(MAILBOX))
+    rig.broker.unwatch(MAILBOX)
+    rig.run()
+    assert box[0].head == 0
+    assert rig.broker._tails == {}
+
+
+def test_the_same_session_from_memory_needs_no_disk(rig: Rig) -> None:
+    opened(rig)
+    assert rig.disk is not None
+    before = rig.disk.calls
+    box = rig.later(rig.broker.open_session(rig.claim("bob")))
+    assert box[0].known
+    assert rig.disk.calls == before
+    assert rig.listener.named("displaced")[0][2] == CloseCode.REPLACED
+
+
+def test_an_old_login_is_noted_at_its_next(rig: Rig) -> None:
+    close(rig, "phone", opened(rig, platform="ios").generation)
+    rig.wall_ms += 10_000_000
+    generation = opened(rig, platform="android").generation
+    rig.wall_ms += 10_000_000
+    close(rig, "phone", generation)
+    (one,) = rig.now(rig.broker.sessions("bob"))
+    assert (one.platform, one.since_ms) == ("android", rig.wall_ms)
+
+
+def test_a_read_that_is_ahead_of_the_commits_report(rig: Rig) -> None:
+    """The reader may see a commit and report first: what it saw must not arrive again."""
+    rig.publish("user:bob", msg_id="1")
+    rig.steps.lanes["writer"].step()
+    box = rig.later(rig.broker.watch(MAILBOX))
+    rig.steps.lanes["reader"].step()
+    rig.steps.results.rotate(-1)
+    rig.run()
+    assert box[0].head == 1
+    assert rig.listener.named("arrived") == []
+    rig.publish("user:bob", msg_id="2")
+    rig.run()
+    assert [event[2:4] for event in rig.listener.named("arrived")] == [(1, 2)]

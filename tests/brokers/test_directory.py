@@ -1,0 +1,363 @@
+"""The data directory: one process, a database that was put back from a copy, backup and restore, what cannot
+be used."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from imgateway.brokers.backup import backup, restore
+from imgateway.brokers.directory import Directory, Mark
+from imgateway.brokers.schema import fault_text
+from imgateway.errors import StoreError
+from imgateway.frames import log_of, parse_address
+from imgateway.testing.disk import Rig, disk_error
+from imgateway.wire.messages import decode_message
+
+MAILBOX = log_of(parse_address("user:bob"))
+
+
+def send(rig: Rig, msg_id: str) -> Any:
+    box = rig.publish("user:bob", msg_id=msg_id)
+    rig.run()
+    return box[0][0]
+
+
+def ids(rig: Rig) -> list[str]:
+    batch = rig.now(rig.broker.read(MAILBOX, 0, 100, 1 << 20))
+    return [decode_message(entry.message).msg_id for entry in batch.entries]
+
+
+@pytest.fixture
+def rig(tmp_path: Path) -> Any:
+    rig = Rig(tmp_path / "data").start()
+    yield rig
+    rig.stop()
+
+
+def test_a_second_broker_is_told_who_has_the_directory(rig: Rig) -> None:
+    with pytest.raises(
+        StoreError, match=f"in use by process {os.getpid()}: stop that, or give .* --data-dir"
+    ):
+        Rig(rig.path).start()
+
+
+def test_a_second_process_too_and_its_end_frees_it(tmp_path: Path) -> None:
+    program = (
+        "import sys, pathlib; from imgateway.brokers.directory import Directory\n"
+        "Directory(sys.argv[1]).lock(); print('locked', flush=True); sys.stdin.read()"
+    )
+    other = subprocess.Popen(
+        [sys.executable, "-c", program, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert other.stdout is not None
+    assert other.stdout.readline() == b"locked\n"
+    with pytest.raises(StoreError, match=f"process {other.pid}"):
+        Directory(tmp_path).lock()
+    other.kill()
+    other.communicate()
+    directory = Directory(tmp_path)
+    directory.lock()
+    directory.unlock()
+    directory.unlock()
+
+
+def test_a_directory_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreError, match=r"cannot use the data directory .*file/data: "):
+        Directory(tmp_path / "file" / "data").lock()
+
+
+@pytest.mark.parametrize("content", [b"no database, but long enough to be looked at" * 100])
+def test_a_foreign_file(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "messages.sqlite3").write_bytes(content)
+    with pytest.raises(StoreError, match="is damaged: restore a backup"):
+        Rig(tmp_path).start()
+    Directory(tmp_path).lock()  # it was given back
+
+
+def test_another_programs_database_and_a_newer_version(tmp_path: Path) -> None:
+    connection = sqlite3.connect(tmp_path / "messages.sqlite3")
+    connection.execute("CREATE TABLE other (x)")
+    with pytest.raises(StoreError, match="is of format 0, this version reads 1"):
+        Rig(tmp_path).start()
+    connection.execute("PRAGMA user_version = 9")
+    with pytest.raises(StoreError, match="is of format 9"):
+        Rig(tmp_path).start()
+    connection.close()
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("SQLITE_FULL", "disk full: make room for FILE"),
+        ("SQLITE_BUSY", "FILE is locked by another process: end it"),
+        ("SQLITE_LOCKED", "FILE is locked by another process: end it"),
+        ("SQLITE_IOERR_FSYNC", "I/O error on FILE: check the disk (SQLITE_IOERR_FSYNC)"),
+        ("SQLITE_READONLY", "FILE cannot be written: check its owner and mode"),
+        ("SQLITE_CORRUPT", "FILE is damaged: restore a backup (SQLITE_CORRUPT)"),
+        ("SQLITE_ODD", "FILE: SQLITE_ODD"),
+    ],
+)
+def test_faults_say_what_to_do(name: str, text: str) -> None:
+    said = fault_text(disk_error(name), "FILE")
+    assert said == text.replace("(SQLITE_IOERR_FSYNC)", f"({disk_error(name)})")
+    assert fault_text(OSError(5, "Input/output error"), "FILE").startswith("I/O error on FILE")
+    assert fault_text(ValueError(), "FILE") == "FILE: ValueError"
+
+
+def test_a_disk_that_is_really_full(tmp_path: Path) -> None:
+    """SQLite's own refusal, by a limit on the pages of the file."""
+    rig = Rig(tmp_path / "data")
+    assert rig.disk is not None
+    real, pages = rig.disk.connect, 60
+
+    def connect(path: str) -> sqlite3.Connection:
+        connection = real(path)
+        connection.execute(f"PRAGMA max_page_count = {pages}")
+        return connection
+
+    rig._arguments["open_database"] = connect
+    rig.broker._database._connect = connect
+    rig.start()
+    boxes = [rig.publish("user:bob", msg_id=str(n), body=bytes(20_000)) for n in range(3)]
+    rig.run()
+    boxes += [rig.publish("user:bob", msg_id=str(n), body=bytes(20_000)) for n in range(3, 30)]
+    rig.pass_time(5)
+    assert boxes[-1] == []
+    assert "disk full" in rig.listener.named("healthy")[-1][1]
+    assert "messages.sqlite3" in rig.listener.named("healthy")[-1][1]
+    pages = 10_000
+    rig.pass_time(5)
+    assert [box[0][0].seq for box in boxes] == list(range(1, 31))
+    assert rig.listener.named("healthy")[-1] == (True, "")
+    rig.stop()
+
+
+def test_locked_by_another_process(rig: Rig) -> None:
+    other = sqlite3.connect(rig.path / "messages.sqlite3", isolation_level=None)  # type: ignore[operator]
+    other.execute("BEGIN IMMEDIATE")
+    box = rig.publish("user:bob", msg_id="1")
+    rig.pass_time(3)
+    assert box == []
+    assert "is locked by another process" in rig.listener.named("healthy")[-1][1]
+    other.execute("ROLLBACK")
+    other.close()
+    rig.pass_time(3)
+    assert box[0][0].seq == 1
+    assert rig.listener.named("healthy")[-1] == (True, "")
+
+
+def test_a_reader_that_fails_is_asked_again_in_order(rig: Rig) -> None:
+    send(rig, "1")
+    assert rig.disk is not None
+    rig.disk.fail(disk_error(), lambda statement: "SELECT epoch" in statement)
+    boxes = [rig.later(rig.broker.read(MAILBOX, n, 10, 10)) for n in range(3)]
+    rig.pass_time(2)
+    assert boxes == [[]] * 3
+    rig.later(rig.broker.read(MAILBOX, 0, 10, 10))
+    assert rig.listener.named("healthy")[-1][0] is False
+    rig.disk.mend()
+    rig.pass_time(3)
+    assert [box[0].after for box in boxes] == [0, 1, 2]
+    assert rig.listener.named("healthy")[-1] == (True, "")
+
+
+def test_many_questions_at_once(rig: Rig) -> None:
+    boxes = [rig.later(rig.broker.read(MAILBOX, n, 10, 10)) for n in range(150)]
+    rig.run()
+    assert [box[0].after for box in boxes] == list(range(150))
+
+
+def test_a_sweep_that_fails(rig: Rig) -> None:
+    assert rig.disk is not None
+    rig.disk.fail(disk_error(), lambda statement: "FROM trimmed" in statement)
+    rig.pass_time(2)
+    assert rig.listener.named("healthy")[-1][0] is False
+    rig.disk.mend()
+    send(rig, "1")
+    rig.pass_time(5)
+    assert rig.listener.named("healthy")[-1] == (True, "")
+
+
+def test_stop_does_not_wait_for_a_disk_that_is_out_of_order(tmp_path: Path) -> None:
+    rig = Rig(tmp_path / "data").start()
+    assert rig.disk is not None
+    rig.disk.fail(disk_error(), lambda statement: "INSERT" in statement)
+    box = rig.publish("user:bob", msg_id="1")
+    stopping = rig.later(rig.broker.stop())
+    rig.run()
+    assert (box, len(stopping)) == ([], 1)
+    rig.disk.mend()
+    rig.new()
+    rig.start()
+    assert ids(rig) == []
+    rig.stop()
+
+
+def test_stop_tries_once_more(tmp_path: Path) -> None:
+    rig = Rig(tmp_path / "data").start()
+    assert rig.disk is not None
+    send(rig, "0")
+    rig.disk.fail(disk_error(), lambda statement: "SELECT CAST" in statement or "SELECT epoch" in statement)
+    publishing = rig.publish("user:bob", msg_id="1")
+    reading = rig.later(rig.broker.read(MAILBOX, 0, 10, 10))
+    rig.run()
+    assert publishing == reading == []
+    rig.disk.mend()
+    rig.stop()
+    assert publishing[0][0].seq == 2
+    assert reading[0].head in (1, 2)
+
+
+def test_stop_waits_for_what_was_published(tmp_path: Path) -> None:
+    rig = Rig(tmp_path / "data").start()
+    boxes = [rig.publish("user:bob", msg_id=str(n)) for n in range(3)]
+    stopping = rig.later(rig.broker.stop())
+    again = rig.later(rig.broker.stop())
+    assert stopping == []
+    rig.run()
+    assert len(stopping) == len(again) == 1
+    assert all(boxes)
+    assert not (tmp_path / "data" / "messages.sqlite3-wal").exists()
+
+
+def test_a_listener_that_raises_costs_nobody_a_message(rig: Rig, flush_logged_errors: Any) -> None:
+    def broken(*values: Any) -> None:
+        raise ZeroDivisionError
+
+    rig.listener.unattended = broken  # type: ignore[method-assign]
+    assert send(rig, "1").seq == 1
+    assert len(flush_logged_errors(ZeroDivisionError)) == 1
+
+
+# ---------------------------------------------------------------------------------------------------- the
+# mark
+
+
+def test_an_older_database_gets_a_new_epoch(rig: Rig, tmp_path: Path) -> None:
+    epoch = send(rig, "1").epoch
+    rig.stop()
+    shutil.copy(tmp_path / "data" / "messages.sqlite3", tmp_path / "copy")
+    rig.new()
+    rig.start()
+    assert send(rig, "2").epoch == epoch
+    rig.pass_time(1)
+    rig.stop()
+    shutil.copy(tmp_path / "copy", tmp_path / "data" / "messages.sqlite3")
+    rig.new()
+    rig.start()
+    again = send(rig, "3")
+    assert (again.seq, again.epoch != epoch) == (2, True)
+    renewed = again.epoch
+    rig.pass_time(1)
+    rig.crash()
+    assert send(rig, "4").epoch == renewed
+
+
+def test_a_copy_from_before_a_new_epoch_is_seen_too(rig: Rig, tmp_path: Path) -> None:
+    send(rig, "1")
+    rig.stop()
+    Directory(tmp_path / "data").write_mark(Mark(77, 0))
+    rig.new()
+    rig.start()
+    assert send(rig, "2").epoch != 77
+
+
+def test_an_epoch_of_one_log_survives_a_restart(rig: Rig) -> None:
+    send(rig, "1")
+    epoch = rig.now(rig.broker.reset_log(MAILBOX)).epoch
+    rig.crash()
+    assert send(rig, "2").epoch == epoch
+
+
+def test_a_mark_that_cannot_be_written_or_read(rig: Rig, tmp_path: Path) -> None:
+    send(rig, "1")
+    blocked = tmp_path / "data" / "messages.new"
+    blocked.mkdir()
+    rig.pass_time(1)
+    assert "I/O error" in rig.listener.named("healthy")[-1][1]
+    blocked.rmdir()
+    rig.pass_time(1)
+    assert rig.listener.named("healthy")[-1] == (True, "")
+    (tmp_path / "data" / "messages.mark").write_text("{")
+    rig.crash()
+    assert ids(rig) == ["1"]
+
+
+def test_a_long_log_of_changes_is_begun_anew(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("imgateway.brokers.embedded.LONG_WAL_PAGES", 1)
+    assert rig.disk is not None
+    send(rig, "1")
+    rig.pass_time(1)
+    assert any("RESTART" in statement for statement in rig.disk.statements)
+
+
+# -------------------------------------------------------------------------------------------- backup and
+# restore
+
+
+def test_backup_while_publishing_and_restore(rig: Rig, tmp_path: Path) -> None:
+    for n in range(200):
+        rig.publish("user:bob", msg_id=str(n), body=bytes(30_000))
+    rig.run()
+    epoch = send(rig, "200").epoch
+    told: list[tuple[int, int]] = []
+
+    def progress(done: int, total: int) -> None:
+        told.append((done, total))
+        send(rig, f"during {len(told)}")
+
+    backup(tmp_path / "data", tmp_path / "copy", progress)
+    assert told[-1][0] == told[-1][1] > 1000
+    assert len(told) > 1
+    send(rig, "after")
+    with pytest.raises(StoreError, match="in use by process"):
+        restore(tmp_path / "copy", tmp_path / "data")
+    rig.stop()
+    restore(tmp_path / "copy", tmp_path / "data", lambda done, total: None)
+    assert not list((tmp_path / "data").glob("*restoring*"))
+    rig.new()
+    rig.start()
+    batch = rig.now(rig.broker.read(MAILBOX, 0, 1000, 1 << 30))
+    assert (len(batch.entries), batch.head) == (201, 201)
+    assert batch.epoch != epoch
+    assert send(rig, "200").code == 1
+
+
+def test_backups_refusals(rig: Rig, tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="there is no database in"):
+        backup(tmp_path, tmp_path / "copy")
+    (tmp_path / "copy").write_text("")
+    with pytest.raises(StoreError, match="exists already"):
+        backup(tmp_path / "data", tmp_path / "copy")
+    with pytest.raises(StoreError, match=r"I/O error|: unable to open"):
+        backup(tmp_path / "data", tmp_path / "no" / "copy")
+
+
+def test_restores_refusals(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="there is no file"):
+        restore(tmp_path / "copy", tmp_path / "data")
+    (tmp_path / "copy").write_bytes(b"nothing that sqlite knows" * 100)
+    with pytest.raises(StoreError, match="is damaged"):
+        restore(tmp_path / "copy", tmp_path / "data")
+    (tmp_path / "empty").write_bytes(b"")
+    with pytest.raises(StoreError, match="is no copy of a node's database"):
+        restore(tmp_path / "empty", tmp_path / "data")
+    Directory(tmp_path / "data").lock()
+
+
+def test_a_backup_that_breaks_off_leaves_nothing(rig: Rig, tmp_path: Path) -> None:
+    def progress(done: int, total: int) -> None:
+        raise sqlite3.OperationalError("stopped")
+
+    with pytest.raises(StoreError, match="stopped"):
+        backup(tmp_path / "data", tmp_path / "copy", progress)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data"]

@@ -1,0 +1,248 @@
+"""What a log loses, what of it is told, and what is refused."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from imgateway.config import BrokerSettings, RetentionSettings
+from imgateway.frames import OutcomeCode, SessionKey, Start, log_of, parse_address
+from imgateway.testing.disk import Rig
+from imgateway.wire.messages import decode_message
+
+BOB = SessionKey("bob", "phone")
+MAILBOX = log_of(parse_address("user:bob"))
+
+
+def read(rig: Rig, after: int = 0, address: str = "user:bob") -> Any:
+    return rig.now(rig.broker.read(log_of(parse_address(address)), after, 1000, 1 << 20))
+
+
+def seqs(rig: Rig, after: int = 0) -> list[int]:
+    return [entry.seq for entry in read(rig, after).entries]
+
+
+def send(rig: Rig, msg_id: Any, *to: str, **more: Any) -> Any:
+    box = rig.publish(*(to or ("user:bob",)), msg_id=str(msg_id), **more)
+    rig.run()
+    return box[0][0]
+
+
+def rows(rig: Rig, question: str) -> list[Any]:
+    assert rig.path is not None
+    connection = sqlite3.connect(rig.path / "messages.sqlite3")
+    try:
+        return connection.execute(question).fetchall()
+    finally:
+        connection.close()
+
+
+@pytest.fixture
+def rig(tmp_path: Path) -> Any:
+    rig = Rig(tmp_path / "data", retention=RetentionSettings(entries=10, bytes=100_000, age_s=3600)).start()
+    yield rig
+    rig.stop()
+
+
+def opened(rig: Rig, device: str = "phone", **more: Any) -> Any:
+    return rig.now(rig.broker.open_session(rig.claim("bob", device, **more)))
+
+
+def test_unread_mail_is_never_dropped(rig: Rig) -> None:
+    opened(rig)
+    assert [send(rig, n).code for n in range(12)] == [OutcomeCode.OK] * 10 + [OutcomeCode.FULL] * 2
+    assert seqs(rig) == list(range(1, 11))
+    assert send(rig, 0).code == OutcomeCode.DUPLICATE
+    assert send(rig, "x", "user:carol").code == OutcomeCode.OK
+
+
+def test_full_is_final_but_a_later_try_is_new(rig: Rig) -> None:
+    generation = opened(rig).generation
+    for n in range(11):
+        send(rig, n)
+    rig.broker.advance(BOB, generation, [(MAILBOX, 10)])
+    assert send(rig, 10) == (OutcomeCode.OK, read(rig).epoch, 11)
+
+
+def test_over_quota_what_all_devices_have_goes_first(rig: Rig) -> None:
+    phone, _ = opened(rig), opened(rig, "web", start=Start.OLDEST)
+    for n in range(10):
+        send(rig, n)
+    rig.broker.advance(BOB, phone.generation, [(MAILBOX, 8)])
+    assert send(rig, 10).code == OutcomeCode.FULL
+    web = opened(rig, "web")
+    rig.broker.advance(SessionKey("bob", "web"), web.generation, [(MAILBOX, 3)])
+    # The positions are a moment old and not on disk: they count.
+    assert [send(rig, n).code for n in range(10, 14)] == [OutcomeCode.OK] * 3 + [OutcomeCode.FULL]
+    assert seqs(rig)[0] == 4
+    # What they allowed to go is not told as a gap after a crash.
+    rig.crash()
+    assert [place.acked for device in ("phone", "web") for place in opened(rig, device).places] == [8, 3]
+    assert read(rig, 3).gap is False
+    assert read(rig, 2).gap is True
+
+
+def test_a_device_long_unseen_holds_nothing_back(rig: Rig) -> None:
+    away = opened(rig, "away")
+    rig.now(rig.broker.close_session(SessionKey("bob", "away"), away.generation))
+    rig.wall_ms += 8 * 86_400_000
+    phone = opened(rig)
+    for n in range(10):
+        send(rig, n)
+    rig.broker.advance(BOB, phone.generation, [(MAILBOX, 10)])
+    assert send(rig, 10).code == OutcomeCode.OK
+
+
+def test_quota_of_bytes(rig: Rig) -> None:
+    phone = opened(rig)
+    assert [send(rig, n, body=bytes(40_000)).code for n in range(3)] == [0, 0, OutcomeCode.FULL]
+    rig.broker.advance(BOB, phone.generation, [(MAILBOX, 2)])
+    assert send(rig, 3, body=bytes(40_000)).seq == 3
+    assert send(rig, 4, body=bytes(200_000)).code == OutcomeCode.FULL
+
+
+def test_expired_entries_make_room_without_a_gap(rig: Rig) -> None:
+    opened(rig)
+    for n in range(10):
+        send(rig, n, ttl_s=60 if n < 5 else 0)
+    rig.wall_ms += 61_000
+    assert send(rig, 10).code == OutcomeCode.OK
+    assert (seqs(rig), read(rig).gap) == ([6, 7, 8, 9, 10, 11], False)
+
+
+def test_digests_outlive_what_was_dropped(rig: Rig) -> None:
+    phone = opened(rig)
+    for n in range(10):
+        send(rig, n)
+    rig.broker.advance(BOB, phone.generation, [(MAILBOX, 10)])
+    send(rig, 10)
+    assert seqs(rig)[0] > 1
+    assert send(rig, 0)[::2] == (OutcomeCode.DUPLICATE, 1)
+    rig.crash()
+    assert send(rig, 0)[::2] == (OutcomeCode.DUPLICATE, 1)
+
+
+def test_age(rig: Rig) -> None:
+    for n in range(3):
+        send(rig, n)
+    send(rig, "c", "user:carol")
+    rig.wall_ms += 1_800_000
+    send(rig, 3)
+    rig.pass_time(5)
+    assert len(seqs(rig)) == 4
+    rig.wall_ms += 1_800_000
+    rig.pass_time(3)
+    batch = read(rig)
+    assert ([entry.seq for entry in batch.entries], batch.gap, batch.upto) == ([4], True, 4)
+    assert read(rig, 3).gap is False
+    assert read(rig, address="user:carol").gap is True
+    assert send(rig, 4).seq == 5
+    rig.wall_ms += 7_200_000
+    rig.pass_time(3)
+    assert seqs(rig) == []
+    rig.crash()
+    # An empty log goes on where it was.
+    assert send(rig, 5).seq == 6
+    place = opened(rig).places[0]
+    assert (place.first, place.head) == (6, 6)
+
+
+def test_age_of_many_entries_goes_in_steps(tmp_path: Path) -> None:
+    rig = Rig(tmp_path / "data", retention=RetentionSettings(age_s=3600)).start()
+    for n in range(700):
+        rig.publish("user:bob", msg_id=str(n))
+    for n in range(900):
+        rig.publish("user:carol", msg_id=str(n))
+    send(rig, "d", "user:dave")
+    rig.wall_ms += 3_601_000
+    send(rig, 1000)
+    rig.pass_time(4)
+    assert seqs(rig) == [701]
+    assert rows(rig, "SELECT count(*) FROM entry WHERE key > 0") == [(1,)]
+    rig.stop()
+
+
+def test_digests_do_not_stay_for_ever(tmp_path: Path) -> None:
+    settings = BrokerSettings(dedup_s=7200)
+    rig = Rig(tmp_path / "data", settings=settings, retention=RetentionSettings(age_s=3600)).start()
+    send(rig, 1)
+    rig.wall_ms += 3_601_000
+    rig.pass_time(1)
+    assert rows(rig, "SELECT count(*) FROM trimmed") == [(1,)]
+    assert send(rig, 1).code == OutcomeCode.DUPLICATE
+    rig.wall_ms += 3_900_000
+    rig.pass_time(2)
+    assert rows(rig, "SELECT count(*) FROM trimmed") == [(0,)]
+    assert send(rig, 1)[::2] == (OutcomeCode.OK, 2)
+    rig.stop()
+
+
+def test_a_shared_body_goes_with_its_last_entry(rig: Rig) -> None:
+    send(rig, 1, "user:bob", "user:carol", "user:dave", body=bytes(5000))
+    assert rows(rig, "SELECT refs, length(message) > 5000 FROM body") == [(3, 1)]
+    assert rows(rig, "SELECT count(message), min(size) > 5000 FROM entry WHERE key > 0") == [(0, 1)]
+    phone = opened(rig)
+    rig.broker.advance(BOB, phone.generation, [(MAILBOX, 1)])
+    for n in range(2, 13):
+        send(rig, n)
+    assert rows(rig, "SELECT refs FROM body") == [(2,)]
+    rig.wall_ms += 3_700_000
+    rig.pass_time(2)
+    assert rows(rig, "SELECT count(*) FROM body") == [(0,)]
+
+
+def test_a_small_body_and_a_lone_one_are_copied(rig: Rig) -> None:
+    send(rig, 1, "user:bob", "user:carol")
+    send(rig, 2, "user:bob", "room:7", body=bytes(5000))
+    assert rows(rig, "SELECT count(*) FROM body") == [(0,)]
+
+
+def test_a_very_long_message(rig: Rig) -> None:
+    big = Rig(None, retention=RetentionSettings()).start()
+    send(big, 1, body=bytes(17_000_000))
+    batch = big.now(big.broker.read(MAILBOX, 0, 10, 1))
+    assert len(decode_message(batch.entries[0].message).body) == 17_000_000
+    big.stop()
+
+
+def test_a_clock_that_jumps_back(rig: Rig) -> None:
+    send(rig, 1, ttl_s=60)
+    rig.pass_time(10)
+    rig.wall_ms -= 3_600_000
+    # The node's own clock is back too: lifetimes count, not the time of day.
+    send(rig, 2, ttl_s=60)
+    rig.pass_time(49)
+    assert seqs(rig) == [1, 2]
+    rig.pass_time(2)
+    assert seqs(rig) == [2]
+    rig.pass_time(8)
+    assert seqs(rig) == [2]
+    rig.pass_time(2)
+    assert seqs(rig) == []
+    assert send(rig, 3).seq == 3
+    rig.wall_ms -= 3_600_000
+    rig.crash()
+    assert send(rig, 3)[::2] == (OutcomeCode.DUPLICATE, 3)
+    assert seqs(rig) == [3]
+
+
+def test_watchers_learn_what_was_dropped(rig: Rig) -> None:
+    phone = opened(rig)
+    rig.now(rig.broker.watch(MAILBOX))
+    for n in range(10):
+        send(rig, n)
+    rig.broker.advance(BOB, phone.generation, [(MAILBOX, 10)])
+    send(rig, 10)
+    assert rig.now(rig.broker.watch(MAILBOX)).first > 1
+    assert rig.listener.named("arrived")[-1][2:4] == (10, 11)
+
+
+def test_swept_logs_are_read_again_by_watch(rig: Rig) -> None:
+    rig.now(rig.broker.watch(MAILBOX))
+    send(rig, 1)
+    rig.wall_ms += 3_700_000
+    rig.pass_time(2)
+    assert rig.now(rig.broker.watch(MAILBOX)).first == 2

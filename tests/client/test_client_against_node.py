@@ -1,0 +1,141 @@
+"""The client and a whole node, on every wire: all of it is real but the sockets and the time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from imgateway.client import Client, Received
+from imgateway.core.retry import fixed
+from imgateway.errors import RequestFailed
+from imgateway.frames import OutcomeCode, ResponseCode
+from tests.conformance.house import House, settings
+from tests.conformance.wires import WIRES, Wire
+
+
+class Town:
+    """A house, and clients of this package in it."""
+
+    def __init__(self, wire: Wire, chunk: int = 0, **changes: Any) -> None:
+        self.wire = wire
+        self.house = House(settings(**changes), chunk=chunk)
+        self.clients: list[Client] = []
+
+    def client(self, user: str, device: str = "phone", **options: Any) -> Client:
+        client = Client(
+            self.wire.url,
+            token=user,
+            device=device,
+            protocol=self.wire.adapter,
+            transport=self.wire.transport,
+            reactor=self.house.network,
+            backoff=fixed(1.0),
+            **options,
+        )
+        self.clients.append(client)
+        self.house.result(client.start())
+        return client
+
+    def end(self) -> None:
+        for client in self.clients:
+            closing = client.close()
+            self.house.advance(5)
+            self.house.result(closing)
+        self.house.close()
+
+
+@pytest.fixture(params=[0, 1], ids=["whole", "byte by byte"])
+def chunk(request: pytest.FixtureRequest) -> int:
+    return int(request.param)
+
+
+@pytest.fixture(params=WIRES, ids=[wire.name for wire in WIRES])
+def town(request: pytest.FixtureRequest, chunk: int) -> Iterator[Town]:
+    town = Town(request.param, chunk)
+    yield town
+    town.end()
+
+
+def test_a_conversation(town: Town) -> None:
+    got: list[Received] = []
+    town.client("bob", on_message=got.append)
+    alice = town.client("alice")
+    sent = [alice.publish("user:bob", f"hällo {n}") for n in range(20)]
+    outcomes = [town.house.result(one) for one in sent]
+    town.house.advance(1)
+    assert [one[0].code for one in outcomes] == [OutcomeCode.OK] * 20
+    assert [(one.message.body.decode(), one.message.sender, one.seq) for one in got] == [
+        (f"hällo {n}", "alice", n + 1) for n in range(20)
+    ]
+
+
+def test_what_came_while_away_and_what_broke_off_arrives_once(town: Town) -> None:
+    got: list[str] = []
+    bob = town.client("bob", on_message=lambda one: got.append(one.message.body.decode()))
+    alice = town.client("alice")
+    for n in range(30):
+        sent = alice.publish("user:bob", str(n))
+        if n % 10 == 5:
+            for link in town.house.network.links:
+                link.cut()
+            town.house.advance(3)
+        if n % 3 == 0:
+            town.house.result(sent)
+    town.house.advance(3)
+    assert got == [str(n) for n in range(30)]
+    assert bob.connected
+
+
+def test_a_second_run_is_shown_only_what_is_new(town: Town, tmp_path: Any) -> None:
+    got: list[str] = []
+    path = str(tmp_path / "state")
+
+    def run() -> Client:
+        return town.client(
+            "bob", state=path, outbox=path, on_message=lambda m: got.append(m.message.body.decode())
+        )
+
+    alice = town.client("alice")
+    first = run()
+    town.house.result(alice.publish("user:bob", "1"))
+    town.house.advance(1)
+    closing = first.close()
+    town.house.advance(3)
+    town.house.result(closing)
+    town.house.result(alice.publish("user:bob", "2"))
+    run()
+    town.house.advance(1)
+    assert got == ["1", "2"]
+
+
+def test_history_and_requests(town: Town) -> None:
+    bob = town.client("bob", on_message=lambda one: None)
+    alice = town.client("alice")
+    for n in range(5):
+        town.house.result(alice.publish("user:bob", str(n)))
+    page = town.house.result(bob.history("user:bob", after=1, limit=3))
+    assert [one.seq for one in page.messages] == [2, 3, 4]
+    assert (page.upto, page.head) == (4, 5)
+    with pytest.raises(RequestFailed) as failed:
+        town.house.result(bob.request("nobody", "here"))
+    assert failed.value.code == ResponseCode.NO_SUCH_SERVICE
+
+
+@pytest.mark.parametrize("wire", WIRES, ids=[wire.name for wire in WIRES])
+def test_a_client_that_keeps_the_pace_is_not_made_to_wait(wire: Wire) -> None:
+    """A burst above every quota: the client spreads it, and the node never has to stop reading."""
+    quota = {"publish_rate": 50.0, "publish_burst": 100, "pair_rate": 20.0, "pair_burst": 40}
+    town = Town(wire, quota={**quota, "publish_bytes_rate": 30_000.0, "publish_bytes_burst": 60_000})
+    alice = town.client("alice")
+    sent = [alice.publish(f"user:u{n % 2}", bytes(1_000)) for n in range(300)]
+    waited = 0
+    while not all(one.called for one in sent):
+        town.house.advance(0.5)
+        waited += 1
+        assert waited < 60
+    assert waited > 10
+    assert {town.house.result(one)[0].code for one in sent} == {OutcomeCode.OK}
+    assert town.house.node.counters.quota_waits == 0
+    town.end()

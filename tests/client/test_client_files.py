@@ -1,0 +1,388 @@
+"""The file beside a client: nothing lost, nothing twice, whenever it is killed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from imgateway.client import Received
+from imgateway.client.inbox import FILTER_SIZE
+from imgateway.client.store import TRIM_EVERY, ClientStore
+from imgateway.errors import OutcomeUnknown, StoreError
+from imgateway.frames import Hello, Limits, LogKey, Publish, ResumePoint, parse_address
+from tests.client.fake_gateway import BOB, EPOCH, ME, World, deliver, done, entry
+
+
+def quiet(deferred: Any) -> Any:
+    return deferred.addErrback(lambda reason: None)
+
+
+def die(world: World, client: Any) -> None:
+    """What kill -9 leaves: the file as it is, no goodbye, no later calls."""
+    world.gateway.pipe.open = False
+    for store in client._session._stores:
+        store._db.close()
+    for call in list(world.clock.getDelayedCalls()):
+        call.cancel()
+    world.clients.remove(client)
+
+
+class FailingDisk:
+    """Stands before a database and fails while told to."""
+
+    def __init__(self, db: Any) -> None:
+        self.db = db
+        self.full = False
+
+    def execute(self, statement: str, *values: Any) -> Any:
+        if self.full and statement == "COMMIT":
+            raise sqlite3.OperationalError("database or disk is full")
+        return self.db.execute(statement, *values)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.db, name)
+
+
+def test_a_publish_is_on_disk_before_it_is_sent(world: World, tmp_path: Path) -> None:
+    path = str(tmp_path / "box")
+    client = world.up(outbox=path)
+    on_disk: list[list[str]] = []
+
+    def look(pipe: Any, frame: Any) -> None:
+        if isinstance(frame, Publish):
+            copy = shutil.copy(path, tmp_path / "copy")
+            shutil.copy(path + "-wal", tmp_path / "copy-wal")
+            store = ClientStore(str(copy))
+            on_disk.append([publish.msg_id for publish, _ in store.publishes()])
+            store.close()
+
+    world.gateway.watch = look
+    sent = client.publish("user:bob", b"x", msg_id="one")
+    assert world.gateway.log == []  # the turn's commit comes first
+    world.turn()
+    assert on_disk == [["one"]]
+    assert done(sent)
+    world.turn()
+    assert os.stat(path).st_mode & 0o777 == 0o600
+
+
+def test_a_killed_client_sends_what_was_left_in_order_under_the_same_ids(
+    world: World, tmp_path: Path
+) -> None:
+    path = str(tmp_path / "box")
+    world.gateway.acks = False
+    world.gateway.limits = Limits(publish_window=2)
+    client = world.up(outbox=path)
+    for n in range(5):
+        quiet(client.publish("user:bob", b"%d" % n, msg_id=f"id{n}", headers={"a": "b"}))
+    quiet(client.publish("user:bob", b"ephemeral", qos=0))
+    world.turn()
+    assert [frame.body for frame in world.gateway.pipe.of(Publish)] == [b"0", b"1"]
+    die(world, client)
+    world.gateway.acks = True
+    outcomes: list[Any] = []
+    again = world.up(
+        outbox=path, on_outcome=lambda publish, word: outcomes.append((publish.msg_id, word[0].code))
+    )
+    world.turn(20)
+    frames = world.gateway.pipe.of(Publish)
+    assert [(frame.msg_id, frame.resent) for frame in frames] == [
+        ("id0", True),
+        ("id1", True),
+        ("id2", False),
+        ("id3", False),
+        ("id4", False),
+    ]
+    assert [frame.msg_id for frame in world.gateway.log] == [f"id{n}" for n in range(5)]
+    assert frames[0].headers == (("a", "b"),)
+    assert outcomes == [("id0", 1), ("id1", 1), ("id2", 0), ("id3", 0), ("id4", 0)]
+    quiet(again.publish("user:bob", b"new", msg_id="id0"))  # settled: free to be used again
+    world.turn()
+
+
+def test_who_waits_for_a_message_of_an_earlier_run_joins_it(world: World, tmp_path: Path) -> None:
+    path = str(tmp_path / "box")
+    world.gateway.acks = False
+    client = world.up(outbox=path)
+    quiet(client.publish("user:bob", b"x", msg_id="mine"))
+    world.turn()
+    die(world, client)
+    again = world.client(outbox=path)
+    joined = again.publish("user:bob", b"x", msg_id="mine")
+    world.gateway.acks = True
+    quiet(again.start())
+    world.turn()
+    assert done(joined)
+    assert len(world.gateway.log) == 1
+
+
+def test_a_failing_on_outcome_is_logged(world: World, tmp_path: Path, flush_logged_errors: Any) -> None:
+    path = str(tmp_path / "box")
+    store = ClientStore(path)
+    store.put(Publish("a", (BOB,)))
+    store.commit()
+    store.close()
+    world.up(outbox=path, on_outcome=lambda publish, word: 1 / 0)
+    world.turn()
+    assert flush_logged_errors(ZeroDivisionError)
+    assert len(world.gateway.log) == 1
+
+
+def test_what_is_too_old_to_be_recognised_is_given_up(world: World, tmp_path: Path) -> None:
+    path = str(tmp_path / "box")
+    store = ClientStore(path)
+    store.put(Publish("never-sent", (BOB,)))
+    store.put(Publish("old", (BOB,)))
+    store.sent("old", world.clock.seconds() - 86_400)
+    store.put(Publish("young", (BOB,)))
+    store.sent("young", world.clock.seconds() - 80_000)
+    store.put(Publish("tomorrow", (BOB,)))
+    store.sent("tomorrow", world.clock.seconds() + 3_600)  # the clock was set back meanwhile
+    store.commit()
+    store.close()
+    words: dict[str, Any] = {}
+    world.up(outbox=path, on_outcome=lambda publish, word: words.update({publish.msg_id: word}))
+    world.turn(10)
+    assert [frame.msg_id for frame in world.gateway.log] == ["never-sent", "young", "tomorrow"]
+    assert isinstance(words["old"], OutcomeUnknown)
+
+
+def test_close_leaves_the_rest_in_the_file(world: World, tmp_path: Path) -> None:
+    path = str(tmp_path / "box")
+    world.gateway.acks = False
+    client = world.up(outbox=path)
+    sent = client.publish("user:bob", b"x", msg_id="rest")
+    closing = client.close(1)
+    world.wait(1)
+    world.wait(1)
+    done(closing)
+    with pytest.raises(OutcomeUnknown):
+        done(sent)
+    store = ClientStore(path)
+    assert [publish.msg_id for publish, _ in store.publishes()] == ["rest"]
+    store.close()
+
+
+def test_a_full_disk_holds_publishes_back_and_then_lets_them_go(
+    world: World, tmp_path: Path, flush_logged_errors: Any
+) -> None:
+    client = world.up(outbox=str(tmp_path / "box"))
+    [store] = client._session._stores
+    store._db = disk = FailingDisk(store._db)
+    disk.full = True
+    sent = [client.publish("user:bob", b"%d" % n) for n in range(3)]
+    for _ in range(3):
+        world.wait(1)
+    assert world.gateway.log == []
+    world.gateway.pipe.cut()
+    world.wait(1)
+    world.wait(1)
+    assert world.gateway.log == []
+    disk.full = False
+    world.wait(1)
+    assert [frame.body for frame in world.gateway.log] == [b"0", b"1", b"2"]
+    assert all(done(one) for one in sent)
+    assert flush_logged_errors("nothing can be sent")
+
+
+def test_a_full_disk_holds_acknowledgements_back(
+    world: World, tmp_path: Path, flush_logged_errors: Any
+) -> None:
+    from tests.client.test_client_reading import acked
+
+    client = world.up(state=str(tmp_path / "state"), on_message=lambda message: None)
+    [store] = client._session._stores
+    store._db = disk = FailingDisk(store._db)
+    disk.full = True
+    world.gateway.pipe.say(deliver(0, 20))
+    world.wait(1)
+    assert acked(world) == []
+    disk.full = False
+    world.wait(1)
+    assert acked(world) == [20]
+    assert flush_logged_errors("nothing can be acknowledged")
+
+
+@pytest.mark.parametrize("one_file", [True, False])
+def test_a_killed_client_is_shown_nothing_twice(world: World, tmp_path: Path, one_file: bool) -> None:
+    box, state = str(tmp_path / "a"), str(tmp_path / ("a" if one_file else "b"))
+    got: list[int] = []
+
+    def take(message: Received) -> None:
+        got.append(message.seq)
+
+    client = world.up(outbox=box, state=state, on_message=take)
+    world.gateway.pipe.say(deliver(0, 3))
+    die(world, client)  # before anything was acknowledged
+    again = world.up(outbox=box, state=state, on_message=take)
+    [hello] = world.gateway.pipe.of(Hello)
+    assert hello.resume == (ResumePoint(ME, 0, EPOCH, 3),)
+    world.gateway.pipe.say(deliver(0, 4))
+    assert got == [1, 2, 3, 4]
+    die(world, again)
+    # The log is another one, restored from a backup: the filter knows what was in it.
+    world.up(outbox=box, state=state, on_message=lambda message: got.append(int(message.message.body)))
+    world.gateway.pipe.say(deliver(0, 3, epoch=8, entries=(entry(1, b"4", "m4"), entry(2, b"9", "m9"))))
+    assert got == [1, 2, 3, 4, 9]
+
+
+def test_rings_leave_no_trace_in_the_file(world: World, tmp_path: Path) -> None:
+    path = str(tmp_path / "state")
+    client = world.up(state=path, on_message=lambda message: None)
+    world.gateway.pipe.say(deliver(0, 3, address=parse_address("room:7")), deliver(0, 2))
+    die(world, client)
+    store = ClientStore(path)
+    assert [(log, epoch, seq) for log, epoch, seq, _ in store.places()] == [(LogKey(ME), EPOCH, 2)]
+    assert store.owner() == "device:me/phone"
+    store.close()
+
+
+def test_a_file_belongs_to_one_session(world: World, tmp_path: Path) -> None:
+    path = str(tmp_path / "box")
+    client = world.up(outbox=path)
+    quiet(client.publish("user:bob", b"x", msg_id="one"))
+    world.turn()
+    client.close()
+    world.turn()
+    world.gateway.session = "device:eve/phone"
+    other = world.client(outbox=path)
+    started = other.start()
+    world.turn()
+    with pytest.raises(StoreError, match="device:me/phone"):
+        done(started)
+    assert world.gateway.pipe.of(Publish) == []
+
+
+def test_a_file_is_for_one_client_at_a_time(world: World, tmp_path: Path) -> None:
+    path = str(tmp_path / "box")
+    world.up(outbox=path)
+    with pytest.raises(StoreError, match="in use"):
+        world.client(outbox=path)
+    with pytest.raises(StoreError, match="in use"):
+        world.client(outbox=str(tmp_path / "other"), state=path)
+    with pytest.raises(StoreError, match="in use"):
+        world.client(state=path)
+    store = ClientStore(str(tmp_path / "other"))  # which was let go
+    store.close()
+
+
+def test_files_that_cannot_be_used(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="cannot open"):
+        ClientStore(str(tmp_path / "no" / "where"))
+    (tmp_path / "text").write_text(
+        "this is no database at all, but it is long enough to be taken for one" * 20
+    )
+    with pytest.raises(StoreError, match="mend or remove"):
+        ClientStore(str(tmp_path / "text"))
+
+
+def test_the_shown_ids_are_trimmed(tmp_path: Path) -> None:
+    store = ClientStore(str(tmp_path / "state"))
+    total = FILTER_SIZE + 2 * TRIM_EVERY
+    store.took(LogKey(ME), EPOCH, total)
+    for n in range(total):
+        store.showed(LogKey(ME), ("bob", "desk", f"m{n}"))
+    store.commit()
+    store.commit()
+    [(log, epoch, seq, shown)] = store.places()
+    assert (log, epoch, seq) == (LogKey(ME), EPOCH, total)
+    assert shown == [("bob", "desk", f"m{n}") for n in range(total - FILTER_SIZE, total)]
+    assert store._db.execute("SELECT count(*) FROM shown").fetchone()[0] == FILTER_SIZE
+    store.close()
+
+
+class Image(NamedTuple):
+    """What there was in the world when a client was killed."""
+
+    file: str
+    taken: list[Publish]
+    durable: set[str]
+    shown: list[int]
+
+
+def test_killed_between_any_two_steps_loses_and_repeats_nothing(tmp_path: Path) -> None:
+    """The file before and after each commit, frame and message is what a kill would leave there."""
+    images = run(tmp_path)
+    assert len(images) > 30
+    assert len({image.file for image in images}) == len(images)
+    for image in images:
+        run_on(image)
+
+
+def run(directory: Path) -> list[Image]:
+    world = World()
+    world.gateway.limits = Limits(publish_window=2)
+    path = str(directory / "file")
+    shown: list[int] = []
+    durable: set[str] = set()
+    images: list[Image] = []
+
+    def step(*_: Any) -> None:
+        copy = str(directory / f"image{len(images)}")
+        for suffix in ("", "-wal"):
+            if os.path.exists(path + suffix):
+                shutil.copy(path + suffix, copy + suffix)
+        images.append(Image(copy, list(world.gateway.log), set(durable), list(shown)))
+
+    def on_message(message: Received) -> None:
+        step()
+        shown.append(message.seq)
+        step()
+
+    client = world.client(outbox=path, state=path, on_message=on_message)
+    [store] = client._session._stores
+    commit = store.commit
+
+    def stepping() -> None:
+        put = {
+            str(values[0]) for statement, values in store._todo if statement.startswith("INSERT INTO outbox")
+        }
+        step()
+        commit()
+        durable.update(put)
+        step()
+
+    store.commit = stepping  # type: ignore[method-assign]
+    world.gateway.watch = step
+    quiet(client.start())
+    world.turn()
+    for n in range(4):
+        quiet(client.publish("user:bob", b"%d" % n, msg_id=f"id{n}"))
+    world.turn(3)
+    world.gateway.pipe.say(deliver(0, 2))
+    world.gateway.pipe.cut()
+    quiet(client.publish("user:bob", b"4", msg_id="id4"))
+    world.wait(1)
+    world.gateway.pipe.say(deliver(2, 5))
+    world.wait(1)
+    store.commit = commit  # type: ignore[method-assign]
+    world.gateway.watch = lambda pipe, frame: None
+    world.end()
+    return images
+
+
+def run_on(image: Image) -> None:
+    """The next run on the file, with the gateway that was there."""
+    world = World()
+    world.gateway.log = list(image.taken)
+    world.gateway.seqs = {publish.msg_id: n for n, publish in enumerate(image.taken, 1)}
+    shown: list[int] = []
+    world.up(outbox=image.file, state=image.file, on_message=lambda message: shown.append(message.seq))
+    [hello] = world.gateway.pipe.of(Hello)
+    after = hello.resume[0].seq if hello.resume else 0
+    world.turn(10)
+    world.gateway.pipe.say(deliver(after, 5))
+    taken = [publish.msg_id for publish in world.gateway.log]
+    assert image.durable <= set(taken)
+    assert taken == sorted(set(taken)), "each once, in the order of the calls"
+    # Killed between showing a message and writing that down: that one, and no other, comes again.
+    repeated = [seq for seq in shown if seq in image.shown]
+    assert repeated in ([], image.shown[-1:])
+    assert sorted({*shown, *image.shown}) == [1, 2, 3, 4, 5]
+    assert shown == sorted(set(shown))
+    world.end()

@@ -1,0 +1,341 @@
+"""Receiving: custody, acknowledgements, iteration, back-pressure, history, gaps."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from twisted.internet.defer import Deferred
+
+from imgateway.client import Gap, Received
+from imgateway.errors import ConnectRefused, FrameRefused, LinkLost
+from imgateway.frames import Bye, Deliver, DeliverAck, Hello, Pull, Refused, RefusedCode, ResumePoint
+from tests.client.fake_gateway import EPOCH, ME, World, begin, deliver, done, entry
+
+
+def acked(world: World) -> list[int]:
+    return [ack.upto for frame in world.gateway.pipe.of(DeliverAck) for ack in frame.acks]
+
+
+def test_messages_go_to_on_message_and_are_acknowledged_together(world: World) -> None:
+    got: list[Received] = []
+    world.up(on_message=got.append)
+    world.gateway.pipe.say(deliver(0, 2), deliver(2, 3))
+    assert [(one.seq, one.message.body, one.address, one.epoch) for one in got] == [
+        (n, b"%d" % n, ME, EPOCH) for n in (1, 2, 3)
+    ]
+    assert acked(world) == []
+    world.wait(0.2)
+    assert acked(world) == [3]
+
+
+def test_sixteen_entries_are_acknowledged_at_once(world: World) -> None:
+    world.up(on_message=lambda message: None)
+    world.gateway.pipe.say(deliver(0, 40))
+    assert acked(world) == [16, 32]
+    world.wait(0.2)
+    assert acked(world) == [16, 32, 40]
+
+
+def test_custody_waits_for_what_on_message_returns(world: World) -> None:
+    got: list[int] = []
+    waiting: list[Deferred[None]] = []
+
+    async def on_message(message: Received) -> None:
+        got.append(message.seq)
+        waiting.append(Deferred())
+        await waiting[-1]
+
+    world.up(on_message=on_message)
+    world.gateway.pipe.say(deliver(0, 3))
+    world.wait(1)
+    assert (got, acked(world)) == ([1], [])
+    waiting[0].callback(None)
+    assert got == [1, 2]
+    world.wait(1)
+    assert acked(world) == [1]
+    for n in (1, 2):
+        waiting[n].callback(None)
+    world.wait(1)
+    assert acked(world) == [1, 3]
+
+
+def test_on_message_may_return_a_deferred(world: World) -> None:
+    first: Deferred[None] = Deferred()
+    answers: list[Any] = [first, None]
+    got: list[int] = []
+    world.up(on_message=lambda message: got.append(message.seq) or answers[message.seq - 1])
+    world.gateway.pipe.say(deliver(0, 2))
+    assert got == [1]
+    first.callback(None)
+    assert got == [1, 2]
+
+
+@pytest.mark.parametrize("later", [False, True])
+def test_a_message_on_which_the_application_fails_is_logged_and_taken(
+    world: World, flush_logged_errors: Any, later: bool
+) -> None:
+    got: list[int] = []
+
+    def fails(message: Received) -> None:
+        got.append(message.seq)
+        raise KeyError("mine")
+
+    async def fails_later(message: Received) -> None:
+        fails(message)
+
+    world.up(on_message=fails_later if later else fails)
+    world.gateway.pipe.say(deliver(0, 2))
+    world.wait(1)
+    assert got == [1, 2]
+    assert acked(world) == [2]
+    assert len(flush_logged_errors(KeyError)) == 2
+
+
+def test_iterating_takes_a_message_when_the_next_is_asked_for(world: World) -> None:
+    client = world.up()
+    got: list[int] = []
+
+    async def read() -> None:
+        async for message in client.messages():
+            got.append(message.seq)
+            if message.seq == 3:
+                break
+
+    reading = begin(read())
+    world.gateway.pipe.say(deliver(0, 2))
+    world.wait(1)
+    assert (got, acked(world)) == ([1, 2], [2])
+    world.gateway.pipe.say(deliver(2, 4))
+    done(reading)
+    world.wait(1)
+    assert acked(world) == [2]
+    client.take()
+    client.take()
+    world.wait(1)
+    assert acked(world) == [2, 3]
+    assert done(client.next_message()).seq == 4
+
+
+def test_only_one_asks(world: World) -> None:
+    client = world.up()
+    waiting = client.next_message()
+    with pytest.raises(RuntimeError):
+        client.next_message()
+    waiting.addErrback(lambda reason: None).cancel()
+    world.gateway.pipe.say(deliver(0, 1))
+    assert done(client.next_message()).seq == 1
+    client.on_message = lambda message: None
+    with pytest.raises(RuntimeError):
+        client.next_message()
+    client.take()  # is on_message's business
+
+
+def test_an_iteration_ends_with_the_client(world: World) -> None:
+    client = world.up()
+
+    async def read() -> list[int]:
+        return [message.seq async for message in client.messages()]
+
+    reading = begin(read())
+    world.gateway.pipe.say(deliver(0, 1))
+    client.close()
+    world.turn()
+    assert done(reading) == [1]
+    assert done(begin(read())) == []
+
+
+def test_an_iteration_fails_when_the_gateway_ends_the_session(world: World) -> None:
+    client = world.up()
+
+    async def read() -> None:
+        async for _ in client.messages():
+            pass
+
+    reading = begin(read())
+    world.gateway.pipe.say(Bye(200, "kicked"))
+    with pytest.raises(ConnectRefused):
+        done(reading)
+
+
+def test_nothing_is_shown_after_the_end(world: World) -> None:
+    got: list[int] = []
+    slow: Deferred[None] = Deferred()
+    client = world.up(on_message=lambda message: got.append(message.seq) or slow)
+    world.gateway.pipe.say(deliver(0, 2))
+    client.close()
+    world.turn()
+    slow.callback(None)
+    world.wait(1)
+    assert got == [1]
+    assert acked(world) == []
+
+
+def test_close_acknowledges_what_was_taken(world: World) -> None:
+    client = world.up(on_message=lambda message: None)
+    world.gateway.pipe.say(deliver(0, 2))
+    client.close()
+    world.turn()
+    assert acked(world) == [2]
+    assert isinstance(world.gateway.pipe.got[-1], Bye)
+
+
+def test_gaps_are_told_in_their_place(world: World) -> None:
+    seen: list[Any] = []
+    world.up(on_message=lambda message: seen.append(message.seq), on_gap=seen.append)
+    world.gateway.pipe.say(deliver(0, 1), deliver(1, 5, [5], gap=True))
+    assert seen == [1, Gap(ME, 0, EPOCH, 1, 5), 5]
+
+
+def test_a_hole_is_pulled(world: World) -> None:
+    got: list[int] = []
+    world.up(on_message=lambda message: got.append(message.seq))
+    world.gateway.pipe.say(deliver(3, 4))
+    [pull] = world.gateway.pipe.of(Pull)
+    assert (pull.address, pull.after, pull.epoch) == (ME, 0, EPOCH)
+    world.gateway.pipe.say(deliver(0, 4))
+    assert got == [1, 2, 3, 4]
+
+
+def test_a_pull_that_is_refused_becomes_a_gap(world: World) -> None:
+    gaps: list[Gap] = []
+    client = world.up(on_message=lambda message: None)
+    client.on_gap = gaps.append
+    assert client.on_gap is not None
+    world.gateway.pipe.say(deliver(3, 4), Refused("pull", "user:me", RefusedCode.FORBIDDEN))
+    assert [(gap.after, gap.upto) for gap in gaps] == [(0, 4)]
+    world.gateway.pipe.say(Refused("pull", "nonsense", RefusedCode.FORBIDDEN))
+
+
+def test_an_application_that_does_not_read_stops_the_reading(world: World) -> None:
+    client = world.up()
+    pipe = world.gateway.pipe
+    for n in range(100):
+        pipe.say(deliver(n * 20, n * 20 + 20))
+    assert not pipe.reading
+    assert len(client._reading._inbox) <= 1_020
+    for _ in range(40):
+        world.wait(10)  # our silence is our own: the link stays
+    assert pipe.open
+
+    async def read(count: int) -> None:
+        for _ in range(count):
+            await client.next_message()
+
+    held = len(pipe.held)
+    done(begin(read(499)))
+    assert len(pipe.held) == held  # not for every message: when half of it is gone
+    done(begin(read(2)))
+    assert len(pipe.held) < held
+    done(begin(read(1_499)))
+    assert pipe.reading
+    client.take()
+    world.wait(1)
+    assert acked(world)[-1] == 2_000
+
+
+def test_bytes_stop_the_reading_too(world: World) -> None:
+    world.up()
+    for n in range(1, 30):
+        world.gateway.pipe.say(deliver(n - 1, n, entries=(entry(n, bytes(60_000)),)))
+    assert not world.gateway.pipe.reading
+
+
+def test_a_full_queue_brakes_the_next_link_too(world: World) -> None:
+    client = world.up()
+    world.gateway.pipe.say(deliver(0, 1_000))
+    assert not world.gateway.pipe.reading
+    world.gateway.pipe.cut()
+    world.wait(1)
+    assert not world.gateway.pipe.reading
+    assert client.connected
+
+
+def test_a_resume_names_what_was_taken(world: World) -> None:
+    client = world.up()
+
+    async def read(count: int) -> None:
+        for _ in range(count):
+            await client.next_message()
+
+    world.gateway.pipe.say(deliver(0, 5))
+    done(begin(read(3)))
+    world.gateway.pipe.cut()
+    world.wait(1)
+    [hello] = world.gateway.pipe.of(Hello)
+    assert hello.resume == (ResumePoint(ME, 0, EPOCH, 2),)
+    world.gateway.pipe.say(deliver(2, 6))
+    assert [done(client.next_message()).seq for _ in range(3)] == [4, 5, 6]
+
+
+def test_byte_by_byte(world: World) -> None:
+    world.gateway.chunk = 1
+    got: list[int] = []
+    client = world.up(on_message=lambda message: got.append(message.seq))
+    sent = client.publish("user:bob", b"x")
+    world.turn()
+    assert done(sent)
+    world.gateway.pipe.say(deliver(0, 3), deliver(3, 4))
+    assert got == [1, 2, 3, 4]
+
+
+# ------------------------------------------------------------------------------------------------- history
+
+
+def test_history_reads_again_and_moves_nothing(world: World) -> None:
+    got: list[int] = []
+    client = world.up(on_message=lambda message: got.append(message.seq))
+    world.gateway.pipe.say(deliver(0, 9))
+    asked = client.history("user:me", after=2, limit=3)
+    [pull] = world.gateway.pipe.of(Pull)
+    assert (pull.after, pull.limit, pull.epoch) == (2, 3, EPOCH)
+    world.gateway.pipe.say(deliver(2, 5, head=9))
+    page = done(asked)
+    assert [one.seq for one in page.messages] == [3, 4, 5]
+    assert (page.after, page.upto, page.head, page.gap, page.epoch) == (2, 5, 9, False, EPOCH)
+    assert got == list(range(1, 10))
+
+
+def test_a_delivery_that_looks_like_the_answer_is_not_lost(world: World) -> None:
+    got: list[int] = []
+    client = world.up(on_message=lambda message: got.append(message.seq))
+    world.gateway.pipe.say(deliver(0, 2))
+    asked = client.history(ME, after=2)
+    world.gateway.pipe.say(deliver(2, 3))  # live, at the very place
+    assert [one.seq for one in done(asked).messages] == [3]
+    assert got == [1, 2, 3]
+    world.gateway.pipe.say(deliver(2, 3))  # the answer
+    assert got == [1, 2, 3]
+
+
+def test_history_of_an_empty_log_and_what_is_said_meanwhile(world: World) -> None:
+    got: list[bool] = []
+    client = world.up(on_message=lambda message: got.append(message.ephemeral))
+    asked = client.history("device:me/phone")
+    world.gateway.pipe.say(Deliver(ME, 0, 0, 0, 0, (entry(0, b"typing"),)))
+    assert not asked.called
+    world.gateway.pipe.say(Deliver(ME, 0, EPOCH, 0, 0, ()))
+    assert (done(asked).messages, got) == ((), [True])
+
+
+def test_history_of_an_unknown_log_waits_for_a_link_and_fails_with_it(world: World) -> None:
+    client = world.client(wait=True)
+    first, second = client.history("topic:t"), client.history("topic:u")
+    second.addErrback(lambda reason: None).cancel()
+    done_start = client.start()
+    world.turn()
+    done(done_start)
+    assert [str(pull.address.id) for pull in world.gateway.pipe.of(Pull)] == ["t"]
+    world.gateway.pipe.cut()
+    with pytest.raises(LinkLost):
+        done(first)
+
+
+def test_history_that_is_refused(world: World) -> None:
+    client = world.up()
+    first, second = client.history("user:bob"), client.history("user:me")
+    second.addErrback(lambda reason: None).cancel()  # its answer is still not a delivery
+    world.gateway.pipe.say(Refused("pull", "user:bob", RefusedCode.FORBIDDEN, "not yours"))
+    with pytest.raises(FrameRefused):
+        done(first)
+    world.gateway.pipe.say(deliver(0, 1))

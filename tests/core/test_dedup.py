@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from imgateway.core.dedup import DIGEST_BYTES, Dedup, digest
+from imgateway.frames import log_of, parse_address
+
+LOG = log_of(parse_address("user:bob"))
+
+
+def test_a_digest_tells_everything_apart() -> None:
+    scopes = [
+        (b"k", LOG, "", "alice", "phone", "1"),
+        (b"j", LOG, "", "alice", "phone", "1"),
+        (b"k", log_of(parse_address("service:bob")), "", "alice", "phone", "1"),
+        (b"k", log_of(parse_address("user:carol")), "", "alice", "phone", "1"),
+        (b"k", LOG, "phone", "alice", "phone", "1"),
+        (b"k", LOG, "", "alic", "phone", "1"),
+        (b"k", LOG, "", "alice", "web", "1"),
+        (b"k", LOG, "", "alice", "phone", "2"),
+    ]
+    digests = [digest(*scope) for scope in scopes]
+    assert len(set(digests)) == len(scopes)
+    assert {len(one) for one in digests} == {DIGEST_BYTES}
+    assert digest(*scopes[0]) == digests[0]
+    assert digest(b"", LOG, "", "a", "b", "\ud800")  # never raises for content
+
+
+def name(n: int) -> bytes:
+    return n.to_bytes(8, "big")
+
+
+def test_pending_settled_dropped() -> None:
+    table: Dedup[str] = Dedup(10, 1000)
+    assert table.get(name(1)) is None
+    table.expect(name(1), "append")
+    assert table.get(name(1)) == "append"
+    table.settle(name(1), 7, 0)
+    assert table.get(name(1)) == 7
+    table.expect(name(2), "append")
+    table.drop(name(2))
+    table.drop(name(3))
+    assert table.get(name(2)) is None
+
+
+@given(st.integers(1, 300), st.integers(1, 1000))
+def test_the_newest_stay(limit: int, count: int) -> None:
+    table: Dedup[str] = Dedup(limit, 10**9)
+    table.load((name(n), n, 0) for n in range(count))
+    table.expect(name(5000), "pending")
+    kept = [n for n in range(count) if table.get(name(n)) is not None]
+    assert kept == list(range(count))[-len(kept) :]
+    assert len(kept) <= limit + limit // 64 + 1
+    assert len(kept) >= min(count, limit - limit // 64 - 1)
+
+
+@given(st.lists(st.integers(0, 500), max_size=60))
+def test_lifetime(waits: list[int]) -> None:
+    table: Dedup[str] = Dedup(1000, 6400)
+    now, born = 0, {}
+    for n, wait in enumerate(waits):
+        now += wait
+        table.expire(now)
+        table.settle(name(n), n, now)
+        born[n] = now
+        for old, when in born.items():
+            if now - when <= 6400:
+                assert table.get(name(old)) == old
+    table.expire(now + 6400 + 101)
+    table.expire(now + 6400 + 102)
+    assert len(table) == 0
+
+
+def test_an_append_under_way_is_not_forgotten() -> None:
+    table: Dedup[str] = Dedup(1, 10)
+    table.settle(name(1), 1, 0)
+    table.drop(name(1))
+    table.expect(name(1), "again")
+    for n in range(2, 5):
+        table.settle(name(n), n, 1)
+    assert table.get(name(1)) == "again"

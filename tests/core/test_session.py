@@ -1,0 +1,84 @@
+"""A session is flat, lets its log run ahead while it has no link, and sees what is meant for its device."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from imgateway.core.cursor import Cursor, State, Step
+from imgateway.core.session import Session, for_device
+from imgateway.frames import Entry, SessionKey, log_of, user_address
+
+KEY = SessionKey("alice", "phone")
+
+
+def session(entries: int = 0, size: int = 0, state: State = State.CLOGGED) -> Session:
+    cursor = Cursor(1, 0, 0, 0)
+    cursor.entries, cursor.bytes, cursor.state = entries, size, state
+    return Session(KEY, 3, object(), log_of(user_address("alice")), cursor)
+
+
+def test_a_new_session_has_made_nothing_yet() -> None:
+    new = session()
+    assert (new.key, new.generation, new.log.address.id) == (KEY, 3, "alice")
+    assert (new.link, new.quota, new.parking, new.calls, new.chain) == (None,) * 5
+    assert (new.publishing, new.answering, new.reading) == (0, 0, False)
+
+
+def test_a_session_is_flat() -> None:
+    new = session()
+    assert not hasattr(new, "__dict__")
+    assert all(hasattr(new, slot) for slot in Session.__slots__)
+
+
+def test_without_a_link_the_log_runs_ahead() -> None:
+    left = session(state=State.LIVE)
+    left.link = object()
+    left.detach(12.5)
+    assert (left.link, left.detached_at, left.mailbox.state) == (None, 12.5, State.CLOGGED)
+    assert left.mailbox.arrived(0, 5) is Step.HOLD
+    assert (left.mailbox.sent, left.mailbox.head) == (0, 5)
+
+
+@pytest.mark.parametrize(
+    ("entries", "size", "may"),
+    [
+        (0, 0, True),
+        (32, 500, True),
+        (33, 0, False),
+        (0, 501, False),
+        (64, 1000, False),
+    ],
+)
+def test_half_of_the_window_must_be_free_by_count_and_by_size(entries: int, size: int, may: bool) -> None:
+    assert session(entries, size).may_unclog(64, 1000) is may
+
+
+@pytest.mark.parametrize("state", [State.LIVE, State.READING])
+def test_only_the_clogged_can_be_unclogged(state: State) -> None:
+    assert not session(state=state).may_unclog(64, 1000)
+
+
+def test_a_window_of_one_opens_again() -> None:
+    assert session(0, 0).may_unclog(1, 1)
+    assert not session(1, 1).may_unclog(1, 1)
+
+
+devices = st.sampled_from(["", "phone", "desk", "watch"])
+entries = st.lists(st.builds(Entry, st.integers(1, 99), st.binary(max_size=2), devices, devices)).map(tuple)
+
+
+@settings(max_examples=150, derandomize=True)
+@given(entries=entries, device=st.sampled_from(["phone", "desk", "watch"]))
+def test_a_device_sees_what_is_meant_for_it(entries: tuple[Entry, ...], device: str) -> None:
+    seen = for_device(entries, device)
+    assert seen == tuple(
+        entry for entry in entries if entry.only_device in ("", device) and entry.except_device != device
+    )
+    if not any(entry.only_device or entry.except_device for entry in entries):
+        assert seen is entries, "the shared tuple is what lets one encoding serve all"
+
+
+def test_nothing_stays_nothing() -> None:
+    assert for_device((), "phone") == ()
