@@ -57,32 +57,56 @@ class CloseCode(IntEnum):
     """
 
     NORMAL = 0
+    """The client said goodbye, and its session ends."""
 
     LOST = 1
+    """The connection broke; counted and told to the SDK, never sent."""
     HEARTBEAT_TIMEOUT = 2
+    """Nothing came from the client for too long."""
     ACK_TIMEOUT = 3
+    """Deliveries stayed unacknowledged for too long."""
     SLOW_READER = 4
+    """The client did not read the answers that it asked for; the link is cut, so this is rarely seen."""
     INTERNAL_ERROR = 5
+    """The gateway or a plugin failed; its log says why."""
     LOGIN_TIMEOUT = 6
+    """No complete greeting in time."""
     STALE = 7
+    """The log was replaced, or a newer login has the session: resume."""
 
     GOING_AWAY = 100
+    """The node is stopping."""
     OVERLOADED = 101
+    """The node asks to be spared for a while; reserved, no part sends it yet."""
     TOO_MANY_LINKS = 102
+    """Too many connections wait for their login; the connection is cut without a word, so only counted."""
     UNAVAILABLE = 103
+    """Something that the login needs is away for a while; for authenticators."""
 
     KICKED = 200
+    """Business code ended the session."""
     REPLACED = 201
+    """The same device logged in again."""
     DISPLACED = 202
+    """Another device logged in, and the login policy keeps only the newest."""
     LOGIN_CONFLICT = 203
+    """Another device is online, and the login policy keeps the first."""
     BAD_TOKEN = 204
+    """The token is not valid, or names another user or device."""
     TOKEN_EXPIRED = 205
+    """The token has expired."""
     REVOKED = 206
+    """The token is from before a revocation."""
     WRONG_AUDIENCE = 207
+    """The token is for another service."""
     BAD_FRAME = 208
+    """Bytes that are no frame, or a frame with a field that may not have this value."""
     FRAME_TOO_LARGE = 209
+    """A frame above the limit, or more bytes before the login than are allowed."""
     UNEXPECTED_FRAME = 210
+    """A frame at the wrong time, or one that clients do not send."""
     FORBIDDEN = 211
+    """This identity may not log in here; for authenticators."""
 
 
 class GatewayError(Exception):

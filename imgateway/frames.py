@@ -196,12 +196,19 @@ class OutcomeCode(IntEnum):
     """The final word on one address of one publish."""
 
     OK = 0
+    """The log has it, on stable storage."""
     DUPLICATE = 1
+    """The log had it already; seq is that of the first time."""
     FULL = 2
+    """The log is at its quota, with messages that some device has not read yet."""
     FORBIDDEN = 3
+    """The policy or an interceptor says no."""
     UNKNOWN = 4
+    """There is no log for this address here."""
     RATE = 5
+    """Too many; final, and not remembered as taken. No part of this version answers it by itself."""
     TOO_LARGE = 6
+    """The body is larger than Welcome allows."""
 
 
 class Outcome(NamedTuple):
@@ -426,12 +433,19 @@ class Seen(Struct, frozen=True):
 
 class ResponseCode(IntEnum):
     OK = 0
+    """The body is the answer."""
     NO_SUCH_SERVICE = 1
+    """No backend has this name."""
     FORBIDDEN = 2
+    """For the answering side to say; the gateway itself does not."""
     DEADLINE = 3
+    """No answer in time."""
     FAILED = 4
+    """The service raised an error; the gateway's log says which."""
     RATE = 5
+    """Too many requests: by this user a second, or unanswered by this client."""
     GONE = 6
+    """The client that was asked is not connected, or its connection ended first."""
 
 
 class Request(Struct, frozen=True):
@@ -450,10 +464,15 @@ class Response(Struct, frozen=True):
 
 class RefusedCode(IntEnum):
     NOT_SUPPORTED = 1
+    """This gateway cannot do that, or not with this address."""
     FORBIDDEN = 2
+    """The policy says no."""
     RATE = 3
+    """Too many; reserved."""
     INVALID = 4
+    """A field has a value that makes no sense here; reserved."""
     UNAVAILABLE = 5
+    """Not just now; reserved."""
 
 
 class Refused(Struct, frozen=True):

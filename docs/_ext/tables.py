@@ -1,22 +1,31 @@
 """Tables that are read from the code when the docs are built, so that they cannot say anything else.
 
 ``{settings-table}``: every setting, a section each. ``{metrics-table}``: every metric. ``{policy-table}``:
-what the default policy allows.
+what the default policy allows. ``{frames-table}``: every frame. ``{link-table}``: the life of a link.
+``{docstring-table} MODULE``: the table in a module's docstring. ``{codes-table} MODULE CLASS``: members of
+an enum and what the string after each of them says; ``{codes-table} MODULE CLASS FROM TO`` some of them.
 """
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable, Sequence
+from enum import IntEnum
+from importlib import import_module
 from typing import Any
 
 from docutils import nodes
+from docutils.core import publish_doctree
 from sphinx.application import Sphinx
+from sphinx.pycode import ModuleAnalyzer
 from sphinx.util.docutils import SphinxDirective
 
 from imgateway import config
 from imgateway.core.counters import MEASURES
+from imgateway.core.handshake import TABLE, Event, LinkState
 from imgateway.core.policy import ACTIONS, RULES
-from imgateway.frames import KINDS
+from imgateway.frames import CLIENT_FRAMES, FRAME_NAMES, KINDS, SERVER_FRAMES
+from imgateway.node.exchange import Exchange
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> nodes.table:
@@ -87,8 +96,78 @@ class PolicyTable(SphinxDirective):
         return [table(("Address", *ACTIONS), rows)]
 
 
+class FramesTable(SphinxDirective):
+    def run(self) -> list[nodes.Node]:
+        return [table(("Frame", "Way", "Fields", "A node of this version"), map(self.cells, FRAME_NAMES))]
+
+    def cells(self, frame: Any) -> Sequence[str]:
+        way = " and ".join(
+            text
+            for text, frames in (("client to gateway", CLIENT_FRAMES), ("gateway to client", SERVER_FRAMES))
+            if frame in frames
+        )
+        fields = ", ".join(f"`{name}`" for name in frame.__struct_fields__)
+        return (f"`{FRAME_NAMES[frame]}`", way, fields, "refuses it" if refused(frame) else "")
+
+
+def refused(frame: type) -> bool:
+    """The node reads the frame and answers that it cannot do that yet."""
+    return Exchange._answers.get(frame) is Exchange._unsupported
+
+
+class LinkTable(SphinxDirective):
+    def run(self) -> list[nodes.Node]:
+        # The rows of a state, but for those that hold in all of them.
+        everywhere = [event for event in Event if all((state, event) in TABLE for state in LinkState)]
+        rows = [
+            (f"`{state.value}`", event.value, f"`{after.value}`")
+            for (state, event), after in TABLE.items()
+            if event not in everywhere
+        ]
+        rows += [("any", event.value, f"`{TABLE[LinkState.OPEN, event].value}`") for event in everywhere]
+        return [table(("State", "What happens", "Then"), rows)]
+
+
+class DocstringTable(SphinxDirective):
+    required_arguments = 1
+
+    def run(self) -> list[nodes.Node]:
+        text = inspect.cleandoc(import_module(self.arguments[0]).__doc__ or "")
+        (found,) = publish_doctree(text, settings_overrides={"report_level": 5}).findall(nodes.table)
+        for name in list(found.findall(nodes.title_reference)):  # `name` in a docstring
+            name.replace_self(nodes.literal("", name.astext()))
+        return [found]
+
+
+class CodesTable(SphinxDirective):
+    required_arguments = 2
+    optional_arguments = 2
+
+    def run(self) -> list[nodes.Node]:
+        module, name, *bounds = self.arguments
+        low, high = map(int, bounds or (0, 999))
+        said = meanings(module, name)
+        codes: type[IntEnum] = getattr(import_module(module), name)
+        rows = (
+            (str(int(code)), f"`{code.name}`", said.get(code.name, ""))
+            for code in codes
+            if low <= code <= high
+        )
+        return [table(("Code", "Name", "Meaning"), rows)]
+
+
+def meanings(module: str, name: str) -> dict[str, str]:
+    """What the string after each member of an enum says."""
+    found = ModuleAnalyzer.for_module(module).find_attr_docs()
+    return {member: " ".join(lines).strip() for (owner, member), lines in found.items() if owner == name}
+
+
 def setup(app: Sphinx) -> dict[str, Any]:
     app.add_directive("settings-table", SettingsTable)
     app.add_directive("metrics-table", MetricsTable)
     app.add_directive("policy-table", PolicyTable)
+    app.add_directive("frames-table", FramesTable)
+    app.add_directive("link-table", LinkTable)
+    app.add_directive("docstring-table", DocstringTable)
+    app.add_directive("codes-table", CodesTable)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

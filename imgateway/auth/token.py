@@ -26,6 +26,10 @@ __all__ = ("TokenAuthenticator", "mint")
 LAST_S = 253_402_300_800  # the year 10000: later times do not fit where they are told on
 MAX_GRANTS = 1000
 
+# What is settled once the token was checked, or stands in the identity itself.
+_SETTLED = frozenset({"sub", "aud", "exp", "nbf", "iat", "iss", "jti", "svc", "device", "dev"})
+_NONE: Mapping[str, Any] = {}
+
 # PyJWT checks the signature and the audience; the times are checked here, against our caller's clock.
 _OPTIONS: Any = {
     "require": ["sub", "aud", "exp"],
@@ -100,7 +104,7 @@ def _identity(claims: Mapping[str, Any], now_s: float, leeway_s: int) -> Identit
         service=service,
         issued_at_s=int(issued_s),
         expires_at_s=int(expires_s),
-        claims={**claims, **{name: _granted(claims, name) for name in ("rooms", "topics") if name in claims}},
+        claims=_own(claims),
     )
 
 
@@ -119,6 +123,15 @@ def _id(claims: Mapping[str, Any], name: str, value: Any) -> str:
     except InvalidAddress:
         pass
     raise LoginRefused(f"the token's {name} is not an id")
+
+
+def _own(claims: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The claims that are left for policies: a session keeps them as long as it lives, so not the others too."""
+    own = {name: value for name, value in claims.items() if name not in _SETTLED}
+    for name in ("rooms", "topics"):
+        if name in own:
+            own[name] = _granted(own, name)
+    return own or _NONE
 
 
 def _granted(claims: Mapping[str, Any], name: str) -> frozenset[str]:

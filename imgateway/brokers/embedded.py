@@ -29,8 +29,10 @@ from imgateway.brokers.appends import Append, Batch, Change, Shared, Waiting
 from imgateway.brokers.clock import steady
 from imgateway.brokers.cursors import new_epoch
 from imgateway.brokers.directory import Directory, Mark
+from imgateway.brokers.health import Fault, Health, Timers
 from imgateway.brokers.lanes import Lane, ThreadLane
 from imgateway.brokers.opening import Facts, new_epoch_number, open_facts
+from imgateway.brokers.questions import Questions
 from imgateway.brokers.reading import Reader
 from imgateway.brokers.schema import MEMORY, Database, OpenDatabase, fault_text, open_database
 from imgateway.brokers.sessions import Sessions
@@ -62,15 +64,6 @@ UNKNOWN = Outcome(OutcomeCode.UNKNOWN)
 UPKEEP_S = 1.0
 # A write-ahead log of this many pages (64 MB) is begun anew, for which the writer waits a moment.
 LONG_WAL_PAGES = 16_384
-
-
-class Fault:
-    """A job that did not succeed, and why."""
-
-    __slots__ = ("why",)
-
-    def __init__(self, why: str) -> None:
-        self.why = why
 
 
 def wall_ms() -> int:
@@ -124,7 +117,6 @@ class EmbeddedBroker:
         in_memory = self._directory is None
         self._reader: Lane = self._writer if in_memory else make("reader")
         self._upkeep: Lane = self._writer if in_memory else make("upkeep")
-        self._retry_wait = backoff(random, first_s=0.05, max_s=2.0)
 
         self._listener: Any = None
         self._epoch = 0
@@ -149,20 +141,18 @@ class EmbeddedBroker:
         self._congested = False
 
         self._reading = Reader(self._database, self._now_ms)
-        self._questions: deque[tuple[Callable[[Reader], Any], Callable[[Any], None]]] = deque()
-        self._asked = False
-        self._open_questions = 0
+        self._timers = Timers(reactor)
+        retry_wait = backoff(random, first_s=0.05, max_s=2.0)
+        self._health = Health(self._timers, retry_wait, partial(self._tell, "healthy"))
+        self._questions = Questions(
+            self._reader, self._reading, self._database.path, self._health, self._stop_if_done
+        )
 
-        self._troubles: dict[str, str] = {}
-        self._attempts: dict[str, int] = {}
-        self._told: tuple[bool, str] = (True, "")
-        self._timers: dict[str, Any] = {}
         self._number = self._kept = 0
         self._stopped: Deferred[None] | None = None
         self._closing = False
 
-    # ------------------------------------------------------------------------------------------ start and
-    # stop
+    # ---------------------------------------------------------------------------------------- start and stop
 
     def start(self, listener: Any, incarnation: str) -> Deferred[None]:
         self._listener = listener
@@ -203,12 +193,14 @@ class EmbeddedBroker:
         self._dedup.load(facts.digests)
         self._sessions = Sessions(
             tails=self._tails,
-            ask=self._ask,
+            ask=self._questions.ask,
             change=self._change,
             store=self._store,
             epoch_of=self._epoch_of,
             displaced=partial(self._tell, "displaced"),
-            flush_later=lambda: self._later("flush", self._settings.flush_positions_s, self._sessions.flush),
+            flush_later=lambda: self._timers.later(
+                "flush", self._settings.flush_positions_s, self._sessions.flush
+            ),
             now_ms=self._now_ms,
             max_devices=self._max_devices,
             node=incarnation,
@@ -221,11 +213,11 @@ class EmbeddedBroker:
         if self._stopped is None:
             self._stopped = Deferred()
             self._sessions.flush()
-            for name in list(self._timers):
-                self._cancel(name)
+            self._timers.cancel_all()
+            self._questions.retrying = False
             # What is waiting for a retry is tried once more.
-            for lane, wake in (("writer", self._wake_writer), ("reader", self._wake_reader)):
-                if self._troubles.pop(lane, None):
+            for lane, wake in (("writer", self._wake_writer), ("reader", self._questions.wake)):
+                if self._health.excuse(lane):
                     wake()
             self._stop_if_done()
         return self._stopped
@@ -233,13 +225,12 @@ class EmbeddedBroker:
     def _stop_if_done(self) -> None:
         if self._stopped is None or self._closing:
             return
-        if (self._entries or self._changes) and "writer" not in self._troubles:
+        if (self._entries or self._changes) and "writer" not in self._health:
             return
-        if self._open_questions and "reader" not in self._troubles:
+        if self._questions.open and "reader" not in self._health:
             return
         self._closing = True
-        for name in list(self._timers):
-            self._cancel(name)
+        self._timers.cancel_all()
         number = self._number
         self._upkeep.submit(
             partial(self._upkeep_job, number),
@@ -260,8 +251,7 @@ class EmbeddedBroker:
         if self._directory is not None:
             self._directory.unlock()
 
-    # ----------------------------------------------------------------------------------------------
-    # publishing
+    # -------------------------------------------------------------------------------------------- publishing
 
     def publish(self, publication: Publication) -> Deferred[tuple[Outcome, ...]]:
         message, to = publication.message, publication.to
@@ -280,7 +270,7 @@ class EmbeddedBroker:
             self._append_all(publication, encoded, waiting)
         if not waiting.missing:
             return succeed(tuple(waiting.outcomes))  # type: ignore[arg-type]
-        if not self._signalled and "writer" not in self._troubles:
+        if not self._signalled and "writer" not in self._health:
             self._wake_writer()
         if not self._congested and (
             self._entries >= self._settings.waiting_entries or self._bytes >= self._settings.waiting_bytes
@@ -375,13 +365,12 @@ class EmbeddedBroker:
             if address.kind == "user" or address.kind == "device":
                 self._tell("passed", address, Entry(0, encoded, address.device, "", message.expires_ms))
 
-    # -------------------------------------------------------------------------------------------------
-    # commits
+    # ----------------------------------------------------------------------------------------------- commits
 
     def _change(self, change: Change) -> None:
         self._queue.append(change)
         self._changes += 1
-        if not self._signalled and "writer" not in self._troubles:
+        if not self._signalled and "writer" not in self._health:
             self._wake_writer()
 
     def _wake_writer(self) -> None:
@@ -428,12 +417,12 @@ class EmbeddedBroker:
     def _written(self, result: Batch | Fault | None) -> None:
         """Back in the reactor: arrivals first, in the commit's order, then the answers."""
         if isinstance(result, Fault):
-            self._trouble("writer", result.why, self._wake_writer)
+            self._health.trouble("writer", result.why, self._wake_writer if self._stopped is None else None)
             self._stop_if_done()
             return
         if result is None:
             return
-        self._mended("writer")
+        self._health.mended("writer")
         self._number = result.number
         self._trimmed(result.trimmed)
         for touched in result.touched:
@@ -459,22 +448,16 @@ class EmbeddedBroker:
         self, log: LogKey, after: int, upto: int, appends: list[Append], expires_ms: list[int]
     ) -> None:
         tail = self._tails.get(log)
-        if tail is not None:
-            if tail.watched and tail.head >= 0:
-                if upto <= tail.head:
-                    return  # a read was ahead of this report, and whoever watches knows
+        if tail is not None and upto > tail.head:  # else a read was ahead of this report
+            tail.head = upto
+            if tail.told:
                 entries = [
                     Entry(seq, append.encoded, append.only_device, append.except_device, expires)
                     for seq, append, expires in zip(
                         range(after + 1, upto + 1), appends, expires_ms, strict=True
                     )
                 ]
-                tail.head = upto
                 self._tell("arrived", log, self._epoch_of(log), after, upto, tuple(entries))
-            elif upto > tail.head:
-                tail.head = upto
-                if tail.first < 0 and after == 0:
-                    tail.first = 1
         if log.address.kind == "user" and (tail is None or not tail.online()):
             for append in appends:
                 self._tell("unattended", log, append.message)
@@ -500,8 +483,7 @@ class EmbeddedBroker:
         self._bytes -= size
         return answers
 
-    # -------------------------------------------------------------------------------------------------
-    # reading
+    # ----------------------------------------------------------------------------------------------- reading
 
     def watch(self, log: LogKey) -> Deferred[Position]:
         tail = self._tails.get(log)
@@ -509,6 +491,7 @@ class EmbeddedBroker:
             tail = self._tails[log] = Tail(log)
         tail.watched = True
         if tail.head >= 0 and tail.first >= 0:
+            tail.told = True
             return succeed(Position(self._epoch_of(log), tail.first, tail.head))
         answer: Deferred[Position] = Deferred()
         tail.pins += 1
@@ -516,17 +499,17 @@ class EmbeddedBroker:
         def found(position: Position) -> None:
             tail.pins -= 1
             tail.learn(position.first, position.head)
-            if not tail.watched:
-                self._forget_tail(tail)
+            tail.told = tail.watched
+            self._forget_tail(tail)
             answer.callback(Position(self._epoch_of(log), tail.first, tail.head))
 
-        self._ask(lambda reader: reader.position(log), found)
+        self._questions.ask(lambda reader: reader.position(log), found)
         return answer
 
     def unwatch(self, log: LogKey) -> None:
         tail = self._tails.get(log)
         if tail is not None:
-            tail.watched = False
+            tail.watched = tail.told = False
             self._forget_tail(tail)
 
     def _forget_tail(self, tail: Tail) -> None:
@@ -542,49 +525,10 @@ class EmbeddedBroker:
                 ReadBatch(self._epoch_of(log), batch.after, batch.upto, batch.entries, batch.gap, batch.head)
             )
 
-        self._ask(lambda reader: reader.read(log, after, limit, max_bytes), found)
+        self._questions.ask(lambda reader: reader.read(log, after, limit, max_bytes), found)
         return answer
 
-    def _ask(self, question: Callable[[Reader], Any], answer: Callable[[Any], None]) -> None:
-        self._questions.append((question, answer))
-        self._open_questions += 1
-        if not self._asked and "reader" not in self._troubles:
-            self._wake_reader()
-
-    def _wake_reader(self) -> None:
-        self._asked = True
-        self._reader.submit(self._read_all, self._answered)
-
-    def _read_all(self) -> tuple[list[tuple[Callable[[Any], None], Any]], Fault | None]:
-        """In the reader's thread: answer what was asked, in order, as far as it can be answered."""
-        self._asked = False
-        answers: list[tuple[Callable[[Any], None], Any]] = []
-        questions = self._questions
-        while questions and len(answers) < 64:
-            question, answer = questions[0]
-            try:
-                answers.append((answer, question(self._reading)))
-            except Exception as problem:
-                self._reading.drop()
-                return answers, Fault(fault_text(problem, self._database.path))
-            questions.popleft()
-        if questions and not self._asked:
-            self._wake_reader()
-        return answers, None
-
-    def _answered(self, result: tuple[list[tuple[Callable[[Any], None], Any]], Fault | None]) -> None:
-        answers, fault = result
-        self._open_questions -= len(answers)
-        for answer, found in answers:
-            answer(found)
-        if fault is not None:
-            self._trouble("reader", fault.why, self._wake_reader)
-        elif answers:
-            self._mended("reader")
-        self._stop_if_done()
-
-    # ------------------------------------------------------------------------------------------------
-    # sessions
+    # ---------------------------------------------------------------------------------------------- sessions
 
     def open_session(self, claim: Claim) -> Deferred[Opened]:
         return self._sessions.open(claim)
@@ -627,15 +571,14 @@ class EmbeddedBroker:
     def _epoch_of(self, log: LogKey) -> int:
         return self._epochs.get(log, self._epoch)
 
-    # --------------------------------------------------------------------------------------------------
-    # upkeep
+    # ------------------------------------------------------------------------------------------------ upkeep
 
     def _upkeep_now(self) -> None:
-        self._later("upkeep", UPKEEP_S, self._upkeep_now)
+        self._timers.later("upkeep", UPKEEP_S, self._upkeep_now)
         self._dedup.expire(self._now_ms())
-        if "writer" not in self._troubles:
+        if "writer" not in self._health:
             self._writer.submit(self._sweep, self._swept)
-        if self._kept != self._number or "upkeep" in self._troubles:
+        if self._kept != self._number or "upkeep" in self._health:
             self._kept = self._number
             self._upkeep.submit(partial(self._upkeep_job, self._number), self._upkept)
 
@@ -647,10 +590,9 @@ class EmbeddedBroker:
 
     def _swept(self, result: tuple[bool, list[LogKey]] | Fault) -> None:
         if isinstance(result, Fault):
-            self._troubles["sweep"] = result.why  # tried again by the next upkeep; commits go on
-            self._tell_health()
+            self._health.trouble("sweep", result.why)  # the next upkeep tries again; commits go on
             return
-        self._mended("sweep")
+        self._health.mended("sweep")
         more, touched = result
         self._trimmed(touched)
         if more and self._stopped is None:
@@ -682,31 +624,9 @@ class EmbeddedBroker:
 
     def _upkept(self, fault: Fault | None) -> None:
         if fault is None:
-            self._mended("upkeep")
+            self._health.mended("upkeep")
         else:
-            self._troubles["upkeep"] = fault.why
-            self._tell_health()
-
-    def _trouble(self, lane: str, why: str, again: Callable[[], None]) -> None:
-        self._troubles[lane] = why
-        attempt = self._attempts.get(lane, 0)
-        self._attempts[lane] = attempt + 1
-        self._tell_health()
-        if self._stopped is None:
-            self._later(lane, self._retry_wait(attempt), again)
-
-    def _mended(self, lane: str) -> None:
-        if lane in self._troubles:
-            del self._troubles[lane]
-            self._attempts.pop(lane, None)
-            self._tell_health()
-
-    def _tell_health(self) -> None:
-        why = "; ".join(dict.fromkeys(self._troubles.values()))
-        state = (not why, why)
-        if state != self._told:
-            self._told = state
-            self._tell("healthy", *state)
+            self._health.trouble("upkeep", fault.why)
 
     def _tell(self, what: str, *values: Any) -> None:
         """A listener that raises must not cost others their messages."""
@@ -714,17 +634,3 @@ class EmbeddedBroker:
             getattr(self._listener, what)(*values)
         except Exception:
             self.log.failure("the listener's {what} raised", what=what)
-
-    def _later(self, name: str, seconds: float, call: Callable[[], None]) -> None:
-        self._cancel(name)
-
-        def due() -> None:
-            del self._timers[name]
-            call()
-
-        self._timers[name] = self._reactor.callLater(seconds, due)
-
-    def _cancel(self, name: str) -> None:
-        timer = self._timers.pop(name, None)
-        if timer is not None:
-            timer.cancel()

@@ -30,7 +30,7 @@ __all__ = ("MAX_PARKED", "Sessions")
 T = TypeVar("T")
 
 MAX_PARKED = 32
-# The day of a device is fine enough to forget the longest unseen, and spares a login storm its writes.
+# When a device was last seen matters by the day; once an hour spares a login storm its writes.
 SEEN_GRAIN_MS = 3_600_000
 # Sessions written by one change.
 SAVE_STEP = 1_000

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from twisted.internet.defer import Deferred
-
-from imgateway.frames import LogKey, Position
+from imgateway.frames import LogKey
 
 __all__ = ("Seat", "Tail")
 
@@ -66,14 +64,15 @@ class Tail:
     reads it.
     """
 
-    __slots__ = ("asked", "first", "head", "log", "not_before_s", "pins", "seats", "waiting", "watched")
+    __slots__ = ("asked", "first", "head", "log", "not_before_s", "pins", "seats", "told", "watched")
 
     def __init__(self, log: LogKey) -> None:
         self.log = log
         self.first = -1
         self.head = -1
         self.watched = False
-        self.waiting: list[Deferred[Position]] | None = None
+        self.told = False
+        """Whoever watches has the position, and is told of what follows it."""
         self.seats: tuple[Seat, ...] = ()
         self.pins = 0
         """Questions and changes under way that need this object to stay."""

@@ -29,12 +29,10 @@ class Conversation:
         client: Any,
         reactor: Any,
         now: Callable[[], float],
-        write: Callable[[bytes], None] = write_line,
     ) -> None:
         self._client = client
         self._reactor = reactor
         self._now = now
-        self._write = write
         self._to: Address | None = None
         self._open = 0
         self._quiet: Deferred[None] | None = None
@@ -60,7 +58,7 @@ class Conversation:
 
     async def _listen(self) -> None:
         async for received in self._client.messages():
-            self._write(shown(received, self._client.user, self._now()).encode() + b"\n")
+            write_line(shown(received, self._client.user, self._now()).encode() + b"\n")
             self._client.take()
 
     # --------------------------------------------------------------------------------------- what is typed

@@ -74,13 +74,11 @@ class Dispatch:
         client: Any,
         reactor: Any,
         order: Order,
-        write: Callable[[bytes, bool], None] = write_line,
     ) -> None:
         self._client = client
         self._reactor = reactor
         self._order = order
         self._names = _names(order)
-        self._write = write
         self._window = DeferredSemaphore(client.welcome.limits.publish_window or 1)
         self._sent: DeferredQueue[Sent | None] = DeferredQueue()
         self._progress = Progress("messages sent", results=True)
@@ -159,7 +157,7 @@ class Dispatch:
             code = _name(OutcomeCode, outcome.code)
             if outcome.code in (OutcomeCode.OK, OutcomeCode.DUPLICATE):
                 line = {"msg_id": msg_id, "address": address, "code": code, "seq": outcome.seq}
-                self._write(as_line(line), False)
+                write_line(as_line(line))
             else:
                 self._refused(msg_id, address, code, "")
 
@@ -167,7 +165,7 @@ class Dispatch:
         self._all_well = False
         self._progress.clear()
         line = {"msg_id": msg_id, "address": address, "code": code} | ({"reason": reason} if reason else {})
-        self._write(as_line(line), True)
+        write_line(as_line(line), err=True)
 
 
 def _fired(word: Word) -> Deferred[Word]:

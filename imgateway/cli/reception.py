@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from base64 import b64encode
-from collections.abc import Callable
 from typing import Any
 
 from twisted.internet.defer import CancelledError, TimeoutError
@@ -20,7 +19,6 @@ async def receive(
     reactor: Any,
     count: int | None,
     timeout_s: float | None,
-    write: Callable[[bytes], None] = write_line,
 ) -> int:
     """Exit status: 1 if `count` were wanted and fewer came.
 
@@ -40,7 +38,7 @@ async def receive(
                 tell(f"{came} of {count} messages came")
                 raise
             break  # that is how one that goes on for ever ends
-        write(as_line(line_of(received)))
+        write_line(as_line(line_of(received)))
         client.take()
         came += 1
     if count is not None and came < count:

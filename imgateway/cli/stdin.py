@@ -85,8 +85,9 @@ class Lines:
         self._answer()
 
     def connectionLost(self, reason: Any) -> None:
-        """The reactor stops."""
+        """The other end hung up, or the reactor stops."""
         self._end()
+        self._answer()
 
     def _take(self, data: bytes) -> None:
         *whole, self._part = (self._part + data).split(b"\n")

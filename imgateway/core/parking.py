@@ -1,7 +1,7 @@
 """Entries that a session's wire could not say: passed by its cursor, still owed to the device.
 
-They are offered again, before anything newer, when the device logs in without a position of its own; a device
-that names its position has read the log up to there over a wire that could say them.
+They are offered again, before anything newer, when the device logs in without a position of its own. A device
+that names its position drops what stands before it as known, so there they wait for another login, or for Pull.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class Parking:
     def __init__(self, parked: tuple[int, ...], position: int, named: bool) -> None:
         """`position` is where the session goes on; `named`: the client itself said so."""
         self.owed = [] if named else [seq for seq in sorted(parked) if seq <= position]
-        self.offered = [seq for seq in sorted(parked) if seq not in self.owed]
+        self.offered = [seq for seq in sorted(parked) if seq > position]  # these come with the log itself
         self.resume_at = position
 
     def start(self) -> int:

@@ -21,6 +21,7 @@ class Session:
 
     :ivar link: what carries it just now, or None. Typed by whoever sets it.
     :ivar mailbox: the cursor in the user's own log, `log`.
+    :ivar told: the session listeners know of it.
     :ivar publishing: publishes that wait for their outcome.
     :ivar detached_at: when the link went, on the node's clock; meaningless while there is one.
     """
@@ -38,8 +39,8 @@ class Session:
         "mailbox",
         "parking",
         "publishing",
-        "quota",
         "reading",
+        "told",
     )
 
     def __init__(self, key: SessionKey, generation: int, identity: Any, log: LogKey, mailbox: Cursor) -> None:
@@ -49,13 +50,13 @@ class Session:
         self.log = log
         self.mailbox = mailbox
         self.link: Any = None
-        self.quota: Any = None
         self.parking: Parking | None = None
         self.calls: dict[int, Any] | None = None
         self.chain: Any = None
         self.publishing = 0
         self.answering = 0
         self.reading = False
+        self.told = False
         self.detached_at = 0.0
 
     def detach(self, now: float) -> None:

@@ -47,5 +47,5 @@ class Wheel(Generic[Item]):
             if slot:
                 ready += [item for due, item in slot if due <= upto]
                 self._slots[index] = [waiting for waiting in slot if waiting[0] > upto]
-        self._done = max(self._done, upto)
+        self._done = upto
         return ready

@@ -97,16 +97,22 @@ class Calls:
             return
         session.answering += 1
         if session.answering >= self.limits.requests_in_flight:
-            link.pause(Pause.BUSY)
+            link.pause(Pause.CALLS)
         deadline_s = self.limits.request_deadline_s
         if request.deadline_ms:
             deadline_s = min(deadline_s, request.deadline_ms / 1000)
         working: Deferred[Any] = maybeDeferred(backend.request, session.key, request)
-        if not working.called:
+        if not working.called or working.paused:  # paused: it fired, and waits for another Deferred
             self._arm(now + deadline_s, lambda now: working.cancel())
+        working.addCallback(self._is_body)
         working.addErrback(self._failed, request)
         working.addCallback(self._answered, link, session, request)
         working.addErrback(lambda failure: log.failure("an answer could not be sent", failure, link=link.id))
+
+    def _is_body(self, body: bytes) -> bytes:
+        if not isinstance(body, bytes):
+            raise TypeError(f"a backend answers with bytes, not {type(body).__name__}")
+        return body
 
     def _failed(self, failure: Failure, request: Request) -> tuple[int, bytes]:
         error = failure.value
@@ -124,12 +130,13 @@ class Calls:
         session.answering -= 1
         code, body = result if isinstance(result, tuple) else (ResponseCode.OK, result)
         self._respond(link, request.id, code, body)
-        link.resume(Pause.BUSY)
+        link.resume(Pause.CALLS)
 
     def _respond(self, link: Link, number: int, code: int, body: bytes) -> None:
+        if link.state is LinkState.OPEN and not link.send(Response(number, code, body)) and body:
+            code = ResponseCode.FAILED  # larger than a frame may be, and the client waits
+            link.send(Response(number, code))
         self._counters.responses[code] += 1
-        if link.state is LinkState.OPEN:
-            link.send(Response(number, code, body))
 
     # ------------------------------------------------------------------------------------- we ask the client
 
@@ -139,7 +146,7 @@ class Calls:
         """Ask a client.
 
         :raises RequestFailed: (in the Deferred) GONE: not connected; RATE: too many questions wait already;
-            DEADLINE; or the code that the client answered with.
+            FAILED: its wire cannot carry the question; DEADLINE; or the code that the client answered with.
         """
         session = self._hub.sessions.get(key)
         if session is None or session.link is None or session.link.state is not LinkState.OPEN:
@@ -149,8 +156,10 @@ class Calls:
         if len(session.calls) >= self.limits.requests_in_flight:
             return fail(RequestFailed(ResponseCode.RATE, b"too many unanswered requests to this client"))
         self._number += 1
+        question = Request(self._number, service, method, body, int(deadline_s * 1000))
+        if not session.link.send(question):
+            return fail(RequestFailed(ResponseCode.FAILED, b"the client's wire cannot carry this request"))
         call = session.calls[self._number] = Call(session, self._number)
-        session.link.send(Request(self._number, service, method, body, int(deadline_s * 1000)))
         self._arm(self._now() + deadline_s, lambda now: call.end(ResponseCode.DEADLINE, b"no answer in time"))
         return call.answer
 

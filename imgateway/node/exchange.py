@@ -7,10 +7,13 @@ routes each frame to the one place that answers it.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import ClassVar
+
+from twisted.internet.defer import Deferred
 
 from imgateway.config import LimitSettings, SessionSettings
 from imgateway.core.counters import Counters
+from imgateway.core.handshake import LinkState
 from imgateway.core.session import Session, for_device
 from imgateway.core.wheel import Wheel
 from imgateway.errors import CloseCode, UnexpectedFrame
@@ -21,7 +24,6 @@ from imgateway.frames import (
     Deliver,
     DeliverAck,
     Frame,
-    Notify,
     Ping,
     Pong,
     Publish,
@@ -75,6 +77,7 @@ class Exchange:
         self.counters = counters
         self.max_frame_bytes = max_frame_bytes
         self.links: set[Link] = set()
+        self.leaving = False
         self.now = now
         self.arm = wheel.arm
         self._hub = hub
@@ -93,7 +96,10 @@ class Exchange:
     # ------------------------------------------------------------------------------------------ connections
 
     def accept(self, connection: IConnection) -> Link | None:
-        """A socket was accepted; None if too many wait for their login already."""
+        """A socket was accepted; None if too many wait for their login already, or the node is leaving."""
+        if self.leaving:
+            self.counters.links_closed[CloseCode.GOING_AWAY] += 1
+            return None
         if not self._gate.admit(connection.source):
             self.counters.links_closed[CloseCode.TOO_MANY_LINKS] += 1
             return None
@@ -107,6 +113,7 @@ class Exchange:
         """The link's conversation is over."""
         self.counters.links_closed[code] += 1
         self._hub.closed(link, code, reason)
+        self._login.left(link)
 
     def gone(self, link: Link) -> None:
         """The link's connection is gone."""
@@ -160,25 +167,32 @@ class Exchange:
         if frame.address.kind not in ("user", "topic", "service") or frame.lane:
             self._refuse(link, frame, address_text(frame.address), RefusedCode.NOT_SUPPORTED, "no such log")
             return
-        link.pause(Pause.BUSY)
+        link.pause(Pause.PULL)
         limit = min(frame.limit or 64, self.limits.deliver_window_entries)
         device = session.key.device
 
         def answer(batch: Batch) -> None:
             gap = batch.gap or bool(frame.epoch and frame.epoch != batch.epoch)
             entries = for_device(batch.entries, device)
-            link.send(Deliver(log.address, 0, batch.epoch, batch.after, batch.upto, entries, gap, batch.head))
-            link.resume(Pause.BUSY)
+            if link.state is LinkState.OPEN:
+                self._hub.answer(
+                    link, Deliver(log.address, 0, batch.epoch, batch.after, batch.upto, entries, gap, batch.head)
+                )
+                link.resume(Pause.PULL)
 
-        reading = self._broker.read(log, frame.after, limit, PULL_BYTES)
-        reading.addCallback(answer)
-        reading.addErrback(link.broken)
+        def start() -> Deferred[None] | None:
+            if link.state is not LinkState.OPEN:
+                return None
+            reading = self._broker.read(log, frame.after, limit, PULL_BYTES)
+            return reading.addCallback(answer).addErrback(link.broken)
 
-    def _unsupported(self, link: Link, session: Session, frame: Any) -> None:
-        name = frame.heads[0].address if isinstance(frame, Notify) else frame.address
-        self._refuse(
-            link, frame, address_text(name), RefusedCode.NOT_SUPPORTED, "not supported by this gateway"
-        )
+        self._hub.read(start)
+
+    def _unsupported(
+        self, link: Link, session: Session, frame: Subscribe | Unsubscribe | Seen
+    ) -> None:
+        where = address_text(frame.address)
+        self._refuse(link, frame, where, RefusedCode.NOT_SUPPORTED, "not supported by this gateway")
 
     def _refuse(self, link: Link, frame: Frame, ident: str, code: RefusedCode, reason: str) -> None:
         self.counters.refused[code] += 1

@@ -7,7 +7,6 @@ coming in a crowd.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterable
 
 from imgateway.config import LimitSettings
@@ -33,21 +32,23 @@ class Gate:
     ) -> None:
         self.waiting = 0
         self.checking = 0
-        self._limits = limits
+        self.limits = limits
         self._now = now
         self._arm = arm
         self._listeners = listeners
         self._per_source: dict[str, int] = {}
         self._bucket = TokenBucket(limits.login_rate, limits.login_burst, now())
-        self._checks: deque[Callable[[], None]] = deque()
+        # Links that wait for their check; who leaves is taken out, so there are never more than wait for a login.
+        self._checks: dict[Link, Callable[[], None]] = {}
+        self._starting = False
         self._shut = False
 
     def admit(self, source: str) -> bool:
         """A connection came from `source` ('' is not counted by source). False: too many wait for their
         login."""
-        if self.waiting >= self._limits.login_pending:
+        if self.waiting >= self.limits.login_pending:
             return False
-        if source and self._per_source.get(source, 0) >= self._limits.login_per_source:
+        if source and self._per_source.get(source, 0) >= self.limits.login_per_source:
             return False
         self.waiting += 1
         if source:
@@ -62,8 +63,9 @@ class Gate:
         if not link.waiting:
             return
         link.waiting = False
+        self._checks.pop(link, None)
         self.waiting -= 1
-        source = link.connection.source
+        source = link.source
         if source:
             left = self._per_source[source] - 1
             if left:
@@ -80,21 +82,38 @@ class Gate:
 
     def _reopen(self, now: float) -> None:
         self._shut = False
+        wait = self._bucket.charge(0, now)  # more came before the listeners had stopped
+        if wait:
+            self._shut = True
+            self._arm(now + wait, self._reopen)
+            return
         for listener in self._listeners():
             listener.resume()
 
-    def check(self, start: Callable[[], None]) -> None:
-        """Call `start` when fewer than `checks_in_flight` tokens are being checked; it ends with
-        `checked`."""
-        if self.checking < self._limits.checks_in_flight:
-            self.checking += 1
-            start()
-        else:
-            self._checks.append(start)
+    def check(self, link: Link, start: Callable[[], None]) -> None:
+        """Call `start` when fewer than `checks_in_flight` tokens are being checked, unless the link is gone by
+        then; it ends with `checked`."""
+        self._checks[link] = start
+        self._start()
 
     def checked(self) -> None:
         """One check is over; the next may start."""
-        if self._checks:
-            self._checks.popleft()()
-        else:
-            self.checking -= 1
+        self.checking -= 1
+        self._start()
+
+    def _start(self) -> None:
+        if self._starting:
+            return  # a check that was over at once: the loop below goes on
+        self._starting = True
+        try:
+            while self._checks and self.checking < self.limits.checks_in_flight:
+                start = self._checks.pop(next(iter(self._checks)))
+                self.checking += 1
+                start()
+        finally:
+            self._starting = False
+
+    def set_limits(self, limits: LimitSettings) -> None:
+        """Go on with other limits."""
+        self.limits = limits
+        self._bucket.rate, self._bucket.burst = limits.login_rate, limits.login_burst

@@ -9,7 +9,11 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
 
+from msgspec.structs import replace
+from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -17,6 +21,7 @@ from zope.interface import implementer
 from imgateway.config import LimitSettings
 from imgateway.core.counters import Counters
 from imgateway.core.cursor import State, Step
+from imgateway.core.handshake import LinkState
 from imgateway.core.session import Session, for_device
 from imgateway.errors import BadFrame, CloseCode
 from imgateway.frames import (
@@ -65,8 +70,8 @@ class Hub:
         self.broker = broker
         self.sessions: dict[SessionKey, Session] = {}
         self.is_congested = False
-        self._limits = limits
-        self._linger_s = linger_s
+        self.limits = limits
+        self.linger_s = linger_s
         self._now = now
         self._arm = arm
         self._counters = counters
@@ -74,8 +79,9 @@ class Hub:
         self._health = health
         self._at: dict[LogKey, tuple[Session, ...]] = {}
         self._reads = 0
-        self._readers: deque[Session] = deque()
-        self._stalled: list[Link] = []
+        self._readers: deque[Callable[[], Deferred[Any] | None]] = deque()
+        self._is_starting = False
+        self._stalled: dict[Link, None] = {}
 
     # ---------------------------------------------------------------------------------- what the broker says
 
@@ -85,6 +91,8 @@ class Hub:
         if sessions is None:
             return
         shared: dict[str, bytes | None] | None = {} if len(sessions) > 1 else None
+        limits = self.limits
+        size = len(entries[0].message) if len(entries) == 1 else sum(len(one.message) for one in entries)
         for session in sessions:
             cursor = session.mailbox
             step = cursor.arrived(after, upto)
@@ -94,8 +102,10 @@ class Hub:
                 self._stale(session)
             elif step is Step.READ:
                 self._read(session)
-            elif cursor.entries + len(entries) > self._limits.deliver_window_entries:
-                if cursor.overflow(upto, self._limits.deliver_window_entries) is Step.READ:
+            elif cursor.entries + len(entries) > limits.deliver_window_entries or (
+                cursor.bytes + size > limits.deliver_window_bytes and (cursor.entries or len(entries) > 1)
+            ):
+                if cursor.overflow(upto, limits.deliver_window_entries) is Step.READ:
                     self._read(session)
             else:
                 self._deliver(session, after, upto, entries, False, shared)
@@ -110,7 +120,12 @@ class Hub:
         """qos 0: to the links that can take it now."""
         for session in self._at.get(log_of(address), ()):
             link = session.link
-            if link is None or link.clogged or not for_device((entry,), session.key.device):
+            if link is None or link.clogged or link.state is not LinkState.OPEN:
+                continue
+            # What one turn brings is bounded too: the socket says only at its end that it is full.
+            if link.connection.unsent() >= self.limits.deliver_window_bytes:
+                continue
+            if not for_device((entry,), session.key.device):
                 continue
             data = self._say(link, Deliver(user_address(session.key.user), 0, 0, 0, 0, (entry,)), None)
             if data:
@@ -123,12 +138,15 @@ class Hub:
             self._tell(listener.stored_offline, log.address, message)
 
     def displaced(self, session: SessionKey, generation: int, code: int, reason: str) -> None:
-        """Another login took over: close and forget this generation."""
+        """Another login took over: close and forget this generation.
+
+        If it is the same device's, the session goes on: `attach` has its next generation in a moment.
+        """
         there = self.sessions.get(session)
         if there is not None and there.generation <= generation:
             if there.link is not None:
                 there.link.close(code, reason)
-            else:
+            elif code != CloseCode.REPLACED:
                 self._end(there, code, reason)
 
     def congested(self, on: bool) -> None:
@@ -136,10 +154,11 @@ class Hub:
         on."""
         self.is_congested = on
         self._health("load", not on, "publishers wait: more waits for the store than may wait")
-        if not on:
-            stalled, self._stalled = self._stalled, []
-            for link in stalled:
-                link.resume(Pause.STORE)
+        # Who goes on may fill the store at once; the others then wait on.
+        while self._stalled and not self.is_congested:
+            link = next(iter(self._stalled))
+            del self._stalled[link]
+            link.resume(Pause.STORE)
 
     def healthy(self, ok: bool, why: str) -> None:
         """Pass the store's state on."""
@@ -148,7 +167,7 @@ class Hub:
     def stall(self, link: Link) -> None:
         """Stop reading a publisher until the store has caught up."""
         link.pause(Pause.STORE)
-        self._stalled.append(link)
+        self._stalled[link] = None
 
     # ------------------------------------------------------------------------------------------- deliveries
 
@@ -164,21 +183,22 @@ class Hub:
         """Send the range ``(after, upto]``; entry by entry where the wire or its content wants that."""
         link: Link = session.link
         mine = for_device(entries, session.key.device)
+        head = max(upto, session.mailbox.head)
         if gap:
             self._counters.gaps_told += 1
         if len(mine) < 2 or link.traits.batches:
-            frame = Deliver(session.log.address, 0, session.mailbox.epoch, after, upto, mine, gap, upto)
+            frame = Deliver(session.log.address, 0, session.mailbox.epoch, after, upto, mine, gap, head)
             data = self._say(link, frame, shared if mine is entries else None)
             if data is not None:
                 self._ship(session, upto, len(mine), data)
                 return
         for entry in mine:
             end = upto if entry is mine[-1] else entry.seq
-            frame = Deliver(session.log.address, 0, session.mailbox.epoch, after, end, (entry,), gap, upto)
+            frame = Deliver(session.log.address, 0, session.mailbox.epoch, after, end, (entry,), gap, head)
             data = self._say(link, frame, None)
             if data is None:
                 self._park(session, entry.seq)
-                empty = Deliver(session.log.address, 0, session.mailbox.epoch, after, end, (), gap, upto)
+                empty = Deliver(session.log.address, 0, session.mailbox.epoch, after, end, (), gap, head)
                 self._ship(session, end, 0, self._say(link, empty, None) or b"")
             else:
                 self._ship(session, end, 1, data)
@@ -190,6 +210,8 @@ class Hub:
         cursor = session.mailbox
         if not data:
             cursor.passed(upto)
+            if cursor.acked == upto:
+                self.broker.advance(session.key, session.generation, ((session.log, upto),))
             return
         now = self._now()
         link: Link = session.link
@@ -198,7 +220,7 @@ class Hub:
         cursor.send(upto, entries, len(data), now)
         self._counters.deliver_frames += 1
         self._counters.entries_delivered += entries
-        limits = self._limits
+        limits = self.limits
         if cursor.entries >= limits.deliver_window_entries or cursor.bytes >= limits.deliver_window_bytes:
             cursor.clog()
 
@@ -216,6 +238,15 @@ class Hub:
             shared[wire] = data
         return data
 
+    def answer(self, link: Link, frame: Deliver) -> None:
+        """Send what the client asked to read. What its wire cannot say is left out, and told as a gap."""
+        data = self._say(link, frame, None)
+        if data is None:
+            sayable = tuple(one for one in frame.entries if self._say(link, replace(frame, entries=(one,)), None) is not None)
+            data = self._say(link, replace(frame, entries=sayable, gap=True), None)
+        if data:
+            link.send_bytes(data)
+
     def _park(self, session: Session, seq: int) -> None:
         self._counters.parked += 1
         if session.parking is not None:
@@ -229,70 +260,91 @@ class Hub:
         self._unclog(session)
 
     def _unclog(self, session: Session) -> None:
-        limits = self._limits
+        limits = self.limits
         link = session.link
         if (
             link is not None
+            and link.state is LinkState.OPEN
             and not link.clogged
             and session.may_unclog(limits.deliver_window_entries, limits.deliver_window_bytes)
             and session.mailbox.unclog() is Step.READ
         ):
             self._read(session)
 
-    def _read(self, session: Session) -> None:
-        """Read on for a session; at most `reads_in_flight` at once on this node, the others wait their
-        turn."""
-        if not session.reading:
-            session.reading = True
-            self._readers.append(session)
-            self._next_reads()
+    def read(self, start: Callable[[], Deferred[Any] | None]) -> None:
+        """Call `start` when its turn has come: at most `reads_in_flight` are done at once on this node.
 
-    def _next_reads(self) -> None:
-        while self._readers and self._reads < self._limits.reads_in_flight:
-            session = self._readers.popleft()
-            if session.mailbox.state is not State.READING:
-                session.reading = False
-                continue
-            self._reads += 1
-            self._counters.reads += 1
-            cursor, parking, limits = session.mailbox, session.parking, self._limits
-            if parking is not None and parking.owed:
-                reading = self.broker.read(session.log, parking.owed[0] - 1, 1, 1)
-            else:
-                room = max(1, limits.deliver_window_entries - cursor.entries)
-                size = max(1, min(READ_BYTES, limits.deliver_window_bytes - cursor.bytes))
-                reading = self.broker.read(session.log, cursor.sent, room, size)
-            reading.addCallbacks(self._batch, self._read_failed, (session,), errbackArgs=(session,))
-
-    def _batch(self, batch: Batch, session: Session) -> None:
-        self._reads -= 1
-        session.reading = False
-        cursor, parking = session.mailbox, session.parking
-        if cursor.state is State.READING:
-            if batch.epoch != cursor.epoch:
-                self._stale(session)
-            elif parking is not None and parking.owed:
-                if batch.after == parking.owed[0] - 1:
-                    seq, end = parking.offer()
-                    owed = tuple(entry for entry in batch.entries if entry.seq == seq)
-                    self._deliver(session, cursor.sent, end, owed, False)
-            elif batch.after == cursor.sent:
-                if batch.upto > batch.after:
-                    self._deliver(session, batch.after, batch.upto, batch.entries, batch.gap)
-                else:
-                    cursor.head = cursor.sent
-                    cursor.passed(cursor.sent)
-            if cursor.state is State.READING:
-                self._read(session)
+        None from it means that there is nothing to read any more.
+        """
+        self._readers.append(start)
         self._next_reads()
 
-    def _read_failed(self, failure: Failure, session: Session) -> None:
+    def _next_reads(self) -> None:
+        if self._is_starting:
+            return  # a read that was over at once: the loop below goes on
+        self._is_starting = True
+        try:
+            while self._readers and self._reads < self.limits.reads_in_flight:
+                reading = self._readers.popleft()()
+                if reading is not None:
+                    self._reads += 1
+                    self._counters.reads += 1
+                    reading.addBoth(self._has_read)
+        finally:
+            self._is_starting = False
+
+    def _has_read(self, result: object) -> None:
         self._reads -= 1
+        self._next_reads()
+
+    def _read(self, session: Session) -> None:
+        """Read on for a session, once at a time."""
+        if not session.reading:
+            session.reading = True
+            self.read(partial(self._start_read, session))
+
+    def _start_read(self, session: Session) -> Deferred[None] | None:
+        cursor, parking, limits = session.mailbox, session.parking, self.limits
+        if cursor.state is not State.READING:
+            session.reading = False
+            return None
+        if parking is not None and parking.owed:
+            reading = self.broker.read(session.log, parking.owed[0] - 1, 1, 1)
+        else:
+            room = max(1, limits.deliver_window_entries - cursor.entries)
+            size = max(1, min(READ_BYTES, limits.deliver_window_bytes - cursor.bytes))
+            reading = self.broker.read(session.log, cursor.sent, room, size)
+        return reading.addCallbacks(
+            self._batch, self._read_failed, (session, cursor.head), errbackArgs=(session,)
+        )
+
+    def _batch(self, batch: Batch, session: Session, head: int) -> None:
+        """Send what was read; `head` is what was known of the log when it was asked."""
+        session.reading = False
+        cursor, parking = session.mailbox, session.parking
+        if cursor.state is not State.READING:
+            return
+        if batch.epoch != cursor.epoch:
+            self._stale(session)
+        elif parking is not None and parking.owed:
+            if batch.after == parking.owed[0] - 1:
+                seq, end = parking.offer()
+                owed = tuple(entry for entry in batch.entries if entry.seq == seq)
+                self._deliver(session, cursor.sent, end, owed, False)
+        elif batch.after == cursor.sent:
+            if batch.upto > batch.after:
+                self._deliver(session, batch.after, batch.upto, batch.entries, batch.gap)
+            elif cursor.head == head:  # else it grew meanwhile: look again
+                cursor.head = cursor.sent
+                cursor.passed(cursor.sent)
+        if cursor.state is State.READING:
+            self._read(session)
+
+    def _read_failed(self, failure: Failure, session: Session) -> None:
         session.reading = False
         log.failure("reading {user}'s log failed", failure, user=session.key.user)
         if session.link is not None:
             session.link.close(CloseCode.INTERNAL_ERROR, "internal error")
-        self._next_reads()
 
     def _stale(self, session: Session) -> None:
         """The log has another identity now: the client must come again and be told what it missed."""
@@ -344,7 +396,8 @@ class Hub:
     def attach(self, session: Session, link: Link) -> bool:
         """A claim succeeded: this session takes the place of an older generation.
 
-        True if there was one (the client resumes). A link of the older one is closed with REPLACED.
+        True if there was one that the listeners know (the client resumes). A link of the older one is closed
+        with REPLACED.
         """
         old = self.sessions.get(session.key)
         self.sessions[session.key] = session
@@ -353,14 +406,16 @@ class Hub:
         link.session = session
         if old is None:
             return False
+        session.told = old.told
         self._leave(old)
         if old.link is not None:
             old.link.close(CloseCode.REPLACED, "a newer login of this device took over")
-        return True
+        return session.told
 
     def closed(self, link: Link, code: int, reason: str) -> None:
         """A link ended. Its session waits for the client to come back, unless the code says that it will
         not."""
+        self._stalled.pop(link, None)
         session = link.session
         if session is None or session.link is not link:
             return
@@ -370,11 +425,11 @@ class Hub:
             call.gone()
         if self.sessions.get(session.key) is not session:
             return
-        if code == CloseCode.NORMAL or code >= 200:
+        if code == CloseCode.NORMAL or (code >= 200 and code != CloseCode.REPLACED):
             self._end(session, code, reason)
         else:
             self._arm(
-                session.detached_at + self._linger_s, lambda now: self._lingered(session, now, code, reason)
+                session.detached_at + self.linger_s, lambda now: self._lingered(session, now, code, reason)
             )
 
     def _lingered(self, session: Session, now: float, code: int, reason: str) -> None:
@@ -387,8 +442,9 @@ class Hub:
         self.broker.close_session(session.key, session.generation).addErrback(
             lambda failure: log.failure("closing a session failed", failure)
         )
-        for listener in self._listeners:
-            self._tell(listener.closed, session.key, code, reason)
+        if session.told:
+            for listener in self._listeners:
+                self._tell(listener.closed, session.key, code, reason)
 
     def _leave(self, session: Session) -> None:
         others = tuple(other for other in self._at.get(session.log, ()) if other is not session)
@@ -410,6 +466,7 @@ class Hub:
 
     def opened(self, session: Session, identity: Identity, resumed: bool) -> None:
         """Tell the session listeners of a login."""
+        session.told = True
         for listener in self._listeners:
             self._tell(listener.resumed if resumed else listener.opened, session.key, identity)
 

@@ -43,11 +43,15 @@ class Pause(IntFlag):
     """More waits for the store than may wait."""
     CONTROL = 16
     """The peer does not read its answers."""
-    BUSY = 32
-    """As many of its questions as allowed are being answered, or its interceptor chain is full."""
-    DRAIN = 64
+    CALLS = 32
+    """As many of its questions as allowed are being answered."""
+    PULL = 64
+    """What it asked to read is being read."""
+    RENEW = 128
+    """Its fresh token is being checked."""
+    DRAIN = 256
     """The node is leaving."""
-    CLOSED = 128
+    CLOSED = 512
 
 
 class Desk(Protocol):
@@ -73,11 +77,11 @@ class Link:
     """One connection's place in the node. Made when the socket is accepted, before TLS, upgrade or Hello."""
 
     __slots__ = (
-        "_ack_due",
+        "_able_since",
         "_arrived_bytes",
-        "_clogged_at",
         "_codec",
         "_control",
+        "_control_since",
         "_due",
         "_frames",
         "_held",
@@ -91,6 +95,7 @@ class Link:
         "heard",
         "id",
         "session",
+        "source",
         "state",
         "token_deadline",
         "traits",
@@ -100,6 +105,7 @@ class Link:
 
     def __init__(self, connection: IConnection, desk: Desk, ident: str) -> None:
         self.connection = connection
+        self.source = connection.source  # as it was counted: a lost connection knows it no more
         self.desk = desk
         self.id = ident
         self.state = LinkState.CONNECTED
@@ -118,10 +124,11 @@ class Link:
         self._running = False
         self._stopped = False
         self._control = 0
-        self._ack_due = 0.0
-        self._clogged_at = 0.0
+        self._control_since = 0.0
+        self._able_since = now
         self._arrived_bytes = 0
         self._due = now + desk.limits.login_timeout_s
+        connection.max_message_bytes = desk.limits.login_bytes
         desk.arm(self._due, self.wake)
 
     # ------------------------------------------------------------------------------------------- from below
@@ -153,23 +160,29 @@ class Link:
             self._held.append(data)
         else:
             self._run(data)
-            if self._stopped:
+            if self._stopped or self._held:
                 self._settle()
 
     def pause_sending(self) -> None:
-        """The socket did not take everything: from now on only control frames go in."""
+        """The socket did not take everything: from now on only control frames go in.
+
+        What is left of this turn counts as control frames as far as it cannot be deliveries.
+        """
         if not self.clogged:
             self.clogged = True
-            self._clogged_at = now = self.desk.now()
+            left = self.connection.unsent()
             if self.session is not None:
+                left -= self.session.mailbox.bytes
                 self.session.mailbox.clog()
-            self.desk.arm(now + self.desk.limits.control_abort_s, self.wake)
+            if left > 0:
+                self._unsent_control(left)
 
     def resume_sending(self) -> None:
         """The socket took everything."""
         if self.clogged:
             self.clogged = False
             self._control = 0
+            self._able_since = self.desk.now()
             self.desk.writable(self)
             self.resume(Pause.CONTROL)
 
@@ -194,7 +207,8 @@ class Link:
                 else:
                     self._greeting(frame)
                 if self._pauses:
-                    self._frames = frames
+                    if self.state is not LinkState.CLOSED:
+                        self._frames = frames
                     return
         except LinkError as error:
             self.fail(error)
@@ -257,11 +271,12 @@ class Link:
         """Close at `deadline` on the node's clock unless a later one is set by then; 0.0: never."""
         self.token_deadline = deadline
         if deadline:
-            self.desk.arm(deadline, self.wake)
+            self._look_at(deadline)
 
     def accepted(self) -> None:
         """The login is over; frames may be exchanged. The caller sends Welcome, then resumes LOGIN."""
         self.state = after(self.state, Event.ACCEPTED)
+        self.connection.max_message_bytes = self.desk.max_frame_bytes
 
     @property
     def codec(self) -> ICodec:
@@ -269,27 +284,34 @@ class Link:
         codec: ICodec = self._codec
         return codec
 
-    def send(self, frame: Frame) -> None:
-        """Send a control frame. Unsayable ones are dropped: a wire says what its protocol has a word for."""
+    def send(self, frame: Frame) -> bool:
+        """Send a control frame; whether its wire had a word for it. What it has none for is dropped."""
         try:
             data = self._codec.encode(frame)
         except Exception:
             log.failure("link {link}: the codec of {wire} raised", link=self.id, wire=self.wire)
             self.drop(CloseCode.INTERNAL_ERROR, "internal error")
-            return
+            return False
         if data:
             self.send_bytes(data)
+        return bool(data)
 
     def send_bytes(self, data: bytes) -> None:
         """Send an encoded control frame; count it while the peer does not read."""
         self.connection.send(data)
         self.desk.counters.bytes_out += len(data)
         if self.clogged:
-            self._control += len(data)
+            self._unsent_control(len(data))
             if self._control >= self.desk.limits.control_abort_bytes:
                 self.drop(CloseCode.SLOW_READER, "it does not read its answers")
-            elif self._control >= self.desk.limits.control_pause_bytes:
-                self.pause(Pause.CONTROL)
+
+    def _unsent_control(self, size: int) -> None:
+        if not self._control:
+            self._control_since = now = self.desk.now()
+            self._look_at(now + self.desk.limits.control_abort_s)
+        self._control += size
+        if self._control >= self.desk.limits.control_pause_bytes:
+            self.pause(Pause.CONTROL)
 
     def deliver(self, data: bytes) -> None:
         """Send encoded deliveries; the caller has made sure that the link is not clogged."""
@@ -297,10 +319,10 @@ class Link:
         self.desk.counters.bytes_out += len(data)
 
     def expect_ack(self, now: float) -> None:
-        """An unacknowledged delivery went out: look again when its time is up, once for all that follow."""
-        if not self._ack_due and self.traits.ack_timeout_s and self.traits.acks:
-            self._ack_due = now + self.traits.ack_timeout_s
-            self.desk.arm(self._ack_due, self.wake)
+        """A delivery went out that wants an acknowledgement."""
+        traits = self.traits
+        if traits.ack_timeout_s and traits.acks:
+            self._look_at(now + traits.ack_timeout_s)
 
     # ------------------------------------------------------------------------------------------------- end
 
@@ -358,16 +380,29 @@ class Link:
 
     # ------------------------------------------------------------------------------------------- deadlines
 
+    # One list slot at the wheel wakes a link for whatever comes first; only what is due before that takes
+    # another. So deadlines that come and go, such as those of acknowledgements, do not pile up there.
+
+    def _look_at(self, due: float) -> None:
+        """Look at the deadlines at `due`, unless that is done before anyhow."""
+        if due < self._due:
+            self._due = due
+            self.desk.arm(due, self.wake)
+
     def wake(self, now: float) -> None:
         """Look at every deadline; arm the next one. Called by the wheel, and harmless at any time."""
-        if self.state is LinkState.CLOSED:
+        # An entry of the wheel that an earlier one has overtaken finds its work done.
+        if self.state is LinkState.CLOSED or now < self._due:
             return
         if self.state is not LinkState.OPEN:
-            if now >= self._due:
-                self.close(CloseCode.LOGIN_TIMEOUT, "no login in time")
+            self.close(CloseCode.LOGIN_TIMEOUT, "no login in time")
             return
+        if self._pauses:
+            self.heard = now  # we are not listening, so silence proves nothing
+        if self._pauses or self.clogged:
+            self._able_since = now
         self._check(now)
-        if now >= self._due and self.state is LinkState.OPEN:
+        if self.state is LinkState.OPEN:
             self._due = self._next(now)
             self.desk.arm(self._due, self.wake)
 
@@ -380,40 +415,39 @@ class Link:
         """When a silent peer is asked: half way between its heartbeat and its end."""
         return (self.desk.session.heartbeat_s + self.desk.session.dead_s) / 2
 
+    def _ack_due(self) -> float | None:
+        """When the oldest delivery must be acknowledged; the time counts while the peer can take it and we
+        listen. None: nothing is owed."""
+        timeout: float = self.traits.ack_timeout_s
+        since = self.session.mailbox.unacked_since() if self.session is not None else None
+        if since is None or not timeout or not self.traits.acks:
+            return None
+        return max(since, self._able_since) + timeout
+
     def _next(self, now: float) -> float:
-        due = self.heard + (self._ask_s() if self.traits.pings and not self._pinged else self._silence_s())
+        due: float = self.heard + self._silence_s()
+        if self.traits.pings and not self._pinged:
+            due = min(due, self.heard + self._ask_s())
         if self.token_deadline:
             due = min(due, self.token_deadline)
+        if self._control:
+            due = min(due, self._control_since + self.desk.limits.control_abort_s)
+        ack_due = self._ack_due()
+        if ack_due is not None:
+            due = min(due, ack_due)
         return max(due, now)
 
     def _check(self, now: float) -> None:
-        limits = self.desk.limits
-        if self._pauses:
-            self.heard = now  # we are not listening, so silence proves nothing
         silent = now - self.heard
+        ack_due = self._ack_due()
         if self.token_deadline and now >= self.token_deadline:
             self.close(CloseCode.TOKEN_EXPIRED, "the token expired and was not renewed")
-        elif self.clogged and self._control and now - self._clogged_at >= limits.control_abort_s:
+        elif self._control and now - self._control_since >= self.desk.limits.control_abort_s:
             self.drop(CloseCode.SLOW_READER, "its answers are unsent for too long")
         elif silent >= self._silence_s():
             self.close(CloseCode.HEARTBEAT_TIMEOUT, "silent for too long")
-        else:
-            if self.traits.pings and not self._pinged and silent >= self._ask_s():
-                self._pinged = True
-                self.send(Ping())
-            self._check_acks(now)
-
-    def _check_acks(self, now: float) -> None:
-        """The oldest delivery that the peer's system has taken must be acknowledged in time."""
-        if not self._ack_due or now < self._ack_due:
-            return
-        timeout = self.traits.ack_timeout_s
-        since = self.session.mailbox.unacked_since() if self.session is not None else None
-        if since is None:
-            self._ack_due = 0.0
-            return
-        if now - since >= timeout and not self.clogged and not self._pauses:
+        elif ack_due is not None and now >= ack_due:
             self.close(CloseCode.ACK_TIMEOUT, "deliveries were not acknowledged in time")
-            return
-        self._ack_due = max(since, now - timeout + 1.0) + timeout  # while clogged: look again in a second
-        self.desk.arm(self._ack_due, self.wake)
+        elif self.traits.pings and not self._pinged and silent >= self._ask_s():
+            self._pinged = True
+            self.send(Ping())

@@ -88,15 +88,31 @@ class Login:
         self._now = now
         self._wall_ms = wall_ms
         self._counters = counters
+        self._checks: dict[Link, Deferred[Any]] = {}
 
     # ------------------------------------------------------------------------------------------------ login
 
     def greeted(self, link: Link, hello: Hello) -> None:
         """A link said Hello; it is paused until Welcome or Bye."""
-        self._gate.check(lambda: self._check(link, hello))
+        self._gate.check(link, lambda: self._check(link, hello))
+
+    def left(self, link: Link) -> None:
+        """A link ended: nobody waits for its check any more, and the check makes room for another."""
+        checking = self._checks.pop(link, None)
+        if checking is not None:
+            checking.cancel()
+
+    def _ask(self, link: Link, hello: Hello) -> Deferred[Any]:
+        checking: Deferred[Any] = maybeDeferred(self._authenticator.authenticate, hello, link.connection.peer)
+        self._checks[link] = checking
+        return checking.addBoth(self._asked, link)
+
+    def _asked(self, result: Identity | Failure, link: Link) -> Identity | Failure:
+        self._checks.pop(link, None)
+        return result
 
     def _check(self, link: Link, hello: Hello) -> None:
-        checking: Deferred[Any] = maybeDeferred(self._authenticator.authenticate, hello, link.connection.peer)
+        checking = self._ask(link, hello)
         checking.addBoth(self._checked)
         checking.addCallback(self._identified, link, hello)
         checking.addErrback(self._refused, link)
@@ -134,6 +150,9 @@ class Login:
             raise LoginRefused(reason, code)
         if link.state is not LinkState.CHECKING:
             return self._broker.close_session(key, opened.generation)
+        there = self._hub.sessions.get(key)
+        if there is not None and there.generation > opened.generation:  # the answers came out of order
+            raise LoginRefused(*reversed(REFUSALS[Verdict.OUTRUN]))
         place = opened.places[0]
         # Clogged until its position is known: what arrives meanwhile only raises the head.
         mailbox = Cursor(place.epoch, place.acked, place.acked, place.head)
@@ -171,11 +190,13 @@ class Login:
         identity: Identity = session.identity
         resume = resume_durable(point, position.epoch, place.acked, position.head)
         start = resume.position
+        if start > place.acked:  # its last acknowledgements did not come through
+            self._broker.advance(session.key, session.generation, ((place.log, start),))
         if place.parked:
             named = point is not None and point.epoch == position.epoch
             session.parking = Parking(place.parked, start, named)
             start = session.parking.start()
-        head = max(position.head, session.mailbox.head)
+        head = max(position.head, session.mailbox.head)  # what arrived since has raised it
         session.mailbox = cursor = Cursor(position.epoch, start, max(start, place.acked), head)
         cursor.state = State.CLOGGED
         link.accepted()
@@ -205,6 +226,8 @@ class Login:
 
     def _refused(self, failure: Failure, link: Link) -> None:
         error = failure.value
+        if link.state is LinkState.CLOSED:
+            return
         if isinstance(error, LinkError):
             self._counters.logins_refused[int(error.code)] += 1
             log.info(
@@ -229,10 +252,8 @@ class Login:
 
     def renew(self, link: Link, frame: Renew) -> None:
         """A fresh token for this link; it is read on when the token is checked."""
-        link.pause(Pause.BUSY)
-        checking: Deferred[Any] = maybeDeferred(
-            self._authenticator.authenticate, Hello(frame.token), link.connection.peer
-        )
+        link.pause(Pause.RENEW)
+        checking = self._ask(link, Hello(frame.token))
         checking.addCallback(self._renewed, link)
         checking.addErrback(self._refused, link)
 
@@ -245,4 +266,4 @@ class Login:
         session.identity = identity
         link.expire_token(self._token_deadline(identity))
         link.send(Renewed(identity.expires_at_s * 1000))
-        link.resume(Pause.BUSY)
+        link.resume(Pause.RENEW)

@@ -10,9 +10,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from msgspec.structs import replace
-from twisted.internet.defer import Deferred, gatherResults, succeed
+from twisted.internet.defer import Deferred, DeferredList, maybeDeferred, succeed
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from imgateway.config import Settings
@@ -90,6 +91,8 @@ class Node:
         self._backends = tuple(backends)
         self._health = health
         self._ticking: IDelayedCall | None = None
+        self._starting: Deferred[None] | None = None
+        self._store_open = False
         self._draining: Drain | None = None
         now = reactor.seconds
         limits = settings.limits
@@ -147,21 +150,41 @@ class Node:
         :raises OperatorError: (in the Deferred) with the one line that says what to change.
         """
         self._health("start", False, "starting")
+        self._starting = Deferred()
         starting = self._broker.start(self.hub, self.incarnation)
         starting.addCallback(self._store_ready)
-        return starting
+        starting.addErrback(self._start_failed)
+        return starting.addBoth(self._start_over)
 
-    def _store_ready(self, _: object) -> Deferred[None]:
+    def _store_ready(self, _: object) -> Deferred[None] | None:
+        self._store_open = True
+        if self._draining is not None:
+            return None
         for backend in self._backends:
             backend.start(self)
         self.calls.backends = {backend.name: backend for backend in self._backends}
         self._tick()
-        opening = gatherResults([door(self.exchange.accept) for door in self._doors], consumeErrors=True)
-        return opening.addCallback(self._listening)
+        # All of them are waited for, so that one that cannot be opened does not leave others open.
+        opening = [maybeDeferred(door, self.exchange.accept) for door in self._doors]
+        return DeferredList(opening, consumeErrors=True).addCallback(self._opened)
 
-    def _listening(self, listeners: list[IListener]) -> None:
-        self.listeners = listeners
+    def _opened(self, results: list[tuple[bool, Any]]) -> None:
+        self.listeners = [result for opened, result in results if opened]
+        for opened, result in results:
+            if not opened:
+                result.raiseException()
         self._health("start", True, "")
+
+    def _start_failed(self, failure: Failure) -> Deferred[Failure]:
+        closing = self._close_doors()
+        closing.addCallback(lambda _: self._stopped())
+        return closing.addCallback(lambda _: failure)
+
+    def _start_over(self, result: Any) -> Any:
+        waiting, self._starting = self._starting, None
+        if waiting is not None:
+            waiting.callback(None)
+        return result
 
     def stop(self) -> Deferred[None]:
         """Drain and stop; fires when nothing is left. A second call drops everybody at once."""
@@ -169,22 +192,39 @@ class Node:
             self._draining.hurry()
             return self._draining.done
         self._health("drain", False, "draining")
-        closing = gatherResults([listener.stop() for listener in self.listeners], consumeErrors=True)
+        self.exchange.leaving = True
+        closing = self._close_doors()
         node = self.settings.node
         drain = self._draining = Drain(
             self.exchange, node.drain_rate, node.drain_s, self._reactor, self._random
         )
         stopped: Deferred[None] = Deferred()
         drain.done.addCallback(lambda _: closing)
+        drain.done.addCallback(lambda _: self._starting)
+        drain.done.addCallback(lambda _: self._close_doors())  # those that were opened meanwhile
         drain.done.addCallback(lambda _: self._stopped())
         drain.done.addBoth(stopped.callback)
         return stopped
 
-    def _stopped(self) -> Deferred[None]:
+    def _close_doors(self) -> Deferred[Any]:
+        """Stop listening; what does not stop is logged, and must not keep the store from being closed."""
+        listeners, self.listeners = self.listeners, []
+        closing = [
+            maybeDeferred(listener.stop).addErrback(
+                lambda failure: log.failure("a listener did not stop", failure)
+            )
+            for listener in listeners
+        ]
+        return DeferredList(closing)
+
+    def _stopped(self) -> Deferred[None] | None:
         self.hub.end_all()
         if self._ticking is not None:
             self._ticking.cancel()
             self._ticking = None
+        if not self._store_open:
+            return None
+        self._store_open = False
         return self._broker.stop()
 
     def _tick(self) -> None:
@@ -206,7 +246,11 @@ class Node:
         self.settings = settings
         self.quotas.set_rates(settings.quota)
         self.ingress.policy = policy
-        self.ingress.limits = self.calls.limits = self.exchange.limits = settings.limits
+        limits = settings.limits
+        self.ingress.limits = self.calls.limits = self.exchange.limits = self.hub.limits = limits
+        self.gate.set_limits(limits)
+        self.exchange.max_frame_bytes = limits.max_body_bytes + FRAME_ROOM
+        self.hub.linger_s = settings.session.linger_s
         self.login.settings = self.exchange.session = settings.session
 
     def measures(self) -> Iterator[tuple[Measure, int | Mapping[Any, int]]]:

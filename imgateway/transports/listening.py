@@ -114,6 +114,8 @@ def _advice(error: BaseException | None) -> str:
         return f"cannot read {os.fsdecode(error.filename)}: {error.strerror}"
     if type(error).__module__.startswith("OpenSSL") or "keys do not match" in str(error):
         return "the key or certificate file is not PEM, or they do not belong together"
+    if isinstance(error, LookupError):
+        return "systemd handed over no such socket; start it through its .socket unit"
     text = " ".join(str(error).split()) or type(error).__name__
     return f"not a valid endpoint description ({text}); such as tcp:7901:interface=127.0.0.1"
 

@@ -314,3 +314,15 @@ def test_a_read_that_is_ahead_of_the_commits_report(rig: Rig) -> None:
     rig.publish("user:bob", msg_id="2")
     rig.run()
     assert [event[2:4] for event in rig.listener.named("arrived")] == [(1, 2)]
+
+
+def test_what_is_committed_before_the_watch_is_answered_is_in_its_position(rig: Rig) -> None:
+    box = rig.later(rig.broker.watch(MAILBOX))
+    for msg_id in ("1", "2"):
+        rig.publish("user:bob", msg_id=msg_id)
+        rig.steps.lanes["writer"].step()
+        rig.steps.report()
+    rig.run()
+    assert (box[0].first, box[0].head) == (1, 2)
+    assert rig.listener.named("arrived") == []
+    assert len(rig.listener.named("unattended")) == 2

@@ -238,8 +238,7 @@ def test_a_listener_that_raises_costs_nobody_a_message(rig: Rig, flush_logged_er
     assert len(flush_logged_errors(ZeroDivisionError)) == 1
 
 
-# ---------------------------------------------------------------------------------------------------- the
-# mark
+# -------------------------------------------------------------------------------------------------- the mark
 
 
 def test_an_older_database_gets_a_new_epoch(rig: Rig, tmp_path: Path) -> None:
@@ -300,8 +299,7 @@ def test_a_long_log_of_changes_is_begun_anew(rig: Rig, monkeypatch: pytest.Monke
     assert any("RESTART" in statement for statement in rig.disk.statements)
 
 
-# -------------------------------------------------------------------------------------------- backup and
-# restore
+# ---------------------------------------------------------------------------------------- backup and restore
 
 
 def test_backup_while_publishing_and_restore(rig: Rig, tmp_path: Path) -> None:

@@ -134,7 +134,7 @@ class Typed:
 
 
 class Stage:
-    """A World whose reactor is a Clock. `script` runs beside the command, between two seconds of the clock."""
+    """A World whose reactor is a Clock. `script` runs beside the command; then the clock goes on."""
 
     def __init__(self, typed: Typed | None = None) -> None:
         self.clock = Clock()

@@ -24,7 +24,7 @@ from imgateway.errors import StoreError
 Run = Callable[..., Result]
 
 
-# ----------------------------------------------------------------------------------------------------- version
+# ------------------------------------------------------------ version
 
 
 def test_version_names_all_three(run: Run) -> None:
@@ -54,7 +54,7 @@ def test_a_wrong_command_line_is_status_2(run: Run) -> None:
     assert run("token").exit_code == 2
 
 
-# ------------------------------------------------------------------------------------------------------- token
+# ------------------------------------------------------------ token
 
 
 def claims(token: str, data_dir: str, audience: str = "imgateway") -> dict[str, object]:
@@ -138,7 +138,7 @@ def test_what_is_no_duration(text: str) -> None:
         DURATION.convert(text, None, None)
 
 
-# --------------------------------------------------------------------------------------------------- settings
+# ------------------------------------------------------------ settings
 
 
 def test_genconfig_prints_what_checkconfig_takes(run: Run, tmp_path: Path) -> None:
@@ -184,7 +184,7 @@ def test_checkconfig_of_no_file(run: Run, tmp_path: Path) -> None:
     assert "none.toml" in result.stderr
 
 
-# ------------------------------------------------------------------------------------------ backup and restore
+# ------------------------------------------------------------ backup and restore
 
 
 @pytest.fixture

@@ -77,7 +77,7 @@ def test_each_is_acknowledged_when_it_was_written(run: Run, stage: Stage) -> Non
 
     stage.prepare = prepare
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("imgateway.cli.reception.receive.__defaults__", (write,))
+        patch.setattr("imgateway.cli.reception.write_line", write)
         assert run("listen", *LOGIN, "--count", "2", stage=stage).exit_code == 0
     assert log == ["start", "a", "take", "b", "take", "close"]
 
@@ -88,7 +88,7 @@ def test_what_could_not_be_written_is_not_acknowledged(run: Run, stage: Stage) -
 
     stage.prepare = coming(received())
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("imgateway.cli.reception.receive.__defaults__", (write,))
+        patch.setattr("imgateway.cli.reception.write_line", write)
         assert run("listen", *LOGIN, stage=stage).exit_code == 1
     assert stage.client is not None
     assert stage.client.log == ["start", "close"]

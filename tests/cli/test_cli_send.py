@@ -135,11 +135,11 @@ def test_outcomes_are_printed_while_the_next_line_is_awaited(run: Run) -> None:
     stage = Stage(Typed(b"one", ended=False))
     seen: list[bool] = []
 
-    def write(line: bytes, err: bool) -> None:
+    def write(line: bytes) -> None:
         seen.append(stage.typed.asked is not None)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("imgateway.cli.dispatch.Dispatch.__init__.__defaults__", (write,))
+        patch.setattr("imgateway.cli.dispatch.write_line", write)
         stage.prepare = lambda client: setattr(client, "answer", lambda msg_id: None)
         stage.script = [
             lambda client: client.waiting.popitem()[1].callback((Outcome(0, 1, 1),)),

@@ -308,6 +308,9 @@ def test_the_table_is_what_happens(row: tuple[str, ...]) -> None:
 
 
 def test_the_head_rises_and_never_falls() -> None:
+    live = at(State.LIVE)
+    assert live.arrived(11, 14) is Step.READ
+    assert live.head == 14
     for state in (State.READING, State.CLOGGED):
         cursor = at(state, head=BEHIND)
         cursor.arrived(20, 24)

@@ -22,8 +22,8 @@ def session(entries: int = 0, size: int = 0, state: State = State.CLOGGED) -> Se
 def test_a_new_session_has_made_nothing_yet() -> None:
     new = session()
     assert (new.key, new.generation, new.log.address.id) == (KEY, 3, "alice")
-    assert (new.link, new.quota, new.parking, new.calls, new.chain) == (None,) * 5
-    assert (new.publishing, new.answering, new.reading) == (0, 0, False)
+    assert (new.link, new.parking, new.calls, new.chain) == (None,) * 4
+    assert (new.publishing, new.answering, new.reading, new.told) == (0, 0, False, False)
 
 
 def test_a_session_is_flat() -> None:

@@ -270,8 +270,9 @@ async def test_one_send_a_turn_under_load():
 
 
 SYSTEMD = """
-import os
-os.environ |= {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": "1"}
+import os, sys
+os.dup2(int(sys.argv[1]), 3)  # where systemd puts it
+os.environ |= {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": "1", "LISTEN_FDNAMES": "gateway"}
 from twisted.internet import reactor
 from imgateway.testing.wires import BareWire, accepting
 from imgateway.transports.tcp import TCPTransport
@@ -279,7 +280,8 @@ from imgateway.transports.tcp import TCPTransport
 listening = TCPTransport().listen(
     "systemd:domain=INET:index=0", [BareWire()], accepting([], echo=True), reactor, {}
 )
-listening.addCallbacks(lambda listener: print(listener.address, flush=True), lambda f: f.printTraceback())
+listening.addCallbacks(lambda listener: listener.address, lambda failure: failure.value)
+listening.addCallback(print, flush=True)
 reactor.run()
 """
 
@@ -288,11 +290,10 @@ def test_a_socket_from_systemd():
     with socket.create_server(("127.0.0.1", 0)) as inherited:
         port = inherited.getsockname()[1]
         process = subprocess.Popen(
-            [sys.executable, "-c", SYSTEMD],
+            ["timeout", "20", sys.executable, "-c", SYSTEMD, str(inherited.fileno())],
             stdout=subprocess.PIPE,
             text=True,
-            close_fds=False,
-            preexec_fn=lambda: os.dup2(inherited.fileno(), 3),
+            pass_fds=(inherited.fileno(),),
         )
         try:
             assert process.stdout.readline() == f"systemd:127.0.0.1:{port}\n"

@@ -87,7 +87,7 @@ def test_other_reasons_of_the_system(number, advice):
         ("haproxy:nonsense:1", "Unknown endpoint type"),
         ("tcp:1:colour=red", "not a valid endpoint description"),
         ("ssl:1:privateKey=/nowhere/key.pem", "cannot read /nowhere/key.pem: No such file or directory"),
-        ("systemd:domain=INET:index=0", "not a valid endpoint description"),
+        ("systemd:domain=INET:index=0", "systemd handed over no such socket"),
     ],
 )
 def test_bad_descriptions(endpoint, advice):
