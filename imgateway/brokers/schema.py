@@ -2,11 +2,12 @@
 
 ::
 
-    entry       one row a message and log, clustered by log and seq: key = log.id << 32 | seq. Row 0 is no entry:
-                its at_ms is the number of the last commit, so that a batch and its number are one statement.
+    entry       one row a message and log, clustered by log and seq: key = log.id << 32 | seq. Row 0 is no
+                entry: its at_ms is the number of the last commit, so that a batch and its number are one
+                statement.
     body        an encoded message that several entries refer to, and how many do
-    log         address → id; `head` outlives the entries; `lost` is the newest seq that retention took; `seen`
-                the furthest that any device acknowledged; epoch 0: the store's
+    log         address → id; `head` outlives the entries; `lost` is the newest seq that retention took;
+                `seen` the furthest that any device acknowledged; epoch 0: the store's
     trimmed     digests of entries that are gone but still count as taken
     device      the devices of each user
     cursor      how far a device got in a log, and which seqs it is still owed (parked, a JSON array)

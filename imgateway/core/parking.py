@@ -1,7 +1,8 @@
 """Entries that a session's wire could not say: passed by its cursor, still owed to the device.
 
-They are offered again, before anything newer, when the device logs in without a position of its own. A device
-that names its position drops what stands before it as known, so there they wait for another login, or for Pull.
+They are offered again, before anything newer, when the device logs in without a position of its own. A
+device that names its position drops what stands before it as known, so there they wait for another login, or
+for Pull.
 """
 
 from __future__ import annotations

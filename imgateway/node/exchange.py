@@ -176,7 +176,8 @@ class Exchange:
             entries = for_device(batch.entries, device)
             if link.state is LinkState.OPEN:
                 self._hub.answer(
-                    link, Deliver(log.address, 0, batch.epoch, batch.after, batch.upto, entries, gap, batch.head)
+                    link,
+                    Deliver(log.address, 0, batch.epoch, batch.after, batch.upto, entries, gap, batch.head),
                 )
                 link.resume(Pause.PULL)
 
@@ -188,9 +189,7 @@ class Exchange:
 
         self._hub.read(start)
 
-    def _unsupported(
-        self, link: Link, session: Session, frame: Subscribe | Unsubscribe | Seen
-    ) -> None:
+    def _unsupported(self, link: Link, session: Session, frame: Subscribe | Unsubscribe | Seen) -> None:
         where = address_text(frame.address)
         self._refuse(link, frame, where, RefusedCode.NOT_SUPPORTED, "not supported by this gateway")
 

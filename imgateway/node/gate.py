@@ -38,7 +38,7 @@ class Gate:
         self._listeners = listeners
         self._per_source: dict[str, int] = {}
         self._bucket = TokenBucket(limits.login_rate, limits.login_burst, now())
-        # Links that wait for their check; who leaves is taken out, so there are never more than wait for a login.
+        # Links that wait for their check. Who leaves is taken out, so there are never more than `waiting`.
         self._checks: dict[Link, Callable[[], None]] = {}
         self._starting = False
         self._shut = False
@@ -91,8 +91,8 @@ class Gate:
             listener.resume()
 
     def check(self, link: Link, start: Callable[[], None]) -> None:
-        """Call `start` when fewer than `checks_in_flight` tokens are being checked, unless the link is gone by
-        then; it ends with `checked`."""
+        """Call `start` when fewer than `checks_in_flight` tokens are being checked, unless the link is gone
+        by then; it ends with `checked`."""
         self._checks[link] = start
         self._start()
 

@@ -242,7 +242,11 @@ class Hub:
         """Send what the client asked to read. What its wire cannot say is left out, and told as a gap."""
         data = self._say(link, frame, None)
         if data is None:
-            sayable = tuple(one for one in frame.entries if self._say(link, replace(frame, entries=(one,)), None) is not None)
+            sayable = tuple(
+                one
+                for one in frame.entries
+                if self._say(link, replace(frame, entries=(one,)), None) is not None
+            )
             data = self._say(link, replace(frame, entries=sayable, gap=True), None)
         if data:
             link.send_bytes(data)

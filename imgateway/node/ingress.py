@@ -8,10 +8,11 @@ message.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from twisted.internet.defer import Deferred, DeferredLock, maybeDeferred, succeed
+from twisted.internet.defer import Deferred, maybeDeferred, succeed
 from twisted.python.failure import Failure
 
 from imgateway.config import LimitSettings
@@ -26,6 +27,11 @@ from imgateway.node.hub import Hub
 from imgateway.node.link import Link, Pause
 
 __all__ = ("Ingress",)
+
+MAX_HEADERS = 16_384
+"""Characters in all headers of a message: with the largest body it must still fit into a frame."""
+
+FORBIDDEN = Outcome(OutcomeCode.FORBIDDEN)
 
 Answer = tuple[Outcome, ...]
 
@@ -74,13 +80,10 @@ class Ingress:
         if not identity.service:
             self._charge(link, session, frame)
         if self._interceptors:
-            self._begin(link, session)
-            if session.chain is None:
-                session.chain = DeferredLock()
-            passing = session.chain.run(self._intercept, link, session, frame)
-            passing.addErrback(link.broken)
+            self._begin(link, session, min(limits.publish_window, limits.interceptor_chain))
+            self._enchain(link, session, frame)
         elif frame.qos:
-            self._begin(link, session)
+            self._begin(link, session, limits.publish_window)
             self._take(link, session, frame)
         else:
             self._emit(identity, session.key.user, session.key.device, frame)
@@ -114,9 +117,14 @@ class Ingress:
                 return tuple([one for one in frame.to if may(identity, "publish", one)])
         return frame.to
 
+    def _is_large(self, frame: Publish) -> bool:
+        if frame.headers and sum(len(name) + len(value) for name, value in frame.headers) > MAX_HEADERS:
+            return True
+        return len(frame.body) > self.limits.max_body_bytes
+
     def _submit(self, identity: Identity, user: str, device: str, frame: Publish) -> Deferred[Answer]:
         """Policy, then the broker; the outcomes come back in the order of `to`."""
-        if len(frame.body) > self.limits.max_body_bytes:
+        if self._is_large(frame):
             return succeed((Outcome(OutcomeCode.TOO_LARGE),) * len(frame.to))
         allowed = self._allowed(identity, frame)
         if not allowed:
@@ -124,20 +132,12 @@ class Ingress:
         answer = self._broker.publish(self._publication(user, device, frame, allowed))
         if len(allowed) == len(frame.to):
             return answer
-        return answer.addCallback(self._with_forbidden, identity, frame)
-
-    def _with_forbidden(self, outcomes: Answer, identity: Identity, frame: Publish) -> Answer:
-        given = iter(outcomes)
-        may = self.policy.may
-        return tuple(
-            next(given) if may(identity, "publish", address) else Outcome(OutcomeCode.FORBIDDEN)
-            for address in frame.to
-        )
+        return answer.addCallback(_spread, allowed, frame.to)
 
     def _emit(self, identity: Identity, user: str, device: str, frame: Publish) -> None:
         """qos 0: what may not be sent, or is too large, goes nowhere."""
         allowed = self._allowed(identity, frame)
-        if allowed and len(frame.body) <= self.limits.max_body_bytes:
+        if allowed and not self._is_large(frame):
             self._broker.emit(self._publication(user, device, frame, allowed))
 
     def _publication(self, user: str, device: str, frame: Publish, to: tuple[Address, ...]) -> Publication:
@@ -148,9 +148,9 @@ class Ingress:
         )
         return Publication(message, to, frame.lane, frame.resent, frame.copy_self)
 
-    def _begin(self, link: Link, session: Session) -> None:
+    def _begin(self, link: Link, session: Session, window: int) -> None:
         session.publishing += 1
-        if session.publishing >= self.limits.publish_window:
+        if session.publishing >= window:
             link.pause(Pause.WINDOW)
 
     def _end(self, link: Link, session: Session) -> None:
@@ -158,10 +158,13 @@ class Ingress:
         if session.publishing < self.limits.publish_window:
             link.resume(Pause.WINDOW)
 
-    def _take(self, link: Link, session: Session, frame: Publish) -> None:
-        """Give a begun publish its place in the broker's order."""
+    def _take(self, link: Link, session: Session, frame: Publish, came: Publish | None = None) -> None:
+        """Give a begun publish its place in the broker's order. `came`: the frame that is answered, if it was
+        another."""
         answer = self._submit(session.identity, session.key.user, session.key.device, frame)
-        answer.addCallbacks(self._answer, link.broken, (link, session, frame.msg_id))
+        if came is not None and came.to != frame.to:
+            answer.addCallback(_spread, frame.to, came.to)
+        answer.addCallbacks(self._answer, link.broken, (link, session, (came or frame).msg_id))
 
     def _answer(self, outcomes: Answer, link: Link, session: Session, msg_id: str) -> None:
         counts = self._counters.outcomes
@@ -173,30 +176,68 @@ class Ingress:
 
     # ----------------------------------------------------------------------------------------- interceptors
 
-    def _intercept(self, link: Link, session: Session, frame: Publish) -> Deferred[None]:
-        """Through the interceptors, then to the broker; a slow one holds this session's later publishes,
-        nobody else's."""
-        asked: Deferred[Publish | int] = succeed(frame)
-        for interceptor in self._interceptors:
-            asked.addCallback(self._ask, interceptor, session.identity)
-        return asked.addCallback(self._decided, link, session, frame)
+    # A session's publishes pass one after the other, so that a slow first one is not overtaken. The chain is
+    # no DeferredLock, whose waiters run inside each other: a long chain would end at the recursion limit.
+
+    def _enchain(self, link: Link, session: Session, frame: Publish) -> None:
+        if session.chain is None:
+            session.chain = deque()
+        session.chain.append((link, frame))
+        if len(session.chain) == 1:
+            self._pass(session)
+
+    def _pass(self, session: Session) -> None:
+        """Let the first of the chain pass, and those behind it as long as they are decided at once."""
+        while session.chain:
+            link, frame = session.chain[0]
+            asked: Deferred[Any] = succeed(frame)
+            for interceptor in self._interceptors:
+                asked.addCallback(self._ask, interceptor, session.identity)
+            later = bool(asked.paused)
+            asked.addCallback(self._decided, link, session, frame)
+            asked.addErrback(link.broken)
+            asked.addCallback(self._passed, session, later)
+            if later:
+                return
+
+    def _passed(self, went_on: bool | None, session: Session, later: bool) -> None:
+        session.chain.popleft()
+        if not went_on:
+            # The client sends them again; published now, they would overtake the one that failed.
+            session.chain.clear()
+        if later:
+            self._pass(session)
 
     def _ask(self, result: Publish | int, interceptor: IInterceptor, identity: Identity) -> Any:
         if not isinstance(result, Publish):
             return result
-        asked = maybeDeferred(interceptor.before_publish, identity, result)
+        asked: Deferred[Any] = maybeDeferred(interceptor.before_publish, identity, result)
+        asked.addCallback(self._is_decision, interceptor)
         return asked.addErrback(self._raised, interceptor)
+
+    def _is_decision(self, result: Publish | int, interceptor: IInterceptor) -> Publish | int:
+        if not isinstance(result, Publish | int):
+            raise TypeError(f"{interceptor.name} returned neither a Publish nor an OutcomeCode")
+        return result
 
     def _raised(self, failure: Failure, interceptor: IInterceptor) -> Failure:
         self._counters.plugin_errors[interceptor.name] += 1
         return failure
 
-    def _decided(self, result: Publish | int, link: Link, session: Session, frame: Publish) -> None:
+    def _decided(self, result: Publish | int, link: Link, session: Session, frame: Publish) -> bool:
+        """What the interceptors made of `frame`; the answer is for the frame as it came."""
         if not frame.qos:
             if isinstance(result, Publish):
                 self._emit(session.identity, session.key.user, session.key.device, result)
             self._end(link, session)
         elif isinstance(result, Publish):
-            self._take(link, session, result)
+            self._take(link, session, result, frame)
         else:
             self._answer((Outcome(result),) * len(frame.to), link, session, frame.msg_id)
+        return True
+
+
+def _spread(outcomes: Answer, asked: tuple[Address, ...], to: tuple[Address, ...]) -> Answer:
+    """The outcomes of `asked` in the order of `to`; what was not asked for is FORBIDDEN."""
+    found = dict(zip(asked, outcomes, strict=True))
+    return tuple([found.get(address, FORBIDDEN) for address in to])

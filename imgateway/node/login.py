@@ -152,7 +152,8 @@ class Login:
             return self._broker.close_session(key, opened.generation)
         there = self._hub.sessions.get(key)
         if there is not None and there.generation > opened.generation:  # the answers came out of order
-            raise LoginRefused(*reversed(REFUSALS[Verdict.OUTRUN]))
+            code, reason = REFUSALS[Verdict.OUTRUN]
+            raise LoginRefused(reason, code)
         place = opened.places[0]
         # Clogged until its position is known: what arrives meanwhile only raises the head.
         mailbox = Cursor(place.epoch, place.acked, place.acked, place.head)

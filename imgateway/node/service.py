@@ -288,7 +288,7 @@ class Node:
             quota.request_rate,
         )
 
-    # ------------------------------------------------------------------------------ for business code (IGateway)
+    # ----------------------------------------------------------------------------- for business code (IGateway)
 
     def publish(self, publish: Publish, sender: str, device: str = "api") -> Deferred[tuple[Outcome, ...]]:
         """Publish with a service's rights."""
@@ -313,7 +313,9 @@ class Node:
         if not presence.online or presence.node != self.incarnation:
             return presence
         session = self.hub.sessions.get(presence.session)
-        return presence if session is not None and session.link is not None else replace(presence, online=False)
+        return (
+            presence if session is not None and session.link is not None else replace(presence, online=False)
+        )
 
     def revoke(self, user: str, not_before_s: int) -> Deferred[None]:
         """End what was opened with older tokens, and let none of them in again."""

@@ -51,12 +51,16 @@ class Options(usage.Options):
         """section.key=value: any setting. May be repeated."""
         self._sets.append(value)
 
-    def postOptions(self) -> None:
-        """Read the settings; what is wrong is one line."""
+    def parseOptions(self, options: Any = None) -> None:
+        """Parse the command line and read the settings.
+
+        What is wrong is one line, where twistd would print all of its help before it.
+        """
         try:
+            super().parseOptions(options)
             self.settings = self.load()
-        except ConfigError as error:
-            raise usage.UsageError(str(error)) from None
+        except (usage.UsageError, ConfigError) as error:
+            raise SystemExit(f"imgateway: {error}") from None
 
     def load(self) -> Settings:
         """The settings of file and command line, read anew.

@@ -157,11 +157,11 @@ def test_systemd_hands_over_the_socket(make_node: Callable[..., Node]) -> None:
         fd = listening.fileno()
         activate = (
             "import os, sys; fd = int(sys.argv[1]); os.dup2(fd, 3); os.environ.update(LISTEN_PID=str(os.getpid()),"
-            "LISTEN_FDS='1'); os.set_inheritable(3, True); os.execv(sys.argv[2], sys.argv[2:])"
+            "LISTEN_FDS='1', LISTEN_FDNAMES='im'); os.set_inheritable(3, True); os.execv(sys.argv[2], sys.argv[2:])"
         )
 
         node = make_node(
-            listen=["native+tcp:systemd:domain=INET:index=0"],
+            listen=["native+tcp:systemd:domain=INET:name=im"],
             wrapper=[sys.executable, "-c", activate, str(fd)],
             pass_fds=[fd],
         )

@@ -1,0 +1,1 @@
+"""Examples of a backend, an interceptor, a session listener and a protocol."""
