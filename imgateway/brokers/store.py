@@ -89,6 +89,7 @@ class Store:
         self._retention = Retention(retention, dedup_ms, positions)
         self._connection: sqlite3.Connection | None = None
         self._books: dict[LogKey, Logbook] = {}
+        self._glanced: list[LogKey] = []  # looked at for something else than an append: not worth keeping
         self._older: dict[tuple[str, str, LogKey], tuple[int, dict[str, int]]] = {}
         self._next_log = self._next_body = 1
         self.number = 0
@@ -110,6 +111,9 @@ class Store:
             self.drop()
             raise
         self.number = batch.number
+        for log in self._glanced:
+            self._books.pop(log, None)
+        self._glanced.clear()
         if len(self._books) > MAX_LOGBOOKS:
             self._books.clear()
 
@@ -133,6 +137,7 @@ class Store:
         self._database.drop(self._connection)
         self._connection = None
         self._books.clear()
+        self._glanced.clear()
         self._older.clear()
 
     def book(self, connection: sqlite3.Connection, log: LogKey) -> Logbook:
@@ -140,6 +145,7 @@ class Store:
         book = self._books.get(log) or self._load(connection, log)
         if book.fresh:
             self._enter(connection, log, book)
+        self._glanced.append(log)
         return book
 
     def position(self, connection: sqlite3.Connection, log: LogKey) -> tuple[int, int]:

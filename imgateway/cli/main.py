@@ -9,6 +9,8 @@ when it runs.
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from imgateway import __version__
@@ -23,14 +25,23 @@ from imgateway.cli.version import version
 __all__ = ("main",)
 
 
-class InOrder(click.Group):
-    """Lists its commands as they were added: first what a newcomer needs."""
+class Commands(click.Group):
+    """Lists its commands as they were added, first what a newcomer needs; tells a full disk in one line."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.commands)
 
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            raise  # click ends without a word, as it should
+        except OSError as error:
+            name = f"{error.filename}: " if error.filename else ""
+            raise click.ClickException(f"{name}{error.strerror or error}") from None
 
-@click.group(cls=InOrder, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="imgateway", message="%(prog)s %(version)s")
 def main() -> None:
     """Talk to an imgateway node, and look after one.

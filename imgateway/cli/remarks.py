@@ -19,7 +19,7 @@ STARTS = {start.name.lower(): start for start in Start}
 _OTHER_VERSION = "client and gateway do not understand each other: compare their versions (imgateway version)"
 ADVICE: dict[int, str] = {
     CloseCode.KICKED: "the business or an operator ended this session",
-    CloseCode.REPLACED: "the same user logged in with the same device elsewhere; --device names another",
+    CloseCode.REPLACED: "two programs used this user and device at once; --device names another",
     CloseCode.DISPLACED: "another device of this user logged in; the login policy keeps the newest",
     CloseCode.LOGIN_CONFLICT: "another device of this user is online; the login policy keeps the first",
     CloseCode.BAD_TOKEN: "is it from this gateway? --user wants the --data-dir of that very node",

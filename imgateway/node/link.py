@@ -347,9 +347,7 @@ class Link:
         if self.state is LinkState.CLOSED:
             return
         if self._codec is not None:
-            self.send(Bye(code, reason, int(retry_after_s * 1000), endpoints))
-            if self.state is LinkState.CLOSED:
-                return  # nothing could be said: it was dropped
+            self.send(Bye(code, reason, int(retry_after_s * 1000), endpoints))  # may drop it instead
         self._end(code, reason)
         self.connection.close(code)
 

@@ -288,7 +288,7 @@ class Node:
             quota.request_rate,
         )
 
-    # ----------------------------------------------------------------------------- for business code (IGateway)
+    # --------------------------------------------------------------------------- for business code (IGateway)
 
     def publish(self, publish: Publish, sender: str, device: str = "api") -> Deferred[tuple[Outcome, ...]]:
         """Publish with a service's rights."""

@@ -135,6 +135,7 @@ class Gateway(Service):
         # What was made until now lives as long as the process: the collector need not look at it again.
         gc.collect()
         gc.freeze()
+        gc.set_threshold(10_000, 20, 50)
         places = [listener.address for listener in self.node.listeners]
         http = [self._http.address] if self._http is not None else []
         log.info(
@@ -218,6 +219,8 @@ def makeService(options: Options) -> Gateway:
 
     # Twisted's reactor keeps its timers on the wall clock: one step back would hold every deadline for as
     # long.
+    # The store's thread wants the interpreter back after every step of SQLite; 5 ms is an age to wait for it.
+    sys.setswitchinterval(0.0005)
     setattr(reactor, "seconds", time.monotonic)  # noqa: B010 (mypy knows it as a method)
     try:
         return Gateway(options, reactor)

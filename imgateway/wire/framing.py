@@ -51,7 +51,7 @@ class Splitter:
 
     def __init__(self, max_frame_bytes: int) -> None:
         self._max = max_frame_bytes
-        self._held = bytearray()
+        self._held: bytes | bytearray = b""  # a bytearray only while there is something: idle links are many
         self._missing = 0  # bytes that the held frame still wants; 0: what is held is the begin of a length
         self._broken = False
 
@@ -78,13 +78,12 @@ class Splitter:
                 self._missing -= len(data)
                 self._broken = False
                 return
-            whole = bytes(held)
-            held.clear()
+            self._held = b""
             self._missing = 0
-            yield whole
+            yield bytes(held)
         elif held:
+            self._held = b""
             data = bytes(held) + data
-            held.clear()
         size = len(data)
         while at < size:
             length = data[at]
@@ -95,7 +94,7 @@ class Splitter:
                 raise FrameTooLarge(f"a frame of {length} bytes; {self._max} are allowed")
             end = start + length
             if not start or end > size:
-                held += data[start or at :]
+                self._held = bytearray(data[start or at :])
                 self._missing = end - size if start else 0
                 break
             yield data[start:end]

@@ -82,14 +82,25 @@ def test_each_is_acknowledged_when_it_was_written(run: Run, stage: Stage) -> Non
     assert log == ["start", "a", "take", "b", "take", "close"]
 
 
-def test_what_could_not_be_written_is_not_acknowledged(run: Run, stage: Stage) -> None:
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (BrokenPipeError(32, "Broken pipe"), ""),
+        (OSError(28, "No space left on device"), "Error: No space left on device\n"),
+        (OSError(5, "I/O error", "out"), "Error: out: I/O error\n"),
+    ],
+)
+def test_what_could_not_be_written_is_not_acknowledged(
+    run: Run, stage: Stage, error: OSError, told: str
+) -> None:
     def write(line: bytes) -> None:
-        raise BrokenPipeError(32, "Broken pipe")
+        raise error
 
     stage.prepare = coming(received())
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("imgateway.cli.reception.write_line", write)
-        assert run("listen", *LOGIN, stage=stage).exit_code == 1
+        result = run("listen", *LOGIN, stage=stage)
+    assert (result.exit_code, result.stderr) == (1, told)
     assert stage.client is not None
     assert stage.client.log == ["start", "close"]
 

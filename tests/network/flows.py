@@ -64,6 +64,10 @@ class Publisher:
     def _failed(self, reason: Any, body: bytes) -> None:
         self.failed.append(reason.value)
 
+    def halt(self) -> None:
+        """No more."""
+        self._stopping = True
+
     async def stop(self) -> None:
         """No more; fires when everything that was begun has its outcome."""
         self._stopping = True
@@ -131,6 +135,8 @@ class Flow:
             assert dict(mine) == publisher.acked
 
     async def close(self) -> None:
+        for publisher in self.publishers:
+            publisher.halt()
         closing: list[Deferred[None]] = [
             one.client.close(1.0) for one in (*self.publishers, self.listener)
         ]

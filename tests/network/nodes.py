@@ -126,12 +126,12 @@ class Node:
     def ws_url(self) -> str:
         return f"ws://127.0.0.1:{self.ws}"
 
-    def token(self, user: str, service: bool = False, ttl_s: float = 3600.0) -> str:
+    def token(self, user: str, service: bool = False, ttl_s: float = 3600.0, now_s: float = 0.0) -> str:
         """A token that this node takes, also before its first start."""
         if not (self.data / "secrets").exists():
             make_secret(str(self.data))
         secret = load_secret(AuthSettings(), str(self.data))
-        return mint(secret, user, service=service, ttl_s=ttl_s, now_s=time.time())
+        return mint(secret, user, service=service, ttl_s=ttl_s, now_s=now_s or time.time())
 
     # ------------------------------------------------------------------------------------- the process
 

@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,13 +21,6 @@ COMMAND = (sys.executable, "-c", "from imgateway.cli import main; main()")
 
 def imgateway(*args: str, **options: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run([*COMMAND, *args], capture_output=True, text=True, timeout=60, **options)  # type: ignore[call-overload,no-any-return]
-
-
-@pytest.fixture
-def silent() -> Iterator[str]:
-    """The URL of somebody who takes connections and never says a word."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        yield f"tcp://127.0.0.1:{server.getsockname()[1]}"
 
 
 @pytest.fixture
@@ -48,24 +40,21 @@ def test_a_gateway_that_is_not_there_is_one_line(nobody: str, args: tuple[str, .
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_before_the_welcome_ends_it(silent: str, number: signal.Signals) -> None:
-    command = [*COMMAND, "listen", silent, "--token", "t", "--wait"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        wait_for_connection(process.pid)
-        process.send_signal(number)
-        out, err = process.communicate(timeout=30)
+def test_a_signal_before_the_welcome_ends_it(number: signal.Signals) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.settimeout(30)
+        url = f"tcp://127.0.0.1:{silent.getsockname()[1]}"
+        command = [*COMMAND, "listen", url, "--token", "t", "--wait"]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        try:
+            link, _ = silent.accept()
+            with link:
+                process.send_signal(number)
+                out, err = process.communicate(timeout=30)
+        finally:
+            process.kill()
+            process.wait()
     assert (process.returncode, out, err) == (128 + number, "", "")
-
-
-def wait_for_connection(pid: int) -> None:
-    """Until the process has a TCP connection: then its handlers are in place."""
-    deadline = time.monotonic() + 30
-    while time.monotonic() < deadline:
-        sockets = {os.stat(f"/proc/{pid}/fd/{fd}").st_ino for fd in os.listdir(f"/proc/{pid}/fd")}
-        rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
-        if any(row[3] == "01" and int(row[9]) in sockets for row in rows):
-            return
-    raise AssertionError("the command did not connect")
 
 
 def test_a_reader_that_goes_away_is_no_traceback() -> None:

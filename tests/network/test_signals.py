@@ -30,6 +30,7 @@ async def test_sigterm_drains_and_the_clients_move_on(
     flow.go()
     try:
         for round_ in range(2):
+            await soon(lambda: flow.listener.client.connected, what="the listener")
             await soon(lambda round_=round_: flow.acked > 100 * (round_ + 1), what="load")
             began = time.monotonic()
             node.signal(signal.SIGTERM)

@@ -76,7 +76,8 @@ class LinesCodec:
     def encode(self, frame):
         kind = type(frame)
         if kind is Deliver:
-            return b"".join(map(said, frame.entries)) if all(map(said, frame.entries)) else None
+            lines = [said(entry) for entry in frame.entries]
+            return None if None in lines else b"".join(lines)
         if kind is PublishAck:
             code = frame.outcomes[0].code
             answer = f"OK {frame.msg_id}" if code in TAKEN else f"NO {frame.msg_id} {OutcomeCode(code).name}"
