@@ -61,11 +61,9 @@ config_option: Decorator = click.option(
 @contextmanager
 def refusals() -> Iterator[None]:
     """What the gateway's rooms raise on purpose ends the command with one line."""
-    from imgateway.errors import GatewayError, InvalidAddress
+    from imgateway.errors import GatewayError
 
     try:
         yield
-    except InvalidAddress as error:
-        raise click.UsageError(str(error)) from None
     except GatewayError as error:
         raise click.ClickException(str(error)) from None

@@ -34,7 +34,8 @@ def parse_listen(text: str) -> Listen:
     names = tuple(protocols.split(","))
     if not (colon and plus and endpoint and transport and all(names)):
         raise ConfigError(
-            f"{SETTING}: {text!r} is not PROTOCOL[,PROTOCOL]+TRANSPORT:ENDPOINT; an example: native+tcp:tcp:7901"
+            f"{SETTING}: {text!r} is not PROTOCOL[,PROTOCOL]+TRANSPORT:ENDPOINT; "
+            "an example: native+tcp:tcp:7901"
         )
     return Listen(names, transport, endpoint)
 

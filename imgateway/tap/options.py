@@ -19,8 +19,8 @@ class Options(usage.Options):
 
     synopsis = "[options]"
     longdesc = (
-        "Runs a gateway node. Without options it keeps its data under ./data and listens on 127.0.0.1: native TCP "
-        "7901, native WebSocket 7902, HTTP (health, metrics) 7980. `imgateway genconfig` prints every setting."
+        "Runs a gateway node. Without options it keeps its data under ./data and listens on 127.0.0.1: "
+        "native TCP 7901, native WebSocket 7902, HTTP 7980. `imgateway genconfig` prints every setting."
     )
 
     optParameters: ClassVar[list[list[Any]]] = [

@@ -11,6 +11,7 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from msgspec.structs import replace
@@ -23,13 +24,13 @@ from twisted.python.failure import Failure
 from imgateway import __version__
 from imgateway.config import Settings
 from imgateway.errors import ConfigError, OperatorError
-from imgateway.interfaces import IBackend, IBroker, IInterceptor, ISessionListener
+from imgateway.interfaces import IBackend, IBroker, IInterceptor, IListener, ISessionListener
 from imgateway.node.service import Node
 from imgateway.ops.health import Health
 from imgateway.ops.http import HttpListener, listen
 from imgateway.ops.logs import observer
 from imgateway.ops.metrics import registry
-from imgateway.tap.doors import door
+from imgateway.tap.doors import Listen, door, parse_listen
 from imgateway.tap.options import Options
 from imgateway.tap.plugins import find_all, find_authenticator, find_policy
 
@@ -135,13 +136,12 @@ class Gateway(Service):
         # What was made until now lives as long as the process: the collector need not look at it again.
         gc.collect()
         gc.freeze()
+        # A message makes a few dozen objects that die with it; the default looks at them every 700.
         gc.set_threshold(10_000, 20, 50)
-        places = [listener.address for listener in self.node.listeners]
-        http = [self._http.address] if self._http is not None else []
-        log.info(
-            "listening", places=", ".join(places + http), incarnation=self.node.incarnation, pid=os.getpid()
-        )
-        _tell(banner(places, http, self.options.settings))
+        places = ", ".join(listener.address for listener in self.node.listeners)
+        http = self._http.address if self._http is not None else ""
+        log.info("listening", places=places, http=http, incarnation=self.node.incarnation, pid=os.getpid())
+        _tell(banner(self.options.settings, self.node.listeners, http))
 
     def _refused(self, failure: Failure) -> None:
         """The start failed: one line for the operator, exit status 1."""
@@ -199,26 +199,50 @@ def _tell(text: str) -> None:
         sys.__stderr__.flush()
 
 
-def banner(places: list[str], http: list[str], settings: Settings) -> str:
+SCHEMES = {
+    ("tcp", "tcp"): "tcp",
+    ("tcp", "ssl"): "tls",
+    ("websocket", "tcp"): "ws",
+    ("websocket", "ssl"): "wss",
+}
+
+
+def url_of(listen: Listen, listener: IListener) -> str:
+    """What a client on this machine connects to; "" where it cannot be said (behind a proxy, say)."""
+    kind, _, host = listener.address.rpartition(":")[0].partition(":")
+    scheme = SCHEMES.get((listen.transport, kind.removesuffix("6")))
+    host = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}.get(host, host)
+    return f"{scheme}://{host}:{listener.port}" if scheme and listener.port else ""
+
+
+def banner(settings: Settings, listeners: Sequence[IListener], http: str) -> str:
     """Where the node listens, and the two commands to try next."""
-    command = os.path.join(os.path.dirname(sys.argv[0]), "imgateway")
-    if not os.path.exists(command):
-        command = "imgateway"
-    data = "" if settings.node.data_dir == "./data" else f" --data-dir {settings.node.data_dir}"
-    url = next((place for place in places if "://" in place), "tcp://127.0.0.1:7901")
-    lines = [f"imgateway {__version__} listens on", *(f"  {place}" for place in places + http)]
-    lines += ["Try, in two other terminals:"]
-    lines += [f"  {command} listen {url} --user bob{data}"]
-    lines += [f'  {command} send {url} --user alice{data} user:bob "hello"', ""]
-    return "\n".join(lines)
+    lines = [f"imgateway {__version__} listens on"]
+    urls = []
+    for text, listener in zip(settings.listen.clients, listeners, strict=True):
+        listen = parse_listen(text)
+        url = url_of(listen, listener)
+        urls += [url] if url else []
+        what = f"{','.join(listen.protocols)}+{listen.transport}"
+        lines.append(f"  {what:25} {url or listener.address}")
+    if http:
+        lines.append(f"  {'health and metrics':25} {http}")
+    if urls:
+        command = os.path.join(os.path.dirname(sys.argv[0]), "imgateway")
+        if not os.path.exists(command):
+            command = "imgateway"
+        data = "" if settings.node.data_dir == "./data" else f" --data-dir {settings.node.data_dir}"
+        lines.append("Try, in two other terminals:")
+        lines.append(f"  {command} listen {urls[0]} --user bob{data}")
+        lines.append(f'  {command} send {urls[0]} --user alice{data} user:bob "hello"')
+    return "\n".join(lines) + "\n"
 
 
 def makeService(options: Options) -> Gateway:
     """What twistd calls. A wrong setting ends it with one line."""
     from twisted.internet import reactor
 
-    # Twisted's reactor keeps its timers on the wall clock: one step back would hold every deadline for as
-    # long.
+    # Twisted's reactor keeps its timers on the wall clock: one step back would hold every deadline.
     # The store's thread wants the interpreter back after every step of SQLite; 5 ms is an age to wait for it.
     sys.setswitchinterval(0.0005)
     setattr(reactor, "seconds", time.monotonic)  # noqa: B010 (mypy knows it as a method)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -55,6 +57,79 @@ def test_a_signal_before_the_welcome_ends_it(number: signal.Signals) -> None:
             process.kill()
             process.wait()
     assert (process.returncode, out, err) == (128 + number, "", "")
+
+
+STUBBORN = """
+from twisted.internet.defer import CancelledError, Deferred
+from imgateway.cli.world import run
+async def main(reactor):
+    print("begun", flush=True)
+    while True:
+        try: await Deferred()
+        except CancelledError: print("asked", flush=True)
+run(main)
+"""
+
+
+def test_a_second_signal_does_not_ask() -> None:
+    process = subprocess.Popen([sys.executable, "-c", STUBBORN], stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        for said in ("begun", "asked"):
+            assert process.stdout.readline() == f"{said}\n"
+            process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 128 + signal.SIGTERM
+        process.stdout.close()
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.fixture
+def node(tmp_path: Path, socket_path: Path) -> Iterator[tuple[str, ...]]:
+    """URL and directory of a node, as a command takes them."""
+    program = "import sys; from twisted.scripts.twistd import run; sys.argv[0] = 'twistd'; run()"
+    make_secret(str(tmp_path))  # the node may need longer to start than a command does
+    listen = ("--listen", f"native+tcp:unix:{socket_path}", "--http", "", "--data-dir", str(tmp_path))
+    command = [sys.executable, "-c", program, "-n", "--pidfile=", "imgateway", *listen]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=tmp_path)
+    try:
+        yield f"unix://{socket_path}", "--data-dir", str(tmp_path), "--wait"
+    finally:
+        process.terminate()
+        try:
+            process.wait(30)
+        finally:
+            process.kill()
+
+
+def test_a_conversation_over_a_node(node: tuple[str, ...]) -> None:
+    url, *rest = node
+    sent = imgateway("send", url, "user:bob", "-", "--user", "alice", *rest, input="one\ntwo\n")
+    assert sent.returncode == 0, sent.stderr
+    assert [json.loads(line)["code"] for line in sent.stdout.splitlines()] == ["OK", "OK"]
+    talk = imgateway("chat", url, "--user", "alice", *rest, input="bob three\n/quit\n")
+    assert (talk.returncode, talk.stdout) == (0, "")
+    # What comes after the first is left to the next.
+    listen = ["listen", url, "--user", "bob", *rest]
+    with subprocess.Popen([*COMMAND, *listen, "--count", "1"], stdout=subprocess.PIPE, text=True) as first:
+        assert first.stdout is not None
+        assert json.loads(first.stdout.readline())["body"] == "one"
+    assert first.returncode == 0
+    heard = imgateway(*listen, "--count", "2", "--timeout", "20")
+    assert heard.returncode == 0
+    assert [json.loads(line)["body"] for line in heard.stdout.splitlines()] == ["two", "three"]
+    process = subprocess.Popen([*COMMAND, *listen], stdout=subprocess.PIPE, text=True)
+    try:
+        assert imgateway("send", url, "user:bob", "four", "--user", "alice", *rest).returncode == 0
+        assert process.stdout is not None
+        assert json.loads(process.stdout.readline())["body"] == "four"
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 0
+        process.stdout.close()
+    finally:
+        process.kill()
+        process.wait()
 
 
 def test_a_reader_that_goes_away_is_no_traceback() -> None:

@@ -66,7 +66,7 @@ async def test_a_full_disk_stops_acknowledgements_and_nothing_else(
         full = max(file.stat().st_size for file in node.data.iterdir()) + 65_536
         before = resource.prlimit(node.process.pid, resource.RLIMIT_FSIZE)
         resource.prlimit(node.process.pid, resource.RLIMIT_FSIZE, (full, before[1]))
-        await outage(node, flow, "store")
+        await outage(node, flow, "disk")
         resource.prlimit(node.process.pid, resource.RLIMIT_FSIZE, before)
         stood = flow.acked
         await soon(lambda: flow.acked > stood + 200, what="going on by itself")

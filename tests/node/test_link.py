@@ -262,8 +262,8 @@ def test_the_time_for_acknowledging_counts_from_the_flush() -> None:
     bob = rig.login("bob")
     bob.stop_reading()
     rig.mail("bob", b"1")
-    rig.advance(45)
-    assert not bob.link.state is LinkState.CLOSED
+    rig.advance(35)
+    assert bob.link.state is LinkState.OPEN
     bob.read_on()
     rig.advance(29)
     assert bob.code is None
@@ -426,8 +426,8 @@ def test_pausing_at_every_frame() -> None:
 def test_resumed_within_the_frame_that_paused() -> None:
     rig = Rig(set={"limits.publish_window": 1})
     bob = rig.login("bob")
-    bob.together(*[Publish(str(n), (BOB,)) for n in range(300)])
-    assert [ack.msg_id for ack in bob.of(PublishAck)] == [str(n) for n in range(300)]
+    bob.together(*[Publish(str(n), (BOB,)) for n in range(150)])
+    assert [ack.msg_id for ack in bob.of(PublishAck)] == [str(n) for n in range(150)]
     assert bob.server.reading
 
 

@@ -1,0 +1,86 @@
+"""What the pages say about themselves and about the code's tables."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import tomllib
+from enum import IntEnum
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from imgateway import errors, frames, interfaces
+from imgateway.config import describe
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCS = ROOT / "docs"
+PAGES = sorted(page for page in [*DOCS.rglob("*.md"), ROOT / "README.md"] if "_build" not in page.parts)
+
+
+def name_of(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+@pytest.fixture(scope="module")
+def tables() -> Any:
+    pytest.importorskip("sphinx")
+    spec = importlib.util.spec_from_file_location("tables", DOCS / "_ext" / "tables.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize(
+    "codes", [errors.CloseCode, frames.OutcomeCode, frames.ResponseCode, frames.RefusedCode]
+)
+def test_every_code_has_a_meaning(codes: type[IntEnum], tables: Any) -> None:
+    said = tables.meanings(codes.__module__, codes.__name__)
+    assert set(said) == {code.name for code in codes}
+
+
+def test_the_frames_that_wait_for_their_feature(tables: Any) -> None:
+    assert {name for frame, name in frames.FRAME_NAMES.items() if tables.refused(frame)} == {
+        "subscribe",
+        "unsubscribe",
+        "seen",
+    }
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_links_between_pages_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text()):
+        assert (page.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_the_settings_that_pages_name_exist(page: Path) -> None:
+    known = {setting.path for setting in describe()}
+    sections = {path.partition(".")[0] for path in known}
+    for path in re.findall(r"`(\w+\.\w+)(?:=[^`]*)?`", page.read_text()):
+        section, _, key = path.partition(".")
+        if section in sections and key not in ("py", "toml"):
+            # `limits` and `session` are fields of Welcome as well.
+            assert path in known or (section == "limits" and key in frames.Limits.__struct_fields__), path
+
+
+def test_close_codes_that_pages_name_exist() -> None:
+    known = {code.name for code in errors.CloseCode} | {
+        code.name
+        for codes in (frames.OutcomeCode, frames.ResponseCode, frames.RefusedCode, frames.Start)
+        for code in codes
+    }
+    known |= {"LIVE", "READING", "CLOGGED", "PUSH_URL", "TOKEN", "IMGATEWAY_TOKEN"}
+    for page in PAGES:
+        for word in re.findall(r"`([A-Z][A-Z_]{2,})`", page.read_text()):
+            assert word in known, f"{name_of(page)}: {word}"
+
+
+def test_the_example_package_names_its_parts() -> None:
+    project = tomllib.loads((DOCS / "examples" / "house_rules" / "pyproject.toml").read_text())
+    assert "twisted.plugins" in project["tool"]["setuptools"]["packages"]
+    assert not (DOCS / "examples" / "house_rules" / "twisted" / "plugins" / "__init__.py").exists()
+    assert interfaces.IBackend.names()
