@@ -107,7 +107,6 @@ def parse_address(text: str) -> Address:
     return Address(kind, check_id(_unescape(ident)), check_id(_unescape(device)) if slash else "")
 
 
-@lru_cache(maxsize=65536)
 def address_text(address: Address) -> str:
     """The one written form of an address; `parse_address` reads it back."""
     if address.kind == "all":

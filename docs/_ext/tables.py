@@ -30,8 +30,10 @@ from imgateway.node.exchange import Exchange
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> nodes.table:
     """A table; what stands between backquotes is code."""
+    rows = list(rows)
     group = nodes.tgroup(cols=len(heads))
-    group += [nodes.colspec(colwidth=1) for _ in heads]
+    for column in zip(heads, *rows, strict=True):
+        group += nodes.colspec(colwidth=min(60, max(map(len, column))))
     head, body = nodes.thead(), nodes.tbody()
     head += row(heads)
     body += [row(cells) for cells in rows]

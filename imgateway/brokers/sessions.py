@@ -22,7 +22,7 @@ from imgateway.brokers.reading import Found, FoundDevice, Reader
 from imgateway.brokers.store import Store
 from imgateway.brokers.tails import Seat, Tail
 from imgateway.errors import CloseCode
-from imgateway.frames import LogKey, SessionKey, log_of, user_address
+from imgateway.frames import LogKey, SessionKey, user_address
 from imgateway.interfaces import Claim, LoginPolicy, Opened, Place, Presence, Verdict
 
 __all__ = ("MAX_PARKED", "Sessions")
@@ -452,7 +452,7 @@ def _verdict(claim: Claim, tail: Tail, seat: Seat | None) -> Verdict:
 
 
 def _mailbox(user: str) -> LogKey:
-    return log_of(user_address(user))
+    return LogKey(user_address(user))
 
 
 def _park(owed: tuple[int, ...], seq: int) -> tuple[int, ...]:

@@ -21,7 +21,7 @@ from imgateway.core.handshake import LinkState
 from imgateway.core.quota import Quotas
 from imgateway.core.session import Session
 from imgateway.errors import BadFrame
-from imgateway.frames import Address, Message, Outcome, OutcomeCode, Publish, PublishAck
+from imgateway.frames import Address, Message, Outcome, OutcomeCode, Publish, PublishAck, user_address
 from imgateway.interfaces import IBroker, Identity, IInterceptor, IPolicy, Publication
 from imgateway.node.hub import Hub
 from imgateway.node.link import Link, Pause
@@ -137,6 +137,9 @@ class Ingress:
     def _emit(self, identity: Identity, user: str, device: str, frame: Publish) -> None:
         """qos 0: what may not be sent, or is too large, goes nowhere."""
         allowed = self._allowed(identity, frame)
+        if len(allowed) > 1:  # at most once, also for who is named twice
+            whole = dict.fromkeys(allowed)
+            allowed = tuple([one for one in whole if not one.device or user_address(one.id) not in whole])
         if allowed and not self._is_large(frame):
             self._broker.emit(self._publication(user, device, frame, allowed))
 

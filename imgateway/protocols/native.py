@@ -16,22 +16,18 @@ from imgateway.wire.writing import write_frame
 
 
 @implementer(ICodec)
-class StreamCodec:
+class StreamCodec(Splitter):
     """Frames behind their lengths on a byte stream; holds at most one unfinished frame."""
 
     wire = "native/stream"
 
-    __slots__ = ("_max", "_splitter")
-
-    def __init__(self, max_frame_bytes: int) -> None:
-        self._max = max_frame_bytes
-        self._splitter = Splitter(max_frame_bytes)
+    __slots__ = ()
 
     def receive(self, data: bytes) -> Iterator[Frame | bytes]:
-        return map(read_frame, self._splitter.feed(data))
+        return map(read_frame, self.feed(data))
 
     def encode(self, frame: Frame) -> bytes | None:
-        data = _bytes(frame, self._max)
+        data = _bytes(frame, self.max_frame_bytes)
         return data and varint(len(data)) + data
 
 

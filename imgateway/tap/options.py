@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from msgspec.structs import replace
 from twisted.python import usage
 
-from imgateway.config import Settings, load
+from imgateway.config import Settings, check, load
 from imgateway.errors import ConfigError
 
 __all__ = ("Options",)
@@ -80,4 +80,6 @@ class Options(usage.Options):
         broker = settings.broker
         if self["broker"] is not None:
             broker = replace(broker, url=self["broker"])
-        return replace(settings, node=node, listen=listen, broker=broker)
+        settings = replace(settings, node=node, listen=listen, broker=broker)
+        check(settings)
+        return settings

@@ -26,6 +26,7 @@ from twisted.internet.interfaces import (
     IPushProducer,
     ISSLTransport,
 )
+from twisted.internet.tcp import Server
 from twisted.protocols.policies import ProtocolWrapper
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -114,6 +115,9 @@ class StreamConnection:
     def makeConnection(self, transport: Any) -> None:
         self.transport = transport
         self._plain = plain_socket(transport)
+        if isinstance(self._plain, Server):
+            # Twisted's names for its own log: 160 bytes a connection that nobody reads.
+            self._plain.logstr = self._plain.repstr = "imgateway"
         if _host(transport):
             transport.setTcpNoDelay(True)
             transport.setTcpKeepAlive(True)

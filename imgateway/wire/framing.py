@@ -47,10 +47,10 @@ class Splitter:
     a BadFrame.
     """
 
-    __slots__ = ("_broken", "_held", "_max", "_missing")
+    __slots__ = ("_broken", "_held", "_missing", "max_frame_bytes")
 
     def __init__(self, max_frame_bytes: int) -> None:
-        self._max = max_frame_bytes
+        self.max_frame_bytes = max_frame_bytes
         self._held: bytes | bytearray = b""  # a bytearray only while there is something: idle links are many
         self._missing = 0  # bytes that the held frame still wants; 0: what is held is the begin of a length
         self._broken = False
@@ -90,8 +90,8 @@ class Splitter:
             start = at + 1
             if length > 127:
                 length, start = _length(data, at)
-            if length > self._max:
-                raise FrameTooLarge(f"a frame of {length} bytes; {self._max} are allowed")
+            if length > self.max_frame_bytes:
+                raise FrameTooLarge(f"a frame of {length} bytes; {self.max_frame_bytes} are allowed")
             end = start + length
             if not start or end > size:
                 self._held = bytearray(data[start or at :])

@@ -1,4 +1,4 @@
-"""A whole node in memory: the real node, transports and broker on a network and a disk without sockets or threads."""
+"""A whole node in memory: the real node, transports and broker, without sockets and threads."""
 
 from __future__ import annotations
 

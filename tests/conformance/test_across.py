@@ -13,13 +13,15 @@ from tests.conformance.wires import WIRES, Wire
 
 
 @pytest.mark.parametrize(
-    ("one", "two"), product(WIRES, WIRES), ids=[f"{a.name}-to-{b.name}" for a, b in product(WIRES, WIRES)]
+    ("one", "two"),
+    list(product(WIRES, WIRES)),
+    ids=[f"{a.name}-to-{b.name}" for a, b in product(WIRES, WIRES)],
 )
 def test_what_one_sends_the_other_gets_unchanged(house: House, one: Wire, two: Wire) -> None:
     alice, bob = house.login(one, "alice"), house.login(two, "bob", "tablet")
     headers = (("a", "1"), ("ü", "\u0001 \U0001f600"))
     bodies = {
-        "text/plain": "grüße \U0001f600\n\"quoted\" \\".encode(),
+        "text/plain": 'grüße \U0001f600\n"quoted" \\'.encode(),
         "text/html; charset=utf-8": b"<b>&</b>",
         "text/plain; broken": b"\xff\xfe",
         "application/octet-stream": bytes(range(256)),

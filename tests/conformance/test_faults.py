@@ -42,9 +42,10 @@ def test_a_frame_beyond_the_limit(build: Build, wire: Wire) -> None:
     client = house.login(wire)
     client.raw(wire.oversize or b" " * 70_000)
     assert client.gone is not None
-    byes = [frame.code for frame in client.frames if isinstance(frame, Bye)]
-    assert byes in ([CloseCode.FRAME_TOO_LARGE], [])
-    assert house.node.counters.links_closed[CloseCode.FRAME_TOO_LARGE] == 1
+    if wire.oversize:
+        assert client.bye() == CloseCode.FRAME_TOO_LARGE
+    else:  # found before a codec sees it: the WebSocket's own close says it
+        assert str(4000 + CloseCode.FRAME_TOO_LARGE) in client.gone
 
 
 @pytest.mark.parametrize(
@@ -71,7 +72,9 @@ def test_bad_json(house: House, text: bytes) -> None:
     assert other.quiet()
 
 
-@pytest.mark.parametrize("bad", ["user:", "nonsense:1", "user:a/b", "device:bob", "user:" + "x" * 65, "user:a\n"])
+@pytest.mark.parametrize(
+    "bad", ["user:", "nonsense:1", "user:a/b", "device:bob", "user:" + "x" * 65, "user:a\n"]
+)
 def test_a_bad_address_is_no_frame(house: House, bad: str) -> None:
     import json
 
@@ -93,7 +96,7 @@ def test_json_says_text_as_text(house: House) -> None:
     assert (message["text"], message["contentType"]) == ("grüße", "text/plain")
 
 
-# -------------------------------------------------------------------------------------------------- any chunks
+# ----------------------------------------------------------------------------------------------- any chunks
 
 
 @pytest.mark.parametrize("chunk", [1, 3, 17])
@@ -126,7 +129,8 @@ def test_a_cut_in_the_middle_of_a_frame(house: House, wire: Wire) -> None:
     client = house.connect(wire)
     house.network.chunk = 1
     client.say(Hello("carol", "phone"))
-    house.network.settle(3) if False else None
+    for _ in range(8):
+        house.network._turn()  # a few bytes of it are there
     client.link.cut()
     house.network.chunk = 0
     house.settle()
@@ -135,7 +139,7 @@ def test_a_cut_in_the_middle_of_a_frame(house: House, wire: Wire) -> None:
     assert len(bob.messages()) == 1
 
 
-# ---------------------------------------------------------------------------------------------- those who are slow
+# --------------------------------------------------------------------------------------- those who are slow
 
 
 def test_a_reader_that_stops_holds_a_window_and_loses_nothing(build: Build, wire: Wire) -> None:
@@ -180,7 +184,7 @@ def test_a_flood_of_pings_waits_like_any_flood(house: House, wire: Wire) -> None
     assert [client.take(Pong).nonce for _ in range(500)] == list(range(500))
 
 
-# ------------------------------------------------------------------------------------------------------- drain
+# ---------------------------------------------------------------------------------------------------- drain
 
 
 def test_drain_finishes_what_was_begun_says_goodbye_and_when_to_come_back(house: House, wire: Wire) -> None:

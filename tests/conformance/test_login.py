@@ -356,4 +356,3 @@ def test_start_at_head_or_oldest(house: House, wire: Wire) -> None:
     house.advance(6)  # positions are written
     # What one device has taken is no news for a new one.
     assert house.login(wire, "bob", "c", start=Start.UNSEEN).messages() == []
-

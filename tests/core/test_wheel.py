@@ -22,7 +22,7 @@ class Clockwork(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.now = self.looked = START
-        self.wheel: Wheel[int] = Wheel(START, TICK, SLOTS)
+        self.wheel: Wheel[int] = Wheel(START, TICK)
         self.armed: dict[int, tuple[float, float]] = {}  # item → due, when the wheel had looked last
         self.number = 0
 
@@ -91,7 +91,7 @@ def test_not_even_a_rounding_error_early(start: float, wait: float, nudge: int) 
 
 
 def test_what_is_due_now_comes_with_the_next_tick() -> None:
-    wheel: Wheel[str] = Wheel(0.0, 1.0, 8)
+    wheel: Wheel[str] = Wheel(0.0, 1.0)
     wheel.arm(0.0, "now")
     wheel.arm(-5.0, "long ago")
     assert wheel.advance(0.0) == []
@@ -101,7 +101,7 @@ def test_what_is_due_now_comes_with_the_next_tick() -> None:
 
 
 def test_what_is_armed_by_the_woken_waits_for_the_next_tick_even_after_a_stall() -> None:
-    wheel: Wheel[str] = Wheel(0.0, 1.0, 8)
+    wheel: Wheel[str] = Wheel(0.0, 1.0)
     wheel.arm(1.0, "first")
     for item in wheel.advance(50.0):
         wheel.arm(2.0, item + " again")
@@ -110,7 +110,7 @@ def test_what_is_armed_by_the_woken_waits_for_the_next_tick_even_after_a_stall()
 
 
 def test_a_whole_turn_apart_is_not_the_same() -> None:
-    wheel: Wheel[str] = Wheel(0.0, 1.0, 4)
+    wheel: Wheel[str] = Wheel(0.0, 1.0)
     for turn in range(5):
         wheel.arm(2.0 + 4 * turn, f"turn {turn}")
     woken = {now: wheel.advance(float(now)) for now in range(1, 20)}
@@ -120,7 +120,7 @@ def test_a_whole_turn_apart_is_not_the_same() -> None:
 
 
 def test_a_stall_hands_out_all_that_is_due_and_nothing_else() -> None:
-    wheel: Wheel[float] = Wheel(0.0, 1.0, 4)
+    wheel: Wheel[float] = Wheel(0.0, 1.0)
     dues = [0.5, 1.0, 3.0, 4.0, 8.0, 9.5, 30.0, 31.0]
     for due in dues:
         wheel.arm(due, due)
@@ -129,13 +129,13 @@ def test_a_stall_hands_out_all_that_is_due_and_nothing_else() -> None:
 
 
 def test_a_stall_costs_one_turn_however_long() -> None:
-    wheel: Wheel[str] = Wheel(0.0, 0.25, 512)
+    wheel: Wheel[str] = Wheel(0.0, 0.25)
     wheel.arm(3.0, "item")
     assert wheel.advance(1e12) == ["item"]  # 4e12 ticks would not end today
 
 
 def test_a_clock_that_stands_or_steps_back_wakes_nobody_and_loses_nobody() -> None:
-    wheel: Wheel[str] = Wheel(10.0, 1.0, 4)
+    wheel: Wheel[str] = Wheel(10.0, 1.0)
     wheel.arm(12.0, "item")
     assert wheel.advance(11.0) == []
     assert wheel.advance(5.0) == []

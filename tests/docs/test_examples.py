@@ -6,7 +6,9 @@ import importlib.util
 import json
 import re
 import sys
+import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,9 @@ from twisted.internet.testing import StringTransport
 from zope.interface.verify import verifyObject
 
 import twisted.plugins
+from imgateway.auth.token import TokenAuthenticator
+from imgateway.config import AuthSettings
+from imgateway.config import load as load_settings
 from imgateway.errors import CloseCode
 from imgateway.frames import (
     Address,
@@ -130,6 +135,36 @@ def test_the_chat_program(build: Callable[..., House]) -> None:
     keyboards[0].connectionLost()
     house.advance(1)
     house.result(talking)
+
+
+def block(page: str, language: str, having: str) -> str:
+    """The one code block of a page that has this text."""
+    blocks = re.findall(rf"```{language}\n(.*?)```", (DOCS / page).read_text(), re.S)
+    (found,) = [one for one in blocks if having in one]
+    return str(found)
+
+
+def test_the_program_in_the_readme(build: Callable[..., House]) -> None:
+    house = build()
+    names: dict[str, Any] = {}
+    exec(block("../README.md", "python", "async def hello"), names)
+    names["connect"] = partial(names["connect"], reactor=house.network)
+    assert house.result(Deferred.fromCoroutine(names["hello"]("alice"))) == 1
+    assert house.login(TCP, "bob").bodies() == [b"hello"]
+
+
+def test_a_token_of_ones_own(tmp_path: Path) -> None:
+    names: dict[str, Any] = {}
+    exec(block("operations/keys.md", "python", "def token_for"), names)
+    gate = TokenAuthenticator(AuthSettings(), str(tmp_path), time.time)
+    secret = (tmp_path / "secrets" / "token.key").read_text().rstrip("\n")
+    assert gate.authenticate(Hello(names["token_for"]("bob", secret)), "").user == "bob"
+
+
+def test_the_plugins_section_can_be_read(tmp_path: Path) -> None:
+    file = tmp_path / "imgateway.toml"
+    file.write_text(block("extend/backend.md", "toml", "[plugins]"))
+    assert load_settings(str(file)).plugins.backends == ("directory",)
 
 
 # ------------------------------------------------------------------------------------------------ the package

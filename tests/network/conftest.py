@@ -11,7 +11,7 @@ from tests.network.nodes import Node, holding_ports
 
 @pytest.fixture
 def make_node(tmp_path: Path) -> Iterator[Callable[..., Node]]:
-    """``make_node(**Node's arguments)``: a node in a directory of its own, not started, ended with the test."""
+    """``make_node(**Node's arguments)``: a node in its own directory, not started, ended with the test."""
     made: list[Node] = []
     with holding_ports() as ports:
 

@@ -137,8 +137,6 @@ class Flow:
     async def close(self) -> None:
         for publisher in self.publishers:
             publisher.halt()
-        closing: list[Deferred[None]] = [
-            one.client.close(1.0) for one in (*self.publishers, self.listener)
-        ]
+        closing: list[Deferred[None]] = [one.client.close(1.0) for one in (*self.publishers, self.listener)]
         for over in closing:
             await until(over)

@@ -1,7 +1,7 @@
 """Real nodes as processes, for tests: started, waited for, asked, ended by their own id.
 
-Ports are chosen by the kernel and kept: a socket stays bound to each, without listening, so that nobody is given
-the number while a node is being restarted. A connection attempt to it is refused until the node listens.
+Ports are chosen by the kernel and kept: a socket stays bound to each, without listening, so that nobody is
+given the number while a node is being restarted. Whoever connects meanwhile is refused.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ POLL_S = 0.02
 
 
 def eventually(found: Callable[[], Any], within_s: float = DEADLINE_S, what: str = "it") -> Any:
-    """What `found` returns, once that is true; blocks, so only where the test's own reactor has nothing to do."""
+    """What `found` returns, once that is true. Blocks: only where the test's own reactor has nothing to do."""
     deadline = time.monotonic() + within_s
     while not (result := found()):
         assert time.monotonic() < deadline, f"{what} did not happen within {within_s} s"

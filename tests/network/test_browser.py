@@ -22,7 +22,10 @@ const steps = [];
 const tell = () => fetch("/report", {method: "POST", body: JSON.stringify(steps)});
 const ws = new WebSocket("WS_URL", ["imgateway.v1.json"]);
 const say = frame => ws.send(JSON.stringify(frame));
-ws.onopen = () => { steps.push(["protocol", ws.protocol]); say({hello: {token: "TOKEN", device: "browser"}}); };
+ws.onopen = () => {
+  steps.push(["protocol", ws.protocol]);
+  say({hello: {token: "TOKEN", device: "browser"}});
+};
 ws.onmessage = event => {
   const frame = JSON.parse(event.data);
   const [name] = Object.keys(frame);
@@ -99,9 +102,16 @@ def browse(tmp_path: Path) -> Iterator[Callable[[str], None]]:
             "disable-component-update disable-sync disable-dev-shm-usage disable-extensions"
         )
         profile = tmp_path / f"profile{len(started)}"
-        command = [program, *(f"--{switch}" for switch in switches.split()), f"--user-data-dir={profile}", url]
+        command = [
+            program,
+            *(f"--{switch}" for switch in switches.split()),
+            f"--user-data-dir={profile}",
+            url,
+        ]
         started.append(
-            subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            )
         )
 
     yield open_page

@@ -51,9 +51,7 @@ def test_a_first_conversation(node: Node) -> None:
 @pytest.mark.parametrize("protocol", ["native", "json"])
 def test_many_messages_over_websocket(node: Node, protocol: str) -> None:
     more = ("--protocol", protocol)
-    sent = command(
-        node, "send", "--user", "alice", "user:bob", "x", "--count", "120", *more, url=node.ws_url
-    )
+    sent = command(node, "send", "--user", "alice", "user:bob", "x", "--count", "120", *more, url=node.ws_url)
     assert sent.returncode == 0
     assert [line["seq"] for line in lines(sent.stdout)] == list(range(1, 121))
     heard = command(node, "listen", "--user", "bob", "--count", "120", *more, url=node.ws_url)
@@ -116,13 +114,17 @@ def test_errors_are_one_line(node: Node, tmp_path: Path) -> None:
 
 
 def test_chat_in_a_pipe(node: Node) -> None:
-    said = imgateway("chat", node.url, "--user", "alice", "--data-dir", node.data, input="bob hello\n/to bob\nagain\n")
+    said = imgateway(
+        "chat", node.url, "--user", "alice", "--data-dir", node.data, input="bob hello\n/to bob\nagain\n"
+    )
     assert said.returncode == 0, said.stderr
     heard = command(node, "listen", "--user", "bob", "--count", "2")
     assert [line["body"] for line in lines(heard.stdout)] == ["hello", "again"]
 
 
-def test_backup_while_it_works_and_restore(node: Node, make_node: Callable[..., Node], tmp_path: Path) -> None:
+def test_backup_while_it_works_and_restore(
+    node: Node, make_node: Callable[..., Node], tmp_path: Path
+) -> None:
     assert command(node, "send", "--user", "alice", "user:bob", "x", "--count", "5").returncode == 0
     heard = command(node, "listen", "--user", "bob", "--count", "3")
     before = lines(heard.stdout)
@@ -139,7 +141,9 @@ def test_backup_while_it_works_and_restore(node: Node, make_node: Callable[..., 
     restored = imgateway("restore", tmp_path / "copy", "--data-dir", other.data)
     assert restored.returncode == 0, restored.stderr
     other.start()
-    listened = command(other, "listen", "--user", "bob", "--start", "oldest", "--device", "new", "--count", "5")
+    listened = command(
+        other, "listen", "--user", "bob", "--start", "oldest", "--device", "new", "--count", "5"
+    )
     after = lines(listened.stdout)
     assert [line["seq"] for line in after] == [1, 2, 3, 4, 5]
     assert after[0]["epoch"] != before[0]["epoch"]  # and so everybody is told

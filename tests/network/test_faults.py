@@ -48,7 +48,9 @@ async def outage(node: Node, flow: Flow, why: str) -> None:
     assert node.ask("healthz")[0] == 200
     assert flow.listener.client.connected
     assert all(publisher.client.connected for publisher in flow.publishers)
-    with pytest.raises(RequestFailed):  # there is no such service, but there is an answer: what needs no disk goes on
+    with pytest.raises(
+        RequestFailed
+    ):  # there is no such service, but there is an answer: what needs no disk goes on
         await until(flow.listener.client.request("nobody", "knows"))
     assert flow.acked == stood
 
@@ -122,7 +124,7 @@ async def test_sigterm_while_the_store_is_out_of_order_ends_in_time(
         await flow.close()
 
 
-CLOCK = '''
+CLOCK = """
 import signal, time
 offset = [0]
 def shift(number, frame): offset[0] -= 3600
@@ -130,7 +132,7 @@ real, real_ns = time.time, time.time_ns
 time.time = lambda: real() + offset[0]
 time.time_ns = lambda: real_ns() + offset[0] * 1_000_000_000
 signal.signal(signal.SIGUSR2, shift)
-'''
+"""
 
 
 @pytest_twisted.ensureDeferred

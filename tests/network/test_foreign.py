@@ -1,4 +1,4 @@
-"""A package that knows nothing but the interfaces brings a transport, a protocol and business, and is served."""
+"""A package that knows only the interfaces brings a transport, a protocol and business, and is served."""
 
 from __future__ import annotations
 
@@ -130,7 +130,8 @@ from imgateway_pigeon import business, lines, transport
 for interface, provider in (
     (i.IProtocolAdapter, lines.Lines()), (i.ICodec, lines.LinesCodec(9)), (i.IBackend, business.Coop()),
     (i.ITransportAdapter, transport.PigeonTransport()), (i.IAuthenticator, business.Feathers()),
-    (i.IPolicy, business.Pecking()), (i.IInterceptor, business.Plucking()), (i.ISessionListener, business.Nest()),
+    (i.IPolicy, business.Pecking()), (i.IInterceptor, business.Plucking()),
+    (i.ISessionListener, business.Nest()),
 ):
     assert verifyObject(interface, provider)
     assert interface is i.ICodec or provider.name in [plugin.name for plugin in getPlugins(interface)]

@@ -68,7 +68,8 @@ async def main():
         nonlocal begun
         if begun < int(count):
             n, begun = begun, begun + 1
-            client.publish("user:bob", f"{run} {n}").addCallback(lambda _, n=n: say("acked", n)).addCallback(more)
+            published = client.publish("user:bob", f"{run} {n}")
+            published.addCallback(lambda _, n=n: say("acked", n)).addCallback(more)
     for _ in range(16):
         more()
     if not int(count):  # only what earlier runs left
@@ -88,7 +89,14 @@ async def test_a_client_killed_loses_nothing_that_was_acknowledged_and_repeats_n
     node = await make_node(options=LIMITS).started()
     listener = Listener(node, "bob", None, node.url)
     acked: dict[int, int] = {}
-    arguments = [sys.executable, "-c", PUBLISHER, node.url, node.token("alice", service=True), str(tmp_path / "o")]
+    arguments = [
+        sys.executable,
+        "-c",
+        PUBLISHER,
+        node.url,
+        node.token("alice", service=True),
+        str(tmp_path / "o"),
+    ]
     try:
         for run in range(5):
             out = (tmp_path / f"out{run}").open("w+")
@@ -122,4 +130,3 @@ async def test_a_client_killed_loses_nothing_that_was_acknowledged_and_repeats_n
             assert len(numbers) >= acked[run] > 0
     finally:
         await until(listener.client.close())
-

@@ -44,7 +44,7 @@ async def test_tls_and_wss(make_node: Callable[..., Node], tmp_path: Path) -> No
     await a_message_to_oneself(f"tls://localhost:{node.tcp}", node, trust)
     for protocol in ("native", "json"):
         await a_message_to_oneself(f"wss://localhost:{node.ws}", node, trust, protocol)
-    with pytest.raises(Exception, match="certificate|TLS|SSL|verif"):  # the platform does not trust it
+    with pytest.raises(Exception, match=r"certificate|TLS|SSL|verif"):  # the platform does not trust it
         await a_message_to_oneself(f"tls://localhost:{node.tcp}", node)
 
 

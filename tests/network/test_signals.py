@@ -22,9 +22,7 @@ MANY = ("--set", "retention.entries=1000000", "--set", "quota.pair_rate=0")
 
 
 @pytest_twisted.ensureDeferred
-async def test_sigterm_drains_and_the_clients_move_on(
-    make_node: Callable[..., Node], tmp_path: Path
-) -> None:
+async def test_sigterm_drains_and_the_clients_move_on(make_node: Callable[..., Node], tmp_path: Path) -> None:
     node = await make_node(options=MANY).started()
     flow = Flow(node, tmp_path, (node.url, node.ws_url), outbox=False)
     flow.go()

@@ -1,4 +1,4 @@
-"""What keeps a node from starting: one line that says what and how to mend it, status 1, and nothing left in the way."""
+"""What keeps a node from starting: one line, status 1, and nothing left in the way."""
 
 from __future__ import annotations
 
@@ -149,26 +149,27 @@ def test_a_database_of_another_program(node: Node) -> None:
     (node.data / "messages.sqlite3").unlink()
 
 
+ACTIVATE = """
+import os, sys
+os.dup2(int(sys.argv[1]), 3)
+os.set_inheritable(3, True)
+os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS="1", LISTEN_FDNAMES="im")
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+
+
 def test_systemd_hands_over_the_socket(make_node: Callable[..., Node]) -> None:
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         listening.listen()
-        port = listening.getsockname()[1]
-        fd = listening.fileno()
-        activate = (
-            "import os, sys; fd = int(sys.argv[1]); os.dup2(fd, 3); os.environ.update(LISTEN_PID=str(os.getpid()),"
-            "LISTEN_FDS='1', LISTEN_FDNAMES='im'); os.set_inheritable(3, True); os.execv(sys.argv[2], sys.argv[2:])"
-        )
-
-        node = make_node(
+        port, number = listening.getsockname()[1], listening.fileno()
+        make_node(
             listen=["native+tcp:systemd:domain=INET:name=im"],
-            wrapper=[sys.executable, "-c", activate, str(fd)],
-            pass_fds=[fd],
-        )
-        node.start()
+            wrapper=[sys.executable, "-c", ACTIVATE, str(number)],
+            pass_fds=[number],
+        ).start()
     with socket.create_connection(("127.0.0.1", port), 5) as client:
         client.sendall(b"\x02\xff\xff")
-        client.settimeout(5)
         assert client.recv(100)  # a Bye
 
 

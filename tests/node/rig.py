@@ -22,7 +22,7 @@ from zope.interface import implementer
 from imgateway.auth.policy import DefaultPolicy
 from imgateway.brokers.embedded import EmbeddedBroker
 from imgateway.config import Settings
-from imgateway.errors import CloseCode, LoginRefused
+from imgateway.errors import BadFrame, CloseCode, LoginRefused
 from imgateway.frames import (
     Acked,
     Address,
@@ -354,7 +354,10 @@ class AsciiCodec:
     def encode(self, frame: Frame) -> bytes | None:
         if isinstance(frame, Deliver):
             assert len(frame.entries) < 2, "this wire takes one entry at a time"
-            if not all(decode_message(one.message).body.isascii() for one in frame.entries):
+            try:
+                if not all(decode_message(one.message).body.isascii() for one in frame.entries):
+                    return None
+            except BadFrame:
                 return None
             if not frame.entries and not self._ranges:
                 return b""

@@ -153,12 +153,12 @@ def test_business_code_publishes_past_quotas_but_not_past_the_limits() -> None:
     answers: list[Any] = []
     for n in range(5):
         rig.node.publish(Publish(str(n), (BOB,)), "shop").addCallback(answers.append)
-    rig.node.publish(Publish("5", (BOB, BOB), qos=0), "shop", "web").addCallback(answers.append)
+    rig.node.publish(Publish("5", (BOB, BOB, *to("device:bob/phone")), qos=0), "shop", "web").addCallback(answers.append)
     rig.node.publish(Publish("6", (BOB,), body=b"x" * 11), "shop").addCallback(answers.append)
     rig.settle()
     codes = [[outcome.code for outcome in answer] for answer in answers]
-    assert codes == [[OK]] * 5 + [[OK, OK], [OutcomeCode.TOO_LARGE]]
-    assert bob.shown() == list("012345")
+    assert codes == [[OK]] * 5 + [[OK, OK, OK], [OutcomeCode.TOO_LARGE]]
+    assert bob.shown() == list("012345"), "at most once, also for who is named twice"
     assert rig.broker.named("publish")[0][0].message.device == "api"
 
 

@@ -114,7 +114,7 @@ def test_a_stream_byte_by_byte_and_with_trailing_data() -> None:
     stream = b"".join(map(receiver.encode, sent)) + b"\x7f"
     found = [frame for byte in stream for frame in receiver.receive(bytes((byte,)))]
     assert found == sent
-    assert receiver._splitter.held_bytes == 0  # the begin of a next frame: a length alone
+    assert receiver.held_bytes == 0  # the begin of a next frame: a length alone
 
 
 def test_frames_before_a_bad_one_are_given_out() -> None:
@@ -136,7 +136,7 @@ def test_any_bytes_give_frames_or_a_protocol_error(form: str, pieces: list[bytes
         except ProtocolError:
             pass
         if form == "stream":
-            assert receiver._splitter.held_bytes <= 50
+            assert receiver.held_bytes <= 50
 
 
 @given(forms, frames, st.data())

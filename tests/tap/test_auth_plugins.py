@@ -72,7 +72,7 @@ def test_a_foreign_authenticator_is_used_as_it_is(monkeypatch: pytest.MonkeyPatc
 
 def test_an_unknown_name_is_told_with_those_that_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
     install(monkeypatch, Anybody())
-    with pytest.raises(ConfigError, match=r"^auth\.authenticator: .* nobody; there are anybody, token$"):
+    with pytest.raises(ConfigError, match=r"^auth\.authenticator: .*'nobody'; there are anybody, token$"):
         find_authenticator(AuthSettings(authenticator="nobody"), "nowhere", lambda: 0.0)
     with pytest.raises(ConfigError, match=r"^auth\.policy: .* strict; there are default"):
         find_policy(AuthSettings(policy="strict"))

@@ -1,4 +1,4 @@
-"""``pigeon``: TCP, but each bit is turned round on the way. A transport of its own, without a line of the house's."""
+"""``pigeon``: TCP, but each bit is turned round on the way. Nothing of the house's own transports is in it."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

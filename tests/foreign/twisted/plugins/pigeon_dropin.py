@@ -1,4 +1,4 @@
-"""What makes all of it known. A package of others may import what it likes here; ours stays light for twistd's sake."""
+"""Makes all of it known. A stranger's dropin may import what it likes; ours stays light for twistd's sake."""
 
 from imgateway_pigeon.business import Coop, Feathers, Nest, Pecking, Plucking
 from imgateway_pigeon.lines import Lines

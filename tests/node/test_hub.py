@@ -1,0 +1,497 @@
+"""Deliveries: live, catching up, clogged; windows, gaps, several devices, Pull."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+
+from imgateway.errors import CloseCode
+from imgateway.frames import (
+    Acked,
+    Batch,
+    Deliver,
+    DeliverAck,
+    Entry,
+    Ping,
+    Pull,
+    Refused,
+    RefusedCode,
+    SessionKey,
+    Welcome,
+    log_of,
+    parse_address,
+    user_address,
+)
+from imgateway.core.cursor import State
+from imgateway.interfaces import Identity
+from imgateway.protocols.native import NativeAdapter
+from tests.node.rig import EPOCH, AsciiWire, Diary, Peer, Rig, entry
+
+BOB = user_address("bob")
+LOG = log_of(BOB)
+KEY = SessionKey("bob", "phone")
+
+
+def ranges(peer: Peer) -> list[tuple[int, int, int]]:
+    """(after, upto, entries) of every Deliver."""
+    return [(one.after, one.upto, len(one.entries)) for one in peer.of(Deliver)]
+
+
+def reads(rig: Rig) -> list[tuple[int, int]]:
+    """(after, limit) of every read."""
+    return [(after, limit) for _, after, limit, _ in rig.broker.named("read")]
+
+
+# ----------------------------------------------------------------------------------------- live and catching up
+
+
+def test_live_entries_go_out_as_they_arrive() -> None:
+    rig = Rig()
+    bob = rig.login("bob")
+    rig.mail("bob", b"1")
+    rig.mail("bob", b"2", b"3")
+    assert ranges(bob) == [(0, 1, 1), (1, 3, 2)]
+    assert all((one.address, one.epoch, one.lane, one.gap) == (BOB, EPOCH, 0, False) for one in bob.of(Deliver))
+    assert reads(rig) == []
+    assert (rig.counters.deliver_frames, rig.counters.entries_delivered) == (2, 3)
+    bob.ack(3)
+    assert rig.broker.acked[KEY] == 3
+
+
+def test_catching_up_then_live() -> None:
+    rig = Rig()
+    rig.broker.store(LOG, *(entry(n) for n in range(1, 100)))
+    bob = rig.login("bob")
+    assert ranges(bob) == [(0, 64, 64)]
+    assert bob.of(Deliver)[0].head == 99
+    bob.ack(64)
+    assert ranges(bob)[1:] == [(64, 99, 35)]
+    bob.ack(99)
+    assert rig.session("bob").mailbox.state is State.LIVE
+    rig.mail("bob", b"x")
+    assert ranges(bob)[2:] == [(99, 100, 1)]
+
+
+def test_what_arrives_while_a_read_is_out_is_read_too() -> None:
+    rig = Rig()
+    rig.broker.store(LOG, entry(1))
+    rig.broker.hold = {"read"}
+    bob = rig.login("bob")
+    rig.mail("bob", b"2", b"3")
+    assert ranges(bob) == []
+    rig.broker.release("read")
+    rig.settle()
+    rig.mail("bob", b"4")
+    while rig.broker.waiting:
+        rig.broker.release("read")
+        rig.settle()
+    assert bob.shown() == ["m1", "m2", "m3", "m4"]
+    assert rig.session("bob").mailbox.state is State.LIVE
+
+
+def test_a_hole_between_is_read() -> None:
+    rig = Rig()
+    bob = rig.login("bob")
+    rig.broker.store(LOG, entry(1), tell=False)
+    rig.mail("bob", b"2")
+    assert bob.shown() == ["m1", "m2"]
+    rig.broker.store(LOG, entry(3), tell=False)
+    rig.hub.moved(LOG, EPOCH, 3)
+    rig.hub.moved(LOG, EPOCH, 3)
+    rig.hub.moved(log_of(user_address("nobody")), EPOCH, 3)
+    rig.settle()
+    assert bob.shown() == ["m1", "m2", "m3"]
+
+
+def test_batches_that_come_late_or_twice() -> None:
+    rig = Rig()
+    bob = rig.login("bob")
+    rig.mail("bob", b"1", b"2")
+    rig.hub.arrived(LOG, EPOCH, 0, 1, (entry(1),))
+    rig.hub.arrived(LOG, EPOCH, 0, 2, (entry(1), entry(2)))
+    rig.hub.arrived(log_of(user_address("nobody")), EPOCH, 0, 1, (entry(1),))
+    session = rig.session("bob")
+    rig.hub._batch(Batch(EPOCH, 0, 2, (entry(1), entry(2)), False, 2), session, 2)
+    rig.settle()
+    assert bob.shown() == ["m1", "m2"]
+
+
+def test_a_read_that_answers_for_another_place_is_asked_again() -> None:
+    rig = Rig()
+    rig.broker.store(LOG, entry(1), entry(2))
+    wrong = [1]
+    rig.broker.read_batch = lambda batch: replace(batch, after=batch.after + wrong.pop()) if wrong else batch
+    assert rig.login("bob").shown() == ["m1", "m2"]
+
+
+def test_a_read_that_finds_nothing_more_ends_the_reading() -> None:
+    rig = Rig()
+    rig.broker.store(LOG, entry(1))
+    bob = rig.login("bob")
+    rig.hub.moved(LOG, EPOCH, 5)  # it was promised more than there is
+    assert len(reads(rig)) == 2
+    assert rig.session("bob").mailbox.state is State.LIVE
+    bob.ack(1)
+
+
+def test_a_read_that_finds_nothing_looks_again_if_the_log_grew_meanwhile() -> None:
+    rig = Rig()
+    rig.broker.store(LOG, entry(1))
+    bob = rig.login("bob")
+    rig.broker.hold = {"read"}
+    rig.hub.moved(LOG, EPOCH, 2)
+    name, deferred, _ = rig.broker.waiting.pop()
+    rig.mail("bob", b"2", b"3")
+    deferred.callback(Batch(EPOCH, 1, 1, (), False, 1))
+    rig.broker.release("read")
+    rig.settle()
+    assert bob.shown() == ["m1", "m2", "m3"]
+
+
+def test_gaps_are_told() -> None:
+    rig = Rig()
+    rig.broker.logs[LOG] = [entry(7), entry(8)]
+    rig.broker.lost[LOG] = 6
+    bob = rig.login("bob")
+    (deliver,) = bob.of(Deliver)
+    assert (deliver.after, deliver.upto, deliver.gap, len(deliver.entries)) == (0, 8, True, 2)
+    assert rig.counters.gaps_told == 1
+
+
+def test_a_log_with_another_identity() -> None:
+    for way in ("arrived", "read"):
+        rig = Rig()
+        rig.broker.store(LOG, entry(1))
+        bob = rig.login("bob")
+        rig.broker.epochs[LOG] = EPOCH + 1
+        if way == "arrived":
+            rig.mail("bob", b"2")
+        else:
+            rig.hub.moved(LOG, EPOCH, 2)
+            rig.settle()
+        assert bob.code is CloseCode.STALE
+        assert bob.shown() == ["m1"]
+        rig.hub._stale(rig.session("bob"))
+
+
+def test_a_read_that_fails(flush_logged_errors: Any) -> None:
+    rig = Rig()
+    rig.broker.store(LOG, entry(1))
+    rig.broker.hold = {"read"}
+    bob, eve = rig.login("bob"), rig.login("bob", "gone")
+    eve.cut()
+    rig.broker.fail("read", ZeroDivisionError())
+    rig.broker.fail("read", ZeroDivisionError())
+    rig.settle()
+    assert bob.code is CloseCode.INTERNAL_ERROR
+    assert len(flush_logged_errors(ZeroDivisionError)) == 2
+    rig.broker.hold = set()
+    assert rig.login("bob").shown() == ["m1"]
+
+
+# ------------------------------------------------------------------------------------------------ the windows
+
+
+def test_the_window_of_entries() -> None:
+    rig = Rig()
+    bob = rig.login("bob")
+    for n in range(100):
+        rig.mail("bob", b"x")
+    assert ranges(bob)[-1] == (63, 64, 1)
+    assert reads(rig) == []
+    bob.ack(31)
+    assert len(bob.shown()) == 64, "less than half is free"
+    bob.ack(32)
+    assert len(bob.shown()) == 96
+    bob.ack(96)
+    assert bob.shown() == [f"m{n}" for n in range(1, 101)]
+
+
+def test_the_window_of_bytes() -> None:
+    rig = Rig()
+    bob = rig.login("bob")
+    for n in range(20):
+        rig.mail("bob", b"x" * 30_000)
+    limits = rig.node.settings.limits
+    assert len(bob.shown()) == 9, "over the window by less than one entry"
+    assert sum(bob.sizes) <= limits.deliver_window_bytes + 30_100
+    bob.ack(4)
+    assert len(bob.shown()) == 9
+    bob.ack(5)
+    assert len(bob.shown()) > 9
+    while len(bob.shown()) < 20:
+        bob.ack(int(bob.shown()[-1][1:]))
+    assert bob.shown() == [f"m{n}" for n in range(1, 21)]
+
+
+def test_a_batch_larger_than_the_window() -> None:
+    rig = Rig()
+    bob = rig.login("bob")
+    rig.mail("bob", *(b"x" for _ in range(200)))
+    assert ranges(bob) == [(0, 64, 64)]
+    rig.mail("bob", b"y")
+    bob.ack(64)
+    assert ranges(bob)[1:] == [(64, 128, 64)]
+    while len(bob.shown()) < 201:
+        bob.ack(int(bob.shown()[-1][1:]))
+    assert bob.shown() == [f"m{n}" for n in range(1, 202)]
+
+
+def test_a_batch_of_more_bytes_than_the_window() -> None:
+    rig = Rig()
+    bob = rig.login("bob")
+    rig.mail("bob", *(b"x" * 60_000 for _ in range(30)))
+    limits = rig.node.settings.limits
+    assert sum(bob.sizes) <= limits.deliver_window_bytes + 2 * 60_100
+    while len(bob.shown()) < 30:
+        bob.ack(int(bob.shown()[-1][1:]))
+    assert bob.shown() == [f"m{n}" for n in range(1, 31)]
+
+
+def test_a_batch_when_the_window_is_more_than_half_full() -> None:
+    rig = Rig()
+    bob = rig.login("bob")
+    rig.mail("bob", *(b"x" for _ in range(40)))
+    rig.mail("bob", *(b"x" for _ in range(30)))
+    assert rig.session("bob").mailbox.state is State.CLOGGED
+    assert len(bob.shown()) == 40
+    bob.ack(40)
+    assert len(bob.shown()) == 70
+
+
+def test_an_entry_larger_than_the_window() -> None:
+    rig = Rig(set={"limits.deliver_window_bytes": 1000})
+    bob = rig.login("bob")
+    rig.mail("bob", b"x" * 5000)
+    rig.mail("bob", b"y" * 5000)
+    assert bob.shown() == ["m1"]
+    bob.ack(1)
+    assert bob.shown() == ["m1", "m2"]
+
+
+def test_a_link_that_is_clogged_lags_and_holds_nothing() -> None:
+    rig = Rig()
+    bob, eve = rig.login("bob"), rig.login("eve")
+    bob.stop_reading()
+    for n in range(300):
+        rig.mail("bob", b"x" * 1000)
+        rig.mail("eve", b"x")
+        eve.ack(rig.broker.head(log_of(user_address("eve"))))
+    assert bob.server.unsent() < 1200, "one delivery clogged it"
+    assert len(eve.shown()) == 300
+    bob.read_on()
+    while len(bob.shown()) < 300:
+        bob.ack(int(bob.shown()[-1][1:]))
+    assert bob.shown() == [f"m{n}" for n in range(1, 301)]
+
+
+@pytest.mark.parametrize("peers", [1, 20])
+def test_the_bytes_held_follow_the_formula(peers: int) -> None:
+    """Unsent per link ≤ delivery window + one entry + control limit + one answer; nothing per message waits."""
+    rig = Rig(set={"limits.deliver_window_bytes": 20_000, "limits.control_pause_bytes": 2_000,
+                   "limits.control_abort_bytes": 8_000, "quota.publish_rate": 0.0, "quota.pair_rate": 0.0})  # fmt: skip
+    limits, body = rig.node.settings.limits, 3000
+    deaf = [rig.login(f"u{n}") for n in range(peers)]
+    for peer in deaf:
+        peer.stop_reading()
+    for _ in range(40):
+        for peer in deaf:
+            rig.mail(peer.user, b"x" * body, b"x" * body, b"x" * body)
+            peer.publish("p", "user:nobody").send(Ping())
+        per_link = limits.deliver_window_bytes + body + 100 + limits.control_abort_bytes + 100
+        assert sum(peer.server.unsent() for peer in deaf) <= peers * per_link
+    assert rig.hub._readers == rig.hub._readers.__class__()
+
+
+def test_so_many_reads_at_once() -> None:
+    rig = Rig(set={"limits.reads_in_flight": 2})
+    users = [f"u{n}" for n in range(6)]
+    for user in users:
+        rig.broker.store(log_of(user_address(user)), entry(1))
+    rig.broker.hold = {"read"}
+    peers = [rig.login(user) for user in users]
+    assert len(reads(rig)) == 2
+    peers[2].cut()  # it waits for its turn
+    peers[0].cut()  # it is being read for
+    peers[3].send(Pull(user_address("u3"), after=0))
+    assert len(reads(rig)) == 2, "a question of a client takes its turn too"
+    for _ in range(20):
+        if rig.broker.waiting:
+            rig.broker.release("read")
+            rig.settle()
+            assert len(rig.broker.waiting) <= 2
+    assert [peer.shown() for peer in peers] == [[], ["m1"], [], ["m1", "m1"], ["m1"], ["m1"]]
+    assert rig.hub._reads == 0
+
+
+# --------------------------------------------------------------------------------------------- several devices
+
+
+class Counting(NativeAdapter):
+    """Counts how often a Deliver is encoded."""
+
+    def __init__(self, name: str) -> None:
+        self.count = 0
+        self.name = name
+
+    def codec(self, stream: bool, max_frame_bytes: int) -> Any:
+        inner = super().codec(stream, max_frame_bytes)
+        counting = self
+
+        class Codec:
+            wire = counting.name
+            receive = staticmethod(inner.receive)
+
+            @staticmethod
+            def encode(frame: Any) -> Any:
+                counting.count += type(frame) is Deliver
+                return inner.encode(frame)
+
+        return Codec()
+
+
+def test_one_encoding_serves_all_devices_of_a_wire() -> None:
+    rig = Rig()
+    a, b, never = Counting("a"), Counting("b"), Counting("")
+    peers = [rig.login("bob", f"d{n}", wire=wire) for n, wire in enumerate([a, a, a, b, b, never, never])]
+    rig.mail("bob", b"1")
+    assert [peer.shown() for peer in peers] == [["m1"]] * 7
+    assert (a.count, b.count, never.count) == (1, 1, 2)
+
+
+def test_entries_for_one_device_and_for_all_but_one() -> None:
+    rig = Rig()
+    phone, web = rig.login("bob", "phone"), rig.login("bob", "web")
+    rig.broker.store(LOG, entry(1, only_device="phone"), entry(2, except_device="phone"), entry(3))
+    rig.settle()
+    rig.broker.store(LOG, entry(4, only_device="tablet"))
+    rig.settle()
+    assert (phone.shown(), web.shown()) == (["m1", "m3"], ["m2", "m3"])
+    assert ranges(phone) == ranges(web) == [(0, 3, 2), (3, 4, 0)]
+    phone.ack(4)
+    assert rig.broker.acked[KEY] == 4, "an empty range is acknowledged too"
+    again = rig.login("bob", "tablet")
+    assert again.shown() == ["m2", "m3", "m4"]
+
+
+def test_acks_of_what_was_not_sent_or_is_not_followed() -> None:
+    rig = Rig()
+    bob = rig.login("bob")
+    rig.mail("bob", b"1")
+    bob.send(DeliverAck((Acked(BOB, EPOCH + 9, 77), Acked(BOB, EPOCH, 1), Acked(BOB, EPOCH, 1))))
+    assert bob.code is None
+    assert rig.counters.acks == 2
+    bob.ack(2)
+    assert bob.code is CloseCode.BAD_FRAME
+    eve = rig.login("eve")
+    eve.send(DeliverAck((Acked(BOB, EPOCH, 0),)))
+    assert eve.code is CloseCode.BAD_FRAME
+
+
+def test_stored_for_somebody_who_is_away() -> None:
+    diary = Diary()
+    rig = Rig("memory", listeners=[diary])
+    alice = rig.login("alice")
+    alice.publish("1", "user:bob")
+    rig.login("bob")
+    alice.publish("2", "user:bob")
+    assert [event for event in diary.events if event[0] == "stored"] == [("stored", BOB, "1")]
+
+
+def test_health_is_passed_on() -> None:
+    rig = Rig()
+    rig.hub.healthy(False, "disk full")
+    assert rig.health["store"] == (False, "disk full")
+
+
+def test_closing_a_session_may_fail(flush_logged_errors: Any) -> None:
+    rig = Rig()
+    rig.broker.hold = {"close"}
+    rig.login("bob")
+    rig.hub.kick("bob", None, "out")
+    rig.broker.fail("close", ZeroDivisionError())
+    assert flush_logged_errors(ZeroDivisionError)
+
+
+# -------------------------------------------------------------------------------------------------------- Pull
+
+
+def test_history_while_catching_up() -> None:
+    rig = Rig()
+    rig.broker.store(LOG, *(entry(n) for n in range(1, 10)))
+    rig.broker.acked[KEY] = 8
+    rig.broker.hold = {"read"}
+    bob = rig.login("bob")
+    bob.send(Pull(BOB, epoch=EPOCH, after=2, limit=3), Ping())
+    rig.broker.release("read", 1)
+    rig.settle()
+    assert ranges(bob) == [(2, 5, 3)]
+    assert bob.of(Deliver)[0].head == 9
+    rig.broker.release("read")
+    rig.settle()
+    assert ranges(bob) == [(2, 5, 3), (8, 9, 1)]
+    bob.ack(9)
+
+
+def test_pull_of_another_epoch_is_a_gap_and_of_nothing_is_empty() -> None:
+    rig = Rig()
+    rig.broker.store(LOG, entry(1))
+    bob = rig.login("bob").send(Pull(BOB, epoch=EPOCH - 1, after=0, limit=0), Pull(BOB, after=1))
+    assert [(one.gap, one.upto) for one in bob.of(Deliver)[1:]] == [(True, 1), (False, 1)]
+
+
+def test_whose_log_may_be_pulled() -> None:
+    rig = Rig()
+    rig.tokens.identities |= {
+        "svc": Identity("svc", service=True),
+        "t": Identity("bob", claims={"topics": ["news"]}),
+    }
+    rig.broker.store(log_of(parse_address("topic:news")), entry(1))
+    bob, svc = rig.login("bob", token="t"), rig.login("svc")
+    bob.send(*(Pull(parse_address(text)) for text in ("user:eve", "topic:news", "room:7", "device:bob/x")))
+    assert [(one.frame, one.id, one.code) for one in bob.of(Refused)] == [
+        ("pull", "user:eve", RefusedCode.FORBIDDEN),
+        ("pull", "room:7", RefusedCode.NOT_SUPPORTED),
+        ("pull", "device:bob/x", RefusedCode.FORBIDDEN),
+    ]
+    assert [one.address.kind for one in bob.of(Deliver)] == ["topic"]
+    svc.send(Pull(BOB))
+    assert svc.of(Deliver)[0].address == BOB
+    svc.send(Pull(BOB, lane=1))
+    assert svc.of(Refused)[0].code == RefusedCode.NOT_SUPPORTED
+
+
+def test_gone_while_it_pulls() -> None:
+    rig = Rig()
+    bob = rig.login("bob")
+    rig.broker.hold = {"read"}
+    bob.send(Pull(BOB))
+    bob.cut()
+    rig.broker.release("read")
+    assert bob.kinds() == [Welcome]
+
+
+def test_a_pull_that_fails(flush_logged_errors: Any) -> None:
+    rig = Rig()
+    bob = rig.login("bob")
+    rig.broker.fails = ZeroDivisionError()
+    bob.send(Pull(BOB))
+    assert bob.code is CloseCode.INTERNAL_ERROR
+    assert flush_logged_errors(ZeroDivisionError)
+
+
+def test_pull_of_what_the_wire_cannot_say_is_told_as_a_gap() -> None:
+    rig = Rig()
+    bob = rig.login("bob", wire=AsciiWire(ranges=True))
+    rig.broker.store(LOG, entry(1, "ä".encode()), tell=False)
+    bob.send(Pull(BOB))
+    (deliver,) = bob.of(Deliver)
+    assert (deliver.entries, deliver.gap, deliver.upto) == ((), True, 1)
+    assert not bob.server.lost
+    mute = rig.login("bob", "mute", wire=AsciiWire("mute"))
+    mute.take()
+    mute.send(Pull(BOB), Ping())
+    assert Entry(1, b"").seq == 1
+    assert len(mute.frames) == 1, "a wire without ranges says nothing, and goes on"

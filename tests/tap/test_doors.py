@@ -1,0 +1,81 @@
+"""The listening grammar and what it opens."""
+
+from __future__ import annotations
+
+import pytest
+from twisted.internet.defer import Deferred
+from zope.interface.verify import verifyObject
+
+from imgateway.errors import ConfigError, OperatorError
+from imgateway.interfaces import IBackend, IListener, IProtocolAdapter, ITransportAdapter
+from imgateway.tap.doors import Listen, door, parse_listen
+from imgateway.tap.plugins import find, find_all
+from imgateway.testing.network import Network
+from imgateway.testing.wires import Recorder, accepting
+
+
+@pytest.mark.parametrize(
+    ("text", "meaning"),
+    [
+        ("native+tcp:tcp:7901", Listen(("native",), "tcp", "tcp:7901")),
+        (
+            "native,json+websocket:ssl:7902:privateKey=k.pem",
+            Listen(("native", "json"), "websocket", "ssl:7902:privateKey=k.pem"),
+        ),
+        ("native+udp:0.0.0.0:7901", Listen(("native",), "udp", "0.0.0.0:7901")),
+        ("native+tcp:unix:/run/a+b,c:mode=660", Listen(("native",), "tcp", "unix:/run/a+b,c:mode=660")),
+    ],
+)
+def test_the_grammar(text: str, meaning: Listen) -> None:
+    assert parse_listen(text) == meaning
+
+
+@pytest.mark.parametrize(
+    "text", ["", "native", "native+tcp", "native+tcp:", "+tcp:1", "native+:1", "native,+tcp:1", "tcp:7901"]
+)
+def test_what_is_not(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"listen\.clients: .*an example: native\+tcp:tcp:7901"):
+        parse_listen(text)
+
+
+def test_a_door_opens_its_endpoint() -> None:
+    network = Network()
+    made: list[Recorder] = []
+    opened: Deferred[IListener] = door("native+tcp:tcp:0:interface=127.0.0.1", network, {})(accepting(made))
+    listener = network.result(opened)
+    assert verifyObject(IListener, listener)
+    assert listener.port
+
+
+def test_a_door_that_cannot_be_opened_fails_when_it_is_tried() -> None:
+    network = Network()
+    closed = door("json+tcp:tcp:0", network, {})(accepting([]))
+    with pytest.raises(OperatorError, match="json does not ride on tcp"):
+        network.result(closed)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("smoke+tcp:tcp:1", "'smoke'.*json, native"),
+        ("native+pigeon:1", "'pigeon'.*tcp, websocket"),
+    ],
+)
+def test_what_is_not_installed_is_named_with_what_is(text: str, words: str) -> None:
+    with pytest.raises(ConfigError, match=rf"listen\.clients: .*{words}"):
+        door(text, Network(), {})
+
+
+def test_plugins_are_found_by_interface_and_name() -> None:
+    for name in ("native", "json"):
+        assert verifyObject(IProtocolAdapter, find(IProtocolAdapter, name, "x.y"))
+    for name in ("tcp", "websocket"):
+        assert verifyObject(ITransportAdapter, find(ITransportAdapter, name, "x.y"))
+    found = find_all(IProtocolAdapter, ("json", "native"), "x.y")
+    assert [plugin.name for plugin in found] == ["json", "native"]
+    assert find_all(IBackend, (), "x.y") == ()
+
+
+def test_no_plugin_of_a_kind_at_all() -> None:
+    with pytest.raises(ConfigError, match=r"plugins\.backends: .*'shop'.*none"):
+        find(IBackend, "shop", "plugins.backends")

@@ -1,0 +1,317 @@
+"""The service: composed from settings, started, told by signals, stopped."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from twisted.application.service import Application, IService, MultiService
+from twisted.internet.defer import Deferred
+from twisted.logger import ILogObserver
+from zope.interface.verify import verifyObject
+
+from imgateway.auth.policy import DefaultPolicy
+from imgateway.auth.token import TokenAuthenticator
+from imgateway.brokers.embedded import EmbeddedBroker
+from imgateway.config import Settings
+from imgateway.errors import ConfigError, OperatorError
+from imgateway.interfaces import IGateway
+from imgateway.ops.health import Health
+from imgateway.tap import service
+from imgateway.tap.options import Options
+from imgateway.tap.service import Gateway, banner, compose, make_broker
+from imgateway.testing.disk import Steps
+from imgateway.testing.network import Network
+
+
+class Reactor(Network):
+    """A network that can be run and stopped, and told things by signal handlers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stopped = 0
+        self.steps = Steps()
+
+    def callWhenRunning(self, call: Callable[..., object], *arguments: object) -> None:
+        call(*arguments)
+
+    def callFromThread(self, call: Callable[..., object], *arguments: object) -> None:
+        self.callLater(0, call, *arguments)
+
+    def stop(self) -> None:
+        self.stopped += 1
+
+    def work(self) -> None:
+        """The network and the store, until both are quiet."""
+        while True:
+            self.settle()
+            if not self.steps.choices():
+                return
+            self.steps.run()
+
+
+@pytest.fixture
+def reactor(monkeypatch: pytest.MonkeyPatch) -> Iterator[Reactor]:
+    """A reactor; the process's signals, garbage collector and standard streams are as before in the end."""
+    reactor = Reactor()
+
+    def broker(settings: Settings, reactor: Any) -> EmbeddedBroker:
+        return EmbeddedBroker(reactor=reactor, settings=settings.broker, lane=reactor.steps)
+
+    monkeypatch.setattr(service, "make_broker", broker)
+    monkeypatch.setattr(service.gc, "freeze", lambda: None)
+    monkeypatch.setattr(service.gc, "set_threshold", lambda *thresholds: None)
+    monkeypatch.setattr(sys, "__stderr__", StringIO())
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
+    yield reactor
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def options(tmp_path: Path, *arguments: str) -> Options:
+    options = Options()
+    options.parseOptions(["--data-dir", str(tmp_path), "--broker", "memory:", "--node", "n", *arguments])
+    return options
+
+
+@pytest.fixture
+def gateway(reactor: Reactor, tmp_path: Path) -> Gateway:
+    return Gateway(options(tmp_path, "--http", ""), reactor)
+
+
+def said() -> str:
+    assert isinstance(sys.__stderr__, StringIO)
+    return sys.__stderr__.getvalue()
+
+
+# ------------------------------------------------------------------------------------------------ composing
+
+
+def test_compose_takes_what_the_settings_name(reactor: Reactor, tmp_path: Path) -> None:
+    node = compose(options(tmp_path).settings, reactor, Health())
+    assert verifyObject(IGateway, node)
+    assert node.settings.node.name == "n"
+    assert node.incarnation.startswith("n.")
+    assert isinstance(node.ingress.policy, DefaultPolicy)
+    assert isinstance(node._authenticator, TokenAuthenticator)
+    assert len(node._doors) == 2
+
+
+def test_a_node_without_a_name_has_the_hosts(reactor: Reactor, tmp_path: Path) -> None:
+    import socket
+
+    node = compose(options(tmp_path, "--node", "").settings, reactor, Health())
+    assert node.settings.node.name == socket.gethostname()
+
+
+def test_two_starts_are_two_incarnations(reactor: Reactor, tmp_path: Path) -> None:
+    settings = options(tmp_path).settings
+    assert (
+        compose(settings, reactor, Health()).incarnation != compose(settings, reactor, Health()).incarnation
+    )
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("auth.policy=nobody", "auth.policy"),
+        ("auth.authenticator=nobody", "auth.authenticator"),
+        ("plugins.backends=nobody", "plugins.backends"),
+        ("plugins.interceptors=nobody", "plugins.interceptors"),
+        ("plugins.listeners=nobody", "plugins.listeners"),
+        ("listen.clients=smoke+tcp:tcp:1", "listen.clients"),
+        ("auth.secret_file=/nowhere/key", "/nowhere/key"),
+    ],
+)
+def test_what_the_settings_name_must_be_there(
+    reactor: Reactor, tmp_path: Path, setting: str, words: str
+) -> None:
+    with pytest.raises(OperatorError, match=words):
+        compose(options(tmp_path, "--set", setting).settings, reactor, Health())
+
+
+def test_brokers_by_url(tmp_path: Path) -> None:
+    import twisted.internet.task as task
+
+    def named(url: str) -> Any:
+        parsed = Options()
+        parsed.parseOptions(["--data-dir", str(tmp_path), "--broker", url])
+        return make_broker(parsed.settings, task.Clock())
+
+    assert named("embedded:").name == "embedded:"
+    assert named("memory:").name == "memory:"
+    with pytest.raises(ConfigError, match="allowed: embedded: and memory:"):
+        named("carrots:")
+
+
+# ---------------------------------------------------------------------------------------------- the service
+
+
+def test_start_listens_says_so_and_is_ready(gateway: Gateway, reactor: Reactor) -> None:
+    assert verifyObject(IService, gateway)
+    gateway.startService()
+    assert not gateway.health.ready
+    reactor.work()
+    assert gateway.health.ready
+    assert "tcp://127.0.0.1:7901" in said()
+    assert "listen" in said()
+    gateway.stopService()
+    reactor.work()
+
+
+def test_a_failed_start_is_one_line_and_status_1(
+    reactor: Reactor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flush_logged_errors: Any
+) -> None:
+    at_exit: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(service.atexit, "register", lambda *call: at_exit.append(call))
+    listen = "native+tcp:tcp:5:interface=127.0.0.1"
+    gateway = Gateway(options(tmp_path, "--http", "", "--listen", listen, "--listen", listen), reactor)
+    gateway.startService()
+    reactor.work()
+    assert reactor.stopped == 1
+    assert [call[1] for call in at_exit] == [1]
+    assert said().count("\n") == 1
+    assert "in use" in said()
+    assert flush_logged_errors("the start failed")
+
+
+def test_an_unexpected_failure_is_logged_whole(
+    gateway: Gateway, reactor: Reactor, monkeypatch: pytest.MonkeyPatch, flush_logged_errors: Any
+) -> None:
+    monkeypatch.setattr(service.atexit, "register", lambda *call: None)
+    failed: Deferred[None] = Deferred()
+    monkeypatch.setattr(gateway.node, "start", lambda: failed)
+    gateway.startService()
+    failed.errback(ZeroDivisionError())
+    assert reactor.stopped == 1
+    assert flush_logged_errors(ZeroDivisionError)
+
+
+def test_stop_drains_the_node_and_waits_for_it(gateway: Gateway, reactor: Reactor) -> None:
+    gateway.startService()
+    reactor.work()
+    stopped: list[object] = []
+    gateway.stopService().addBoth(stopped.append)
+    assert not gateway.health.ready
+    reactor.advance(0.1)
+    reactor.work()
+    assert stopped == [None]
+
+
+def test_a_stop_that_fails_is_logged(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch, flush_logged_errors: Any
+) -> None:
+    failed: Deferred[None] = Deferred()
+    monkeypatch.setattr(gateway.node, "stop", lambda: failed)
+    stopped: list[object] = []
+    gateway.stopService().addBoth(stopped.append)
+    failed.errback(ZeroDivisionError())
+    assert stopped == [None]
+    assert flush_logged_errors(ZeroDivisionError)
+
+
+def test_the_application_gets_our_log_a_service_in_between_does_not(gateway: Gateway) -> None:
+    application = Application("test")
+    between = MultiService()
+    gateway.setServiceParent(between)
+    gateway.disownServiceParent()
+    gateway.setServiceParent(application)
+    assert callable(ILogObserver(application))
+
+
+# -------------------------------------------------------------------------------------------------- signals
+
+
+def test_a_first_sigterm_is_twisteds_a_second_one_hurries(gateway: Gateway, reactor: Reactor) -> None:
+    heard: list[int] = []
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda number, frame: heard.append(number))
+    gateway.startService()
+    reactor.work()
+    signal.raise_signal(signal.SIGTERM)
+    assert heard == [signal.SIGTERM]
+    hurried: list[str] = []
+    gateway.stopService()
+    gateway.node.stop = lambda: hurried.append("hurried")  # type: ignore[assignment, return-value]
+    signal.raise_signal(signal.SIGINT)
+    reactor.work()
+    assert heard == [signal.SIGTERM]
+    assert hurried == ["hurried"]
+    reactor.advance(0.1)
+    reactor.work()
+
+
+def test_sighup_reloads(reactor: Reactor, tmp_path: Path, flush_logged_errors: Any) -> None:
+    file = tmp_path / "c.toml"
+    file.write_text("[limits]\nmax_addresses = 5\n")
+    gateway = Gateway(options(tmp_path, "--http", "", "--config", str(file)), reactor)
+    gateway.startService()
+    reactor.work()
+    file.write_text("[limits]\nmax_addresses = 6\n[quota]\npublish_rate = 3.0\n")
+    signal.raise_signal(signal.SIGHUP)
+    reactor.work()
+    assert gateway.node.ingress.limits.max_addresses == 6
+    assert gateway.node.settings.quota.publish_rate == 3.0
+
+    file.write_text("[limits]\nmax_addresses = 7\n[auth]\npolicy = 'nobody'\n")
+    signal.raise_signal(signal.SIGHUP)
+    reactor.work()
+    assert gateway.node.ingress.limits.max_addresses == 6
+    assert len(flush_logged_errors("reload refused")) == 1
+
+    file.write_text("[limits]\nmax_addresses = 7\n")
+    (tmp_path / "secrets" / "token.key").unlink()
+    signal.raise_signal(signal.SIGHUP)
+    reactor.work()
+    assert gateway.node.ingress.limits.max_addresses == 6
+    assert len(flush_logged_errors("reload refused")) == 1
+    gateway.stopService()
+    reactor.advance(0.1)
+    reactor.work()
+
+
+# --------------------------------------------------------------------------------------------------- banner
+
+
+class At:
+    """A listener, as far as a banner looks at it."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        last = address.rpartition(":")[2]
+        self.port = int(last) if last.isdecimal() else 0
+
+
+def shown(tmp_path: Path, *places: tuple[str, str], http: str = "") -> str:
+    listen = [part for text, _ in places for part in ("--listen", text)]
+    settings = options(tmp_path, *listen).settings
+    return banner(settings, [At(address) for _, address in places], http)  # type: ignore[misc]
+
+
+def test_the_banner_names_places_and_two_commands(tmp_path: Path) -> None:
+    text = shown(
+        tmp_path,
+        ("native+tcp:tcp:0", "tcp:0.0.0.0:4711"),
+        ("native,json+websocket:tcp:0", "tcp:127.0.0.1:4712"),
+        ("native+tcp:ssl:0", "ssl:127.0.0.1:4713"),
+        ("native+tcp:tcp6:0", "tcp6:[::]:4714"),
+        http="http://127.0.0.1:7980",
+    )
+    places = (
+        "tcp://127.0.0.1:4711 ws://127.0.0.1:4712 tls://127.0.0.1:4713 tcp://[::1]:4714 http://127.0.0.1:7980"
+    )
+    for place in places.split():
+        assert f" {place}\n" in text
+    assert f"listen tcp://127.0.0.1:4711 --user bob --data-dir {tmp_path}\n" in text
+    assert f'send tcp://127.0.0.1:4711 --user alice --data-dir {tmp_path} user:bob "hello"\n' in text
+
+
+def test_without_a_place_to_call_the_banner_names_no_commands(tmp_path: Path) -> None:
+    text = shown(tmp_path, ("native+tcp:unix:/run/s", "unix:/run/s"))
+    assert "unix:/run/s" in text
+    assert "--user" not in text
