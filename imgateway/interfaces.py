@@ -300,6 +300,9 @@ class IBrokerListener(Interface):
     def unattended(log: LogKey, message: Message) -> None:
         """A message was stored in a mailbox none of whose devices is online."""
 
+    def attended(log: LogKey) -> bool:
+        """Is anybody at this mailbox connected just now? A session that lost its link is not."""
+
     def displaced(session: SessionKey, generation: int, code: int, reason: str) -> None:
         """This generation of the session must go: `code` is the CloseCode to close its link with."""
 
@@ -371,6 +374,12 @@ class IBroker(Interface):
     def close_session(session: SessionKey, generation: int, forget: bool = False) -> Deferred[None]:
         """The session ended (its generation may be stale: then nothing happens). `forget`: the device with
         its position."""
+
+    def renew_session(session: SessionKey, generation: int, issued_at_s: int) -> Deferred[Verdict]:
+        """The session has a new token: OK, or REVOKED if it was issued too early, or OUTRUN."""
+
+    def measure(counters: Any) -> None:
+        """Set the ``store_…`` fields of a `core.counters.Counters`: called when they are about to be read."""
 
     def sessions(user: str) -> Deferred[tuple[Presence, ...]]:
         """The user's sessions on all nodes; those whose client may yet come back are not online."""
@@ -445,6 +454,12 @@ class IGateway(Interface):
 
     def kick(user: str, device: str | None, reason: str) -> Deferred[int]:
         """Close a user's sessions (all, or one device's) with KICKED; fires with how many there were."""
+
+    def renew_session(session: SessionKey, generation: int, issued_at_s: int) -> Deferred[Verdict]:
+        """The session has a new token: OK, or REVOKED if it was issued too early, or OUTRUN."""
+
+    def measure(counters: Any) -> None:
+        """Set the ``store_…`` fields of a `core.counters.Counters`: called when they are about to be read."""
 
     def sessions(user: str) -> Deferred[tuple[Presence, ...]]:
         """The user's sessions on all nodes; those whose client may yet come back are not online."""

@@ -105,6 +105,7 @@ def _copy(source: sqlite3.Connection, target: Path, progress: Progress | None) -
     """To another name first, so that a file of the right name is whole."""
     part = target.with_name(target.name + ".part")
     part.unlink(missing_ok=True)
+    os.close(os.open(part, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))  # it is messages, too
     copy = sqlite3.connect(part)
     try:
         tell = (lambda status, left, total: progress(total - left, total)) if progress else None

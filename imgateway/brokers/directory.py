@@ -60,6 +60,11 @@ class Directory:
         os.pwrite(lock, b"%d\n" % os.getpid(), 0)
         self._lock = lock
 
+    def make_private(self) -> None:
+        """Have an empty database that nobody else may read, if there is none; what SQLite puts beside it takes
+        its mode. :raises OSError: it cannot be made."""
+        os.close(os.open(self.database, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+
     def unlock(self) -> None:
         """The file stays: removing it would let two processes lock two files of one name."""
         if self._lock is not None:

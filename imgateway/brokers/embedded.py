@@ -55,7 +55,7 @@ from imgateway.frames import (
     user_address,
 )
 from imgateway.frames import Batch as ReadBatch
-from imgateway.interfaces import Claim, IBroker, Opened, Presence, Publication
+from imgateway.interfaces import Claim, IBroker, Opened, Presence, Publication, Verdict
 from imgateway.wire.messages import encode_message
 
 __all__ = ("EmbeddedBroker",)
@@ -149,6 +149,7 @@ class EmbeddedBroker:
         )
 
         self._number = self._kept = 0
+        self._committed = self._stored = self._retried = 0
         self._stopped: Deferred[None] | None = None
         self._closing = False
 
@@ -417,13 +418,16 @@ class EmbeddedBroker:
     def _written(self, result: Batch | Fault | None) -> None:
         """Back in the reactor: arrivals first, in the commit's order, then the answers."""
         if isinstance(result, Fault):
+            self._retried += 1
             self._health.trouble("writer", result.why, self._wake_writer if self._stopped is None else None)
             self._stop_if_done()
             return
         if result is None:
             return
         self._health.mended("writer")
+        self._committed += result.number != self._number
         self._number = result.number
+        self._stored += sum(code == OutcomeCode.OK for code in result.codes)
         self._trimmed(result.trimmed)
         for touched in result.touched:
             self._arrived(*touched)
@@ -458,7 +462,7 @@ class EmbeddedBroker:
                     )
                 ]
                 self._tell("arrived", log, self._epoch_of(log), after, upto, tuple(entries))
-        if log.address.kind == "user" and (tail is None or not tail.online()):
+        if log.address.kind == "user" and not (tail and tail.online() and self._listener.attended(log)):
             for append in appends:
                 self._tell("unattended", log, append.message)
 
@@ -548,6 +552,11 @@ class EmbeddedBroker:
     def record(self, session: SessionKey, generation: int, data: bytes) -> None:
         self._sessions.record(session, generation, data)
 
+    def renew_session(
+        self, session: SessionKey, generation: int, issued_at_s: int
+    ) -> Deferred[Verdict]:
+        return self._sessions.renew(session, generation, issued_at_s)
+
     def close_session(self, session: SessionKey, generation: int, forget: bool = False) -> Deferred[None]:
         return self._sessions.close(session, generation, forget)
 
@@ -627,6 +636,14 @@ class EmbeddedBroker:
             self._health.mended("upkeep")
         else:
             self._health.trouble("upkeep", fault.why)
+
+    def measure(self, counters: Any) -> None:
+        counters.store_commits = self._committed
+        counters.store_entries = self._stored
+        counters.store_retries = self._retried
+        counters.store_waiting = self._entries
+        counters.store_waiting_bytes = self._bytes
+        counters.store_dedup_ids = len(self._dedup)
 
     def _tell(self, what: str, *values: Any) -> None:
         """A listener that raises must not cost others their messages."""

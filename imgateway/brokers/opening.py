@@ -50,6 +50,8 @@ def open_facts(
     """
     connection: sqlite3.Connection | None = None
     try:
+        if directory is not None:
+            directory.make_private()
         connection = database.open()
         database.prepare(connection)
         return _facts(connection, directory, entropy, oldest_ms, max_digests)

@@ -322,6 +322,15 @@ class Sessions:
             tell()
         return done
 
+    def renew(self, session: SessionKey, generation: int, issued_at_s: int) -> Deferred[Verdict]:
+        seat = self._current(session, generation, False)
+        if seat is None:
+            return succeed(Verdict.OUTRUN)
+        if issued_at_s < self._tails[_mailbox(session.user)].not_before_s:
+            return succeed(Verdict.REVOKED)
+        seat.issued_at_s = issued_at_s
+        return succeed(Verdict.OK)
+
     def present(self, user: str) -> Deferred[tuple[Presence, ...]]:
         """All devices of the user; those online first."""
         answer: Deferred[tuple[Presence, ...]] = Deferred()

@@ -94,12 +94,6 @@ MEASURES = (
     Measure(
         "entries_delivered", COUNTER, "imgateway_entries_delivered_total", "Entries sent in Deliver frames."
     ),
-    Measure(
-        "entries_resent",
-        COUNTER,
-        "imgateway_entries_resent_total",
-        "Entries sent again after a resume or a failed delivery.",
-    ),
     Measure("acks", COUNTER, "imgateway_deliver_acks_total", "DeliverAck frames received."),
     Measure("gaps_told", COUNTER, "imgateway_gaps_told_total", "Gaps that sessions were told of."),
     Measure(
@@ -147,12 +141,6 @@ MEASURES = (
         "Message ids kept in memory to recognise repeats.",
     ),
     Measure(
-        "held_entries_bytes",
-        GAUGE,
-        "imgateway_held_entries_bytes",
-        "Bytes of entries kept in memory for delivery.",
-    ),
-    Measure(
         "held_unsent_bytes",
         GAUGE,
         "imgateway_held_unsent_bytes",
@@ -192,7 +180,6 @@ class Counters:
     quota_waits: int
     deliver_frames: int
     entries_delivered: int
-    entries_resent: int
     acks: int
     gaps_told: int
     parked: int
@@ -208,7 +195,6 @@ class Counters:
     store_waiting: int
     store_waiting_bytes: int
     store_dedup_ids: int
-    held_entries_bytes: int
     held_unsent_bytes: int
     plugin_errors: Counter[str]
 

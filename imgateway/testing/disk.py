@@ -225,6 +225,8 @@ class Recorder:
     """A listener that writes down what it is told, as (name, *values)."""
 
     def __init__(self) -> None:
+        self.away: set[LogKey] = set()
+        """Mailboxes whose sessions all lost their links."""
         self.events: list[tuple[Any, ...]] = []
 
     def named(self, *names: str) -> list[tuple[Any, ...]]:
@@ -241,6 +243,9 @@ class Recorder:
 
     def unattended(self, log: LogKey, message: Message) -> None:
         self.events.append(("unattended", log, message))
+
+    def attended(self, log: LogKey) -> bool:
+        return log not in self.away
 
     def displaced(self, session: SessionKey, generation: int, code: int, reason: str) -> None:
         self.events.append(("displaced", session, generation, code, reason))

@@ -280,7 +280,7 @@ class End(FileDescriptor):
         return max(0, self.network.capacity - used)
 
     def writable(self) -> bool:
-        return self.room() > 0 or bool(self.other.disconnected)
+        return self.room() > 0 or (bool(self.other.disconnected) and not self.link.silent)
 
     def readable(self) -> bool:
         return not self.link.silent and (bool(self.arrived) or self.finished)

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from zope.interface.verify import verifyObject
 
+from imgateway.core.counters import Counters
 from imgateway.errors import CloseCode
 from imgateway.frames import OutcomeCode, SessionKey, Start, log_of, parse_address
 from imgateway.interfaces import IBroker, IBrokerListener, LoginPolicy, Verdict
@@ -284,6 +285,25 @@ class BrokerContract:
         assert self.open(desk, "bob", "old", issued_at_s=150).verdict == Verdict.OK
         assert self.open(desk, "carol", issued_at_s=1).verdict == Verdict.OK
 
+    def test_a_renewed_token_counts_from_then_on(self, desk: Any) -> None:
+        session = SessionKey("bob", "phone")
+        opened = self.open(desk, "bob", issued_at_s=100)
+        assert desk.now(desk.broker.renew_session(session, opened.generation, 200)) == Verdict.OK
+        desk.now(desk.broker.revoke("bob", 150))
+        assert desk.listener.named("displaced") == []
+        assert desk.now(desk.broker.renew_session(session, opened.generation, 149)) == Verdict.REVOKED
+        assert desk.now(desk.broker.renew_session(session, opened.generation, 150)) == Verdict.OK
+        assert desk.now(desk.broker.renew_session(session, opened.generation - 1, 300)) == Verdict.OUTRUN
+
+    def test_what_it_measures(self, desk: Any) -> None:
+        self.send(desk, "user:bob", "user:carol", msg_id="1")
+        self.send(desk, "user:bob", msg_id="1")
+        counters = Counters()
+        desk.broker.measure(counters)
+        assert (counters.store_entries, counters.store_waiting, counters.store_dedup_ids) == (2, 0, 2)
+        assert counters.store_commits >= 1
+        assert (counters.store_retries, counters.store_waiting_bytes) == (0, 0)
+
     def test_positions_only_rise(self, desk: Any) -> None:
         session = SessionKey("bob", "phone")
         for n in range(3):
@@ -358,6 +378,16 @@ class BrokerContract:
         self.send(desk, "user:bob", "topic:x", msg_id="3")
         told = [(where, message.msg_id) for where, message in desk.listener.named("unattended")]
         assert told == [(log("user:bob"), "1"), (log("user:bob"), "3")]
+
+    def test_mail_for_a_session_without_a_link_is_told(self, desk: Any) -> None:
+        where = log("user:bob")
+        self.open(desk, "bob")
+        desk.now(desk.broker.watch(where))
+        desk.listener.away.add(where)
+        self.send(desk, "user:bob", msg_id="1")
+        desk.listener.away.clear()
+        self.send(desk, "user:bob", msg_id="2")
+        assert [message.msg_id for _, message in desk.listener.named("unattended")] == ["1"]
 
     def test_a_reset_log_has_an_epoch_of_its_own(self, desk: Any) -> None:
         before = self.send(desk, "user:bob", msg_id="1")[0]

@@ -41,7 +41,7 @@ POLL_S = 0.02
 
 
 def eventually(found: Callable[[], Any], within_s: float = DEADLINE_S, what: str = "it") -> Any:
-    """What `found` returns, once that is true. Blocks: only where the test's own reactor has nothing to do."""
+    """What `found` returns, once that is true. Blocks: only where the test's reactor has nothing to do."""
     deadline = time.monotonic() + within_s
     while not (result := found()):
         assert time.monotonic() < deadline, f"{what} did not happen within {within_s} s"

@@ -52,10 +52,10 @@ from imgateway.interfaces import (
     ICodec,
     Identity,
     IListener,
-    Opened,
-    Place,
     IProtocolAdapter,
     ISessionListener,
+    Opened,
+    Place,
     Traits,
     Verdict,
 )
@@ -254,7 +254,7 @@ class FakeBroker:
 
 @implementer(IPlugin, IAuthenticator)
 class Tokens:
-    """The token is the user's name; `identities` has those that mean more. `hold`: checks wait in `checks`."""
+    """The token is the user's name; `identities` has those that mean more. `hold`: they wait in `checks`."""
 
     name = "names"
 
@@ -442,9 +442,7 @@ class Peer:
 
     def shown(self) -> list[str]:
         """The ids of all messages that were delivered."""
-        return [
-            decode_message(one.message).msg_id for frame in self.of(Deliver) for one in frame.entries
-        ]
+        return [decode_message(one.message).msg_id for frame in self.of(Deliver) for one in frame.entries]
 
     @property
     def bye(self) -> Bye | None:

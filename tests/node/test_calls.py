@@ -128,7 +128,7 @@ def test_questions_have_a_rate() -> None:
     assert [code for _, code, _ in responses(svc)] == [0, 0, 0]
 
 
-# --------------------------------------------------------------------------------------------- we ask the client
+# ------------------------------------------------------------------------------------------ we ask the client
 
 
 def ask(rig: Rig, deadline_s: float = 10.0, body: bytes = b"?") -> list[Any]:

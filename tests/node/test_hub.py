@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
+from imgateway.core.cursor import State
 from imgateway.errors import CloseCode
 from imgateway.frames import (
     Acked,
@@ -24,7 +25,6 @@ from imgateway.frames import (
     parse_address,
     user_address,
 )
-from imgateway.core.cursor import State
 from imgateway.interfaces import Identity
 from imgateway.protocols.native import NativeAdapter
 from tests.node.rig import EPOCH, AsciiWire, Diary, Peer, Rig, entry
@@ -44,7 +44,7 @@ def reads(rig: Rig) -> list[tuple[int, int]]:
     return [(after, limit) for _, after, limit, _ in rig.broker.named("read")]
 
 
-# ----------------------------------------------------------------------------------------- live and catching up
+# --------------------------------------------------------------------------------------- live and catching up
 
 
 def test_live_entries_go_out_as_they_arrive() -> None:
@@ -53,7 +53,9 @@ def test_live_entries_go_out_as_they_arrive() -> None:
     rig.mail("bob", b"1")
     rig.mail("bob", b"2", b"3")
     assert ranges(bob) == [(0, 1, 1), (1, 3, 2)]
-    assert all((one.address, one.epoch, one.lane, one.gap) == (BOB, EPOCH, 0, False) for one in bob.of(Deliver))
+    assert all(
+        (one.address, one.epoch, one.lane, one.gap) == (BOB, EPOCH, 0, False) for one in bob.of(Deliver)
+    )
     assert reads(rig) == []
     assert (rig.counters.deliver_frames, rig.counters.entries_delivered) == (2, 3)
     bob.ack(3)
@@ -123,7 +125,7 @@ def test_a_read_that_answers_for_another_place_is_asked_again() -> None:
     rig.broker.store(LOG, entry(1), entry(2))
     wrong = [1]
     rig.broker.read_batch = lambda batch: replace(batch, after=batch.after + wrong.pop()) if wrong else batch
-    assert rig.login("bob").shown() == ["m1", "m2"]
+    assert ranges(rig.login("bob")) == [(0, 2, 2)]
 
 
 def test_a_read_that_finds_nothing_more_ends_the_reading() -> None:
@@ -142,7 +144,7 @@ def test_a_read_that_finds_nothing_looks_again_if_the_log_grew_meanwhile() -> No
     bob = rig.login("bob")
     rig.broker.hold = {"read"}
     rig.hub.moved(LOG, EPOCH, 2)
-    name, deferred, _ = rig.broker.waiting.pop()
+    _, deferred, _ = rig.broker.waiting.pop()
     rig.mail("bob", b"2", b"3")
     deferred.callback(Batch(EPOCH, 1, 1, (), False, 1))
     rig.broker.release("read")
@@ -197,7 +199,7 @@ def test_a_read_that_fails(flush_logged_errors: Any) -> None:
 def test_the_window_of_entries() -> None:
     rig = Rig()
     bob = rig.login("bob")
-    for n in range(100):
+    for _ in range(100):
         rig.mail("bob", b"x")
     assert ranges(bob)[-1] == (63, 64, 1)
     assert reads(rig) == []
@@ -212,7 +214,7 @@ def test_the_window_of_entries() -> None:
 def test_the_window_of_bytes() -> None:
     rig = Rig()
     bob = rig.login("bob")
-    for n in range(20):
+    for _ in range(20):
         rig.mail("bob", b"x" * 30_000)
     limits = rig.node.settings.limits
     assert len(bob.shown()) == 9, "over the window by less than one entry"
@@ -275,7 +277,7 @@ def test_a_link_that_is_clogged_lags_and_holds_nothing() -> None:
     rig = Rig()
     bob, eve = rig.login("bob"), rig.login("eve")
     bob.stop_reading()
-    for n in range(300):
+    for _ in range(300):
         rig.mail("bob", b"x" * 1000)
         rig.mail("eve", b"x")
         eve.ack(rig.broker.head(log_of(user_address("eve"))))
@@ -289,9 +291,16 @@ def test_a_link_that_is_clogged_lags_and_holds_nothing() -> None:
 
 @pytest.mark.parametrize("peers", [1, 20])
 def test_the_bytes_held_follow_the_formula(peers: int) -> None:
-    """Unsent per link ≤ delivery window + one entry + control limit + one answer; nothing per message waits."""
-    rig = Rig(set={"limits.deliver_window_bytes": 20_000, "limits.control_pause_bytes": 2_000,
-                   "limits.control_abort_bytes": 8_000, "quota.publish_rate": 0.0, "quota.pair_rate": 0.0})  # fmt: skip
+    """Unsent per link ≤ delivery window + one entry + control limit + one answer."""
+    rig = Rig(
+        set={
+            "limits.deliver_window_bytes": 20_000,
+            "limits.control_pause_bytes": 2_000,
+            "limits.control_abort_bytes": 8_000,
+            "quota.publish_rate": 0.0,
+            "quota.pair_rate": 0.0,
+        }
+    )
     limits, body = rig.node.settings.limits, 3000
     deaf = [rig.login(f"u{n}") for n in range(peers)]
     for peer in deaf:
@@ -326,7 +335,7 @@ def test_so_many_reads_at_once() -> None:
     assert rig.hub._reads == 0
 
 
-# --------------------------------------------------------------------------------------------- several devices
+# -------------------------------------------------------------------------------------------- several devices
 
 
 class Counting(NativeAdapter):
@@ -415,7 +424,7 @@ def test_closing_a_session_may_fail(flush_logged_errors: Any) -> None:
     assert flush_logged_errors(ZeroDivisionError)
 
 
-# -------------------------------------------------------------------------------------------------------- Pull
+# ------------------------------------------------------------------------------------------------------- Pull
 
 
 def test_history_while_catching_up() -> None:
@@ -495,3 +504,31 @@ def test_pull_of_what_the_wire_cannot_say_is_told_as_a_gap() -> None:
     mute.send(Pull(BOB), Ping())
     assert Entry(1, b"").seq == 1
     assert len(mute.frames) == 1, "a wire without ranges says nothing, and goes on"
+
+
+def test_qos_0_for_another_device_and_for_a_wire_that_cannot_say_it() -> None:
+    rig = Rig()
+    phone, web = rig.login("bob", "phone"), rig.login("bob", "web", wire=AsciiWire())
+    phone.publish("1", "device:bob/phone", qos=0)
+    phone.publish("2", "user:bob", body="ä".encode(), qos=0)
+    assert (phone.shown(), web.shown()) == (["1", "2"], [])
+    assert not rig.broker.parked
+
+
+def test_a_wire_that_cannot_even_say_an_empty_range() -> None:
+    class Terse(AsciiWire):
+        def codec(self, stream: bool, max_frame_bytes: int) -> Any:
+            codec = super().codec(stream, max_frame_bytes)
+            encode = codec.encode
+            codec.encode = lambda frame: (
+                None if isinstance(frame, Deliver) and not frame.entries else encode(frame)
+            )
+            return codec
+
+    rig = Rig()
+    bob = rig.login("bob", wire=Terse())
+    rig.broker.store(LOG, entry(1, only_device="web"), entry(2))
+    rig.broker.store(LOG, entry(3, only_device="web"))
+    rig.settle()
+    assert bob.shown() == ["m2"]
+    assert rig.session("bob").mailbox.sent == 3

@@ -44,7 +44,7 @@ def published(rig: Rig) -> list[str]:
     return [one.message.msg_id for (one,) in rig.broker.named("publish")]
 
 
-# -------------------------------------------------------------------------------------- what a publish becomes
+# ------------------------------------------------------------------------------------- what a publish becomes
 
 
 def test_who_and_when_are_the_gateways() -> None:
@@ -153,7 +153,9 @@ def test_business_code_publishes_past_quotas_but_not_past_the_limits() -> None:
     answers: list[Any] = []
     for n in range(5):
         rig.node.publish(Publish(str(n), (BOB,)), "shop").addCallback(answers.append)
-    rig.node.publish(Publish("5", (BOB, BOB, *to("device:bob/phone")), qos=0), "shop", "web").addCallback(answers.append)
+    rig.node.publish(Publish("5", (BOB, BOB, *to("device:bob/phone")), qos=0), "shop", "web").addCallback(
+        answers.append
+    )
     rig.node.publish(Publish("6", (BOB,), body=b"x" * 11), "shop").addCallback(answers.append)
     rig.settle()
     codes = [[outcome.code for outcome in answer] for answer in answers]
@@ -162,7 +164,7 @@ def test_business_code_publishes_past_quotas_but_not_past_the_limits() -> None:
     assert rig.broker.named("publish")[0][0].message.device == "api"
 
 
-# ------------------------------------------------------------------------------------------ window, quota, store
+# --------------------------------------------------------------------------------------- window, quota, store
 
 
 def test_the_window_holds_the_reading_until_an_answer_comes() -> None:
@@ -310,7 +312,7 @@ def test_an_answer_for_a_link_that_is_gone() -> None:
     assert rig.counters.outcomes == {OK: 1}
 
 
-# ------------------------------------------------------------------------------------------------ interceptors
+# ----------------------------------------------------------------------------------------------- interceptors
 
 
 @implementer(IPlugin, IInterceptor)

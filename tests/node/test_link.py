@@ -1,4 +1,4 @@
-"""Bad input, deadlines, and peers that do not read: one link ends with its code, the others notice nothing."""
+"""Bad input, deadlines, peers that do not read: one link ends with its code, the others notice nothing."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def events() -> Any:
     globalLogPublisher.removeObserver(seen.append)
 
 
-# ------------------------------------------------------------------------------------------------ bad input
+# -------------------------------------------------------------------------------------------------- bad input
 
 
 def test_a_frame_before_hello() -> None:
@@ -164,7 +164,7 @@ def test_what_comes_after_the_end_counts_for_nothing() -> None:
     assert rig.counters.links_closed == {CloseCode.KICKED: 1}
 
 
-# ------------------------------------------------------------------------------------------------ deadlines
+# -------------------------------------------------------------------------------------------------- deadlines
 
 
 def test_ten_seconds_for_the_greeting() -> None:
@@ -310,7 +310,7 @@ def test_a_link_has_few_entries_at_the_wheel() -> None:
     assert len(armed) <= 4
 
 
-# ---------------------------------------------------------------------------------- peers that do not read
+# ------------------------------------------------------------------------------------- peers that do not read
 
 
 def test_unread_answers_stop_the_reading_then_cut_the_link() -> None:
@@ -392,7 +392,7 @@ def test_publishing_and_never_reading_the_acks() -> None:
     assert rig.clock.seconds() == before
 
 
-# ------------------------------------------------------------------------------------------ pause and resume
+# ------------------------------------------------------------------------------------------- pause and resume
 
 
 def test_frames_held_while_paused_come_in_order_and_once() -> None:
@@ -469,3 +469,14 @@ def test_a_response_larger_than_a_frame_is_an_error_not_a_silence() -> None:
 def test_traits_are_the_wires() -> None:
     assert NativeAdapter().traits == Traits()
     assert parse_address("user:bob") == BOB
+
+
+def test_a_deadline_before_the_one_that_was_waited_for() -> None:
+    rig = Rig()
+    bob = rig.login("bob")
+    rig.advance(15)
+    rig.mail("bob", b"1")
+    rig.advance(29.5)
+    assert bob.code is None
+    rig.advance(1)
+    assert bob.code is CloseCode.ACK_TIMEOUT

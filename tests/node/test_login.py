@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from twisted.internet.defer import Deferred
 
 from imgateway.errors import CloseCode, LoginRefused
 from imgateway.frames import (
@@ -36,7 +37,7 @@ def at(seq: int, epoch: int = EPOCH) -> tuple[ResumePoint, ...]:
     return (ResumePoint(BOB, 0, epoch, seq),)
 
 
-# -------------------------------------------------------------------------------------------------- refused
+# ---------------------------------------------------------------------------------------------------- refused
 
 
 @pytest.mark.parametrize(
@@ -96,7 +97,7 @@ def test_an_authenticator_or_broker_with_a_fault(flush_logged_errors: Any) -> No
     assert (rig.gate.waiting, rig.gate.checking) == (0, 0)
 
 
-# -------------------------------------------------------------------------------------------------- welcome
+# ---------------------------------------------------------------------------------------------------- welcome
 
 
 def test_what_welcome_says() -> None:
@@ -178,7 +179,7 @@ def test_nothing_goes_out_before_welcome() -> None:
     assert bob.kinds() == [Welcome, Deliver]
 
 
-# ------------------------------------------------------------------------------------- gone in the meantime
+# --------------------------------------------------------------------------------------- gone in the meantime
 
 
 @pytest.mark.parametrize("step", ["check", "open", "watch", "reset"])
@@ -381,7 +382,7 @@ def _raising_diaries(request: Any, flush_logged_errors: Any) -> Any:
         assert len(flush_logged_errors(ZeroDivisionError)) == 2
 
 
-# --------------------------------------------------------------------------------------------- renew, expiry
+# ---------------------------------------------------------------------------------------------- renew, expiry
 
 
 def expiring(rig: Rig, token: str, in_s: int, user: str = "bob", device: str = "") -> None:
@@ -475,7 +476,10 @@ def test_an_answer_to_renew_that_comes_in_the_turn_of_the_end() -> None:
 
 def test_revoked() -> None:
     rig = Rig("memory")
-    rig.tokens.identities |= {"old": Identity("bob", issued_at_s=100), "new": Identity("bob", issued_at_s=300)}
+    rig.tokens.identities |= {
+        "old": Identity("bob", issued_at_s=100),
+        "new": Identity("bob", issued_at_s=300),
+    }
     old, new = rig.login("bob", "a", token="old"), rig.login("bob", "b", token="new")
     rig.node.revoke("bob", 200)
     rig.settle()
@@ -483,7 +487,7 @@ def test_revoked() -> None:
     assert rig.login("bob", "a", token="old").code is CloseCode.REVOKED
 
 
-# ------------------------------------------------------------------------------------------------- the gate
+# --------------------------------------------------------------------------------------------------- the gate
 
 
 def test_limits_of_those_who_have_not_greeted() -> None:
@@ -570,3 +574,19 @@ def test_pauses_are_told_apart() -> None:
     names = [pause.name for pause in Pause]
     assert len(names) == len(set(names)) == 10
     assert FakeBroker().dedup_s
+
+
+def test_an_authenticator_that_answers_after_it_was_given_up() -> None:
+    rig = Rig()
+    stubborn: Deferred[Any] = Deferred(lambda deferred: deferred.callback(Identity("bob")))
+    rig.tokens.authenticate = lambda hello, peer: stubborn
+    rig.login("bob").cut()
+    assert rig.broker.named("open") == []
+    assert rig.gate.checking == 0
+
+
+def test_a_token_for_a_name_that_no_address_can_have() -> None:
+    rig = Rig()
+    rig.tokens.identities["t"] = Identity("x" * 65)
+    assert rig.login("bob", token="t").code is CloseCode.BAD_FRAME
+    assert rig.broker.named("open") == []

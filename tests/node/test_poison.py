@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from imgateway.frames import Deliver, Entry, Hello, Ping, SessionKey, log_of, user_address
 from imgateway.frames import ResumePoint as Point
@@ -115,10 +116,7 @@ def test_a_log_that_answers_elsewhere_while_an_offer_is_read() -> None:
     rig.broker.store(LOG, entry(1), entry(2))
     rig.broker.acked[KEY], rig.broker.parked[KEY] = 2, (1,)
     wrong = [1]
-    read_batch = lambda batch: batch if not wrong else type(batch)(  # noqa: E731
-        batch.epoch, batch.after + wrong.pop(), batch.upto, batch.entries, False, batch.head
-    )
-    rig.broker.read_batch = read_batch
+    rig.broker.read_batch = lambda batch: replace(batch, after=batch.after + wrong.pop()) if wrong else batch
     assert ranges(rig.login("bob")) == [(0, 2, [1])]
 
 
@@ -129,7 +127,7 @@ def test_a_parked_entry_moves_the_position_where_nothing_else_is_owed() -> None:
     assert (rig.broker.acked[KEY], rig.broker.parked[KEY]) == (1, (1,))
 
 
-# ------------------------------------------------------------------------------------- wires without acks
+# ----------------------------------------------------------------------------------------- wires without acks
 
 
 def test_what_the_peers_system_has_taken_counts_when_it_speaks() -> None:
@@ -158,7 +156,7 @@ def test_its_window_opens_the_same_way() -> None:
     assert len(bob.shown()) == 100
 
 
-# ---------------------------------------------------------------------------------------------- poison
+# ----------------------------------------------------------------------------------------------------- poison
 
 
 class Raising(AsciiWire):
@@ -193,7 +191,7 @@ def test_a_codec_that_raises_parks(flush_logged_errors: Any) -> None:
 bodies = st.one_of(
     st.binary(max_size=20),
     st.text(max_size=8).map(lambda text: text.encode("utf-8", "surrogatepass")),
-    st.sampled_from([b"\xff", b"\x00", "\ud800".encode("utf-8", "surrogatepass"), b"x" * 70_000]),
+    st.sampled_from([b"\xff", b"\x00", "\ud800".encode("utf-8", "surrogatepass"), b"x" * 400]),
 )
 odd_entries = bodies.map(lambda body: Entry(0, message("m", body)))
 

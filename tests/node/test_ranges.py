@@ -1,7 +1,7 @@
 """What a client showed and the gaps it was told cover its log exactly, nothing twice, always rising.
 
-A modelled client with a real node on the real broker in memory, under random publishes, acknowledgements, cuts,
-resumes with and without a position, clogged links and logins of a second device.
+A modelled client with a real node on the real broker in memory, under random publishes, acknowledgements,
+cuts, resumes with and without a position, clogged links and logins of a second device.
 """
 
 from __future__ import annotations
@@ -161,6 +161,4 @@ class Conversation(RuleBasedStateMachine):
 
 
 TestConversation = Conversation.TestCase
-TestConversation.settings = settings(
-    max_examples=60, stateful_step_count=40, deadline=None, derandomize=True
-)
+TestConversation.settings = settings(max_examples=60, stateful_step_count=40, deadline=None, derandomize=True)

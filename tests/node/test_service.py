@@ -32,13 +32,13 @@ from imgateway.frames import (
     SeenKind,
     Subscribe,
     Subscribed,
+    Told,
     Unsubscribe,
     Unsubscribed,
     Welcome,
     parse_address,
     user_address,
 )
-from imgateway.frames import Told
 from imgateway.testing.wires import outcome
 from tests.node.rig import FakeListener, Rig
 from tests.node.test_calls import Shop
@@ -47,7 +47,7 @@ BOB = user_address("bob")
 ROOM = parse_address("room:7")
 
 
-# ------------------------------------------------------------------------------------------------------ frames
+# ----------------------------------------------------------------------------------------------------- frames
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,9 @@ def test_frames_of_later_features_are_refused(frame: Any) -> None:
     rig = Rig()
     bob = rig.login("bob").send(frame)
     assert bob.of(Refused) == [
-        Refused(FRAME_NAMES[type(frame)], "room:7", RefusedCode.NOT_SUPPORTED, "not supported by this gateway")
+        Refused(
+            FRAME_NAMES[type(frame)], "room:7", RefusedCode.NOT_SUPPORTED, "not supported by this gateway"
+        )
     ]
     assert bob.code is None
     assert rig.counters.refused == {RefusedCode.NOT_SUPPORTED: 1}
@@ -93,7 +95,7 @@ def test_frames_behind_a_goodbye() -> None:
     assert rig.broker.named("publish") == []
 
 
-# ------------------------------------------------------------------------------------------------- start, stop
+# ------------------------------------------------------------------------------------------------ start, stop
 
 
 def test_start_and_stop_in_order() -> None:
@@ -175,7 +177,7 @@ def test_a_listener_that_does_not_stop(flush_logged_errors: Any) -> None:
     assert flush_logged_errors(ZeroDivisionError)
 
 
-# ------------------------------------------------------------------------------------------------------- drain
+# ------------------------------------------------------------------------------------------------------ drain
 
 
 def test_draining_is_paced_and_jittered() -> None:
@@ -247,7 +249,7 @@ def test_a_deadline_with_a_fault_of_its_own(flush_logged_errors: Any) -> None:
     assert flush_logged_errors(ZeroDivisionError)
 
 
-# ------------------------------------------------------------------------------------------------------ reload
+# ----------------------------------------------------------------------------------------------------- reload
 
 
 class Nobody:
@@ -316,7 +318,7 @@ def test_measures() -> None:
     assert outcome(rig.node.sessions("bob")) == [()]
 
 
-# ------------------------------------------------------------------------------------------------------ memory
+# ----------------------------------------------------------------------------------------------------- memory
 
 
 def test_a_closed_link_leaves_no_cycle() -> None:
@@ -367,8 +369,8 @@ def test_an_idle_session_is_small() -> None:
         rig.broker.calls.clear()
         gc.collect()
         node = tracemalloc.get_traced_memory()[0] - before
-        snapshot = tracemalloc.take_snapshot().filter_traces([tracemalloc.Filter(True, "*/imgateway/node/*"),
-                                                              tracemalloc.Filter(True, "*/imgateway/core/*")])  # fmt: skip
+        rooms = [tracemalloc.Filter(True, f"*/imgateway/{room}/*") for room in ("node", "core")]
+        snapshot = tracemalloc.take_snapshot().filter_traces(rooms)
         ours = sum(stat.size for stat in snapshot.statistics("filename"))
     finally:
         tracemalloc.stop()
@@ -378,3 +380,14 @@ def test_an_idle_session_is_small() -> None:
 
 def test_values_of_this_file() -> None:
     assert DeliverAck((Acked(BOB, 1, 1),)).acks[0].upto == 1
+
+
+def test_who_is_there() -> None:
+    rig = Rig("memory")
+    rig.login("bob", "phone")
+    rig.login("bob", "web").cut()
+    found = outcome(rig.node.sessions("bob"))
+    rig.settle()
+    assert {one.session.device: one.online for one in found[0]} == {"phone": True, "web": False}
+    elsewhere = replace(found[0][0], node="n.2", online=True)
+    assert rig.node._seen_here(elsewhere) is elsewhere

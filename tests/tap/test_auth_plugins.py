@@ -74,13 +74,13 @@ def test_an_unknown_name_is_told_with_those_that_there_are(monkeypatch: pytest.M
     install(monkeypatch, Anybody())
     with pytest.raises(ConfigError, match=r"^auth\.authenticator: .*'nobody'; there are anybody, token$"):
         find_authenticator(AuthSettings(authenticator="nobody"), "nowhere", lambda: 0.0)
-    with pytest.raises(ConfigError, match=r"^auth\.policy: .* strict; there are default"):
+    with pytest.raises(ConfigError, match=r"^auth\.policy: .*'strict'; there are default"):
         find_policy(AuthSettings(policy="strict"))
 
 
 def test_a_package_that_takes_our_name_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     install(monkeypatch, Anybody("token"))
-    with pytest.raises(ConfigError, match=r"several plugins have the name .token.: .*Anybody.*_Token"):
+    with pytest.raises(ConfigError, match=r"several plugins have the name 'token': .*Anybody.*_Token"):
         find_authenticator(AuthSettings(), "nowhere", lambda: 0.0)
 
 

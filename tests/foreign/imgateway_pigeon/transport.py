@@ -1,4 +1,4 @@
-"""``pigeon``: TCP, but each bit is turned round on the way. Nothing of the house's own transports is in it."""
+"""``pigeon``: TCP, but each bit is turned round on the way. Nothing of the house is in it but interfaces."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
