@@ -58,6 +58,8 @@ class Carriage(Struct, frozen=True):
     """Its browsers come from anywhere; without it a listener's origin allow-list counts."""
     max_frame_bytes: int = 1_048_576
     """The largest frame that either side may send."""
+    expansion: int = 1
+    """Bytes that one byte of a body may take in a frame; limits on frames are multiplied by it."""
 
 
 class Traits(Struct, frozen=True):
@@ -454,12 +456,6 @@ class IGateway(Interface):
 
     def kick(user: str, device: str | None, reason: str) -> Deferred[int]:
         """Close a user's sessions (all, or one device's) with KICKED; fires with how many there were."""
-
-    def renew_session(session: SessionKey, generation: int, issued_at_s: int) -> Deferred[Verdict]:
-        """The session has a new token: OK, or REVOKED if it was issued too early, or OUTRUN."""
-
-    def measure(counters: Any) -> None:
-        """Set the ``store_…`` fields of a `core.counters.Counters`: called when they are about to be read."""
 
     def sessions(user: str) -> Deferred[tuple[Presence, ...]]:
         """The user's sessions on all nodes; those whose client may yet come back are not online."""

@@ -137,6 +137,10 @@ class Hub:
         for listener in self._listeners:
             self._tell(listener.stored_offline, log.address, message)
 
+    def attended(self, log: LogKey) -> bool:
+        """Whether one of the log's sessions has a link."""
+        return any(session.link is not None for session in self._at.get(log, ()))
+
     def displaced(self, session: SessionKey, generation: int, code: int, reason: str) -> None:
         """Another login took over: close and forget this generation.
 

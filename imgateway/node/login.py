@@ -258,12 +258,21 @@ class Login:
         checking.addCallback(self._renewed, link)
         checking.addErrback(self._refused, link)
 
-    def _renewed(self, identity: Identity, link: Link) -> None:
+    def _renewed(self, identity: Identity, link: Link) -> Deferred[None] | None:
         session = link.session
         if session is None:
-            return
+            return None
         if identity.user != session.key.user or identity.device not in ("", session.key.device):
             raise LoginRefused("the token is for somebody else")
+        renewing = self._broker.renew_session(session.key, session.generation, identity.issued_at_s)
+        return renewing.addCallback(self._prolonged, identity, link, session)
+
+    def _prolonged(self, verdict: Verdict, identity: Identity, link: Link, session: Session) -> None:
+        if link.session is not session:
+            return
+        if verdict is not Verdict.OK:
+            code, reason = REFUSALS[verdict]
+            raise LoginRefused(reason, code)
         session.identity = identity
         link.expire_token(self._token_deadline(identity))
         link.send(Renewed(identity.expires_at_s * 1000))

@@ -263,6 +263,7 @@ class Node:
         counters.held_unsent_bytes = sum(link.connection.unsent() for link in links)
         counters.sessions = len(self.hub.sessions)
         counters.sessions_linked = sum(session.link is not None for session in self.hub.sessions.values())
+        self._broker.measure(counters)
         return counters.read()
 
     def limits_for(self, identity: Identity) -> Limits:

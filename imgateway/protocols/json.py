@@ -173,7 +173,14 @@ class JsonAdapter:
     """``json``: text messages only, for WebSocket."""
 
     name = "json"
-    carriage = Carriage(stream=False, text=True, subprotocols=("imgateway.v1.json",))
+    # A control character is written \u00XX: six bytes for one.
+    carriage = Carriage(
+        stream=False,
+        text=True,
+        subprotocols=("imgateway.v1.json",),
+        max_frame_bytes=6 * 1_048_576,
+        expansion=6,
+    )
     traits = Traits()
 
     def codec(self, stream: bool, max_frame_bytes: int) -> ICodec:

@@ -219,11 +219,16 @@ def test_session_listeners_are_told(build: Build, wire: Wire) -> None:
     house.settle()
     bob = house.login(wire, "bob")
     bob.send(Bye(0))
-    house.login(wire, "alice").publish("user:bob", "m1")
+    alice = house.login(wire, "alice")
+    alice.publish("user:bob", "m1")
+    alice.link.cut()
+    house.login(wire, "dan").publish("user:alice", "m2")  # her session waits, but she is not there
     assert diary.pages == [
         ("opened", "bob"),
         ("resumed", "bob"),
         ("closed", "bob", 0),
         ("opened", "alice"),
         ("stored", "bob", "m1"),
+        ("opened", "dan"),
+        ("stored", "alice", "m2"),
     ]

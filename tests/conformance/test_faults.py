@@ -178,6 +178,31 @@ def test_one_that_publishes_and_never_reads_its_answers_is_stopped_then_cut(buil
     assert house.node.counters.links_closed[CloseCode.SLOW_READER] == 1
 
 
+def test_more_than_may_wait_for_the_store_stops_the_publishers_alone(build: Build, wire: Wire) -> None:
+    house = build(
+        settings(
+            broker={"waiting_entries": 20, "batch_entries": 10},
+            limits={"publish_window": 500},
+        )
+    )
+    alice, bob = house.login(wire, "alice"), house.login(wire, "bob")
+    for number in range(200):
+        alice.say(publication("user:bob", f"m{number}"))
+        house.network.settle()  # the store does nothing meanwhile
+    assert house.node.hub.is_congested
+    assert house.health["load"][0] is False
+    assert not alice.frames
+    assert sum(link.paused() for link in house.node.exchange.links) == 1
+    bob.say(Ping(1))
+    house.network.settle()
+    assert bob.frames == [Pong(1, house.wall_ms())]
+    bob.frames.clear()
+    house.settle()
+    assert [alice.take(PublishAck).msg_id for _ in range(200)] == [f"m{number}" for number in range(200)]
+    assert len(bob.messages()) == 200
+    assert house.health["load"][0] is True
+
+
 def test_a_flood_of_pings_waits_like_any_flood(house: House, wire: Wire) -> None:
     client = house.login(wire)
     client.send(*[Ping(number) for number in range(500)])

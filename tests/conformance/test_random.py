@@ -1,8 +1,8 @@
 """A long random life over each wire, held against a model of what every device must have seen.
 
-Links are cut and fall silent, readers stop, acknowledgements are held back, messages repeated, positions named
-or left to the gateway, bytes come in odd pieces. Each device's shown seqs rise, continue each other, and in the
-end are exactly what was acknowledged to the publishers as being in the log.
+Links are cut and fall silent, readers stop, acknowledgements are held back, messages repeated, positions
+named or left to the gateway, bytes come in odd pieces. Each device's shown seqs rise, continue each other,
+and in the end are exactly what was acknowledged to the publishers as being in the log.
 """
 
 from __future__ import annotations

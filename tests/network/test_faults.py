@@ -16,7 +16,7 @@ from twisted.internet import task
 
 from imgateway.client import Client
 from imgateway.core.retry import fixed
-from imgateway.errors import RequestFailed
+from imgateway.errors import CloseCode, RequestFailed
 
 from .flows import Flow
 from .nodes import Node, soon, until
@@ -227,3 +227,19 @@ async def test_a_crowd_that_never_says_hello_is_turned_out_and_nobody_notices(
             one.close()
         await flow.close()
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_garbage_is_counted_and_logged_once_with_its_peer(make_node: Callable[..., Node]) -> None:
+    node = make_node().start()
+    peers = []
+    for _ in range(3):
+        with socket.create_connection(("127.0.0.1", node.tcp), 5) as peer:
+            peers.append(f"127.0.0.1:{peer.getsockname()[1]}")
+            peer.sendall(b"\x04\xff\xff\xff\xff")
+            while peer.recv(100):  # its Bye, and the end
+                pass
+    assert node.measure("imgateway_protocol_errors_total") == 3
+    lines = [record for record in node.records() if record.get("peer") in peers]
+    assert [line["peer"] for line in lines] == peers
+    assert {line["code"] for line in lines} == {CloseCode.BAD_FRAME}
+    assert node.ask("readyz")[0] == 200

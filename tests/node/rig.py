@@ -244,6 +244,13 @@ class FakeBroker:
         self.calls.append(("close", session, generation))
         return self.answer("close", lambda: None)
 
+    def renew_session(self, session: SessionKey, generation: int, issued_at_s: int) -> Deferred[Any]:
+        self.calls.append(("renew", session, generation, issued_at_s))
+        return self.answer("renew", lambda: self.verdict)
+
+    def measure(self, counters: Any) -> None:
+        counters.store_waiting = len(self.waiting)
+
     def sessions(self, user: str) -> Deferred[Any]:
         return succeed(())
 

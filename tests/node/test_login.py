@@ -590,3 +590,29 @@ def test_a_token_for_a_name_that_no_address_can_have() -> None:
     rig.tokens.identities["t"] = Identity("x" * 65)
     assert rig.login("bob", token="t").code is CloseCode.BAD_FRAME
     assert rig.broker.named("open") == []
+
+
+def test_a_fresh_token_that_was_revoked_before_it_was_shown() -> None:
+    rig = Rig()
+    bob, eve = rig.login("bob"), rig.login("eve")
+    rig.broker.hold = {"renew"}
+    bob.send(Renew("bob"))
+    eve.send(Renew("eve")).cut()
+    rig.broker.verdict = Verdict.REVOKED
+    rig.broker.release("renew")
+    rig.broker.release("renew")
+    rig.settle()
+    assert bob.code is CloseCode.REVOKED
+    assert bob.of(Renewed) == eve.of(Renewed) == []
+
+
+def test_a_renewed_session_outlives_a_revocation_of_its_first_token() -> None:
+    rig = Rig("memory")
+    rig.tokens.identities |= {
+        "old": Identity("bob", issued_at_s=100),
+        "new": Identity("bob", issued_at_s=300),
+    }
+    bob = rig.login("bob", token="old").send(Renew("new"))
+    rig.node.revoke("bob", 200)
+    rig.settle()
+    assert (len(bob.of(Renewed)), bob.code) == (1, None)

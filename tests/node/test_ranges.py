@@ -104,6 +104,19 @@ class Conversation(RuleBasedStateMachine):
         self.peer.ack(upto, self.epoch)
         self.read()
 
+    @precondition(lambda self: self.peer is not None and self.peer.client.reading)
+    @rule()
+    def catch_up(self) -> None:
+        """Who acknowledges all that it gets is shown everything, without waiting for a newer message."""
+        assert self.peer is not None
+        self.read()
+        while len(self.shown) < self.number:
+            before = len(self.shown)
+            self.acked = max(self.acked, self.at)
+            self.peer.ack(self.at, self.epoch)
+            self.read()
+            assert len(self.shown) > before, "it got stuck"
+
     @precondition(lambda self: self.peer is not None)
     @rule()
     def stop_reading(self) -> None:
@@ -149,11 +162,7 @@ class Conversation(RuleBasedStateMachine):
             self.peer = None
         self.login(True, 0)
         assert self.peer is not None
-        while len(self.shown) < self.number:
-            before = len(self.shown)
-            self.peer.ack(self.at, self.epoch)
-            self.read()
-            assert len(self.shown) > before, "it got stuck"
+        self.catch_up()
         self.nothing_twice_nothing_lost()
         assert [ack.msg_id for ack in self.sender.of(PublishAck)] == [
             str(n) for n in range(1, self.number + 1)

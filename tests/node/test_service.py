@@ -315,6 +315,7 @@ def test_measures() -> None:
     assert (values["links_open"], values["links_pending"], values["links_accepted"]) == (3, 1, 4)
     assert (values["sessions"], values["sessions_linked"], values["logins"]) == (3, 2, 3)
     assert values["held_unsent_bytes"] == deaf.server.unsent() > 0
+    assert values["store_waiting"] == 0
     assert outcome(rig.node.sessions("bob")) == [()]
 
 
