@@ -122,7 +122,9 @@ class IConnection(Interface):
     )
     secure = Attribute("bool: the bytes are encrypted up to this process")
     stream = Attribute("bool: a byte stream without message borders")
-    max_message_bytes = Attribute("int, settable: take no larger message than this, below the wire's limit; 0: the wire's. Not for streams")
+    max_message_bytes = Attribute(
+        "int, settable: take no larger message than this, below the wire's limit; 0: the wire's. Not for streams"
+    )
 
     def send(data: bytes) -> None:
         """Send bytes (a message transport: one message). Collected, and written once at the end of the

@@ -552,9 +552,7 @@ class EmbeddedBroker:
     def record(self, session: SessionKey, generation: int, data: bytes) -> None:
         self._sessions.record(session, generation, data)
 
-    def renew_session(
-        self, session: SessionKey, generation: int, issued_at_s: int
-    ) -> Deferred[Verdict]:
+    def renew_session(self, session: SessionKey, generation: int, issued_at_s: int) -> Deferred[Verdict]:
         return self._sessions.renew(session, generation, issued_at_s)
 
     def close_session(self, session: SessionKey, generation: int, forget: bool = False) -> Deferred[None]:

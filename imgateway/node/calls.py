@@ -107,7 +107,9 @@ class Calls:
         working.addCallback(self._is_body)
         working.addErrback(self._failed, request)
         working.addCallback(self._answered, link, session, request)
-        working.addErrback(lambda failure: log.failure("an answer could not be sent", failure, link=link.id))
+        working.addErrback(
+            lambda failure: log.failure("an answer could not be sent", failure, **link.about())
+        )
 
     def _is_body(self, body: bytes) -> bytes:
         if not isinstance(body, bytes):

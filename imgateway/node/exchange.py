@@ -18,6 +18,7 @@ from imgateway.core.session import Session, for_device
 from imgateway.core.wheel import Wheel
 from imgateway.errors import CloseCode, UnexpectedFrame
 from imgateway.frames import (
+    DURABLE_KINDS,
     FRAME_NAMES,
     Batch,
     Bye,
@@ -71,11 +72,13 @@ class Exchange:
         wall_ms: Callable[[], int],
         counters: Counters,
         max_frame_bytes: int,
+        incarnation: str,
     ) -> None:
         self.limits = limits
         self.session = session
         self.counters = counters
         self.max_frame_bytes = max_frame_bytes
+        self.incarnation = incarnation
         self.links: set[Link] = set()
         self.leaving = False
         self.now = now
@@ -104,7 +107,7 @@ class Exchange:
             self.counters.links_closed[CloseCode.TOO_MANY_LINKS] += 1
             return None
         self._number += 1
-        link = Link(connection, self, f"l{self._number:x}")
+        link = Link(connection, self, self._number)
         self.links.add(link)
         self.counters.links_accepted += 1
         return link
@@ -164,7 +167,7 @@ class Exchange:
         if not self._ingress.policy.may(session.identity, "read", frame.address):
             self._refuse(link, frame, address_text(frame.address), RefusedCode.FORBIDDEN, "not yours to read")
             return
-        if frame.address.kind not in ("user", "topic", "service") or frame.lane:
+        if frame.address.kind not in DURABLE_KINDS or frame.lane:
             self._refuse(link, frame, address_text(frame.address), RefusedCode.NOT_SUPPORTED, "no such log")
             return
         link.pause(Pause.PULL)

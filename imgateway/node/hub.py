@@ -33,6 +33,7 @@ from imgateway.frames import (
     LogKey,
     Message,
     SessionKey,
+    address_text,
     log_of,
     user_address,
 )
@@ -114,7 +115,7 @@ class Hub:
         """The log grew: whoever is live reads."""
         for session in self._at.get(log, ()):
             if session.mailbox.moved(head) is Step.READ:
-                self._read(session)
+                self._read(session)  # which finds out if the epoch is another
 
     def passed(self, address: Address, entry: Entry) -> None:
         """qos 0: to the links that can take it now."""
@@ -236,7 +237,7 @@ class Hub:
         try:
             data = link.codec.encode(frame)
         except Exception:
-            log.failure("the codec of {wire} raised; its entries are parked", wire=link.wire, link=link.id)
+            log.failure("the codec of {wire} raised; its entries are parked", **link.about())
             data = None
         if shared is not None and wire:
             shared[wire] = data
@@ -339,7 +340,7 @@ class Hub:
                 seq, end = parking.offer()
                 owed = tuple(entry for entry in batch.entries if entry.seq == seq)
                 self._deliver(session, cursor.sent, end, owed, False)
-        elif batch.after == cursor.sent:
+        elif cursor.read(batch.after) is Step.SEND:
             if batch.upto > batch.after:
                 self._deliver(session, batch.after, batch.upto, batch.entries, batch.gap)
             elif cursor.head == head:  # else it grew meanwhile: look again
@@ -445,6 +446,12 @@ class Hub:
             self._end(session, code, reason)
 
     def _end(self, session: Session, code: int, reason: str) -> None:
+        log.debug(
+            "session ended: {reason}",
+            reason=reason,
+            code=int(code),
+            session=address_text(Address("device", *session.key)),
+        )
         del self.sessions[session.key]
         self._leave(session)
         self.broker.close_session(session.key, session.generation).addErrback(
@@ -482,6 +489,7 @@ class Hub:
         try:
             call(*args)
         except Exception:
+            self._counters.plugin_errors["listener"] += 1
             log.failure("a session listener raised")
 
     def end_all(self) -> None:

@@ -22,7 +22,7 @@ from imgateway.core.counters import Counters
 from imgateway.core.handshake import Event, LinkState, after
 from imgateway.core.session import Session
 from imgateway.errors import CloseCode, LinkError, ProtocolError
-from imgateway.frames import Bye, Frame, Hello, Ping
+from imgateway.frames import Address, Bye, Frame, Hello, Ping, address_text
 from imgateway.interfaces import ICodec, IConnection, IProtocolAdapter, IReceiver
 
 __all__ = ("Desk", "Link", "Pause")
@@ -61,6 +61,7 @@ class Desk(Protocol):
     session: SessionSettings
     counters: Counters
     max_frame_bytes: int
+    incarnation: str
 
     def now(self) -> float: ...
     def arm(self, due: float, wake: Callable[[float], None]) -> None: ...
@@ -83,6 +84,7 @@ class Link:
         "_control",
         "_control_since",
         "_due",
+        "_expansion",
         "_frames",
         "_held",
         "_pauses",
@@ -93,7 +95,7 @@ class Link:
         "connection",
         "desk",
         "heard",
-        "id",
+        "number",
         "session",
         "source",
         "state",
@@ -103,11 +105,11 @@ class Link:
         "wire",
     )
 
-    def __init__(self, connection: IConnection, desk: Desk, ident: str) -> None:
+    def __init__(self, connection: IConnection, desk: Desk, number: int) -> None:
         self.connection = connection
         self.source = connection.source  # as it was counted: a lost connection knows it no more
         self.desk = desk
-        self.id = ident
+        self.number = number
         self.state = LinkState.CONNECTED
         self.session: Session | None = None
         self.traits: Any = None
@@ -118,7 +120,8 @@ class Link:
         self.waiting = True
         self._codec: Any = None
         self._frames: Iterator[Frame | bytes] | None = None
-        self._held: list[bytes] = []
+        self._held: list[bytes] | None = None
+        self._expansion = 1
         self._pauses = 0
         self._pinged = False
         self._running = False
@@ -129,7 +132,19 @@ class Link:
         self._arrived_bytes = 0
         self._due = now + desk.limits.login_timeout_s
         connection.max_message_bytes = desk.limits.login_bytes
-        desk.arm(self._due, self.wake)
+        desk.arm(self._due, self)
+
+    def about(self) -> dict[str, Any]:
+        """The fields by which log lines tell links and sessions apart. `trace` is unique among all
+        processes."""
+        fields = {
+            "trace": f"{self.desk.incarnation}.{self.number:x}",
+            "peer": self.connection.peer,
+            "wire": self.wire,
+        }
+        if self.session is not None:
+            fields["session"] = address_text(Address("device", *self.session.key))
+        return fields
 
     # ------------------------------------------------------------------------------------------- from below
 
@@ -140,7 +155,8 @@ class Link:
         self.state = after(self.state, Event.OPENED)
         self.wire = wire.name
         self.traits = wire.traits
-        self._codec = wire.codec(self.connection.stream, self.desk.max_frame_bytes)
+        self._expansion = wire.carriage.expansion
+        self._codec = wire.codec(self.connection.stream, self.desk.max_frame_bytes * self._expansion)
 
     def received(self, data: bytes) -> None:
         """A chunk or a message came in."""
@@ -157,6 +173,8 @@ class Link:
         elif not self.traits.acks:
             self.desk.heard_without_acks(self)
         if self._pauses or self._running:
+            if self._held is None:
+                self._held = []
             self._held.append(data)
         else:
             self._run(data)
@@ -213,12 +231,7 @@ class Link:
         except LinkError as error:
             self.fail(error)
         except Exception:
-            log.failure(
-                "link {link}: a frame could not be handled",
-                link=self.id,
-                peer=self.connection.peer,
-                wire=self.wire,
-            )
+            log.failure("a frame could not be handled", **self.about())
             self.close(CloseCode.INTERNAL_ERROR, "internal error")
         finally:
             self._running = False
@@ -276,7 +289,8 @@ class Link:
     def accepted(self) -> None:
         """The login is over; frames may be exchanged. The caller sends Welcome, then resumes LOGIN."""
         self.state = after(self.state, Event.ACCEPTED)
-        self.connection.max_message_bytes = self.desk.max_frame_bytes
+        self.connection.max_message_bytes = self.desk.max_frame_bytes * self._expansion
+        self._arrived_bytes = 0
 
     @property
     def codec(self) -> ICodec:
@@ -289,7 +303,7 @@ class Link:
         try:
             data = self._codec.encode(frame)
         except Exception:
-            log.failure("link {link}: the codec of {wire} raised", link=self.id, wire=self.wire)
+            log.failure("the codec of {wire} raised", **self.about())
             self.drop(CloseCode.INTERNAL_ERROR, "internal error")
             return False
         if data:
@@ -331,12 +345,7 @@ class Link:
         if isinstance(error, ProtocolError):
             self.desk.counters.protocol_errors[self.wire] += 1
             log.info(
-                "link {link} from {peer}: {reason}",
-                link=self.id,
-                peer=self.connection.peer,
-                reason=error.reason,
-                code=int(error.code),
-                wire=self.wire,
+                "closed for what it sent: {reason}", reason=error.reason, code=int(error.code), **self.about()
             )
         self.close(error.code, error.reason, error.retry_after_s)
 
@@ -358,7 +367,7 @@ class Link:
 
     def broken(self, failure: Failure) -> None:
         """Something that must not fail did: log it and close, so that the client comes again."""
-        log.failure("link {link}: internal error", failure, link=self.id, peer=self.connection.peer)
+        log.failure("internal error", failure, **self.about())
         self.close(CloseCode.INTERNAL_ERROR, "internal error")
 
     def drop(self, code: int, reason: str) -> None:
@@ -371,8 +380,7 @@ class Link:
             return
         self.state = LinkState.CLOSED
         self._pauses |= Pause.CLOSED
-        self._frames = None
-        self._held.clear()
+        self._frames = self._held = None
         self.desk.closed(self, code, reason)
         self.session = None
 
@@ -385,10 +393,10 @@ class Link:
         """Look at the deadlines at `due`, unless that is done before anyhow."""
         if due < self._due:
             self._due = due
-            self.desk.arm(due, self.wake)
+            self.desk.arm(due, self)
 
-    def wake(self, now: float) -> None:
-        """Look at every deadline; arm the next one. Called by the wheel, and harmless at any time."""
+    def __call__(self, now: float) -> None:
+        """The wheel wakes the link: look at every deadline, arm the next one. Harmless at any time."""
         # An entry of the wheel that an earlier one has overtaken finds its work done.
         if self.state is LinkState.CLOSED or now < self._due:
             return
@@ -402,7 +410,7 @@ class Link:
         self._check(now)
         if self.state is LinkState.OPEN:
             self._due = self._next(now)
-            self.desk.arm(self._due, self.wake)
+            self.desk.arm(self._due, self)
 
     def _silence_s(self) -> float:
         """How long silence is taken for life: the wire's own limit, or the node's."""

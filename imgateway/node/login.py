@@ -7,6 +7,7 @@ step the link may be gone by the time the answer comes; what was claimed by then
 from __future__ import annotations
 
 from collections.abc import Callable
+from sys import intern
 from typing import Any
 
 from twisted.internet.defer import Deferred, maybeDeferred
@@ -15,7 +16,7 @@ from twisted.python.failure import Failure
 
 from imgateway.config import SessionSettings
 from imgateway.core.counters import Counters
-from imgateway.core.cursor import Cursor, State
+from imgateway.core.cursor import Cursor
 from imgateway.core.handshake import LinkState
 from imgateway.core.parking import Parking
 from imgateway.core.resume import resume_durable
@@ -128,7 +129,9 @@ class Login:
         if hello.device and hello.device != device:
             raise LoginRefused("the token is for another device")
         try:
-            key = SessionKey(check_id(identity.user), check_id(device))
+            key = SessionKey(
+                check_id(identity.user), intern(check_id(device))
+            )  # few devices have names of their own
         except InvalidAddress as error:
             raise BadFrame(str(error)) from None
         claim = Claim(
@@ -199,7 +202,7 @@ class Login:
             start = session.parking.start()
         head = max(position.head, session.mailbox.head)  # what arrived since has raised it
         session.mailbox = cursor = Cursor(position.epoch, start, max(start, place.acked), head)
-        cursor.state = State.CLOGGED
+        cursor.clog()
         link.accepted()
         link.expire_token(self._token_deadline(identity))
         self._gate.release(link)
@@ -221,6 +224,9 @@ class Login:
                 (Resumed(place.log.address, 0, position.epoch, start, head, resume.gap),),
             )
         )
+        log.debug(
+            "session resumed" if resumed else "session opened", generation=session.generation, **link.about()
+        )
         self._hub.opened(session, identity, resumed)
         self._hub.start(session)
         link.resume(Pause.LOGIN)
@@ -231,16 +237,10 @@ class Login:
             return
         if isinstance(error, LinkError):
             self._counters.logins_refused[int(error.code)] += 1
-            log.info(
-                "login from {peer} refused: {reason}",
-                peer=link.connection.peer,
-                reason=error.reason,
-                code=int(error.code),
-                link=link.id,
-            )
+            log.info("login refused: {reason}", reason=error.reason, code=int(error.code), **link.about())
             link.fail(error)
         else:
-            log.failure("a login failed", failure, peer=link.connection.peer, link=link.id)
+            log.failure("a login failed", failure, **link.about())
             link.close(CloseCode.INTERNAL_ERROR, "internal error")
 
     def _token_deadline(self, identity: Identity) -> float:

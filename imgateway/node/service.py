@@ -140,6 +140,7 @@ class Node:
             wall_ms,
             self.counters,
             limits.max_body_bytes + FRAME_ROOM,
+            incarnation,
         )
 
     # ------------------------------------------------------------------------------------------ start, stop

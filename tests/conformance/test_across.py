@@ -38,6 +38,13 @@ def test_what_one_sends_the_other_gets_unchanged(house: House, one: Wire, two: W
         assert message.expires_ms == message.sent_ms + 60_000
 
 
+def test_the_largest_body_crosses_whatever_it_holds(house: House, wire: Wire) -> None:
+    alice, bob = house.login(wire, "alice"), house.login(wire, "bob", "tablet")
+    for number, body in enumerate((b"\n" * 65_536, b"\x01" * 65_536, b"\xff" * 65_536)):
+        alice.publish("user:bob", f"m{number}", body, content_type="text/plain")
+        assert [message.body for message in bob.messages()] == [body]
+
+
 def test_all_devices_of_a_user_get_the_same(house: House) -> None:
     alice = house.login(WIRES[0], "alice")
     devices = [house.login(wire, "bob", wire.name) for wire in WIRES]

@@ -40,7 +40,7 @@ def test_what_came_before_the_garbage_counts_what_came_after_does_not(house: Hou
 def test_a_frame_beyond_the_limit(build: Build, wire: Wire) -> None:
     house = build(settings(limits={"max_body_bytes": 1000}))
     client = house.login(wire)
-    client.raw(wire.oversize or b" " * 70_000)
+    client.raw(wire.oversize or b" " * (70_000 * wire.adapter.carriage.expansion))
     assert client.gone is not None
     if wire.oversize:
         assert client.bye() == CloseCode.FRAME_TOO_LARGE

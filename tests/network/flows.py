@@ -8,7 +8,6 @@ from typing import Any
 from twisted.internet.defer import Deferred
 
 from imgateway.client import Client, Gap, Received
-from imgateway.core.retry import fixed
 from imgateway.frames import OutcomeCode
 
 from .nodes import Node, soon, until
@@ -38,7 +37,7 @@ class Publisher:
             device="pen",
             outbox=str(outbox) if outbox else None,
             wait=True,
-            backoff=fixed(0.05),
+            backoff=lambda attempt: 0.05,
         )
         self.client.start().addErrback(self.failed.append)
 
@@ -90,7 +89,7 @@ class Listener:
             on_message=self._heard,
             on_gap=self.gaps.append,
             wait=True,
-            backoff=fixed(0.05),
+            backoff=lambda attempt: 0.05,
         )
         self.client.on_down = lambda code, reason: self.downs.append((code, reason))
         self.client.start().addErrback(lambda _: None)

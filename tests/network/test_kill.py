@@ -52,7 +52,6 @@ import sys
 from twisted.internet import reactor
 from twisted.internet.defer import ensureDeferred
 from imgateway.client import Client
-from imgateway.core.retry import fixed
 
 url, token, outbox, run, count = sys.argv[1:]
 
@@ -61,7 +60,7 @@ def say(kind, n):
     sys.stdout.flush()
 
 async def main():
-    client = Client(url, token=token, device="pen", outbox=outbox, wait=True, backoff=fixed(0.05))
+    client = Client(url, token=token, device="pen", outbox=outbox, wait=True, backoff=lambda attempt: 0.05)
     await client.start()
     begun = 0
     def more(_=None):

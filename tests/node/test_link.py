@@ -158,7 +158,7 @@ def test_what_comes_after_the_end_counts_for_nothing() -> None:
     bob.link.received(b"\x7f" * 100_000)
     bob.link.close(CloseCode.KICKED, "again")
     bob.link.opened(NativeAdapter())
-    bob.link.wake(1e9)
+    bob.link(1e9)
     rig.settle()
     assert bob.code is CloseCode.KICKED
     assert rig.counters.links_closed == {CloseCode.KICKED: 1}
@@ -456,7 +456,7 @@ def test_what_waits_is_dropped_with_the_link() -> None:
     assert bob.code is CloseCode.UNEXPECTED_FRAME
     assert [one.message.msg_id for (one,) in rig.broker.named("publish")] == ["1"]
     assert bob.link._frames is None
-    assert bob.link._held == []
+    assert bob.link._held is None
 
 
 def test_a_response_larger_than_a_frame_is_an_error_not_a_silence() -> None:
