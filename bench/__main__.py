@@ -80,8 +80,12 @@ def pairs(pairs: int, windows: tuple[int, ...], size: int, seconds: int, runs: i
                 with start() as server:
                     for window in windows:
                         tag = f"w{window}"  # users of its own: what an earlier run left unread is not counted
-                        lines = "".join(f"{t}\n" for t in tokens(server, pairs, tag)) if mode == "native" else ""
-                        result = generate(program, 1, mode, server, [pairs, window, size, seconds, tag], lines)
+                        lines = (
+                            "".join(f"{t}\n" for t in tokens(server, pairs, tag)) if mode == "native" else ""
+                        )
+                        result = generate(
+                            program, 1, mode, server, [pairs, window, size, seconds, tag], lines
+                        )
                         rows.setdefault((name, window), []).append(result)
                         click.echo(f"run {run + 1}/{runs}  {name:24} window {window:2}  {result}", err=True)
         table(rows, windows)
@@ -112,7 +116,17 @@ def idle(sessions: int) -> None:
         with gateway(directory, "memory:") as server:
             before = rss_bytes(server.pid)
             lines = "".join(f"{t}\n" for t in tokens(server, (sessions + 1) // 2, "i"))
-            command = [str(program), "idle", "127.0.0.1", str(server.port), str(sessions), "0", "0", "20", "i"]
+            command = [
+                str(program),
+                "idle",
+                "127.0.0.1",
+                str(server.port),
+                str(sessions),
+                "0",
+                "0",
+                "20",
+                "i",
+            ]
             with subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
             ) as generator:

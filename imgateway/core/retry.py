@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-__all__ = ("RetryPolicy", "backoff", "spread")
+__all__ = ("RetryPolicy", "backoff", "fixed", "spread")
 
 RetryPolicy = Callable[[int], float]
 
@@ -28,6 +28,11 @@ def backoff(
         return step * (0.5 + random() / 2)
 
     return wait
+
+
+def fixed(seconds: float) -> RetryPolicy:
+    """Always the same wait."""
+    return lambda attempt: seconds
 
 
 def spread(random: Callable[[], float], base_s: float, jitter: float = 0.5) -> float:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from imgateway.core.retry import backoff, spread
+from imgateway.core.retry import backoff, fixed, spread
 
 LOWEST, HIGHEST = 0.0, 1 - 2**-53  # what random() may give
 
@@ -56,6 +56,11 @@ def test_two_clients_do_not_come_back_together() -> None:
 def test_a_seed_repeats_the_waits() -> None:
     one, again = (backoff(random.Random(7).random) for _ in range(2))
     assert [one(attempt) for attempt in range(20)] == [again(attempt) for attempt in range(20)]
+
+
+def test_fixed_is_fixed() -> None:
+    policy = fixed(3.5)
+    assert [policy(attempt) for attempt in (0, 1, 1000)] == [3.5] * 3
 
 
 @settings(max_examples=100, derandomize=True)

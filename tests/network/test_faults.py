@@ -15,7 +15,6 @@ import pytest_twisted
 from twisted.internet import task
 
 from imgateway.client import Client
-from imgateway.core.retry import fixed
 from imgateway.errors import CloseCode, RequestFailed
 
 from .flows import Flow
@@ -148,10 +147,10 @@ async def test_a_clock_that_jumps_back_an_hour_ends_nothing(
     await node.started()
     flow = Flow(node, tmp_path, (node.url, node.ws_url), outbox=False)
     flow.go()
-    away = Client(node.url, token=node.token("carol"), device="x", backoff=fixed(0.05))
+    away = Client(node.url, token=node.token("carol"), device="x", backoff=lambda attempt: 0.05)
     await until(away.start())
     await until(away.close())
-    sender = Client(node.url, token=node.token("dan"), device="x", backoff=fixed(0.05))
+    sender = Client(node.url, token=node.token("dan"), device="x", backoff=lambda attempt: 0.05)
     await until(sender.start())
     silent = socket.create_connection(("127.0.0.1", node.tcp))
     try:

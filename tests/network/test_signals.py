@@ -11,7 +11,6 @@ import pytest
 import pytest_twisted
 
 from imgateway.client import Client
-from imgateway.core.retry import fixed
 from imgateway.errors import CloseCode
 
 from .flows import Flow
@@ -51,7 +50,7 @@ async def test_sigterm_drains_and_the_clients_move_on(make_node: Callable[..., N
 async def test_health_says_draining_and_a_second_sigterm_ends_at_once(make_node: Callable[..., Node]) -> None:
     node = await make_node(options=["--set", "node.drain_rate=1"]).started()
     clients = [
-        Client(node.url, token=node.token(f"u{number}"), device="x", backoff=fixed(0.05))
+        Client(node.url, token=node.token(f"u{number}"), device="x", backoff=lambda attempt: 0.05)
         for number in range(40)
     ]
     for client in clients:
