@@ -427,7 +427,7 @@ class EmbeddedBroker:
         self._health.mended("writer")
         self._committed += result.number != self._number
         self._number = result.number
-        self._stored += sum(code == OutcomeCode.OK for code in result.codes)
+        self._stored += result.codes.count(OutcomeCode.OK)
         self._trimmed(result.trimmed)
         for touched in result.touched:
             self._arrived(*touched)
