@@ -94,7 +94,7 @@ def pairs(pairs: int, windows: tuple[int, ...], size: int, seconds: int, runs: i
 def table(rows: dict[tuple[str, int], list[dict[str, Any]]], windows: tuple[int, ...]) -> None:
     """Medians, spread, and the ratio to mosquitto."""
     click.echo(
-        "| server | window | messages/s | spread | p50 ms | p99 ms | ÷ mosquitto |\n|---|---|---|---|---|---|---|"
+        "| server | window | messages/s | spread | p50 ms | p99 ms | ÷ mosquitto |\n" + "|---" * 7 + "|"
     )
     for (name, window), results in rows.items():
         rates = [result["rate"] for result in results]
@@ -130,7 +130,8 @@ def idle(sessions: int) -> None:
             with subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
             ) as generator:
-                assert generator.stdin is not None and generator.stdout is not None
+                assert generator.stdin is not None
+                assert generator.stdout is not None
                 generator.stdin.write(lines)
                 generator.stdin.close()
                 ready = json.loads(generator.stdout.readline())["ready"]

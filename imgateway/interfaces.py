@@ -123,7 +123,7 @@ class IConnection(Interface):
     secure = Attribute("bool: the bytes are encrypted up to this process")
     stream = Attribute("bool: a byte stream without message borders")
     max_message_bytes = Attribute(
-        "int, settable: take no larger message than this, below the wire's limit; 0: the wire's. Not for streams"
+        "int, settable: take no larger message than this; 0: as large as the wire allows. Not for streams"
     )
 
     def send(data: bytes) -> None:
@@ -165,8 +165,12 @@ class IReceiver(Interface):
     def resume_sending() -> None:
         """It has none any more."""
 
-    def lost(reason: str) -> None:
-        """The connection is gone, for whatever cause; also without `opened` before."""
+    def lost(reason: str, code: int = 1) -> None:
+        """The connection is gone, for whatever cause; also without `opened` before.
+
+        `code` is CloseCode.LOST, or that of what the peer did against the transport's own rules: a message
+        too long, text where binary is spoken.
+        """
 
 
 class IListener(Interface):

@@ -18,7 +18,12 @@ def coverage_init(reg: Plugins, options: dict[str, str]) -> None:
 
     def save_and_kill(pid: int, number: int) -> None:
         measuring = coverage.Coverage.current()
-        if number and pid == os.getpid() and signal.getsignal(number) == signal.SIG_DFL and measuring is not None:
+        if (
+            number
+            and pid == os.getpid()
+            and signal.getsignal(number) == signal.SIG_DFL
+            and measuring is not None
+        ):
             measuring.save()
         kill(pid, number)
 

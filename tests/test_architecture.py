@@ -18,8 +18,9 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 
 BASE = frozenset({"frames", "errors", "interfaces", "config"})
-# Who may import whom. Everybody may import itself and the version. The ground floor: errors imports nothing, frames and config
-# import errors; a room takes its section of the settings as a value, only tap and cli load files.
+# Who may import whom. Everybody may import itself and the version. The ground floor: errors imports nothing,
+# frames and config import errors; a room takes its section of the settings as a value, only tap and cli load
+# files.
 MAY_IMPORT: dict[str, frozenset[str]] = {
     "errors": frozenset(),
     "frames": frozenset({"errors"}),

@@ -126,7 +126,8 @@ def _id(claims: Mapping[str, Any], name: str, value: Any) -> str:
 
 
 def _own(claims: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The claims that are left for policies: a session keeps them as long as it lives, so not the others too."""
+    """The claims that are left for policies: a session keeps them as long as it lives, the others are
+    settled."""
     own = {name: value for name, value in claims.items() if name not in _SETTLED}
     for name in ("rooms", "topics"):
         if name in own:

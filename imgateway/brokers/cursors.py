@@ -35,11 +35,12 @@ def register(
     now_ms: int,
     max_devices: int,
     keep: Sequence[str],
+    furthest: int,
 ) -> tuple[int, int, int, tuple[str, ...]]:
     """Enter a device that its user's mailbox does not know, and say where it begins.
 
     `keep`: devices that are online, never forgotten to make place. A device that was entered meanwhile keeps
-    its cursor.
+    its cursor. `furthest`: what any of the user's devices acknowledged lately, on the disk or not.
 
     :returns: acked, first, head, and the devices that were forgotten.
     """
@@ -59,7 +60,7 @@ def register(
     for other in forgotten:
         forget_device(connection, SessionKey(user, other))
     (seen,) = connection.execute("SELECT seen FROM log WHERE id = ?", (book.id,)).fetchone()
-    acked = {Start.UNSEEN: min(seen, head), Start.HEAD: head, Start.OLDEST: first - 1}[start]
+    acked = {Start.UNSEEN: min(max(seen, furthest), head), Start.HEAD: head, Start.OLDEST: first - 1}[start]
     connection.execute(
         "INSERT OR REPLACE INTO device (user, device, platform, seen_ms) VALUES (?, ?, ?, ?)",
         (user, device, platform, now_ms),

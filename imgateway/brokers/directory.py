@@ -61,8 +61,8 @@ class Directory:
         self._lock = lock
 
     def make_private(self) -> None:
-        """Have an empty database that nobody else may read, if there is none; what SQLite puts beside it takes
-        its mode. :raises OSError: it cannot be made."""
+        """Have an empty database that nobody else may read, if there is none; what SQLite puts beside it
+        takes its mode. :raises OSError: it cannot be made."""
         os.close(os.open(self.database, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
 
     def unlock(self) -> None:

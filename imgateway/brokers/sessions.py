@@ -183,6 +183,7 @@ class Sessions:
         tail.pins += 1
         seat.saving += 1
         keep = [other.device for other in tail.seats if other.online]
+        furthest = max((other.acked for other in tail.seats), default=0)
         self._change(
             Change(
                 lambda connection: register(
@@ -195,6 +196,7 @@ class Sessions:
                     self._now_ms(),
                     self._max_devices,
                     keep,
+                    furthest,
                 ),
                 partial(self._registered, claim.session, tail, seat),
             )

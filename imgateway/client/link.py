@@ -111,7 +111,7 @@ class Link:
         self.clogged = False
         self._on_writable()
 
-    def lost(self, reason: str) -> None:
+    def lost(self, reason: str, code: int = CloseCode.LOST) -> None:
         self.end(Ended(CloseCode.LOST, reason))
         if not self.closed.called:
             self.closed.callback(None)

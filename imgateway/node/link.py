@@ -204,9 +204,11 @@ class Link:
             self.desk.writable(self)
             self.resume(Pause.CONTROL)
 
-    def lost(self, reason: str) -> None:
+    def lost(self, reason: str, code: int = CloseCode.LOST) -> None:
         """The connection is gone."""
-        self._end(CloseCode.LOST, reason)
+        if code != CloseCode.LOST and self.state is not LinkState.CLOSED:
+            self._blame(code, reason)
+        self._end(code, reason)
         self.desk.gone(self)
 
     # --------------------------------------------------------------------------------------------- inwards
@@ -343,11 +345,12 @@ class Link:
     def fail(self, error: LinkError) -> None:
         """Close with the error's own code."""
         if isinstance(error, ProtocolError):
-            self.desk.counters.protocol_errors[self.wire] += 1
-            log.info(
-                "closed for what it sent: {reason}", reason=error.reason, code=int(error.code), **self.about()
-            )
+            self._blame(error.code, error.reason)
         self.close(error.code, error.reason, error.retry_after_s)
+
+    def _blame(self, code: int, reason: str) -> None:
+        self.desk.counters.protocol_errors[self.wire] += 1
+        log.info("closed for what it sent: {reason}", reason=reason, code=int(code), **self.about())
 
     def close(
         self, code: int, reason: str = "", retry_after_s: float = 0.0, endpoints: tuple[str, ...] = ()

@@ -27,6 +27,7 @@ from twisted.internet.protocol import ClientFactory, Protocol, connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from imgateway.errors import CloseCode
 from imgateway.interfaces import Carriage, IConnection, IProtocolAdapter, IReceiver, Traits
 
 from .network import End, Link, Network
@@ -62,6 +63,7 @@ class Recorder:
         self.events: list[str] = []
         """The names of the calls, but for `received`, in order."""
         self.clogged = False
+        self.code: int = CloseCode.LOST
         self.reason: str | None = None
         """What `lost` was told; None: the connection is still there."""
 
@@ -89,8 +91,9 @@ class Recorder:
         self.events.append("resume_sending")
         self.clogged = False
 
-    def lost(self, reason: str) -> None:
+    def lost(self, reason: str, code: int = CloseCode.LOST) -> None:
         assert self.reason is None, "lost twice"
+        self.code = code
         self.events.append("lost")
         self.reason = reason
 

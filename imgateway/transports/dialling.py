@@ -17,7 +17,7 @@ from twisted.internet.endpoints import (
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from imgateway.errors import LinkLost
+from imgateway.errors import CloseCode, LinkLost
 from imgateway.interfaces import IReceiver
 
 from .stream import Side
@@ -124,7 +124,7 @@ class Opening:
 
     def resume_sending(self) -> None: ...
 
-    def lost(self, reason: str) -> None:
+    def lost(self, reason: str, code: int = CloseCode.LOST) -> None:
         done, self._done = self._done, None
         self.connection = None
         if done is not None:

@@ -195,14 +195,14 @@ class MessageConnection:
         if self._open and not self._ended:
             self.receiver.resume_sending()
 
-    def lost(self, reason: str) -> None:
+    def lost(self, reason: str, code: int = CloseCode.LOST) -> None:
         receiver, self.receiver = self.receiver, None
         # Autobahn's object refers to ours and, through its Deferreds, to itself.
         vars(self._ws).clear()
         self._ws = None
         self._ended = True
         if receiver is not None:
-            receiver.lost(self._reason or reason)
+            receiver.lost(self._reason or reason, self._fault or code)
 
     # ---------------------------------------------------------------------------------------------- reading
 
@@ -234,6 +234,7 @@ class MessageConnection:
         except Exception as error:  # Autobahn lets its parsers' exceptions out for some broken greetings
             if not ws.failedByMe:
                 self._reason = self._reason or f"broken WebSocket: {type(error).__name__}"
+                self._fault = CloseCode.BAD_FRAME
                 self.abort()
         if self._ended:
             return
@@ -249,6 +250,7 @@ class MessageConnection:
         elif ws.state == ws.STATE_CONNECTING:
             if self._greeting > GREETING_BYTES:
                 self._reason = "the HTTP header of the upgrade is too large"
+                self._fault = CloseCode.FRAME_TOO_LARGE
                 if not self._client:
                     ws.failHandshake("header too large", 431)
                 self._end(CloseCode.FRAME_TOO_LARGE)

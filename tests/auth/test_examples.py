@@ -11,11 +11,11 @@ import pytest
 from zope.interface.verify import verifyObject
 
 import twisted.plugins
-from imgateway.tap.plugins import find_authenticator, find_policy
 from imgateway.config import AuthSettings
 from imgateway.errors import CloseCode, LoginRefused
 from imgateway.frames import Address, Hello
 from imgateway.interfaces import IAuthenticator, Identity, IPolicy
+from imgateway.tap.plugins import find_authenticator, find_policy
 
 PAGE = Path(__file__).parents[2] / "docs" / "extend" / "policy.md"
 

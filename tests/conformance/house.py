@@ -216,7 +216,7 @@ class Client:
 
     def resume_sending(self) -> None: ...
 
-    def lost(self, reason: str) -> None:
+    def lost(self, reason: str, code: int = 1) -> None:
         self.gone = reason
 
     # ------------------------------------------------------------------------------------------ frames

@@ -46,6 +46,8 @@ def test_a_frame_beyond_the_limit(build: Build, wire: Wire) -> None:
         assert client.bye() == CloseCode.FRAME_TOO_LARGE
     else:  # found before a codec sees it: the WebSocket's own close says it
         assert str(4000 + CloseCode.FRAME_TOO_LARGE) in client.gone
+    assert house.node.counters.links_closed[CloseCode.FRAME_TOO_LARGE] == 1
+    assert house.node.counters.protocol_errors[wire.adapter.name] == 1
 
 
 @pytest.mark.parametrize(

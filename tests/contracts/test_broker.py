@@ -202,6 +202,13 @@ class BrokerContract:
         generations = [self.open(desk, user).generation for user in ("bob", "bob", "carol", "bob")]
         assert generations == sorted(set(generations))
 
+    def test_a_new_device_starts_after_what_another_acknowledged_just_now(self, desk: Any) -> None:
+        for n in range(4):
+            self.send(desk, "user:bob", msg_id=str(n))
+        first = self.open(desk, "bob", "first")
+        desk.broker.advance(SessionKey("bob", "first"), first.generation, [(log("user:bob"), 3)])
+        assert self.open(desk, "bob", "second").places[0].acked == 3
+
     def test_where_devices_start(self, desk: Any) -> None:
         for n in range(4):
             self.send(desk, "user:bob", msg_id=str(n))

@@ -409,7 +409,7 @@ class Peer:
         self.sizes.append(len(data))
         self.frames += self.codec.receive(data)  # type: ignore[arg-type]
 
-    def lost(self, reason: str) -> None:
+    def lost(self, reason: str, code: int = 1) -> None:
         self.gone = reason
 
     def send(self, *frames: Frame) -> Peer:
