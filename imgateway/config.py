@@ -76,7 +76,8 @@ class SessionSettings(Struct, frozen=True, forbid_unknown_fields=True):
         ),
     ] = "many"
     heartbeat_s: Annotated[
-        Seconds, Meta(description="A link that was silent this long is asked for a sign of life.")
+        Seconds,
+        Meta(description="How often a client shall send something; half way to dead_s the gateway asks."),
     ] = 30.0
     dead_s: Annotated[
         Seconds, Meta(description="A link that was silent this long is closed; more than heartbeat_s.")
