@@ -99,7 +99,7 @@ $(RUN): setup.cfg pyproject.toml | $(BIN)/python
 	@touch $@
 
 $(TEST): setup.cfg pyproject.toml | $(BIN)/python
-	$(PIP_INSTALL) --editable '.[test]'
+	$(PIP_INSTALL) --editable '.[test,docs]'
 	@touch $@ $(RUN)
 
 $(CHECK): setup.cfg pyproject.toml | $(BIN)/python

@@ -25,7 +25,6 @@ def name_of(page: Path) -> str:
 
 @pytest.fixture(scope="module")
 def tables() -> Any:
-    pytest.importorskip("sphinx")
     spec = importlib.util.spec_from_file_location("tables", DOCS / "_ext" / "tables.py")
     assert spec is not None
     assert spec.loader is not None
