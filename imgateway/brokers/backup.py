@@ -7,7 +7,7 @@ import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 
-from imgateway.brokers.directory import DATABASE, Directory
+from imgateway.brokers.directory import DATABASE, Directory, Mark
 from imgateway.brokers.opening import new_epoch_number
 from imgateway.brokers.schema import VERSION, fault_text, open_database
 from imgateway.errors import StoreError
@@ -69,11 +69,14 @@ def restore(
             _copy(connection, new, progress)
         finally:
             connection.close()
-        _renew(new, new_epoch_number(entropy))
-        # The old log of changes must go first: beside the new database it would be taken for its own.
+        epoch = new_epoch_number(entropy)
+        _renew(new, epoch)
+        # The old log of changes must go first: beside the new database it would be taken for its own. If we
+        # end in between, the old database has lost its newest commits, and the new one's mark betrays it.
+        directory.write_mark(Mark(epoch, 0))
+        _sync_directory(directory.path)
         for suffix in ("-wal", "-shm"):
             Path(str(directory.database) + suffix).unlink(missing_ok=True)
-        directory.remove_mark()
         os.replace(new, directory.database)
         _sync_directory(directory.path)
     except (sqlite3.Error, OSError) as problem:

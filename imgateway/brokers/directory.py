@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -68,6 +69,7 @@ class Directory:
     def unlock(self) -> None:
         """The file stays: removing it would let two processes lock two files of one name."""
         if self._lock is not None:
+            os.ftruncate(self._lock, 0)
             os.close(self._lock)
             self._lock = None
 
@@ -82,8 +84,6 @@ class Directory:
         """Replace the mark. Not synced: after a power loss an older one is as good. :raises OSError: the disk
         does not take it."""
         new = self._mark.with_suffix(".new")
-        new.write_bytes(msgspec.json.encode(mark))
+        with open(new, "wb", opener=partial(os.open, mode=0o600)) as file:
+            file.write(msgspec.json.encode(mark))
         os.replace(new, self._mark)
-
-    def remove_mark(self) -> None:
-        self._mark.unlink(missing_ok=True)

@@ -316,6 +316,7 @@ class EmbeddedBroker:
         if type(found) is Append:
             found.waiting.append((waiting, index))
             waiting.missing += 1
+            self._entries += 1  # whoever comes again and again while the store is away takes memory, too
         elif index >= 0:
             waiting.outcomes[index] = Outcome(OutcomeCode.DUPLICATE, self._epoch_of(log), found)  # type: ignore[arg-type]
         return None
@@ -327,11 +328,19 @@ class EmbeddedBroker:
         appends: list[Append] = []
         places: dict[Address, int] = {}
         copies: list[tuple[int, int]] = []
+        own = user_address(message.sender)
+        copy_self = publication.copy_self and own not in to
         for index, address in enumerate(to):
             if address.kind == "device":
                 whole = user_address(address.id)
-                # The user's entry is for all devices: one for this device would be the same message again.
-                address = whole if whole in to else address
+                if whole in to:
+                    # The user's entry is for all devices: one for this device would be the same again.
+                    address = whole
+                elif copy_self and whole == own and address.device != message.device:
+                    # And so would one for a device that gets the copy below.
+                    if places.setdefault(own, index) != index:
+                        copies.append((index, places[own]))
+                    continue
             elif address.kind not in DURABLE_KINDS:
                 waiting.outcomes[index] = UNKNOWN
                 continue
@@ -344,10 +353,11 @@ class EmbeddedBroker:
             )
             if append is not None:
                 appends.append(append)
-        own = user_address(message.sender)
-        if publication.copy_self and own not in places:
+        if copy_self:
             copy = encode_message(msgspec.structs.replace(message, to=to))
-            append = self._append(publication, log_of(own), "", copy, None, waiting, -1, message.device)
+            append = self._append(
+                publication, log_of(own), "", copy, None, waiting, places.get(own, -1), message.device
+            )
             if append is not None:
                 appends.append(append)
         if copies:
@@ -469,9 +479,10 @@ class EmbeddedBroker:
     def _settle(self, batch: Batch) -> list[Waiting]:
         dedup, epoch, epochs, now_ms = self._dedup, self._epoch, self._epochs, batch.now_ms
         answers: list[Waiting] = []
-        size = 0
+        size = entries = 0
         for append, code, seq in zip(batch.appends, batch.codes, batch.seqs, strict=True):
             size += len(append.encoded)
+            entries += len(append.waiting)
             if code == OutcomeCode.FULL:
                 dedup.drop(append.digest)
             else:
@@ -483,7 +494,7 @@ class EmbeddedBroker:
                 waiting.missing -= 1
                 if not waiting.missing:
                     answers.append(waiting)
-        self._entries -= len(batch.appends)
+        self._entries -= entries
         self._bytes -= size
         return answers
 
@@ -504,7 +515,7 @@ class EmbeddedBroker:
             tail.pins -= 1
             tail.learn(position.first, position.head)
             tail.told = tail.watched
-            self._forget_tail(tail)
+            self._sessions.release(tail)
             answer.callback(Position(self._epoch_of(log), tail.first, tail.head))
 
         self._questions.ask(lambda reader: reader.position(log), found)
@@ -514,11 +525,7 @@ class EmbeddedBroker:
         tail = self._tails.get(log)
         if tail is not None:
             tail.watched = tail.told = False
-            self._forget_tail(tail)
-
-    def _forget_tail(self, tail: Tail) -> None:
-        if not (tail.seats or tail.pins or tail.watched):
-            self._tails.pop(tail.log, None)
+            self._sessions.release(tail)
 
     def read(self, log: LogKey, after: int, limit: int, max_bytes: int) -> Deferred[ReadBatch]:
         answer: Deferred[ReadBatch] = Deferred()
@@ -620,8 +627,9 @@ class EmbeddedBroker:
             if number:
                 self._directory.write_mark(Mark(self._epoch, number))
             connection = self._database.open()
-            _, pages, _ = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
-            if pages > LONG_WAL_PAGES:
+            _, pages, moved = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+            # If somebody still reads what is older (a backup), the writer would be held up for nothing.
+            if moved == pages > LONG_WAL_PAGES:
                 connection.execute("PRAGMA wal_checkpoint(RESTART)")
         except (sqlite3.Error, OSError) as problem:
             return Fault(fault_text(problem, self._database.path))

@@ -42,6 +42,7 @@ CREATE TABLE log (
     UNIQUE (address, lane));
 CREATE TABLE trimmed (key INTEGER PRIMARY KEY, at_ms INTEGER NOT NULL, digest BLOB NOT NULL);
 CREATE INDEX trimmed_age ON trimmed (at_ms);
+CREATE INDEX trimmed_digest ON trimmed (digest);
 CREATE TABLE device (
     user TEXT NOT NULL, device TEXT NOT NULL, platform TEXT NOT NULL, seen_ms INTEGER NOT NULL,
     record BLOB NOT NULL DEFAULT x'', PRIMARY KEY (user, device)) WITHOUT ROWID;

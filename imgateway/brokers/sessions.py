@@ -73,7 +73,6 @@ class Sessions:
         self._node = node
         self._generation = generation
         self._dirty: dict[SessionKey, Seat] = {}
-        self._forgetting: set[SessionKey] = set()
 
     # ------------------------------------------------------------------------------------------------- logins
 
@@ -95,17 +94,15 @@ class Sessions:
     def _found(self, claim: Claim, tail: Tail, answer: Deferred[Opened], found: Found) -> None:
         tail.pins -= 1
         tail.asked = True
-        if claim.session in self._forgetting:
+        if claim.session.device in tail.forgotten:
             # The reader may have seen the device before it was deleted. Registering finds out which it is.
             found = Found(found.not_before_s, "", 0, b"", ())
-            if not tail.pins:
-                self._forgetting.discard(claim.session)
         tail.not_before_s = max(tail.not_before_s, found.not_before_s)
         for cursor in found.cursors:
             if cursor.log == tail.log:
                 tail.learn(cursor.first, cursor.head)
         self._admit(claim, tail, tail.seat(claim.session.device), found, answer)
-        self._release(tail)
+        self.release(tail)
 
     def _admit(
         self, claim: Claim, tail: Tail, seat: Seat | None, found: Found | None, answer: Deferred[Opened]
@@ -151,6 +148,7 @@ class Sessions:
             seat.waiting = answer
         for tell in gone:
             tell()
+        self.release(tail)  # of the displaced: nobody closes them any more
         if known and not answer.called:
             answer.callback(self._opened(tail, seat, found, True))
 
@@ -212,6 +210,7 @@ class Sessions:
         seat.registered = True
         seat.acked = max(seat.acked, acked)
         seat.seen_ms = seat.since_ms
+        tail.forgotten += forgotten
         for device in forgotten:
             other = tail.seat(device)
             if other is not None and other.online:  # it came back while it was being forgotten
@@ -224,7 +223,7 @@ class Sessions:
         answer, seat.waiting = seat.waiting, None
         if answer is not None:
             answer.callback(self._opened(tail, seat, None, False))
-        self._leave_memory(tail, seat)
+        self.release(tail)
 
     # ------------------------------------------------------------------------------------- while it is online
 
@@ -288,17 +287,15 @@ class Sessions:
 
             def forgotten(result: Any) -> None:
                 tail.pins -= 1
-                if not tail.pins:
-                    self._forgetting.discard(session)
-                self._release(tail)
+                self.release(tail)
                 done.callback(None)
 
-            self._forgetting.add(session)
+            tail.forgotten += (session.device,)
             self._change(Change(lambda connection: forget_device(connection, session), forgotten))
         elif seat.dirty:
             self._save([(session, seat)], done)
         else:
-            self._leave_memory(tail, seat)
+            self.release(tail)
             done.callback(None)
         return done
 
@@ -309,14 +306,12 @@ class Sessions:
         for seat in tail.seats:
             if seat.online and seat.issued_at_s < not_before_s:
                 self._leave(tail, seat, Verdict.REVOKED, CloseCode.REVOKED, "the token was revoked", gone)
-                if not seat.dirty:
-                    self._leave_memory(tail, seat)
         done: Deferred[None] = Deferred()
         tail.pins += 1
 
         def written(result: Any) -> None:
             tail.pins -= 1
-            self._release(tail)
+            self.release(tail)
             done.callback(None)
 
         self._change(Change(lambda connection: revoke(connection, user, not_before_s), written))
@@ -430,20 +425,21 @@ class Sessions:
                 seat.saving -= 1
                 tail = self._tails.get(_mailbox(session.user))
                 if tail is not None:
-                    self._leave_memory(tail, seat)
+                    self.release(tail)
             if done is not None:
                 done.callback(None)
 
         self._change(Change(partial(_save_rows, rows), saved))
 
-    def _leave_memory(self, tail: Tail, seat: Seat) -> None:
-        """A seat that is offline and written need not be remembered."""
-        if not (seat.online or seat.dirty or seat.saving):
-            tail.seats = tuple(one for one in tail.seats if one is not seat)
-            self._release(tail)
-
-    def _release(self, tail: Tail) -> None:
-        if not (tail.seats or tail.pins or tail.watched) and self._tails.get(tail.log) is tail:
+    def release(self, tail: Tail) -> None:
+        """Forget what need not be remembered: seats that are offline and written, an unused tail."""
+        if tail.pins:
+            return
+        tail.forgotten = ()
+        for seat in tail.seats:
+            if not (seat.online or seat.dirty or seat.saving):
+                tail.seats = tuple(one for one in tail.seats if one is not seat)
+        if not (tail.seats or tail.watched) and self._tails.get(tail.log) is tail:
             del self._tails[tail.log]
 
 

@@ -46,6 +46,8 @@ FROM json_each(?3)
 SHARE_BYTES = 512
 # States of logs kept in memory; they are read again when needed.
 MAX_LOGBOOKS = 200_000
+# Digests kept of logs that somebody sent to again, some 200 bytes each; more, if one log may hold more.
+MAX_OLDER = 200_000
 
 
 class Logbook:
@@ -90,7 +92,8 @@ class Store:
         self._connection: sqlite3.Connection | None = None
         self._books: dict[LogKey, Logbook] = {}
         self._glanced: list[LogKey] = []  # looked at for something else than an append: not worth keeping
-        self._older: dict[tuple[str, str, LogKey], tuple[int, dict[str, int]]] = {}
+        self._older: dict[LogKey, tuple[int, dict[str, int]]] = {}
+        self._older_size = 0
         self._next_log = self._next_body = 1
         self.number = 0
         """The number of the newest commit."""
@@ -138,7 +141,7 @@ class Store:
         self._connection = None
         self._books.clear()
         self._glanced.clear()
-        self._older.clear()
+        self._forget_older()
 
     def book(self, connection: sqlite3.Connection, log: LogKey) -> Logbook:
         """The state of a log, in the database from now on."""
@@ -172,8 +175,7 @@ class Store:
         batch.now_ms = now_ms = self._now_ms()
         codes: list[int] = []
         seqs: list[int] = []
-        batch.codes, batch.seqs = codes, seqs
-        batch.trimmed = []
+        batch.codes, batch.seqs = codes, seqs  # but `trimmed` stays: room made for a failed try is made
         books = self._books
         max_entries, max_bytes = self._limits.entries, self._limits.bytes
         touched: dict[LogKey, Logbook] = {}
@@ -326,36 +328,50 @@ class Store:
     def _taken_before(
         self, connection: sqlite3.Connection, append: Append, book: Logbook, now_ms: int
     ) -> int:
-        """The seq that a resent message has already, or 0. The log's digests are read once a session, later
-        only newer ones."""
-        session = (append.message.sender, append.message.device, append.log)
-        upto, known = self._older.get(session) or (0, {})
+        """The seq that a resent message has already, or 0. The digests of a log's entries have no index: they
+        are read once, later only newer ones. Of what was trimmed there may be a day's traffic: it has one."""
+        if self._older_size > max(MAX_OLDER, 2 * self._limits.entries):
+            self._forget_older()
+        upto, known = self._older.get(append.log) or (0, {})
         stored_head = book.after if book.taken else book.head
+        oldest_ms = now_ms - self._dedup_ms
         if upto < stored_head:
-            span = (book.id << 32 | upto, book.id << 32 | stored_head, now_ms - self._dedup_ms)
-            for table in ("entry", "trimmed"):
-                (found,) = connection.execute(
-                    f"SELECT json_group_object(hex(digest), key & 4294967295) FROM {table}"
-                    " WHERE key > ? AND key <= ? AND at_ms >= ?",
-                    span,
-                ).fetchone()
-                known.update(json.loads(found))
-            if len(self._older) >= 1_000:
-                self._older.clear()
-            self._older[session] = (stored_head, known)
-        return known.get(append.digest.hex().upper(), 0)
+            (found,) = connection.execute(
+                "SELECT json_group_object(hex(digest), key & 4294967295) FROM entry"
+                " WHERE key > ? AND key <= ? AND at_ms >= ?",
+                (book.id << 32 | upto, book.id << 32 | stored_head, oldest_ms),
+            ).fetchone()
+            newer = json.loads(found)
+            known.update(newer)
+            self._older_size += len(newer)
+            self._older[append.log] = (stored_head, known)
+        if (seq := known.get(append.digest.hex().upper())) is not None:
+            return seq
+        (key,) = connection.execute(
+            "SELECT max(key) FROM trimmed WHERE digest = ? AND key > ? AND key < ? AND at_ms >= ?",
+            (append.digest, *_span(book.id), oldest_ms),
+        ).fetchone()
+        return int(key or 0) & 0xFFFFFFFF
+
+    def _forget_older(self) -> None:
+        self._older.clear()
+        self._older_size = 0
 
     def _make_room(
         self, connection: sqlite3.Connection, log: LogKey, book: Logbook, size: int, batch: Batch
     ) -> bool:
         """Over quota: drop what everybody has. What this batch takes is not on disk and stays counted."""
         limits = self._limits
-        removed, freed = self._retention.make_room(connection, log, book.id, size, batch.now_ms)
-        if removed:
-            batch.trimmed.append(log)
-        book.entries -= removed
-        book.bytes -= freed
-        return book.entries < limits.entries and book.bytes + size <= limits.bytes
+        while True:  # a step takes a bounded number of rows, and what is expired before all else
+            removed, freed = self._retention.make_room(connection, log, book.id, size, batch.now_ms)
+            if removed:
+                batch.trimmed.append(log)
+            book.entries -= removed
+            book.bytes -= freed
+            if book.entries < limits.entries and book.bytes + size <= limits.bytes:
+                return True
+            if not removed:
+                return False
 
 
 def _span(log_id: int) -> tuple[int, int]:

@@ -64,7 +64,18 @@ class Tail:
     reads it.
     """
 
-    __slots__ = ("asked", "first", "head", "log", "not_before_s", "pins", "seats", "told", "watched")
+    __slots__ = (
+        "asked",
+        "first",
+        "forgotten",
+        "head",
+        "log",
+        "not_before_s",
+        "pins",
+        "seats",
+        "told",
+        "watched",
+    )
 
     def __init__(self, log: LogKey) -> None:
         self.log = log
@@ -75,7 +86,10 @@ class Tail:
         """Whoever watches has the position, and is told of what follows it."""
         self.seats: tuple[Seat, ...] = ()
         self.pins = 0
-        """Questions and changes under way that need this object to stay."""
+        """Questions and changes under way that need this object, and its seats, to stay: what the reader
+        saw may be older than what was written since."""
+        self.forgotten: tuple[str, ...] = ()
+        """Devices that were deleted from the disk, which a question under way may have seen there."""
         self.asked = False
         """The disk's part of what follows is known."""
         self.not_before_s = 0
@@ -91,6 +105,7 @@ class Tail:
 
     def learn(self, first: int, head: int) -> None:
         """A question was answered. Commits may have told more, or the answer may be ahead of the commits'
-        reports."""
+        reports: then who is told already is still owed the report, and `head` waits for it."""
         self.first = first
-        self.head = max(self.head, head)
+        if not self.told:
+            self.head = max(self.head, head)

@@ -298,6 +298,7 @@ class Hub:
                 if reading is not None:
                     self._reads += 1
                     self._counters.reads += 1
+                    reading.addErrback(lambda failure: log.failure("a read could not be dealt with", failure))
                     reading.addBoth(self._has_read)
         finally:
             self._is_starting = False
@@ -339,7 +340,7 @@ class Hub:
             if batch.after == parking.owed[0] - 1:
                 seq, end = parking.offer()
                 owed = tuple(entry for entry in batch.entries if entry.seq == seq)
-                self._deliver(session, cursor.sent, end, owed, False)
+                self._deliver(session, cursor.sent, end, owed, batch.gap and not owed)
         elif cursor.read(batch.after) is Step.SEND:
             if batch.upto > batch.after:
                 self._deliver(session, batch.after, batch.upto, batch.entries, batch.gap)

@@ -29,7 +29,8 @@ from imgateway.node.link import Link, Pause
 __all__ = ("Ingress",)
 
 MAX_HEADERS = 16_384
-"""Characters in all headers of a message: with the largest body it must still fit into a frame."""
+"""Bytes of UTF-8 in all headers of a message, and 16 for each: what is acknowledged must still fit, with the
+largest body, into the frame that delivers it."""
 
 FORBIDDEN = Outcome(OutcomeCode.FORBIDDEN)
 
@@ -118,8 +119,10 @@ class Ingress:
         return frame.to
 
     def _is_large(self, frame: Publish) -> bool:
-        if frame.headers and sum(len(name) + len(value) for name, value in frame.headers) > MAX_HEADERS:
-            return True
+        if frame.headers:
+            texts = [name + value for name, value in frame.headers]
+            if len("".join(texts).encode("utf-8", "surrogatepass")) + 16 * len(texts) > MAX_HEADERS:
+                return True
         return len(frame.body) > self.limits.max_body_bytes
 
     def _submit(self, identity: Identity, user: str, device: str, frame: Publish) -> Deferred[Answer]:

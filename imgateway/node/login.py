@@ -129,6 +129,8 @@ class Login:
         if hello.device and hello.device != device:
             raise LoginRefused("the token is for another device")
         try:
+            if hello.platform:
+                check_id(hello.platform)
             key = SessionKey(
                 check_id(identity.user), intern(check_id(device))
             )  # few devices have names of their own

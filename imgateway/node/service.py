@@ -58,6 +58,7 @@ class Node:
     """One gateway node on one broker.
 
     :param doors: what to listen on once the store is ready.
+    :param before: called in between: once the store is ready, and before anything listens.
     :param health: ``health(part, ok, why)``.
     :param wall_ms: Unix milliseconds. Steps of the wall clock move only the times written into messages.
     :param random: floats in [0, 1).
@@ -78,6 +79,7 @@ class Node:
         interceptors: Sequence[IInterceptor] = (),
         listeners: Sequence[ISessionListener] = (),
         health: Callable[[str, bool, str], None] = lambda part, ok, why: None,
+        before: Callable[[], Deferred[None] | None] = lambda: None,
     ) -> None:
         self.settings = settings
         self.counters = Counters()
@@ -90,6 +92,7 @@ class Node:
         self._doors = tuple(doors)
         self._backends = tuple(backends)
         self._health = health
+        self._before = before
         self._ticking: IDelayedCall | None = None
         self._starting: Deferred[None] | None = None
         self._store_open = False
@@ -157,8 +160,12 @@ class Node:
         starting.addErrback(self._start_failed)
         return starting.addBoth(self._start_over)
 
-    def _store_ready(self, _: object) -> Deferred[None] | None:
+    def _store_ready(self, _: object) -> Deferred[None]:
         self._store_open = True
+        before = maybeDeferred(self._before) if self._draining is None else succeed(None)
+        return before.addCallback(self._open_doors)
+
+    def _open_doors(self, _: object) -> Deferred[None] | None:
         if self._draining is not None:
             return None
         for backend in self._backends:

@@ -237,6 +237,51 @@ def test_forgetting_and_a_login_at_once(rig: Rig) -> None:
     assert opened(rig).known is True
 
 
+def test_an_answer_that_is_older_than_what_was_written_since(rig: Rig) -> None:
+    """The reader saw the device before its last position came to the disk, and reports after."""
+    bob = SessionKey("bob", "phone")
+    close(rig, "web", opened(rig, "web").generation)
+    generation = opened(rig).generation
+    for n in range(3):
+        rig.publish("user:bob", msg_id=str(n))
+    rig.broker.advance(bob, generation, [(MAILBOX, 2)], [(MAILBOX, 1)])
+    rig.pass_time(5)
+    rig.broker.advance(bob, generation, [(MAILBOX, 3)])
+    rig.broker.unpark(bob, generation, MAILBOX, 1)
+    web = rig.later(rig.broker.open_session(rig.claim("bob", "web")))  # makes the next one ask the disk too
+    rig.later(rig.broker.close_session(bob, generation))
+    again = rig.later(rig.broker.open_session(rig.claim("bob")))
+    rig.steps.lanes["reader"].step()
+    rig.steps.lanes["writer"].step()
+    rig.steps.results.rotate(-1)
+    rig.run()
+    assert web
+    assert (again[0].places[0].acked, again[0].places[0].parked) == (3, ())
+
+
+def test_a_device_that_logs_in_while_it_is_forgotten(rig: Rig) -> None:
+    """The reader saw it before it had to make place, and reports after: it is entered anew."""
+    for device in ("a", "b", "c"):
+        close(rig, device, opened(rig, device).generation)
+        rig.wall_ms += 10_000
+    new = rig.later(rig.broker.open_session(rig.claim("bob", "d")))
+    rig.steps.lanes["reader"].step()
+    rig.steps.report()
+    back = rig.later(rig.broker.open_session(rig.claim("bob", "a")))
+    rig.steps.lanes["reader"].step()
+    rig.steps.lanes["writer"].step()
+    rig.steps.results.rotate(-1)
+    rig.run()
+    assert new
+    rig.publish("user:bob", msg_id="1")
+    rig.run()
+    rig.broker.advance(SessionKey("bob", "a"), back[0].generation, [(MAILBOX, 1)])
+    close(rig, "a", back[0].generation)
+    rig.crash()
+    again = opened(rig, "a")
+    assert (again.known, again.places[0].acked) == (True, 1)
+
+
 def test_positions_are_written_behind(rig: Rig) -> None:
     rig.publish("user:bob", msg_id="1")
     rig.run()
@@ -314,6 +359,32 @@ def test_a_read_that_is_ahead_of_the_commits_report(rig: Rig) -> None:
     rig.publish("user:bob", msg_id="2")
     rig.run()
     assert [event[2:4] for event in rig.listener.named("arrived")] == [(1, 2)]
+
+
+def test_a_login_that_is_ahead_of_the_commits_report(rig: Rig) -> None:
+    """The reader may see a commit for a second device's login before the first device was told of it."""
+    close(rig, "web", opened(rig, "web").generation)
+    opened(rig)
+    assert rig.now(rig.broker.watch(MAILBOX)).head == 0
+    rig.publish("user:bob", msg_id="1")
+    box = rig.later(rig.broker.open_session(rig.claim("bob", "web")))
+    rig.steps.lanes["writer"].step()
+    rig.steps.lanes["reader"].step()
+    rig.steps.results.rotate(-1)
+    rig.steps.report()
+    again = rig.later(rig.broker.watch(MAILBOX))
+    rig.run()
+    assert (len(box), len(again)) == (1, 1)
+    assert [event[2:4] for event in rig.listener.named("arrived")] == [(0, 1)]
+
+
+def test_the_displaced_leave_no_memory(rig: Rig) -> None:
+    for policy in (LoginPolicy.ONE, LoginPolicy.ONE_PER_PLATFORM):
+        there = [(device, opened(rig, device, policy=policy).generation) for device in DEVICES]
+        for device, generation in there:
+            close(rig, device, generation)
+    rig.pass_time(10)
+    assert rig.broker._tails == {}
 
 
 def test_what_is_committed_before_the_watch_is_answered_is_in_its_position(rig: Rig) -> None:

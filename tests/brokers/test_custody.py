@@ -246,6 +246,22 @@ def test_congestion_is_told_and_taken_back(tmp_path: Path) -> None:
     rig.run()
 
 
+def test_repeats_that_wait_count_too(tmp_path: Path) -> None:
+    """While the store is away, clients that come again and again repeat themselves: that is told as well."""
+    settings = BrokerSettings(waiting_entries=10, batch_entries=10)
+    rig = Rig(tmp_path / "data", settings=settings).start()
+    assert rig.disk is not None
+    rig.disk.fail(disk_error())
+    boxes = [rig.publish("user:bob", msg_id="1", resent=n > 0) for n in range(10)]
+    assert rig.listener.named("congested") == [(True,)]
+    rig.run()
+    rig.disk.mend()
+    rig.pass_time(3)
+    assert {box[0][0][::2] for box in boxes} == {(OutcomeCode.OK, 1)}
+    assert rig.listener.named("congested") == [(True,), (False,)]
+    rig.stop()
+
+
 def test_a_batch_ends_at_its_bytes(tmp_path: Path) -> None:
     rig = Rig(tmp_path / "data", settings=BrokerSettings(batch_bytes=1000)).start()
     boxes = [rig.publish("user:bob", msg_id=str(n), body=bytes(600)) for n in range(4)]
@@ -336,7 +352,7 @@ def test_once_whatever_happens(tmp_path_factory: pytest.TempPathFactory, actions
 
 @pytest.mark.parametrize("restart", [False, True])
 def test_resent_reaches_beyond_memory(tmp_path: Path, restart: bool) -> None:
-    """The flag makes the broker look on the disk, once a session and log, and later only at what is newer."""
+    """The flag makes the broker look on the disk, once a log, and later only at what is newer."""
     rig = Rig(tmp_path / "data", settings=BrokerSettings(dedup_memory=2)).start()
     assert rig.disk is not None
     first = rig.publish("user:bob", msg_id="first")
@@ -358,10 +374,38 @@ def test_resent_reaches_beyond_memory(tmp_path: Path, restart: bool) -> None:
     rig.run()
     before = len(rig.disk.statements)
     boxes = [rig.publish("user:bob", msg_id=name, resent=True) for name in ("20", "21", "22", "23")]
+    boxes.append(rig.publish("user:bob", msg_id="24", resent=True, device="another"))
     rig.run()
-    assert [box[0][0].seq for box in boxes] == [23, 24, 25, 26]
+    assert [box[0][0].seq for box in boxes] == [23, 24, 25, 26, 43]
     asked = [s for s in rig.disk.statements[before:] if "json_group_object" in s]
-    assert len(asked) == 2  # of entries and of trimmed digests
+    assert len(asked) == 1  # whoever sends again: what was read of the log serves all
+    rig.stop()
+
+
+def test_what_is_kept_for_resent_has_a_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither many logs nor one with a day of trimmed traffic fill the memory."""
+    monkeypatch.setattr("imgateway.brokers.store.MAX_OLDER", 20)
+    rig = Rig(
+        tmp_path / "data", settings=BrokerSettings(dedup_memory=2), retention=RetentionSettings(entries=8)
+    ).start()
+    generation = rig.now(rig.broker.open_session(rig.claim("bob"))).generation
+    for n in range(100):
+        rig.publish("user:bob", msg_id=str(n))
+        rig.run()
+        rig.broker.advance(SessionKey("bob", "phone"), generation, [(log("user:bob"), n + 1)])
+    users = [f"user:{n}" for n in range(20)]
+    for user in users:
+        for n in range(5):
+            rig.publish(user, msg_id=str(n))
+    rig.run()
+    store = rig.broker._store
+    boxes = []
+    for address in ("user:bob", *users):
+        boxes.append(rig.publish(address, msg_id="2", resent=True))
+        rig.run()
+        held = sum(len(known) for _, known in store._older.values())
+        assert held == store._older_size <= 20 + 8
+    assert [box[0][0][::2] for box in boxes] == [(OutcomeCode.DUPLICATE, 3)] * 21
     rig.stop()
 
 

@@ -65,7 +65,10 @@ def test_a_second_process_too_and_its_end_frees_it(tmp_path: Path) -> None:
     other.communicate()
     directory = Directory(tmp_path)
     directory.lock()
+    directory.write_mark(Mark(1, 1))
+    assert (tmp_path / "messages.mark").stat().st_mode & 0o777 == 0o600
     directory.unlock()
+    assert (tmp_path / "messages.lock").read_bytes() == b"", "nobody has it"
     directory.unlock()
 
 
@@ -299,6 +302,26 @@ def test_a_long_log_of_changes_is_begun_anew(rig: Rig, monkeypatch: pytest.Monke
     assert any("RESTART" in statement for statement in rig.disk.statements)
 
 
+def test_who_reads_for_long_does_not_hold_up_the_writer(
+    rig: Rig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beginning the log of changes anew waits for all readers, and every commit would wait with it."""
+    monkeypatch.setattr("imgateway.brokers.embedded.LONG_WAL_PAGES", 1)
+    assert rig.disk is not None
+    send(rig, "1")
+    backing_up = sqlite3.connect(tmp_path / "data" / "messages.sqlite3", isolation_level=None)
+    backing_up.execute("BEGIN")
+    backing_up.execute("SELECT count(*) FROM entry").fetchone()
+    before = len(rig.disk.statements)
+    send(rig, "2")
+    rig.pass_time(1)
+    assert not any("RESTART" in statement for statement in rig.disk.statements[before:])
+    backing_up.close()
+    send(rig, "3")
+    rig.pass_time(1)
+    assert any("RESTART" in statement for statement in rig.disk.statements[before:])
+
+
 # ---------------------------------------------------------------------------------------- backup and restore
 
 
@@ -328,6 +351,33 @@ def test_backup_while_publishing_and_restore(rig: Rig, tmp_path: Path) -> None:
     assert (len(batch.entries), batch.head) == (201, 201)
     assert batch.epoch != epoch
     assert send(rig, "200").code == 1
+
+
+def test_a_restore_that_breaks_off(rig: Rig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The old database without its log of changes has lost its newest commits: their seqs are not given
+    again."""
+    send(rig, "1")
+    rig.pass_time(1)
+    backup(tmp_path / "data", tmp_path / "copy")
+    lost = send(rig, "2")
+    assert rig.disk is not None
+    rig.broker._directory.unlock()  # type: ignore[union-attr]  # killed: no checkpoint
+    rig.disk.crash()
+
+    def replace(source: Path, target: Path, real: Any = os.replace) -> None:
+        if target == tmp_path / "data" / "messages.sqlite3":
+            raise OSError("the power went")
+        real(source, target)
+
+    monkeypatch.setattr("imgateway.brokers.backup.os.replace", replace)
+    with pytest.raises(StoreError, match="the power went"):
+        restore(tmp_path / "copy", tmp_path / "data")
+    monkeypatch.undo()
+    rig.new()
+    rig.start()
+    assert ids(rig) == ["1"]
+    other = send(rig, "3")
+    assert (other.seq, other.epoch != lost.epoch) == (lost.seq, True)
 
 
 def test_backups_refusals(rig: Rig, tmp_path: Path) -> None:

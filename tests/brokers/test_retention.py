@@ -10,7 +10,7 @@ import pytest
 
 from imgateway.config import BrokerSettings, RetentionSettings
 from imgateway.frames import OutcomeCode, SessionKey, Start, log_of, parse_address
-from imgateway.testing.disk import Rig
+from imgateway.testing.disk import Rig, disk_error
 from imgateway.wire.messages import decode_message
 
 BOB = SessionKey("bob", "phone")
@@ -111,6 +111,55 @@ def test_expired_entries_make_room_without_a_gap(rig: Rig) -> None:
     rig.wall_ms += 61_000
     assert send(rig, 10).code == OutcomeCode.OK
     assert (seqs(rig), read(rig).gap) == ([6, 7, 8, 9, 10, 11], False)
+
+
+def test_what_little_expired_does_not_make_a_log_full(rig: Rig) -> None:
+    """Expired entries go first; if that is not enough, what every device has goes too."""
+    phone = opened(rig)
+    send(rig, "short", ttl_s=60)
+    for n in range(2):
+        send(rig, n, body=bytes(40_000))
+    rig.broker.advance(BOB, phone.generation, [(MAILBOX, 3)])
+    rig.wall_ms += 61_000
+    assert send(rig, 2, body=bytes(40_000)).code == OutcomeCode.OK
+
+
+def test_small_entries_make_room_for_a_large_one(rig: Rig) -> None:
+    phone = opened(rig)
+    for n in range(4):
+        send(rig, f"small {n}")
+    for n in range(2):
+        send(rig, n, body=bytes(45_000))
+    rig.broker.advance(BOB, phone.generation, [(MAILBOX, 6)])
+    assert send(rig, 2, body=bytes(45_000)).code == OutcomeCode.OK
+
+
+def test_a_full_log_costs_nobody_a_sync(rig: Rig) -> None:
+    """Whoever writes to a mailbox that is full is refused without a commit, which others would wait for."""
+    opened(rig)
+    for n in range(10):
+        send(rig, n)
+    assert rig.disk is not None
+    before = len(rig.disk.statements)
+    assert [send(rig, n).code for n in range(10, 15)] == [OutcomeCode.FULL] * 5
+    assert "COMMIT" not in rig.disk.statements[before:]
+    assert not [one for one in rig.disk.statements[before:] if one.lstrip().startswith("INSERT")]
+
+
+def test_room_that_a_failed_commit_made_is_remembered(rig: Rig) -> None:
+    phone = opened(rig)
+    for n in range(10):
+        send(rig, n)
+    assert rig.now(rig.broker.watch(MAILBOX)).first == 1
+    rig.broker.advance(BOB, phone.generation, [(MAILBOX, 10)])
+    assert rig.disk is not None
+    rig.disk.fail(disk_error(), lambda one: one.lstrip().startswith("INSERT INTO entry"), times=1)
+    box = rig.publish("user:bob", msg_id="10")
+    rig.run()
+    assert not box
+    rig.pass_time(1)
+    assert box[0][0].code == OutcomeCode.OK
+    assert rig.now(rig.broker.watch(MAILBOX)).first == seqs(rig)[0] > 1
 
 
 def test_digests_outlive_what_was_dropped(rig: Rig) -> None:

@@ -111,6 +111,18 @@ class BrokerContract:
         self.send(desk, "user:alice", msg_id="1", copy_self=True)
         assert [entry.except_device for entry in self.read(desk, "user:alice").entries] == [""]
 
+    def test_copy_self_is_the_message_for_the_senders_other_devices(self, desk: Any) -> None:
+        """A device of the sender that is named gets the copy, and not the same message beside it."""
+        to = ("device:alice/web", "user:bob", "device:alice/phone", "device:alice/pad", "device:alice/web")
+        outcomes = self.send(desk, *to, msg_id="1", copy_self=True)
+        entries = self.read(desk, "user:alice").entries
+        assert [(one.only_device, one.except_device) for one in entries] == [("phone", ""), ("", "phone")]
+        own, copy = (one.seq for one in entries)
+        assert [outcome.seq for outcome in outcomes] == [copy, 1, own, copy, copy]
+        assert {outcome.code for outcome in outcomes} == {OK}
+        again = self.send(desk, *to, msg_id="1", copy_self=True)
+        assert [outcome[::2] for outcome in again] == [(DUPLICATE, outcome.seq) for outcome in outcomes]
+
     def test_copies_of_a_repeat_are_one_entry(self, desk: Any) -> None:
         for _ in range(2):
             self.send(desk, "user:bob", msg_id="1", copy_self=True)

@@ -103,6 +103,22 @@ def test_too_large() -> None:
     assert rig.broker.named("emit") == []
 
 
+@pytest.mark.parametrize(
+    ("many", "text"),
+    [(8, "\U0001f600" * 2_040), (6_500, ""), (1, "x" * 16_360)],
+    ids=["wide", "many", "whole"],
+)
+def test_what_is_acknowledged_fits_into_a_delivery(many: int, text: str) -> None:
+    """The largest body with headers that count more in bytes than in characters, or more than their text."""
+    rig = Rig()
+    alice, bob = rig.login("alice" * 12), rig.login("bob", "phone" * 12)
+    headers = tuple((f"{n:04x}", text) for n in range(many))
+    alice.publish("m" * 64, "user:bob", body=bytes(65_536), headers=headers)
+    ((_, codes),) = acks(alice)
+    assert codes == [OutcomeCode.TOO_LARGE] or bob.shown() == ["m" * 64]
+    assert codes == ([OK] if many == 1 else [OutcomeCode.TOO_LARGE])
+
+
 def test_too_many_addresses() -> None:
     rig = Rig(set={"limits.max_addresses": 2, "limits.max_addresses_service": 3})
     rig.tokens.identities["svc"] = Identity("svc", service=True)

@@ -80,6 +80,17 @@ def test_whose_device_it_is() -> None:
     assert rig.login("bob", "x" * 65).code is CloseCode.BAD_FRAME
 
 
+def test_a_greeting_that_no_store_could_keep() -> None:
+    rig = Rig()
+    bob = rig.connect()
+    bob.link._greeting(
+        Hello("bob", "phone", platform="\ud800")
+    )  # ours cannot read such a thing, a foreign codec may
+    rig.settle()
+    assert bob.code is CloseCode.BAD_FRAME
+    assert not rig.hub.sessions
+
+
 def test_a_second_hello() -> None:
     rig = Rig()
     bob = rig.login("bob").send(Hello("bob"))

@@ -74,6 +74,17 @@ def test_one_that_was_parked_and_is_no_more_in_the_log() -> None:
     assert rig.broker.parked[KEY] == ()
 
 
+def test_one_that_was_parked_and_that_retention_took() -> None:
+    rig = Rig()
+    rig.broker.store(LOG, entry(1), entry(2))
+    rig.broker.acked[KEY], rig.broker.parked[KEY] = 2, (1, 2)
+    rig.broker.read_batch = lambda batch: (
+        batch if batch.after else replace(batch, entries=batch.entries[1:], gap=True)
+    )
+    bob = rig.login("bob")
+    assert [(one.upto, one.gap) for one in bob.of(Deliver)] == [(1, True), (2, False)]
+
+
 def test_who_names_its_position_is_not_shown_what_it_passed() -> None:
     rig = Rig()
     bob = rig.login("bob", wire=AsciiWire(ranges=True))

@@ -139,6 +139,26 @@ def test_a_door_that_does_not_open(fault: Any) -> None:
     assert rig.broker.named("stop") == [()], "once"
 
 
+def test_what_comes_before_the_doors_may_fail() -> None:
+    order: list[str] = []
+    rig = Rig(
+        start=False, doors=[lambda accept: order.append("door")], before=lambda: fail(OperatorError("no"))
+    )
+    assert rig.start()[0].check(OperatorError)
+    assert order == []
+    assert rig.broker.calls[-1] == ("stop",)
+
+
+def test_stop_before_the_doors() -> None:
+    order: list[str] = []
+    before: Deferred[None] = Deferred()
+    rig = Rig(start=False, doors=[lambda accept: order.append("door")], before=lambda: before)
+    started = rig.start()
+    stopped = outcome(rig.node.stop())
+    before.callback(None)
+    assert (order, started, stopped) == ([], [None], [None])
+
+
 def test_a_store_that_does_not_open() -> None:
     rig = Rig(start=False)
     rig.broker.fails = OperatorError("locked")
