@@ -30,7 +30,7 @@ SOURCES = $(shell find imgateway twisted tests bench docs proto setup.cfg pyproj
 .DELETE_ON_ERROR:
 
 run: $(RUN)
-	exec $(BIN)/twistd -n --pidfile= imgateway $(ARGS)
+	exec $(BIN)/twistd -n --pidfile= imgateway --set log.format=text $(ARGS)
 
 # Without ARGS the run is measured, and make check takes its figures as long as no source is newer.
 test: $(TEST)
@@ -95,13 +95,16 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(RUN): setup.cfg pyproject.toml | $(BIN)/python
+	@echo "installing into $(VENV) (once) …"
 	$(PIP_INSTALL) --editable .
 	@touch $@
 
 $(TEST): setup.cfg pyproject.toml | $(BIN)/python
+	@echo "installing into $(VENV), with what the tests need (once) …"
 	$(PIP_INSTALL) --editable '.[test,docs]'
 	@touch $@ $(RUN)
 
 $(CHECK): setup.cfg pyproject.toml | $(BIN)/python
+	@echo "installing into $(VENV), with what the checks need (once) …"
 	$(PIP_INSTALL) --editable '.[test,check,docs]'
 	@touch $@ $(TEST) $(RUN)

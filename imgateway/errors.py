@@ -194,6 +194,11 @@ class ClientError(GatewayError):
     """Told to the user of the client SDK."""
 
 
+def _named(code: int) -> str:
+    """``code 4`` for a later gateway's number, ``BAD_TOKEN, code 204`` for one that has a name."""
+    return f"{code.name}, code {int(code)}" if isinstance(code, IntEnum) else f"code {code}"
+
+
 class ConnectRefused(ClientError):
     """The gateway turned the login down for good.
 
@@ -201,7 +206,8 @@ class ConnectRefused(ClientError):
     """
 
     def __init__(self, code: int, reason: str) -> None:
-        super().__init__(f"{reason or 'refused'} (code {code})")
+        known = {int(one): one for one in CloseCode}
+        super().__init__(f"{reason or 'refused'} ({_named(known.get(code, code))})")
         self.code = code
         self.reason = reason
 
@@ -217,11 +223,11 @@ class OutcomeUnknown(ClientError):
 class FrameRefused(ClientError):
     """The gateway answered a frame with Refused.
 
-    :param code: a `frames.RefusedCode`.
+    :param code: a `frames.RefusedCode`, or a number that has no name here.
     """
 
     def __init__(self, code: int, reason: str) -> None:
-        super().__init__(f"{reason or 'refused'} (code {code})")
+        super().__init__(f"{reason or 'refused'} ({_named(code)})")
         self.code = code
         self.reason = reason
 
@@ -229,11 +235,11 @@ class FrameRefused(ClientError):
 class RequestFailed(ClientError):
     """A Request came back with another code than OK.
 
-    :param code: a `frames.ResponseCode`.
+    :param code: a `frames.ResponseCode`, or a number of the service's own from 100.
     """
 
     def __init__(self, code: int, body: bytes = b"") -> None:
         text = body[:200].decode("utf-8", "replace")
-        super().__init__(f"request failed with code {code}" + (f": {text}" if text else ""))
+        super().__init__(f"request failed ({_named(code)})" + (f": {text}" if text else ""))
         self.code = code
         self.body = body

@@ -129,20 +129,20 @@ def test_a_refused_login_may_have_a_number_of_the_applications_own() -> None:
 
 @pytest.mark.parametrize("kind", [ConnectRefused, FrameRefused])
 def test_a_refusal_names_its_reason_and_code(kind: type[ConnectRefused | FrameRefused]) -> None:
-    error = kind(205, "the token expired")
-    assert (error.code, error.reason, str(error)) == (
-        205,
-        "the token expired",
-        "the token expired (code 205)",
-    )
-    assert str(kind(3, "")) == "refused (code 3)"
+    error = kind(CloseCode.TOKEN_EXPIRED, "too old")
+    assert (error.code, error.reason, str(error)) == (205, "too old", "too old (TOKEN_EXPIRED, code 205)")
+    assert str(kind(299, "")) == "refused (code 299)"
+
+
+def test_a_close_code_from_the_wire_gets_its_name() -> None:
+    assert str(ConnectRefused(204, "no")) == "no (BAD_TOKEN, code 204)"
 
 
 def test_a_failed_request_shows_the_beginning_of_its_body() -> None:
     error = RequestFailed(4, b"no such order\xff")
     assert (error.code, error.body) == (4, b"no such order\xff")
-    assert str(error) == "request failed with code 4: no such order\ufffd"
+    assert str(error) == "request failed (code 4): no such order\ufffd"
     long = RequestFailed(4, b"x" * 10_000)
     assert len(str(long)) < 250
     assert len(long.body) == 10_000
-    assert str(RequestFailed(3)) == "request failed with code 3"
+    assert str(RequestFailed(CloseCode.STALE)) == "request failed (STALE, code 7)"

@@ -7,6 +7,7 @@ from twisted.internet.defer import Deferred
 from twisted.protocols.basic import LineReceiver
 
 from imgateway.client import connect
+from imgateway.errors import ConnectRefused, LinkLost
 
 
 class Keyboard(LineReceiver):
@@ -44,5 +45,14 @@ async def chat(reactor, url, token, friend, open_keyboard=stdio.StandardIO, show
     await client.close()
 
 
+async def main(reactor, *arguments):
+    if len(arguments) != 3:
+        sys.exit("usage: python chat.py URL TOKEN FRIEND")
+    try:
+        await chat(reactor, *arguments)
+    except (ConnectRefused, LinkLost) as error:  # turned down for good; or nobody was there at the start
+        sys.exit(str(error))
+
+
 if __name__ == "__main__":
-    task.react(lambda reactor: Deferred.fromCoroutine(chat(reactor, *sys.argv[1:])))
+    task.react(main, sys.argv[1:])

@@ -51,6 +51,7 @@ class Order(Struct, frozen=True):
 
 class Sent(NamedTuple):
     msg_id: str
+    size: int
     word: Deferred[Word]
 
 
@@ -107,7 +108,7 @@ class Dispatch:
             msg_id = self._names(number)
             if not order.qos and not self._client.connected:
                 # The client would drop it without a word.
-                self._sent.put(Sent(msg_id, _fired(ClientError("there was no connection"))))
+                self._sent.put(Sent(msg_id, len(body), _fired(ClientError("there was no connection"))))
                 continue
             word = self._client.publish(
                 order.to,
@@ -118,7 +119,7 @@ class Dispatch:
                 ttl_s=order.ttl_s,
                 copy_self=order.copy_self,
             )
-            self._sent.put(Sent(msg_id, word.addErrback(_as_word)))
+            self._sent.put(Sent(msg_id, len(body), word.addErrback(_as_word)))
         self._sent.put(None)
 
     async def _until(self, when: float) -> None:
@@ -131,7 +132,7 @@ class Dispatch:
     async def _print(self) -> None:
         done = 0
         while (sent := await self._sent.get()) is not None:
-            self._show(sent.msg_id, await self._word(sent))
+            self._show(sent, await self._word(sent))
             self._window.release()
             done += 1
             self._progress(done, self._order.total)
@@ -146,7 +147,8 @@ class Dispatch:
             late = f"no acknowledgement of {sent.msg_id} within {timeout_s:g} s"
             raise ClientError(f"{late}; it may or may not have been taken") from None
 
-    def _show(self, msg_id: str, word: Word) -> None:
+    def _show(self, sent: Sent, word: Word) -> None:
+        msg_id = sent.msg_id
         if isinstance(word, GatewayError):
             code = _refusal(word)
             for address in self._order.to:
@@ -159,7 +161,14 @@ class Dispatch:
                 line = {"msg_id": msg_id, "address": address, "code": code, "seq": outcome.seq}
                 write_line(as_line(line))
             else:
-                self._refused(msg_id, address, code, "")
+                self._refused(msg_id, address, code, self._too_large(sent.size, outcome.code))
+
+    def _too_large(self, size: int, code: int) -> str:
+        """What the limit is, if that is why; headers and the node's own rules may be too much as well."""
+        limit = self._client.welcome.limits.max_body_bytes
+        if code != OutcomeCode.TOO_LARGE or not 0 < limit < size:
+            return ""
+        return f"the body has {size:,} bytes, and the gateway takes {limit:,}"
 
     def _refused(self, msg_id: str, address: str, code: str, reason: str) -> None:
         self._all_well = False

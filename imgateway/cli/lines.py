@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-__all__ = ("as_line", "plain", "tell", "text_of", "write_line")
+__all__ = ("as_line", "at_a_terminal", "plain", "tell", "text_of", "write_line")
 
 # Joiners have no picture of their own, but letters and emoji are put together with them.
 _HARMLESS = frozenset("\u200c\u200d")
@@ -47,6 +47,11 @@ def text_of(body: bytes) -> str | None:
     except UnicodeDecodeError:
         return None
     return None if "\0" in text else text
+
+
+def at_a_terminal() -> bool:
+    """A person reads stderr as it comes."""
+    return sys.stderr.isatty()
 
 
 def tell(text: str) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from imgateway.cli.lines import at_a_terminal, tell
 from imgateway.cli.login import Login, login_options, with_client
 from imgateway.cli.options import POSITIVE
 from imgateway.cli.world import World, pass_world
@@ -43,6 +44,9 @@ def listen(
     async def talk(client: Any, reactor: Any) -> int:
         from imgateway.cli.reception import receive
 
+        if at_a_terminal():
+            # A person would else look at nothing at all until the first message.
+            tell(f"connected as {client.user}, waiting")
         return await receive(client, reactor, count, timeout)
 
     from imgateway.cli.remarks import STARTS

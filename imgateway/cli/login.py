@@ -105,7 +105,7 @@ def with_client(
             reactor=reactor,
             **options,
         )
-        remark_on(client, login.wait)
+        remark_on(client, login.url, login.wait)
         try:
             await client.start()
             return await talk(client, reactor)

@@ -12,7 +12,7 @@ from imgateway.client.values import Gap
 from imgateway.errors import CloseCode, ConnectRefused, GatewayError, LinkLost
 from imgateway.frames import Start, address_text
 
-__all__ = ("ADVICE", "STARTS", "explained", "lose", "remark_on", "show_log")
+__all__ = ("ADVICE", "MISTAKES", "STARTS", "explained", "lose", "remark_on", "show_log")
 
 STARTS = {start.name.lower(): start for start in Start}
 
@@ -33,6 +33,14 @@ ADVICE: dict[int, str] = {
 }
 """What to do about a refusal."""
 
+MISTAKES = {
+    "Connection refused": "nothing listens at {url}; is the node running?",
+    "No such file or directory": "nothing listens at {url}; is the node running?",
+    "certificate verify failed": "{url}: the certificate is not trusted: --ca FILE, or --insecure for a test",
+    "wrong version number": "{url}: no TLS on this port: try {plain}://",
+}
+"""What a transport's reason has in it → what that means to whoever typed the URL."""
+
 
 def explained(error: GatewayError, url: str) -> str:
     """One line: where, what and what to do."""
@@ -40,16 +48,31 @@ def explained(error: GatewayError, url: str) -> str:
         return str(error)
     name, reason = _code_name(error.code), error.reason or "no reason given"
     if name == "LOST":
-        return f"{url}: {reason}"
+        return _why_not(reason, url)
     advice = ADVICE.get(error.code)
     return f"{url}: {name}: {reason}" + (f"; {advice}" if advice else "")
+
+
+def _why_not(reason: str, url: str) -> str:
+    """Why there is no Welcome, from what the transport says: the usual mistakes by what to do about them."""
+    mistake = _mistake(reason, url)
+    if not mistake and reason.endswith("closed by the peer"):
+        return f"{url}: {reason}; is this the right port and scheme?"
+    return mistake or f"{url}: {reason}"
+
+
+def _mistake(reason: str, url: str) -> str:
+    for said, meaning in MISTAKES.items():
+        if said in reason:
+            return meaning.format(url=url, plain="ws" if url.startswith("ws") else "tcp")
+    return ""
 
 
 def _code_name(code: int) -> str:
     return CloseCode(code).name if code in {int(known) for known in CloseCode} else f"code {code}"
 
 
-def remark_on(client: Any, patient: bool = False) -> None:
+def remark_on(client: Any, url: str, patient: bool = False) -> None:
     """Tell of links that end, and of the next that is up; of gaps, too.
 
     :param patient: the client goes on when the first attempt fails, so that is told as well.
@@ -61,7 +84,8 @@ def remark_on(client: Any, patient: bool = False) -> None:
         # What ends the command is told by its error line.
         if code < 200 and (patient or client.welcome is not None):
             down = True
-            tell(f"no connection ({reason or _code_name(code)}); trying again")
+            why = _mistake(reason, url) or reason or _code_name(code)
+            tell(f"no connection ({why}); trying again")
 
     def on_up(welcome: Any) -> None:
         nonlocal down

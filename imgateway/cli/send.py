@@ -47,7 +47,8 @@ def send(
 ) -> None:
     """Send BODY to TO: user:bob, device:bob/phone; several with commas.
 
-    With "-" as BODY each line of standard input is a message. Prints one JSON line for each acknowledged
+    With "-" as BODY each line of standard input is a message; a BODY that begins with "-" goes behind "--":
+    send URL --user alice user:bob -- "-1". Prints one JSON line for each acknowledged
     message and address, in the order of sending: msg_id, address, code (OK or DUPLICATE), seq. Refusals go to
     stderr, in the same form. Exits with 0 when all were acknowledged.
     """

@@ -41,9 +41,10 @@ def checkconfig(file: str, sets: tuple[str, ...], data_dir: str | None) -> None:
     Prints ok, or which setting is wrong and what is allowed.
     """
     from imgateway.config import load
+    from imgateway.tap.check import check
 
     if data_dir is not None:
         sets = (*sets, f"node.data_dir={json.dumps(data_dir)}")
     with refusals():
-        load(file, sets)
+        check(load(file, sets))
     click.echo("ok")

@@ -18,8 +18,18 @@ from twisted.python.failure import Failure
 from imgateway.client.link import Link
 from imgateway.client.pace import Pace, Steady
 from imgateway.client.reading import as_deferred
+from imgateway.client.values import named
 from imgateway.errors import FrameRefused, LinkLost, RequestFailed
-from imgateway.frames import Deliver, Pull, Refused, Request, Response, ResponseCode, address_text
+from imgateway.frames import (
+    Deliver,
+    Pull,
+    Refused,
+    RefusedCode,
+    Request,
+    Response,
+    ResponseCode,
+    address_text,
+)
 
 __all__ = ("Asking",)
 
@@ -108,7 +118,7 @@ class Asking:
             if response.code == ResponseCode.OK:
                 answer.callback(response.body)
             else:
-                answer.errback(RequestFailed(response.code, response.body))
+                answer.errback(RequestFailed(named(ResponseCode, response.code), response.body))
 
     def pulled(self, deliver: Deliver) -> bool:
         """True: this Deliver answers one of our Pulls, the oldest for just this place."""
@@ -124,7 +134,7 @@ class Asking:
 
     def refused(self, refused: Refused) -> bool:
         """True: one of our questions was turned down."""
-        error = FrameRefused(refused.code, refused.reason)
+        error = FrameRefused(named(RefusedCode, refused.code), refused.reason)
         if refused.frame == "request":
             asked = self._asked.pop(int(refused.id), None) if refused.id.isdecimal() else None
             if asked is not None:

@@ -17,6 +17,7 @@ from imgateway.client.link import Link
 from imgateway.client.outbox import Outbox, Parcel
 from imgateway.client.pace import Pace, Steady
 from imgateway.client.store import ClientStore
+from imgateway.client.values import named
 from imgateway.errors import FrameRefused, OutboxFull, OutcomeUnknown, StoreError
 from imgateway.frames import Limits, Outcome, OutcomeCode, Publish, PublishAck, Refused, RefusedCode
 
@@ -141,7 +142,7 @@ class Sending:
     def refused(self, refused: Refused) -> None:
         parcel = self._outbox.settle(refused.id)
         if parcel is not None:
-            self._settled(parcel, FrameRefused(refused.code, refused.reason))
+            self._settled(parcel, FrameRefused(named(RefusedCode, refused.code), refused.reason))
 
     def stop(self, error: Exception | None) -> None:
         """No link will come any more. What is in the file stays there for the next run."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from enum import IntEnum
+
 from msgspec import Struct
 
 from imgateway.frames import Address, Message
 
-__all__ = ("Gap", "History", "Received")
+__all__ = ("Gap", "History", "Received", "named")
 
 
 class Received(Struct, frozen=True):
@@ -45,3 +47,9 @@ class History(Struct, frozen=True):
     messages: tuple[Received, ...]
     gap: bool
     head: int
+
+
+def named(codes: type[IntEnum], code: int) -> int:
+    """The code with its name, so that an error's text has it; a later gateway's number as it is."""
+    known = {int(one): one for one in codes}
+    return known.get(code, code)

@@ -12,15 +12,12 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.endpoints import serverFromString
-from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IAddress, IListeningPort
 from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
-from twisted.python.failure import Failure
 from twisted.web import http
 from twisted.web.resource import Resource
 from twisted.web.server import Request, Site
 
-from imgateway.errors import OperatorError
 from imgateway.ops.health import Health
 
 __all__ = ("HttpListener", "listen", "site")
@@ -136,19 +133,7 @@ class HttpListener:
 
 
 def listen(endpoint: str, health: Health, metrics: CollectorRegistry, reactor: Any) -> Deferred[HttpListener]:
-    """Listen on an endpoint description.
-
-    :raises OperatorError: (in the Deferred) no such endpoint, or its port is in use.
-    """
+    """Listen on an endpoint description. :raises: (in the Deferred) whatever the endpoint does."""
     connections = _Connections(site(health, metrics, reactor))
-
-    def refused(failure: Failure) -> HttpListener:
-        failure.trap(CannotListenError, ValueError, TypeError, OSError)
-        if failure.check(CannotListenError):
-            reason = f"{failure.value.socketError}; choose another one or stop who has it"  # type: ignore[union-attr]
-        else:
-            reason = f"is no endpoint description ({failure.getErrorMessage()})"
-        raise OperatorError(f"listen.http: {endpoint}: {reason}")
-
     listening = maybeDeferred(lambda: serverFromString(reactor, endpoint).listen(connections))
-    return listening.addCallbacks(lambda port: HttpListener(port, connections), refused)
+    return listening.addCallback(HttpListener, connections)

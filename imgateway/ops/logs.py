@@ -19,6 +19,7 @@ from twisted.logger import (
     LogEvent,
     LogLevel,
     LogLevelFilterPredicate,
+    PredicateResult,
     formatEvent,
 )
 from zope.interface import implementer
@@ -40,10 +41,22 @@ def observer(settings: LogSettings, out: IO[str]) -> ILogObserver:
 
     For twistd: ``application.setComponent(ILogObserver, observer(settings.log, sys.stdout))``, before it
     begins to log: from then on ``sys.stdout`` itself leads into the log.
+
+    What Twisted tells of its own doings, and programs through its old ``twisted.python.log``, is left out
+    below warn, unless the level is debug.
     """
     lines = _Lines(json_line if settings.format == "json" else text_line, out)
     level = LogLevel.levelWithName(settings.level)
-    return FilteringLogObserver(lines, [LogLevelFilterPredicate(defaultLogLevel=level)])
+    predicates: list[Any] = [LogLevelFilterPredicate(defaultLogLevel=level)]
+    if level > LogLevel.debug:
+        predicates.append(_without_chatter)
+    return FilteringLogObserver(lines, predicates)
+
+
+def _without_chatter(event: LogEvent) -> Any:
+    namespace = _namespace(event)
+    chatter = namespace == "log_legacy" or namespace.startswith("twisted.")
+    return PredicateResult.no if chatter and event["log_level"] < LogLevel.warn else PredicateResult.maybe
 
 
 @implementer(ILogObserver)

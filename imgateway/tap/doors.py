@@ -6,12 +6,18 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
-from imgateway.errors import ConfigError
+from prometheus_client import CollectorRegistry
+from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.python.failure import Failure
+
+from imgateway.errors import ConfigError, OperatorError
 from imgateway.interfaces import IProtocolAdapter, ITransportAdapter
 from imgateway.node.service import Door
+from imgateway.ops.health import Health
+from imgateway.ops.http import HttpListener, listen
 from imgateway.tap.plugins import find, find_all
 
-__all__ = ("Listen", "door", "parse_listen")
+__all__ = ("Listen", "door", "http_door", "parse_listen")
 
 SETTING = "listen.clients"
 
@@ -46,11 +52,26 @@ def door(text: str, reactor: Any, options: Mapping[str, Any]) -> Door:
     :param options: passed to the transport.
     :raises ConfigError: the grammar is wrong, or a protocol or transport is not installed.
     """
-    listen = parse_listen(text)
-    transport = find(ITransportAdapter, listen.transport, SETTING)
-    wires = find_all(IProtocolAdapter, listen.protocols, SETTING)
-    return partial(_open, transport, listen.endpoint, wires, reactor, options)
+    asked = parse_listen(text)
+    transport = find(ITransportAdapter, asked.transport, SETTING)
+    wires = find_all(IProtocolAdapter, asked.protocols, SETTING)
+    return partial(_open, transport, asked.endpoint, wires, reactor, options)
 
 
 def _open(transport: Any, endpoint: str, wires: Any, reactor: Any, options: Any, accept: Any) -> Any:
     return transport.listen(endpoint, wires, accept, reactor, options)
+
+
+def http_door(
+    endpoint: str, health: Health, metrics: CollectorRegistry, reactor: Any
+) -> Deferred[HttpListener]:
+    """Open the operators' port; the endpoint may be short, as a client listener's may.
+
+    :raises OperatorError: (in the Deferred) in one line, with what to do.
+    """
+    from imgateway.transports.listening import advice, description
+
+    def refused(failure: Failure) -> HttpListener:
+        raise OperatorError(f"listen.http: {endpoint}: {advice(failure.value)}")
+
+    return maybeDeferred(listen, description(endpoint), health, metrics, reactor).addErrback(refused)

@@ -7,6 +7,8 @@ from typing import Any, ClassVar
 from msgspec.structs import replace
 from twisted.python import usage
 
+import twisted
+from imgateway import __version__
 from imgateway.config import Settings, check, load
 from imgateway.errors import ConfigError
 
@@ -20,7 +22,8 @@ class Options(usage.Options):
     synopsis = "[options]"
     longdesc = (
         "Runs a gateway node. Without options it keeps its data under ./data and listens on 127.0.0.1: "
-        "native TCP 7901, native WebSocket 7902, HTTP 7980. `imgateway genconfig` prints every setting."
+        "native TCP 7901, native and JSON WebSocket 7902, HTTP 7980 (health and metrics). "
+        "`imgateway genconfig` prints every setting."
     )
 
     optParameters: ClassVar[list[list[Any]]] = [
@@ -30,7 +33,7 @@ class Options(usage.Options):
             "http",
             None,
             None,
-            "Endpoint for health and metrics, such as tcp:7980:interface=127.0.0.1; empty: none.",
+            "Endpoint for health and metrics, such as 127.0.0.1:7980; empty: none.",
         ],
         ["broker", None, None, "Where logs live: embedded: or memory:"],
         ["node", None, None, "The node's name; the host name if not given."],
@@ -50,6 +53,16 @@ class Options(usage.Options):
     def opt_set(self, value: str) -> None:
         """section.key=value: any setting. May be repeated."""
         self._sets.append(value)
+
+    def opt_version(self) -> None:
+        """Print the versions of imgateway and Twisted, and exit."""
+        print(f"imgateway {__version__}\nTwisted {twisted.__version__}")
+        raise SystemExit(0)
+
+    def parseArgs(self, *arguments: str) -> None:
+        """Refuse what is no option."""
+        if arguments:
+            raise usage.UsageError(f"{arguments[0]!r}: options only")
 
     def parseOptions(self, options: Any = None) -> None:
         """Parse the command line and read the settings.

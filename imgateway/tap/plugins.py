@@ -11,7 +11,7 @@ from imgateway.config import AuthSettings
 from imgateway.errors import ConfigError
 from imgateway.interfaces import IAuthenticator, IAuthenticatorMaker, IPolicy
 
-__all__ = ("find", "find_all", "find_authenticator", "find_policy")
+__all__ = ("authenticator_plugin", "find", "find_all", "find_authenticator", "find_policy")
 
 
 def find(interface: type[IPlugin], name: str, setting: str) -> Any:
@@ -28,6 +28,15 @@ def find_all(interface: type[IPlugin], names: Sequence[str], setting: str) -> tu
     return tuple(find(interface, name, setting) for name in names)
 
 
+def authenticator_plugin(settings: AuthSettings) -> Any:
+    """The plugin that ``auth.authenticator`` names, an IAuthenticator or the maker of one.
+
+    :raises ConfigError: as `find`.
+    """
+    plugins = [*getPlugins(IAuthenticator), *getPlugins(IAuthenticatorMaker)]
+    return _named("auth.authenticator", settings.authenticator, plugins)
+
+
 def find_authenticator(settings: AuthSettings, data_dir: str, seconds: Callable[[], float]) -> Any:
     """The IAuthenticator that ``auth.authenticator`` names, made if its plugin is a maker.
 
@@ -35,8 +44,7 @@ def find_authenticator(settings: AuthSettings, data_dir: str, seconds: Callable[
     :raises ConfigError: as `find`.
     :raises OperatorError: its keys cannot be used.
     """
-    plugins = [*getPlugins(IAuthenticator), *getPlugins(IAuthenticatorMaker)]
-    plugin = _named("auth.authenticator", settings.authenticator, plugins)
+    plugin = authenticator_plugin(settings)
     if IAuthenticatorMaker.providedBy(plugin):
         return plugin.make(settings, data_dir, seconds)
     return plugin

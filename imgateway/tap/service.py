@@ -11,26 +11,29 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable
 from typing import Any
 
 from msgspec.structs import replace
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred
 from twisted.logger import ILogObserver, Logger
 from twisted.python.components import Componentized
 from twisted.python.failure import Failure
 
 from imgateway import __version__
 from imgateway.config import Settings
-from imgateway.errors import ConfigError, OperatorError
-from imgateway.interfaces import IBackend, IBroker, IInterceptor, IListener, ISessionListener
+from imgateway.errors import OperatorError
+from imgateway.interfaces import IBackend, IBroker, IInterceptor, ISessionListener
 from imgateway.node.service import Node
 from imgateway.ops.health import Health
-from imgateway.ops.http import HttpListener, listen
+from imgateway.ops.http import HttpListener
 from imgateway.ops.logs import observer
 from imgateway.ops.metrics import registry
-from imgateway.tap.doors import Listen, door, parse_listen
+from imgateway.tap.banner import banner, exposed
+from imgateway.tap.check import check_broker
+from imgateway.tap.doors import door, http_door
+from imgateway.tap.logfile import log_file
 from imgateway.tap.options import Options
 from imgateway.tap.plugins import find_all, find_authenticator, find_policy
 
@@ -48,11 +51,9 @@ def make_broker(settings: Settings, reactor: Any) -> IBroker:
     """The broker that ``broker.url`` names. :raises ConfigError: there is no such kind."""
     from imgateway.brokers.embedded import EmbeddedBroker
 
-    scheme = settings.broker.url
-    if scheme not in ("embedded:", "memory:"):
-        raise ConfigError(f"broker.url: {scheme!r} is no broker; allowed: embedded: and memory:")
+    check_broker(settings.broker.url)
     return EmbeddedBroker(
-        data_dir=settings.node.data_dir if scheme == "embedded:" else None,
+        data_dir=settings.node.data_dir if settings.broker.url == "embedded:" else None,
         settings=settings.broker,
         retention=settings.retention,
         max_devices=settings.session.max_devices,
@@ -61,9 +62,15 @@ def make_broker(settings: Settings, reactor: Any) -> IBroker:
     )
 
 
-def compose(settings: Settings, reactor: Any, health: Health) -> Node:
+def compose(
+    settings: Settings,
+    reactor: Any,
+    health: Health,
+    before: Callable[[], Deferred[None] | None] = lambda: None,
+) -> Node:
     """A node with everything that the settings name.
 
+    :param before: as `Node` takes it.
     :raises OperatorError: a setting, key or plugin is wrong.
     """
     name = settings.node.name or socket.gethostname()
@@ -83,6 +90,7 @@ def compose(settings: Settings, reactor: Any, health: Health) -> Node:
         interceptors=find_all(IInterceptor, settings.plugins.interceptors, "plugins.interceptors"),
         listeners=find_all(ISessionListener, settings.plugins.listeners, "plugins.listeners"),
         health=health.set,
+        before=before,
     )
 
 
@@ -98,16 +106,19 @@ class Gateway(Service):
     def __init__(self, options: Options, reactor: Any) -> None:
         self.options = options
         self.health = Health()
-        self.node = compose(options.settings, reactor, self.health)
+        self.node = compose(options.settings, reactor, self.health, self._serve)
         self._reactor = reactor
         self._http: HttpListener | None = None
         self._failed = False
+        self._why = ""
 
     def setServiceParent(self, parent: Any) -> None:
         """Join the application, and write its log."""
         super().setServiceParent(parent)
         if isinstance(parent, Componentized):  # the application itself, not a service in between
-            parent.setComponent(ILogObserver, observer(self.options.settings.log, sys.stdout))
+            out = log_file(self.options.parent or {})
+            if out is not None:
+                parent.setComponent(ILogObserver, observer(self.options.settings.log, out))
 
     # ---------------------------------------------------------------------------------------- start and stop
 
@@ -118,16 +129,18 @@ class Gateway(Service):
 
     def _start(self) -> None:
         self._catch_signals()
-        starting: Deferred[Any] = succeed(None)
+        self.node.start().addCallbacks(self._ready, self._refused)
+
+    def _serve(self) -> Deferred[None] | None:
+        """Open the HTTP port: after the data directory is ours, so that a second node there is told of that
+        and not of a port; before clients come, so that probes see the rest of the start."""
         endpoint = self.options.settings.listen.http
-        if endpoint:
-            counters = registry(
-                {"version": __version__, "node": self.node.settings.node.name}, self.node.measures
-            )
-            starting = listen(endpoint, self.health, counters, self._reactor)
-            starting.addCallback(self._serving)
-        starting.addCallback(lambda _: self.node.start())
-        starting.addCallbacks(self._ready, self._refused)
+        if not endpoint:
+            return None
+        counters = registry(
+            {"version": __version__, "node": self.node.settings.node.name}, self.node.measures
+        )
+        return http_door(endpoint, self.health, counters, self._reactor).addCallback(self._serving)
 
     def _serving(self, http: HttpListener) -> None:
         self._http = http
@@ -140,14 +153,16 @@ class Gateway(Service):
         gc.set_threshold(10_000, 20, 50)
         places = ", ".join(listener.address for listener in self.node.listeners)
         http = self._http.address if self._http is not None else ""
-        log.info("listening", places=places, http=http, incarnation=self.node.incarnation, pid=os.getpid())
         _tell(banner(self.options.settings, self.node.listeners, http))
+        log.info("listening", places=places, http=http, incarnation=self.node.incarnation, pid=os.getpid())
+        for url in exposed(self.options.settings, self.node.listeners):
+            log.warn("tokens and messages are in the clear: no TLS, and other machines reach it", url=url)
 
     def _refused(self, failure: Failure) -> None:
         """The start failed: one line for the operator, exit status 1."""
         if isinstance(failure.value, OperatorError):
             _tell(f"imgateway: {failure.getErrorMessage()}\n")
-            log.error("the start failed: {why}", why=failure.getErrorMessage())
+            log.error("the start failed", why=failure.getErrorMessage())
         else:
             log.failure("the start failed", failure)
         if not self._failed:
@@ -159,11 +174,16 @@ class Gateway(Service):
     def stopService(self) -> Deferred[None]:
         """Drain, close the store, then the HTTP port, so that health can be asked to the end."""
         super().stopService()
+        if not self._failed:
+            links = len(self.node.exchange.links)
+            log.info("stopping", why=self._why or "the process was asked to", links=links)
         return self.node.stop().addBoth(self._stopped)
 
     def _stopped(self, result: object) -> Any:
         if isinstance(result, Failure):
             log.failure("the stop failed", result)
+        elif not self._failed:
+            log.info("stopped", links_served=self.node.counters.links_accepted)
         return self._http.stop() if self._http is not None else None
 
     # --------------------------------------------------------------------------------------------- signals
@@ -172,14 +192,19 @@ class Gateway(Service):
         before = signal.getsignal(signal.SIGTERM)
 
         def terminate(number: int, frame: Any) -> None:
+            self._why = signal.Signals(number).name
             if self.running and callable(before):
                 before(number, frame)
             else:
-                self._reactor.callFromThread(self.node.stop)
+                self._reactor.callFromThread(self._hurry)
 
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, terminate)
         signal.signal(signal.SIGHUP, lambda number, frame: self._reactor.callFromThread(self.reload))
+
+    def _hurry(self) -> None:
+        log.info("stopping at once", why=self._why, links=len(self.node.exchange.links))
+        self.node.stop()
 
     def reload(self) -> None:
         """SIGHUP. What cannot be read is logged, and everything stays as it was."""
@@ -197,45 +222,6 @@ def _tell(text: str) -> None:
     if sys.__stderr__ is not None:
         sys.__stderr__.write(text)
         sys.__stderr__.flush()
-
-
-SCHEMES = {
-    ("tcp", "tcp"): "tcp",
-    ("tcp", "ssl"): "tls",
-    ("websocket", "tcp"): "ws",
-    ("websocket", "ssl"): "wss",
-}
-
-
-def url_of(listen: Listen, listener: IListener) -> str:
-    """What a client on this machine connects to; "" where it cannot be said (behind a proxy, say)."""
-    kind, _, host = listener.address.rpartition(":")[0].partition(":")
-    scheme = SCHEMES.get((listen.transport, kind.removesuffix("6")))
-    host = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}.get(host, host)
-    return f"{scheme}://{host}:{listener.port}" if scheme and listener.port else ""
-
-
-def banner(settings: Settings, listeners: Sequence[IListener], http: str) -> str:
-    """Where the node listens, and the two commands to try next."""
-    lines = [f"imgateway {__version__} listens on"]
-    urls = []
-    for text, listener in zip(settings.listen.clients, listeners, strict=True):
-        listen = parse_listen(text)
-        url = url_of(listen, listener)
-        urls += [url] if url else []
-        what = f"{','.join(listen.protocols)}+{listen.transport}"
-        lines.append(f"  {what:25} {url or listener.address}")
-    if http:
-        lines.append(f"  {'health and metrics':25} {http}")
-    if urls:
-        command = os.path.join(os.path.dirname(sys.argv[0]), "imgateway")
-        if not os.path.exists(command):
-            command = "imgateway"
-        data = "" if settings.node.data_dir == "./data" else f" --data-dir {settings.node.data_dir}"
-        lines.append("Try, in two other terminals:")
-        lines.append(f"  {command} listen {urls[0]} --user bob{data}")
-        lines.append(f'  {command} send {urls[0]} --user alice{data} user:bob "hello"')
-    return "\n".join(lines) + "\n"
 
 
 def makeService(options: Options) -> Gateway:

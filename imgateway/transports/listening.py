@@ -26,7 +26,7 @@ from imgateway.interfaces import IListener
 
 from .stream import Side
 
-__all__ = ("Listener", "description", "listen_stream")
+__all__ = ("Listener", "advice", "description", "listen_stream")
 
 # How many may wait to be accepted. Twisted's default of 50 turns a login storm into refused connections.
 BACKLOG = 4096
@@ -54,7 +54,7 @@ def listen_stream(endpoint: str, side: Side) -> Deferred[Listener]:
     scheme = ("haproxy:" if proxied else "") + inner.partition(":")[0]
 
     def failed(reason: Failure) -> Failure:
-        return Failure(OperatorError(f"cannot listen on {endpoint}: {_advice(reason.value)}"))
+        return Failure(OperatorError(f"cannot listen on {endpoint}: {advice(reason.value)}"))
 
     try:
         server: Any = serverFromString(side.reactor, inner)
@@ -94,8 +94,8 @@ def _address(host: Any, scheme: str) -> tuple[str, int]:
     return f"{scheme}:{name}:{host.port}", int(host.port)
 
 
-def _advice(error: BaseException | None) -> str:
-    """What went wrong, and what the operator can do."""
+def advice(error: BaseException | None) -> str:
+    """What went wrong with listening, and what the operator can do."""
     if isinstance(error, CannotListenError):
         number = getattr(error.socketError, "errno", None)
         if number == errno.EADDRINUSE or error.socketError == "Cannot acquire lock":
@@ -110,6 +110,12 @@ def _advice(error: BaseException | None) -> str:
         if number == errno.EADDRNOTAVAIL:
             return f"{error.interface} is not an address of this machine; see them with:  ip address"
         return str(error.socketError)
+    if isinstance(error, OSError) and error.filename2 is not None:
+        # A unix socket's lock, a link from this name to the number of our process.
+        directory = os.path.dirname(os.fsdecode(error.filename2)) or "."
+        if error.errno == errno.ENOENT:
+            return f"the directory {directory} does not exist"
+        return f"cannot make a socket in {directory}: {error.strerror}"
     if isinstance(error, OSError) and error.filename is not None:
         return f"cannot read {os.fsdecode(error.filename)}: {error.strerror}"
     if type(error).__module__.startswith("OpenSSL") or "keys do not match" in str(error):

@@ -12,6 +12,7 @@ from typing import Any
 
 from autobahn.twisted.websocket import WebSocketClientProtocol, WebSocketServerProtocol
 from autobahn.websocket.types import ConnectionDeny
+from twisted.logger import Logger
 from zope.interface import implementer
 
 from imgateway.errors import CloseCode
@@ -21,6 +22,8 @@ from .stream import StreamConnection
 from .upgrade import Asked, Refusal, choose
 
 __all__ = ("MessageConnection", "Terms")
+
+log = Logger()
 
 GREETING_BYTES = 8192
 """The longest HTTP request or answer of an upgrade."""
@@ -279,6 +282,14 @@ class MessageConnection:
         try:
             self._wire, subprotocol = choose(self._terms.wires, asked, self._terms.origins)
         except Refusal as refusal:
+            log.info(
+                "upgrade refused",
+                status=refusal.status,
+                reason=refusal.reason,
+                path=asked.path,
+                origin=asked.origin,
+                peer=self.peer,
+            )
             raise ConnectionDeny(refusal.status, refusal.reason) from None
         self._opcode = TEXT if self._wire.carriage.text else BINARY
         return subprotocol

@@ -5,7 +5,7 @@ The native wire contract of imgateway, version 1.
 
 One Frame is one protocol unit. On a byte stream (TCP, TLS, unix) each Frame stands behind its length as a varint32. On
 WebSocket each binary message is one Frame (subprotocol imgateway.v1.protobuf), each text message is one Frame in
-protobuf's JSON form (subprotocol imgateway.v1.json). On UDP a Frame travels inside sealed datagrams.
+protobuf's JSON form (subprotocol imgateway.v1.json).
 
 Unless a field says otherwise: times are Unix milliseconds, addresses are text such as "user:42", "device:42/phone",
 "room:7", "all" with '/' and '%' inside an id written %2F and %25, and ids are 1 to 64 bytes of UTF-8 without control

@@ -38,6 +38,7 @@ class FakeClient:
         self.connected = False
         self.user = "alice"
         self.window = 4
+        self.max_body_bytes = 0
         self.refusal: Exception | None = None
         self.inbox: deque[Received | Exception] = deque()
         self.asked: Deferred[Received] | None = None
@@ -55,7 +56,7 @@ class FakeClient:
         return succeed(None)
 
     def up(self) -> None:
-        limits = Limits(publish_window=self.window)
+        limits = Limits(publish_window=self.window, max_body_bytes=self.max_body_bytes)
         self.welcome = Welcome("s", self.user, "n", 1, 30.0, 0, 0, limits)
         self.connected = True
         if self.on_up is not None:

@@ -158,7 +158,12 @@ def test_genconfig_writes_the_data_directory(run: Run, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("text", "said"),
-    [("[session]\nheartbeat_s = 0\n", "session.heartbeat_s"), ("[node\n", "line 1"), ("[nod]\n", "node")],
+    [
+        ("[session]\nheartbeat_s = 0\n", "session.heartbeat_s"),
+        ("[node\n", "line 1"),
+        ("[nod]\n", "node"),
+        ("[listen]\nclients = ['json+tcp:tcp:7901']\n", "json does not ride on tcp"),
+    ],
 )
 def test_checkconfig_names_what_is_wrong(run: Run, tmp_path: Path, text: str, said: str) -> None:
     file = tmp_path / "c.toml"
@@ -222,6 +227,22 @@ def test_restore_puts_back(run: Run, copies: list[tuple[str, str, str]], tmp_pat
     assert result.exit_code == 0
     assert directory in result.stdout
     assert copies == [("restore", "copy", directory)]
+    assert result.stderr.startswith(f"there is no secrets/token.key in {directory}: put yours back")
+
+
+def test_restore_misses_no_secret_that_is_there_or_elsewhere(
+    run: Run, copies: list[tuple[str, str, str]], data_dir: str, tmp_path: Path
+) -> None:
+    assert run("restore", "copy", "--data-dir", data_dir).stderr == ""
+    file = tmp_path / "c.toml"
+    file.write_text('[auth]\nsecret_file = "/run/token.key"\n')
+    assert run("restore", "copy", "--config", str(file), "--data-dir", str(tmp_path)).stderr == ""
+
+
+def test_backup_into_a_directory_that_is_not_there(run: Run, copies: list[tuple[str, str, str]]) -> None:
+    result = run("backup", "/nodir/x", "--data-dir", "node")
+    assert (result.exit_code, result.stderr) == (1, "Error: the directory /nodir does not exist\n")
+    assert not copies
 
 
 def test_restore_replaces_nothing_unless_told(

@@ -113,6 +113,14 @@ def test_after_count_nothing_more_is_shown(run: Run, stage: Stage) -> None:
     assert len(stage.client.inbox) == 1
 
 
+def test_a_person_is_told_that_it_waits(monkeypatch: pytest.MonkeyPatch, run: Run, stage: Stage) -> None:
+    stage.prepare = coming(received())
+    assert run("listen", *LOGIN, "--count", "1", stage=stage).stderr == ""
+    monkeypatch.setattr("imgateway.cli.listen.at_a_terminal", lambda: True)
+    told = run("listen", *LOGIN, "--count", "1", stage=stage).stderr
+    assert told == "connected as alice, waiting\n"
+
+
 def test_the_timeout_ends_it(run: Run, stage: Stage) -> None:
     stage.prepare = coming(received())
     result = run("listen", *LOGIN, "--timeout", "5", stage=stage)
@@ -175,6 +183,7 @@ def test_gaps_and_lost_links_are_told(run: Run, stage: Stage) -> None:
         lambda client: client.up(),
         lambda client: client.down(103, ""),
         lambda client: client.down(77, ""),
+        lambda client: client.down(1, "cannot connect: 111: Connection refused."),
     ]
     result = run("listen", *LOGIN, "--timeout", "1", stage=stage)
     assert result.stderr.splitlines() == [
@@ -183,6 +192,7 @@ def test_gaps_and_lost_links_are_told(run: Run, stage: Stage) -> None:
         "connected again",
         "no connection (UNAVAILABLE); trying again",
         "no connection (code 77); trying again",
+        f"no connection (nothing listens at {LOGIN[0]}; is the node running?); trying again",
     ]
 
 

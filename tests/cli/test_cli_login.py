@@ -188,10 +188,29 @@ def refused(run: Run, error: Exception, *args: str) -> Result:
     return result
 
 
-def test_nobody_listens_there(run: Run) -> None:
-    result = refused(run, LinkLost("cannot connect to 127.0.0.1:7901: Connection refused"))
+@pytest.mark.parametrize(
+    ("reason", "said"),
+    [
+        (
+            "cannot connect to h:1: 111: Connection refused.",
+            f"nothing listens at {URL}; is the node running?",
+        ),
+        ("[('SSL', '', 'certificate verify failed')]", f"{URL}: the certificate is not trusted: --ca FILE, "),
+        ("[('SSL', '', 'wrong version number')]", f"{URL}: no TLS on this port: try tcp://"),
+        ("closed by the peer", f"{URL}: closed by the peer; is this the right port and scheme?"),
+        ("DNS lookup failed", f"{URL}: DNS lookup failed"),
+    ],
+)
+def test_no_way_to_a_welcome(run: Run, reason: str, said: str) -> None:
+    result = refused(run, LinkLost(reason))
     assert result.exit_code == 1
-    assert result.stderr == f"Error: {URL}: cannot connect to 127.0.0.1:7901: Connection refused\n"
+    assert result.stderr.startswith(f"Error: {said}")
+    assert result.stderr.count("\n") == 1
+
+
+def test_a_web_socket_is_told_of_a_web_socket() -> None:
+    error = LinkLost("wrong version number")
+    assert remarks.explained(error, "wss://h:1") == "wss://h:1: no TLS on this port: try ws://"
 
 
 def test_with_patience_every_attempt_is_told(run: Run) -> None:

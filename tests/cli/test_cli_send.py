@@ -79,6 +79,18 @@ def test_refusals_go_to_stderr_and_end_with_status_1(run: Run, stage: Stage) -> 
     ]
 
 
+def test_a_body_above_the_limit_is_told_the_limit(run: Run, stage: Stage) -> None:
+    def prepare(client: FakeClient) -> None:
+        client.answer = lambda msg_id: (Outcome(OutcomeCode.TOO_LARGE),)
+        client.max_body_bytes = 3
+
+    stage.prepare = prepare
+    result = run("send", *LOGIN, "user:a", "four", "--msg-id", "m", stage=stage)
+    assert lines(result.stderr)[0]["reason"] == "the body has 4 bytes, and the gateway takes 3"
+    # Not the body, then: a rule of the node's own, or the headers.
+    assert "reason" not in lines(run("send", *LOGIN, "user:a", "abc", stage=stage).stderr)[0]
+
+
 @pytest.mark.parametrize(
     ("error", "code"),
     [

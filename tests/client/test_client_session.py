@@ -508,6 +508,10 @@ def test_a_service_answers(world: World) -> None:
     with pytest.raises(RequestFailed) as failed:
         done(asked[0])
     assert (failed.value.code, failed.value.body) == (117, b"why")
+    unknown = client.request("elsewhere", "x")
+    world.gateway.pipe.say(Response(world.gateway.pipe.of(Request)[-1].id, ResponseCode.NO_SUCH_SERVICE))
+    with pytest.raises(RequestFailed, match="NO_SUCH_SERVICE"):
+        done(unknown)
     world.gateway.pipe.say(Response(requests[0].id, 0, b"again"))
 
 

@@ -8,13 +8,13 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from twisted.internet.defer import Deferred
 from twisted.internet.testing import StringTransport
+from twisted.logger import LogLevel, capturedLogs, formatEvent
 from zope.interface.verify import verifyObject
 
 import twisted.plugins
@@ -137,6 +137,24 @@ def test_the_chat_program(build: Callable[..., House]) -> None:
     house.result(talking)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ((), "usage: python chat.py URL TOKEN FRIEND"),
+        ((TCP.url, "bad", "bob"), "BAD_TOKEN"),
+        (("tcp://127.0.0.1:1", "alice", "bob"), "127.0.0.1:1"),
+    ],
+)
+def test_the_chat_program_says_why_it_cannot(
+    build: Callable[..., House], arguments: tuple[str, ...], said: str
+) -> None:
+    house = build()
+    program = load(DOCS / "examples" / "chat.py")
+    with pytest.raises(SystemExit) as ended:
+        house.result(Deferred.fromCoroutine(program.main(house.network, *arguments)))
+    assert said in str(ended.value)
+
+
 def block(page: str, language: str, having: str) -> str:
     """The one code block of a page that has this text."""
     blocks = re.findall(rf"```{language}\n(.*?)```", (DOCS / page).read_text(), re.S)
@@ -144,12 +162,12 @@ def block(page: str, language: str, having: str) -> str:
     return str(found)
 
 
-def test_the_program_in_the_readme(build: Callable[..., House]) -> None:
+def test_the_program_in_the_readme(build: Callable[..., House], capsys: pytest.CaptureFixture[str]) -> None:
     house = build()
-    names: dict[str, Any] = {}
+    names: dict[str, Any] = {"__name__": "hello"}
     exec(block("../README.md", "python", "async def hello"), names)
-    names["connect"] = partial(names["connect"], reactor=house.network)
-    assert house.result(Deferred.fromCoroutine(names["hello"]("alice"))) == 1
+    house.result(Deferred.fromCoroutine(names["hello"](house.network, "alice")))
+    assert capsys.readouterr().out == "0 1\n"
     assert house.login(TCP, "bob").bodies() == [b"hello"]
 
 
@@ -213,7 +231,14 @@ def test_the_interceptor_minds_the_words(installed: None, build: Callable[..., H
 
 def test_the_listener_pushes_once(installed: None, build: Callable[..., House]) -> None:
     notes: list[Any] = []
-    push = type(plugin(ISessionListener, "offline-push"))(notes.append)
+    answers: list[Deferred[None]] = []
+
+    def send(note: Any) -> Deferred[None]:
+        notes.append(note)
+        answers.append(Deferred())
+        return answers[-1]
+
+    push = type(plugin(ISessionListener, "offline-push"))(send)
     house = build(listeners=[push])
     alice = house.login(TCP, "alice")
     alice.publish("user:bob", "1")
@@ -223,6 +248,39 @@ def test_the_listener_pushes_once(installed: None, build: Callable[..., House]) 
     bob.send(Bye(0))
     alice.publish("user:bob", "3")
     assert len(notes) == 2
+    answers[1].errback(ConnectionRefusedError("nobody there"))
+    alice.publish("user:bob", "4")
+    assert len(notes) == 3
+    answers[2].callback(None)
+    alice.publish("user:bob", "5")
+    assert len(notes) == 3
+
+
+def test_without_a_push_service_there_is_one_warning(
+    installed: None, build: Callable[..., House], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PUSH_URL", raising=False)
+    house = build(listeners=[type(plugin(ISessionListener, "offline-push"))()])
+    alice = house.login(TCP, "alice")
+    with capturedLogs() as logs:
+        alice.publish("user:bob", "1")
+        alice.publish("user:bob", "2")
+    assert [formatEvent(event) for event in logs if event["log_level"] >= LogLevel.warn] == [
+        "PUSH_URL is not set: nobody is notified"
+    ]
+
+
+def test_the_program_that_asks_the_backend(
+    installed: None, build: Callable[..., House], capsys: pytest.CaptureFixture[str]
+) -> None:
+    house = build(backends=[plugin(IBackend, "directory")])
+    house.login(TCP, "bob", "cli-listen")
+    names: dict[str, Any] = {"__name__": "who"}
+    exec(block("extend/backend.md", "python", "async def who_is_online"), names)
+    house.result(Deferred.fromCoroutine(names["who_is_online"](house.network, "alice")))
+    shown = capsys.readouterr().out.strip()
+    assert shown == 'b\'{"alice": ["desk"], "bob": ["cli-listen"]}\''
+    assert shown in (DOCS / "extend" / "backend.md").read_text()
 
 
 def test_the_protocol_of_lines(installed: None, build: Callable[..., House]) -> None:

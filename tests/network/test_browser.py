@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import threading
@@ -158,3 +159,23 @@ def test_without_a_list_only_pages_of_the_same_host_may(
     site.page = PAGE.replace("WS_URL", node.ws_url.replace("127.0.0.1", "localhost")).replace("TOKEN", "x")
     browse(site.origin + "/")
     assert eventually(lambda: site.report, 40, "the page's report") == [["close", 1006]]
+
+
+def test_the_tutorials_lines_work_on_a_page_from_another_port_of_this_host(
+    make_node: Callable[..., Node],
+    make_site: Callable[[], Site],
+    browse: Callable[[str], None],
+) -> None:
+    site = make_site()
+    node = make_node().start()
+    story = (Path(__file__).resolve().parents[2] / "docs" / "tutorial.md").read_text()
+    lines, publish = re.findall(r"```javascript\n(.*?)```", story, re.S)
+    lines = lines.replace("ws://127.0.0.1:7902/", node.ws_url).replace("TOKEN", node.token("carol"))
+    report = (
+        'fetch("/report", {method: "POST", body: JSON.stringify([Object.keys(JSON.parse(event.data))[0]])})'
+    )
+    watch = f'addEventListener("message", event => event.data.includes("publishAck") && {report})'
+    greet = f'addEventListener("message", event => {{ {publish} }}, {{once: true}})'
+    site.page = f"<!doctype html><title>x</title><script>{lines}; socket.{watch}; socket.{greet};</script>"
+    browse(site.origin + "/")
+    assert eventually(lambda: site.report, 40, "the page's report") == ["publishAck"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import sqlite3
@@ -78,7 +79,9 @@ def test_a_second_node_on_the_same_directory(make_node: Callable[..., Node]) -> 
     first, second = make_node(), make_node()
     first.start()
     second.data = first.data
+    own, second.http = second.http, first.http  # the ports are in use too, which is not the reason
     line = refused(second)
+    second.http = own
     assert str(first.process.pid) in line
     assert "--data-dir" in line
     assert first.ask("readyz")[0] == 200
@@ -171,6 +174,18 @@ def test_systemd_hands_over_the_socket(make_node: Callable[..., Node]) -> None:
     with socket.create_connection(("127.0.0.1", port), 5) as client:
         client.sendall(b"\x02\xff\xff")
         assert client.recv(100)  # a Bye
+
+
+def test_twistds_logfile_is_where_the_log_goes(make_node: Callable[..., Node]) -> None:
+    node = make_node()
+    command = node.command()
+    command.insert(command.index("-n"), "--logfile=here.log")
+    node.command = lambda: command  # type: ignore[method-assign]
+    node.start()
+    node.end()
+    events = [json.loads(line)["event"] for line in (node.directory / "here.log").read_text().splitlines()]
+    assert events == ["listening", "stopping", "stopped"]
+    assert node.log.read_text() == ""
 
 
 def test_help_and_the_list_of_services(tmp_path: Path) -> None:

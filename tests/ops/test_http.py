@@ -8,12 +8,10 @@ from typing import Any, NamedTuple
 import pytest
 from twisted.internet.address import IPv4Address, UNIXAddress
 from twisted.internet.defer import Deferred, succeed
-from twisted.internet.error import CannotListenError
 from twisted.internet.task import Clock
 from twisted.internet.testing import MemoryReactorClock, StringTransport
 
 from imgateway.core.counters import Counters
-from imgateway.errors import OperatorError
 from imgateway.ops import http
 from imgateway.ops.health import Health
 from imgateway.ops.http import HttpListener, listen, site
@@ -164,16 +162,6 @@ class Port:
         return self.answer
 
 
-def failure_of(deferred: Deferred[Any]) -> str:
-    caught: list[Any] = []
-    deferred.addErrback(caught.append)
-    assert len(caught) == 1
-    assert caught[0].check(OperatorError), caught[0]
-    text = str(caught[0].value)
-    assert "\n" not in text
-    return text
-
-
 def result_of(deferred: Deferred[Any]) -> Any:
     got: list[Any] = []
     deferred.addCallback(got.append)
@@ -192,24 +180,6 @@ def test_it_listens_where_it_is_told() -> None:
     protocol.dataReceived(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
     assert transport.value().startswith(b"HTTP/1.1 200")
     assert listener.address.startswith("http://")
-
-
-@pytest.mark.parametrize(
-    "endpoint", ["nonsense", "tcp:notaport", "tcp:", "carrier-pigeon:7", "tcp:1:oops=2", ""]
-)
-def test_a_bad_endpoint_is_told(endpoint: str) -> None:
-    said = failure_of(listen(endpoint, Health(), registry({}), MemoryReactorClock()))
-    assert said.startswith(f"listen.http: {endpoint}: is no endpoint description")
-
-
-def test_a_port_in_use_is_told() -> None:
-    class Taken(MemoryReactorClock):
-        def listenTCP(self, port: int, *args: Any, **kwargs: Any) -> Any:
-            raise CannotListenError("127.0.0.1", port, OSError(98, "Address already in use"))
-
-    said = failure_of(listen("tcp:7980", Health(), registry({}), Taken()))
-    assert said.startswith("listen.http: tcp:7980: ")
-    assert "Address already in use" in said
 
 
 @pytest.mark.parametrize("answer", [None, succeed(None)])

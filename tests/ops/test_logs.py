@@ -160,9 +160,26 @@ def test_the_format_is_chosen_by_the_settings() -> None:
     assert out.getvalue().endswith("info  [test] started port=7901\n")
 
 
+@pytest.mark.parametrize("namespace", ["twisted.internet.base.ReactorBase", "log_legacy"])
+def test_chatter_is_for_debugging(namespace: str) -> None:
+    """Not what goes wrong, nor what we or other packages say."""
+    for level, expected in (("info", ["warn", "error", "critical"]), ("debug", ["info"])):
+        out = io.StringIO()
+        log = Logger(namespace, observer=LogPublisher(observer(LogSettings(level=level), out)))  # type: ignore[arg-type]
+        log.info("Received SIGTERM, shutting down.")
+        if level == "info":
+            log.warn("w")
+            log.error("e")
+            log.failure("f", failure(ValueError()))
+        assert [json.loads(line)["level"] for line in out.getvalue().splitlines()] == expected
+    log, out = lines(LogSettings())
+    Logger("twistedly.named", observer=log.observer).info("heard")
+    assert "heard" in out.getvalue()
+
+
 def test_old_style_events_are_lines_too() -> None:
     out = io.StringIO()
-    publisher = legacy.LogPublisher(publishPublisher=LogPublisher(observer(LogSettings(), out)))
+    publisher = legacy.LogPublisher(publishPublisher=LogPublisher(observer(LogSettings(level="debug"), out)))
     publisher.msg("old news", system="somewhere", answer=42)
     line = json.loads(out.getvalue())
     assert (line["event"], line["answer"]) == ("old news", 42)

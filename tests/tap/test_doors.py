@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import pytest
+from prometheus_client import CollectorRegistry
 from twisted.internet.defer import Deferred
 from zope.interface.verify import verifyObject
 
 from imgateway.errors import ConfigError, OperatorError
 from imgateway.interfaces import IBackend, IListener, IProtocolAdapter, ITransportAdapter
-from imgateway.tap.doors import Listen, door, parse_listen
+from imgateway.ops.health import Health
+from imgateway.tap.doors import Listen, door, http_door, parse_listen
 from imgateway.tap.plugins import find, find_all
 from imgateway.testing.network import Network
 from imgateway.testing.wires import Recorder, accepting
@@ -79,3 +81,25 @@ def test_plugins_are_found_by_interface_and_name() -> None:
 def test_no_plugin_of_a_kind_at_all() -> None:
     with pytest.raises(ConfigError, match=r"plugins\.backends: .*'shop'.*none"):
         find(IBackend, "shop", "plugins.backends")
+
+
+def http(endpoint: str, network: Network) -> object:
+    return network.result(http_door(endpoint, Health(), CollectorRegistry(), network))
+
+
+def test_the_http_port_may_be_short_and_tells_who_has_it() -> None:
+    network = Network()
+    assert http("127.0.0.1:7980", network).address == "http://127.0.0.1:7980"  # type: ignore[attr-defined]
+    with pytest.raises(OperatorError) as caught:
+        http("7980", network)
+    assert str(caught.value) == (
+        "listen.http: 7980: the address is in use; see by whom with:  ss -ltnp 'sport = :7980'"
+    )
+
+
+@pytest.mark.parametrize(
+    "endpoint", ["nonsense", "tcp:notaport", "tcp:", "carrier-pigeon:7", "tcp:1:oops=2", ""]
+)
+def test_an_http_endpoint_that_is_none(endpoint: str) -> None:
+    with pytest.raises(OperatorError, match=f"listen.http: {endpoint}: not a valid endpoint description"):
+        http(endpoint, Network())

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from twisted.application.service import Application, IService, MultiService
 from twisted.internet.defer import Deferred
-from twisted.logger import ILogObserver
+from twisted.logger import ILogObserver, LogEvent, LogLevel, globalLogPublisher
 from zope.interface.verify import verifyObject
 
 from imgateway.auth.policy import DefaultPolicy
@@ -24,7 +24,7 @@ from imgateway.interfaces import IGateway
 from imgateway.ops.health import Health
 from imgateway.tap import service
 from imgateway.tap.options import Options
-from imgateway.tap.service import Gateway, banner, compose, make_broker
+from imgateway.tap.service import Gateway, compose, make_broker
 from imgateway.testing.disk import Steps
 from imgateway.testing.network import Network
 
@@ -82,6 +82,15 @@ def options(tmp_path: Path, *arguments: str) -> Options:
 @pytest.fixture
 def gateway(reactor: Reactor, tmp_path: Path) -> Gateway:
     return Gateway(options(tmp_path, "--http", ""), reactor)
+
+
+@pytest.fixture
+def events() -> Iterator[list[LogEvent]]:
+    """What is logged."""
+    events: list[LogEvent] = []
+    globalLogPublisher.addObserver(events.append)
+    yield events
+    globalLogPublisher.removeObserver(events.append)
 
 
 def said() -> str:
@@ -180,6 +189,42 @@ def test_a_failed_start_is_one_line_and_status_1(
     assert flush_logged_errors("the start failed")
 
 
+def test_http_opens_after_the_store_and_before_the_clients(
+    reactor: Reactor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gateway = Gateway(options(tmp_path, "--http", "127.0.0.1:7980"), reactor)
+    opened: list[int] = []
+    listen = reactor.listenTCP
+
+    def listening(port: int, *rest: Any, **more: Any) -> Any:
+        opened.append(port)
+        return listen(port, *rest, **more)
+
+    monkeypatch.setattr(reactor, "listenTCP", listening)
+    gateway.startService()
+    assert opened == [], "the store is not open yet"
+    reactor.work()
+    assert opened == [7980, 7901, 7902]
+    assert "http://127.0.0.1:7980\n" in said()
+    gateway.stopService()
+    reactor.advance(0.1)
+    reactor.work()
+
+
+def test_what_others_can_overhear_is_a_warning(
+    reactor: Reactor, tmp_path: Path, events: list[LogEvent]
+) -> None:
+    listen = ("--listen", "native+tcp:7901", "--listen", "native+websocket:127.0.0.1:7902")
+    gateway = Gateway(options(tmp_path, "--http", "", *listen), reactor)
+    gateway.startService()
+    reactor.work()
+    [event] = [event for event in events if event["log_level"] is LogLevel.warn]
+    assert event["url"] == "tcp://0.0.0.0:7901"
+    gateway.stopService()
+    reactor.advance(0.1)
+    reactor.work()
+
+
 def test_an_unexpected_failure_is_logged_whole(
     gateway: Gateway, reactor: Reactor, monkeypatch: pytest.MonkeyPatch, flush_logged_errors: Any
 ) -> None:
@@ -224,10 +269,19 @@ def test_the_application_gets_our_log_a_service_in_between_does_not(gateway: Gat
     assert callable(ILogObserver(application))
 
 
+def test_twistds_own_logger_is_left_alone(gateway: Gateway) -> None:
+    gateway.options.parent = {"syslog": True}  # type: ignore[assignment]
+    application = Application("test")
+    gateway.setServiceParent(application)
+    assert ILogObserver(application, None) is None
+
+
 # -------------------------------------------------------------------------------------------------- signals
 
 
-def test_a_first_sigterm_is_twisteds_a_second_one_hurries(gateway: Gateway, reactor: Reactor) -> None:
+def test_a_first_sigterm_is_twisteds_a_second_one_hurries(
+    gateway: Gateway, reactor: Reactor, events: list[LogEvent]
+) -> None:
     heard: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda number, frame: heard.append(number))
@@ -244,6 +298,9 @@ def test_a_first_sigterm_is_twisteds_a_second_one_hurries(gateway: Gateway, reac
     assert hurried == ["hurried"]
     reactor.advance(0.1)
     reactor.work()
+    told = [(event["log_format"], event.get("why")) for event in events]
+    wanted = [("stopping", "SIGTERM"), ("stopping at once", "SIGINT"), ("stopped", None)]
+    assert [one for one in told if one in wanted] == wanted
 
 
 def test_sighup_reloads(reactor: Reactor, tmp_path: Path, flush_logged_errors: Any) -> None:
@@ -273,45 +330,3 @@ def test_sighup_reloads(reactor: Reactor, tmp_path: Path, flush_logged_errors: A
     gateway.stopService()
     reactor.advance(0.1)
     reactor.work()
-
-
-# --------------------------------------------------------------------------------------------------- banner
-
-
-class At:
-    """A listener, as far as a banner looks at it."""
-
-    def __init__(self, address: str) -> None:
-        self.address = address
-        last = address.rpartition(":")[2]
-        self.port = int(last) if last.isdecimal() else 0
-
-
-def shown(tmp_path: Path, *places: tuple[str, str], http: str = "") -> str:
-    listen = [part for text, _ in places for part in ("--listen", text)]
-    settings = options(tmp_path, *listen).settings
-    return banner(settings, [At(address) for _, address in places], http)  # type: ignore[misc]
-
-
-def test_the_banner_names_places_and_two_commands(tmp_path: Path) -> None:
-    text = shown(
-        tmp_path,
-        ("native+tcp:tcp:0", "tcp:0.0.0.0:4711"),
-        ("native,json+websocket:tcp:0", "tcp:127.0.0.1:4712"),
-        ("native+tcp:ssl:0", "ssl:127.0.0.1:4713"),
-        ("native+tcp:tcp6:0", "tcp6:[::]:4714"),
-        http="http://127.0.0.1:7980",
-    )
-    places = (
-        "tcp://127.0.0.1:4711 ws://127.0.0.1:4712 tls://127.0.0.1:4713 tcp://[::1]:4714 http://127.0.0.1:7980"
-    )
-    for place in places.split():
-        assert f" {place}\n" in text
-    assert f"listen tcp://127.0.0.1:4711 --user bob --data-dir {tmp_path}\n" in text
-    assert f'send tcp://127.0.0.1:4711 --user alice --data-dir {tmp_path} user:bob "hello"\n' in text
-
-
-def test_without_a_place_to_call_the_banner_names_no_commands(tmp_path: Path) -> None:
-    text = shown(tmp_path, ("native+tcp:unix:/run/s", "unix:/run/s"))
-    assert "unix:/run/s" in text
-    assert "--user" not in text

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from imgateway import __version__
 from imgateway.config import Settings
 from imgateway.errors import ConfigError
 from imgateway.tap import makeService
@@ -74,7 +75,7 @@ def test_load_reads_the_file_again(tmp_path: Path) -> None:
         (["--config", "/nowhere/c.toml"], "/nowhere/c.toml"),
         (["--unknown"], "unknown"),
         (["--broker"], "broker"),
-        (["argument"], "argument"),
+        (["argument"], "'argument': options only"),
     ],
 )
 def test_what_is_wrong_is_one_line(arguments: list[str], words: str) -> None:
@@ -94,6 +95,15 @@ def test_help_names_all_options(capsys: pytest.CaptureFixture[str]) -> None:
     text = capsys.readouterr().out
     for option in ("--config", "--data-dir", "--http", "--broker", "--node", "--listen", "--set"):
         assert option in text
+
+
+def test_version_is_ours_and_twisteds(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        parsed("--version")
+    assert not ended.value.code
+    text = capsys.readouterr().out
+    assert f"imgateway {__version__}\n" in text
+    assert "Twisted " in text
 
 
 def test_a_service_that_cannot_be_composed_is_one_line(

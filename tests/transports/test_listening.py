@@ -94,6 +94,21 @@ def test_bad_descriptions(endpoint, advice):
     assert advice in failure(endpoint)
 
 
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [
+        (errno.ENOENT, "the directory /nodir does not exist"),
+        (errno.EACCES, "cannot make a socket in /nodir: why"),
+    ],
+)
+def test_a_unix_socket_in_no_place(number, said):
+    class Refusing(Network):
+        def listenUNIX(self, *args, **kwargs):
+            raise OSError(number, "why", "4711", None, "/nodir/x.lock")
+
+    assert failure("unix:/nodir/x", Refusing()) == said
+
+
 def test_a_key_that_is_none(tmp_path):
     (tmp_path / "key.pem").write_text("not a key")
     assert "is not PEM" in failure(f"ssl:1:privateKey={tmp_path}/key.pem")

@@ -7,6 +7,7 @@ import weakref
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from twisted.logger import LogLevel, globalLogPublisher
 from zope.interface.verify import verifyObject
 
 from imgateway.errors import CloseCode, LinkLost, OperatorError
@@ -100,6 +101,22 @@ def test_messages_pass_both_ways_in_any_chunks(wire, chunk):
     assert room.client.chunks == messages
     assert room.server.wire is room.client.wire is wire
     assert room.server.events == room.client.events == ["opened"]
+
+
+def test_a_refused_upgrade_is_logged():
+    events = []
+    globalLogPublisher.addObserver(events.append)
+    try:
+        room = Room()
+        peer = room.raw(upgrade=False)
+        peer.send(REQUEST % b"Origin: https://evil.example\r\n")
+    finally:
+        globalLogPublisher.removeObserver(events.append)
+    [event] = [event for event in events if event["log_format"] == "upgrade refused"]
+    assert event["log_level"] is LogLevel.info
+    assert (event["status"], event["reason"]) == (403, "this origin may not connect")
+    assert (event["path"], event["origin"]) == ("/", "https://evil.example")
+    assert event["peer"].startswith("127.0.0.1")
 
 
 def test_over_tls(certificate):

@@ -14,14 +14,13 @@ log = Logger()
 
 
 def post(note):
-    """Hand the note to the push service's HTTP address, in PUSH_URL; nobody waits for it."""
+    """Hand the note to the push service's HTTP address, in PUSH_URL; fires when it has answered."""
     # Imported here: this file is read by every twistd, long before anything is to be posted.
     from twisted.internet import reactor
     from twisted.web.client import Agent, FileBodyProducer
 
     body = FileBodyProducer(BytesIO(json.dumps(note).encode()))
-    posting = Agent(reactor, connectTimeout=5).request(b"POST", os.environb[b"PUSH_URL"], None, body)
-    posting.addErrback(lambda failure: log.failure("the push service was not reached", failure))
+    return Agent(reactor, connectTimeout=5).request(b"POST", os.environb[b"PUSH_URL"], None, body)
 
 
 @implementer(IPlugin, ISessionListener)
@@ -30,7 +29,8 @@ class OfflinePush:
 
     def __init__(self, send=post):
         self._send = send
-        self._told = set()
+        self._told = set()  # and those whom it is just being told
+        self._warned = False
 
     def opened(self, session, identity):
         self._told.discard(session.user)
@@ -41,6 +41,18 @@ class OfflinePush:
     def closed(self, session, code, reason): ...
 
     def stored_offline(self, address, message):
-        if address.id not in self._told:
-            self._told.add(address.id)
-            self._send({"user": address.id, "from": message.sender, "type": message.content_type})
+        user = address.id
+        if user in self._told:
+            return
+        if self._send is post and "PUSH_URL" not in os.environ:
+            if not self._warned:
+                self._warned = True
+                log.warn("PUSH_URL is not set: nobody is notified")
+            return
+        self._told.add(user)
+        sending = self._send({"user": user, "from": message.sender, "type": message.content_type})
+        sending.addErrback(self._not_told, user)
+
+    def _not_told(self, failure, user):
+        self._told.discard(user)  # the next message tries again
+        log.warn("the push service was not reached: {why}", why=failure.getErrorMessage())

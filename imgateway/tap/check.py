@@ -1,0 +1,83 @@
+"""Whether a node could start with some settings, without starting one: its listeners are opened on a network
+in memory. No key is read or made, and no port bound."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from prometheus_client import CollectorRegistry
+from twisted.internet.defer import maybeDeferred
+from twisted.python.failure import Failure
+
+from imgateway.config import Settings
+from imgateway.errors import ConfigError, OperatorError
+from imgateway.interfaces import IBackend, IInterceptor, ISessionListener
+from imgateway.ops.health import Health
+from imgateway.tap.doors import door, http_door, parse_listen
+from imgateway.tap.plugins import authenticator_plugin, find_all, find_policy
+from imgateway.testing.network import Network
+
+__all__ = ("check", "check_broker")
+
+BROKERS = ("embedded:", "memory:")
+
+
+def check_broker(url: str) -> None:
+    """:raises ConfigError: there is no such kind of broker."""
+    if url not in BROKERS:
+        raise ConfigError(f"broker.url: {url!r} is no broker; allowed: {' and '.join(BROKERS)}")
+
+
+def check(settings: Settings) -> None:
+    """Certificates and keys of TLS listeners are read; whether a port is free shows only when a node starts.
+
+    :raises OperatorError: the setting that a node would not start with, and what is allowed.
+    """
+    check_broker(settings.broker.url)
+    authenticator_plugin(settings.auth)
+    find_policy(settings.auth)
+    find_all(IBackend, settings.plugins.backends, "plugins.backends")
+    find_all(IInterceptor, settings.plugins.interceptors, "plugins.interceptors")
+    find_all(ISessionListener, settings.plugins.listeners, "plugins.listeners")
+    together = Network()
+    options = {"origins": settings.websocket.origins}
+    for text in settings.listen.clients:
+
+        def open_(network: Network, text: str = _without_systemd(text)) -> Any:
+            return door(text, network, options)(lambda connection: None)
+
+        _rehearse(open_, together, f"listen.clients: {text}")
+    endpoint = settings.listen.http
+    if endpoint and not endpoint.startswith("systemd:"):
+        _rehearse(
+            lambda network: http_door(endpoint, Health(), CollectorRegistry(), network),
+            together,
+            f"listen.http: {endpoint}",
+        )
+
+
+def _without_systemd(text: str) -> str:
+    """Sockets that systemd hands over are there only when it starts the node."""
+    listen = parse_listen(text)
+    if listen.endpoint.removeprefix("haproxy:").startswith("systemd:"):
+        return f"{','.join(listen.protocols)}+{listen.transport}:tcp:0"
+    return text
+
+
+def _rehearse(open_: Callable[[Network], Any], together: Network, what: str) -> None:
+    if (problem := _problem(open_, Network())) is not None:
+        raise problem
+    if _problem(open_, together) is not None:
+        raise ConfigError(f"{what}: another listener has this address; give each its own")
+
+
+def _problem(open_: Callable[[Network], Any], network: Network) -> OperatorError | None:
+    """What the operator has to change. Another package's transport may want more than this network has: then
+    nothing can be said."""
+    opened: list[Any] = []
+    maybeDeferred(open_, network).addBoth(opened.append)
+    failed = (
+        isinstance(opened[0], Failure) and isinstance(opened[0].value, OperatorError) if opened else False
+    )
+    return opened[0].value if failed else None

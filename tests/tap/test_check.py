@@ -1,0 +1,82 @@
+"""What a node would not start with is known without starting one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from imgateway.config import Settings
+from imgateway.errors import OperatorError
+from imgateway.tap import doors
+from imgateway.tap.check import check
+from imgateway.tap.options import Options
+
+
+def settings(*arguments: str) -> Settings:
+    options = Options()
+    options.parseOptions(list(arguments))
+    return options.settings
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (),
+        ("--http", ""),
+        ("--http", "127.0.0.1:7980"),
+        ("--http", "systemd:domain=INET:name=http"),
+        ("--listen", "native+tcp:systemd:domain=INET:index=0"),
+        ("--listen", "native+tcp:haproxy:systemd:domain=INET:index=0"),
+        (
+            "--listen",
+            "native+tcp:unix:/nowhere/at/all",
+            "--listen",
+            "native+tcp:0",
+            "--listen",
+            "json+websocket:0",
+        ),
+    ],
+)
+def test_what_can_start(arguments: tuple[str, ...], tmp_path: Path) -> None:
+    check(settings("--data-dir", str(tmp_path / "d"), *arguments))
+    assert not (tmp_path / "d").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--broker", "carrots:"), "broker.url"),
+        (("--set", "auth.policy=nobody"), "auth.policy"),
+        (("--set", "auth.authenticator=nobody"), "auth.authenticator"),
+        (("--set", "plugins.backends=nobody"), "plugins.backends"),
+        (("--set", "plugins.interceptors=nobody"), "plugins.interceptors"),
+        (("--set", "plugins.listeners=nobody"), "plugins.listeners"),
+        (("--listen", "smoke+tcp:1"), "smoke"),
+        (("--listen", "native+pigeon:1"), "pigeon"),
+        (("--listen", "json+tcp:1"), "json does not ride on tcp"),
+        (("--listen", "json+tcp:systemd:domain=INET:index=0"), "json does not ride on tcp"),
+        (("--listen", "native+tcp:nonsense:1"), "native|nonsense:1: not a valid endpoint"),
+        (("--listen", "native+tcp:ssl:1:privateKey=/nowhere/k"), "cannot read /nowhere/k"),
+        (("--http", "nonsense"), "listen.http: nonsense: not a valid endpoint"),
+        (("--http", "tcp:notaport"), "listen.http: tcp:notaport: not a valid endpoint"),
+        (
+            ("--listen", "native+tcp:1", "--listen", "native+tcp:1"),
+            "tcp:1: another listener has this address",
+        ),
+        (("--listen", "native+tcp:1", "--http", "1"), "listen.http: 1: another listener has this address"),
+    ],
+)
+def test_what_cannot(arguments: tuple[str, ...], words: str) -> None:
+    with pytest.raises(OperatorError, match=words) as caught:
+        check(settings(*arguments))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("answer", [lambda network: network.carrier(), lambda network: doors.Deferred()])
+def test_of_a_transport_that_wants_more_nothing_is_said(monkeypatch: pytest.MonkeyPatch, answer: Any) -> None:
+    monkeypatch.setattr(
+        "imgateway.tap.check.door", lambda text, network, options: lambda accept: answer(network)
+    )
+    check(settings())
