@@ -389,9 +389,7 @@ class EmbeddedBroker:
         self._writer.submit(self._write, self._written)
 
     def _write(self) -> Batch | Fault | None:
-        """In the writer's thread: one commit. It wakes itself if more came meanwhile, without a turn of the
-        reactor."""
-        self._signalled = False  # before looking: what comes after the look wakes again
+        """In the writer's thread: one commit, of all that has come until now."""
         batch = self._unfinished or self._take()
         if batch is None:
             return None
@@ -401,8 +399,6 @@ class EmbeddedBroker:
             self._unfinished = batch
             return Fault(fault_text(problem, self._database.path))
         self._unfinished = None
-        if self._queue and not self._signalled:
-            self._wake_writer()
         return batch
 
     def _take(self) -> Batch | None:
@@ -427,11 +423,16 @@ class EmbeddedBroker:
 
     def _written(self, result: Batch | Fault | None) -> None:
         """Back in the reactor: arrivals first, in the commit's order, then the answers."""
+        self._signalled = False
         if isinstance(result, Fault):
             self._retried += 1
             self._health.trouble("writer", result.why, self._wake_writer if self._stopped is None else None)
             self._stop_if_done()
             return
+        if self._queue:
+            # The next commit begins now, while this one is told. Begun before, it would be one of many small ones:
+            # that was 0.83 of this rate with 400 messages outstanding, and 0.67 in memory with 100.
+            self._wake_writer()
         if result is None:
             return
         self._health.mended("writer")
