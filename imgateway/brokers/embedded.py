@@ -430,8 +430,8 @@ class EmbeddedBroker:
             self._stop_if_done()
             return
         if self._queue:
-            # The next commit begins now, while this one is told. Begun before, it would be one of many small ones:
-            # that was 0.83 of this rate with 400 messages outstanding, and 0.67 in memory with 100.
+            # The next commit begins now, while this one is told. Begun before, it would be one of many small
+            # ones: that was 0.83 of this rate with 400 messages outstanding, and 0.67 in memory with 100.
             self._wake_writer()
         if result is None:
             return
