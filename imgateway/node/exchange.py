@@ -84,6 +84,7 @@ class Exchange:
         self.now = now
         self.arm = wheel.arm
         self._hub = hub
+        self._delivery = hub.delivery
         self._login = login
         self._ingress = ingress
         self._calls = calls
@@ -93,8 +94,8 @@ class Exchange:
         self._number = 0
         # Straight through: nothing to decide here.
         self.greeted = login.greeted
-        self.writable = hub.writable
-        self.heard_without_acks = hub.heard_without_acks
+        self.writable = hub.delivery.writable
+        self.heard_without_acks = hub.delivery.heard_without_acks
 
     # ------------------------------------------------------------------------------------------ connections
 
@@ -141,7 +142,7 @@ class Exchange:
         self._ingress.publish(link, session, frame)
 
     def _deliver_ack(self, link: Link, session: Session, frame: DeliverAck) -> None:
-        self._hub.acked(session, frame)
+        self._delivery.acked(session, frame)
 
     def _ping(self, link: Link, session: Session, frame: Ping) -> None:
         link.send(Pong(frame.nonce, self._wall_ms()))
@@ -178,7 +179,7 @@ class Exchange:
             gap = batch.gap or bool(frame.epoch and frame.epoch != batch.epoch)
             entries = for_device(batch.entries, device)
             if link.state is LinkState.OPEN:
-                self._hub.answer(
+                self._delivery.answer(
                     link,
                     Deliver(log.address, 0, batch.epoch, batch.after, batch.upto, entries, gap, batch.head),
                 )
@@ -190,7 +191,7 @@ class Exchange:
             reading = self._broker.read(log, frame.after, limit, PULL_BYTES)
             return reading.addCallback(answer).addErrback(link.broken)
 
-        self._hub.read(start)
+        self._delivery.read(start)
 
     def _unsupported(self, link: Link, session: Session, frame: Subscribe | Unsubscribe | Seen) -> None:
         where = address_text(frame.address)

@@ -230,7 +230,7 @@ class Login:
             "session resumed" if resumed else "session opened", generation=session.generation, **link.about()
         )
         self._hub.opened(session, identity, resumed)
-        self._hub.start(session)
+        self._hub.delivery.start(session)
         link.resume(Pause.LOGIN)
 
     def _refused(self, failure: Failure, link: Link) -> None:

@@ -255,7 +255,8 @@ class Node:
         self.quotas.set_rates(settings.quota)
         self.ingress.policy = policy
         limits = settings.limits
-        self.ingress.limits = self.calls.limits = self.exchange.limits = self.hub.limits = limits
+        self.ingress.limits = self.calls.limits = self.exchange.limits = limits
+        self.hub.delivery.limits = limits
         self.gate.set_limits(limits)
         self.exchange.max_frame_bytes = limits.max_body_bytes + FRAME_ROOM
         self.hub.linger_s = settings.session.linger_s

@@ -115,7 +115,7 @@ def test_batches_that_come_late_or_twice() -> None:
     rig.hub.arrived(LOG, EPOCH, 0, 2, (entry(1), entry(2)))
     rig.hub.arrived(log_of(user_address("nobody")), EPOCH, 0, 1, (entry(1),))
     session = rig.session("bob")
-    rig.hub._batch(Batch(EPOCH, 0, 2, (entry(1), entry(2)), False, 2), session, 2)
+    rig.hub.delivery._batch(Batch(EPOCH, 0, 2, (entry(1), entry(2)), False, 2), session, 2)
     rig.settle()
     assert bob.shown() == ["m1", "m2"]
 
@@ -175,7 +175,7 @@ def test_a_log_with_another_identity() -> None:
             rig.settle()
         assert bob.code is CloseCode.STALE
         assert bob.shown() == ["m1"]
-        rig.hub._stale(rig.session("bob"))
+        rig.hub.delivery._stale(rig.session("bob"))
 
 
 def test_a_read_that_fails(flush_logged_errors: Any) -> None:
@@ -311,7 +311,7 @@ def test_the_bytes_held_follow_the_formula(peers: int) -> None:
             peer.publish("p", "user:nobody").send(Ping())
         per_link = limits.deliver_window_bytes + body + 100 + limits.control_abort_bytes + 100
         assert sum(peer.server.unsent() for peer in deaf) <= peers * per_link
-    assert rig.hub._readers == rig.hub._readers.__class__()
+    assert not rig.hub.delivery._readers
 
 
 def test_so_many_reads_at_once() -> None:
@@ -332,7 +332,7 @@ def test_so_many_reads_at_once() -> None:
             rig.settle()
             assert len(rig.broker.waiting) <= 2
     assert [peer.shown() for peer in peers] == [[], ["m1"], [], ["m1", "m1"], ["m1"], ["m1"]]
-    assert rig.hub._reads == 0
+    assert rig.hub.delivery._reads == 0
 
 
 # -------------------------------------------------------------------------------------------- several devices
