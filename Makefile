@@ -30,7 +30,7 @@ SOURCES = $(shell find imgateway twisted tests bench docs proto setup.cfg pyproj
 .DELETE_ON_ERROR:
 
 run: $(RUN)
-	exec $(BIN)/twistd -n --pidfile= imgateway --set log.format=text $(ARGS)
+	@exec $(BIN)/twistd -n --pidfile= imgateway --set log.format=text $(ARGS)
 
 # Without ARGS the run is measured, and make check takes its figures as long as no source is newer.
 test: $(TEST)
