@@ -27,8 +27,8 @@ def coverage_init(reg: Plugins, options: dict[str, str]) -> None:
             and signal.getsignal(number) == signal.SIG_DFL
             and measuring is not None
         ):
-            # In a thread, and not for ever: three nodes in a hundred were seen to say "stopped" and then to hang
-            # here. Better a few lines uncounted than a test that waits for them.
+            # In a thread, and not for ever: three nodes in a hundred were seen to say "stopped" and then to
+            # hang here. Better a few lines uncounted than a test that waits for them.
             saving = Thread(target=measuring.save, daemon=True)
             saving.start()
             saving.join(SAVE_S)
