@@ -1,11 +1,17 @@
-"""A wall clock that does not go back."""
+"""The wall clock, and one that does not go back."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from threading import Lock
 
-__all__ = ("steady",)
+__all__ = ("steady", "wall_ms")
+
+
+def wall_ms() -> int:
+    """Unix milliseconds."""
+    return time.time_ns() // 1_000_000
 
 
 def steady(now_ms: Callable[[], int]) -> Callable[[], int]:

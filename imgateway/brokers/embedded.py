@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import os
 import sqlite3
-import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -26,7 +25,7 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from imgateway.brokers.appends import Append, Batch, Change, Shared, Waiting
-from imgateway.brokers.clock import steady
+from imgateway.brokers.clock import steady, wall_ms
 from imgateway.brokers.cursors import new_epoch
 from imgateway.brokers.directory import Directory, Mark
 from imgateway.brokers.health import Fault, Health, Timers
@@ -64,10 +63,6 @@ UNKNOWN = Outcome(OutcomeCode.UNKNOWN)
 UPKEEP_S = 1.0
 # A write-ahead log of this many pages (64 MB) is begun anew, for which the writer waits a moment.
 LONG_WAL_PAGES = 16_384
-
-
-def wall_ms() -> int:
-    return time.time_ns() // 1_000_000
 
 
 @implementer(IBroker)

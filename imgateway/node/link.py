@@ -381,7 +381,7 @@ class Link:
     def _end(self, code: int, reason: str) -> None:
         if self.state is LinkState.CLOSED:
             return
-        self.state = LinkState.CLOSED
+        self.state = after(self.state, Event.LOST if code == CloseCode.LOST else Event.BYE)
         self._pauses |= Pause.CLOSED
         self._frames = self._held = None
         self.desk.closed(self, code, reason)

@@ -10,7 +10,7 @@ from zope.interface import implementer
 from imgateway.errors import FrameTooLarge
 from imgateway.frames import Frame
 from imgateway.interfaces import Carriage, ICodec, IProtocolAdapter, Traits
-from imgateway.wire.framing import Splitter, varint
+from imgateway.wire.framing import Splitter, length_prefixed
 from imgateway.wire.reading import read_frame
 from imgateway.wire.writing import write_frame
 
@@ -28,7 +28,7 @@ class StreamCodec(Splitter):
 
     def encode(self, frame: Frame) -> bytes | None:
         data = _bytes(frame, self.max_frame_bytes)
-        return data and varint(len(data)) + data
+        return data and length_prefixed(data)
 
 
 @implementer(ICodec)

@@ -22,6 +22,7 @@ from twisted.python.components import Componentized
 from twisted.python.failure import Failure
 
 from imgateway import __version__
+from imgateway.brokers.clock import wall_ms
 from imgateway.config import Settings
 from imgateway.errors import OperatorError
 from imgateway.interfaces import IBackend, IBroker, IInterceptor, ISessionListener
@@ -40,11 +41,6 @@ from imgateway.tap.plugins import find_all, find_authenticator, find_policy
 __all__ = ("Gateway", "compose", "makeService")
 
 log = Logger()
-
-
-def wall_ms() -> int:
-    """Unix milliseconds."""
-    return time.time_ns() // 1_000_000
 
 
 def make_broker(settings: Settings, reactor: Any) -> IBroker:
