@@ -11,7 +11,7 @@ Three faces hold a connection together::
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from enum import IntEnum
 from typing import Any
 
@@ -125,10 +125,17 @@ class IConnection(Interface):
     max_message_bytes = Attribute(
         "int, settable: take no larger message than this; 0: as large as the wire allows. Not for streams"
     )
+    max_send_bytes = Attribute("int: the largest message that `send` takes; 0: any. Not for streams")
 
-    def send(data: bytes) -> None:
+    def send(data: bytes, order: Hashable | None = None) -> None:
         """Send bytes (a message transport: one message). Collected, and written once at the end of the
-        reactor turn."""
+        reactor turn.
+
+        What has the same `order` arrives in the order of the calls; None is what answers and control frames
+        have. What comes first with another `order` arrives after all that was sent before with None. A
+        transport that keeps all in one order does not look at it; one that loses need not hold up one log for
+        another.
+        """
 
     def unsent() -> int:
         """Bytes that were given to `send` and that the operating system has not taken."""

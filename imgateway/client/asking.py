@@ -163,7 +163,7 @@ class Asking:
             frame = Request(request.id, request.service, request.method, request.body, left_ms)
             if not self._link.send(frame):
                 del self._asked[request.id]
-                answer.errback(ValueError("this wire cannot carry the request"))
+                answer.errback(ValueError("this connection cannot carry the request"))
 
     def _again(self) -> None:
         self._later = None

@@ -131,11 +131,12 @@ class Link:
             self.received(data)
 
     def send(self, frame: Frame) -> bool:
-        """False: the wire cannot say it. Nothing happens once the link has ended."""
+        """False: the wire cannot say it, or the transport not carry it. Nothing happens once the link has
+        ended."""
         if self._ended is not None:
             return True
         data = self._codec.encode(frame)
-        if data is None:
+        if data is None or 0 < self._connection.max_send_bytes < len(data):
             return False
         self._write(data)
         return True

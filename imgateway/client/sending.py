@@ -197,7 +197,7 @@ class Sending:
             if self._link is None:
                 return
             if not self._link.send(publish):
-                self._reject(publish.msg_id, "this wire cannot carry it")
+                self._reject(publish.msg_id, "this connection cannot carry it")
             elif not publish.qos and (parcel := self._outbox.settle(publish.msg_id)) is not None:
                 self._settled(parcel, ())
 

@@ -137,7 +137,7 @@ class Delivery:
             return
         now = self._now()
         link: Link = session.link
-        link.deliver(data)
+        link.deliver(data, session.log)
         link.expect_ack(now)
         cursor.send(upto, entries, len(data), now)
         self._counters.deliver_frames += 1
@@ -147,21 +147,24 @@ class Delivery:
             cursor.clog()
 
     def say(self, link: Link, frame: Deliver, shared: Shared | None) -> bytes | None:
-        """Encode, once for all codecs of a kind. A codec that raises has met content that it cannot say."""
+        """Encode, once for all codecs of a kind. A codec that raises has met content that it cannot say; what
+        the link's transport cannot carry cannot be said there either."""
         wire = link.codec.wire
         if shared is not None and wire in shared:
-            return shared[wire]
-        try:
-            data = link.codec.encode(frame)
-        except Exception:
-            log.failure("the codec of {wire} raised; its entries are parked", **link.about())
-            data = None
-        if shared is not None and wire:
-            shared[wire] = data
-        return data
+            data = shared[wire]
+        else:
+            try:
+                data = link.codec.encode(frame)
+            except Exception:
+                log.failure("the codec of {wire} raised; its entries are parked", **link.about())
+                data = None
+            if shared is not None and wire:
+                shared[wire] = data
+        return None if data and link.is_too_large(data) else data
 
     def answer(self, link: Link, frame: Deliver) -> None:
-        """Send what the client asked to read. What its wire cannot say is left out, and told as a gap."""
+        """Send what the client asked to read. What its wire cannot say is left out, and told as a gap; of
+        more than its transport carries at once the first part goes, and the client asks on."""
         data = self.say(link, frame, None)
         if data is None:
             sayable = tuple(
@@ -169,7 +172,12 @@ class Delivery:
                 for one in frame.entries
                 if self.say(link, replace(frame, entries=(one,)), None) is not None
             )
-            data = self.say(link, replace(frame, entries=sayable, gap=True), None)
+            frame = replace(frame, entries=sayable, gap=frame.gap or sayable != frame.entries)
+            data = self.say(link, frame, None)
+        while data is None and len(frame.entries) > 1:
+            first = frame.entries[: len(frame.entries) // 2]
+            frame = replace(frame, entries=first, upto=first[-1].seq)
+            data = self.say(link, frame, None)
         if data:
             link.send_bytes(data)
 

@@ -101,7 +101,7 @@ class Hub:
                 link, Deliver(user_address(session.key.user), 0, 0, 0, 0, (entry,)), None
             )
             if data:
-                link.deliver(data)
+                link.deliver(data, session.log)
                 self._counters.entries_delivered += 1
 
     def unattended(self, log: LogKey, message: Message) -> None:

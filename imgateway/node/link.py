@@ -22,7 +22,7 @@ from imgateway.core.counters import Counters
 from imgateway.core.handshake import Event, LinkState, after
 from imgateway.core.session import Session
 from imgateway.errors import CloseCode, LinkError, ProtocolError
-from imgateway.frames import Address, Bye, Frame, Hello, Ping, address_text
+from imgateway.frames import Address, Bye, Frame, Hello, LogKey, Ping, address_text
 from imgateway.interfaces import ICodec, IConnection, IProtocolAdapter, IReceiver
 
 __all__ = ("Desk", "Link", "Pause")
@@ -301,16 +301,21 @@ class Link:
         return codec
 
     def send(self, frame: Frame) -> bool:
-        """Send a control frame; whether its wire had a word for it. What it has none for is dropped."""
+        """Send a control frame; whether wire and transport can carry it. What they cannot is dropped."""
         try:
             data = self._codec.encode(frame)
         except Exception:
             log.failure("the codec of {wire} raised", **self.about())
             self.drop(CloseCode.INTERNAL_ERROR, "internal error")
             return False
-        if data:
-            self.send_bytes(data)
-        return bool(data)
+        if not data or self.is_too_large(data):
+            return False
+        self.send_bytes(data)
+        return True
+
+    def is_too_large(self, data: bytes) -> bool:
+        """Whether the transport cannot carry this as one message."""
+        return 0 < self.connection.max_send_bytes < len(data)
 
     def send_bytes(self, data: bytes) -> None:
         """Send an encoded control frame; count it while the peer does not read."""
@@ -329,9 +334,9 @@ class Link:
         if self._control >= self.desk.limits.control_pause_bytes:
             self.pause(Pause.CONTROL)
 
-    def deliver(self, data: bytes) -> None:
-        """Send encoded deliveries; the caller has made sure that the link is not clogged."""
-        self.connection.send(data)
+    def deliver(self, data: bytes, log: LogKey) -> None:
+        """Send an encoded Deliver of a log; the caller has made sure that the link is not clogged."""
+        self.connection.send(data, log)
         self.desk.counters.bytes_out += len(data)
 
     def expect_ack(self, now: float) -> None:

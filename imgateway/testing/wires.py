@@ -19,7 +19,7 @@ Three tools, from the smallest:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -127,6 +127,7 @@ class MemoryConnection:
         self.stream = stream
         self.chunk = chunk
         self.max_message_bytes = 0
+        self.max_send_bytes = 0
         self.receiver: Any = None
         self.other: MemoryConnection | None = None
         self.sent: list[bytes] = []
@@ -136,7 +137,7 @@ class MemoryConnection:
         self.lost = False
         self._on_the_way: list[bytes] = []
 
-    def send(self, data: bytes) -> None:
+    def send(self, data: bytes, order: Hashable | None = None) -> None:
         if self.closed_with is None and not self.lost:
             self.sent.append(data)
             self._on_the_way.append(data)

@@ -8,6 +8,7 @@ its writes go into the stream's collected ones, and it calls the few methods bel
 from __future__ import annotations
 
 import struct
+from collections.abc import Hashable
 from typing import Any
 
 from autobahn.twisted.websocket import WebSocketClientProtocol, WebSocketServerProtocol
@@ -97,6 +98,7 @@ class MessageConnection:
     )
 
     stream = False
+    max_send_bytes = 0
 
     def __init__(self, stream: StreamConnection, terms: Terms, receiver: Any = None) -> None:
         self.receiver = receiver
@@ -133,7 +135,7 @@ class MessageConnection:
     def secure(self) -> bool:
         return self._stream.secure
 
-    def send(self, data: bytes) -> None:
+    def send(self, data: bytes, order: Hashable | None = None) -> None:
         if self._ended or not self._open:
             return
         if self._client:

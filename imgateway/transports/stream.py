@@ -14,7 +14,7 @@ from __future__ import annotations
 import fcntl
 import struct
 import termios
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any
 
 from twisted.internet.abstract import FileDescriptor
@@ -94,6 +94,7 @@ class StreamConnection:
     )
 
     stream = True
+    max_send_bytes = 0
 
     def __init__(self, side: Side) -> None:
         self._side = side
@@ -201,7 +202,7 @@ class StreamConnection:
     def secure(self) -> bool:
         return bool(ISSLTransport.providedBy(self.transport))
 
-    def send(self, data: bytes) -> None:
+    def send(self, data: bytes, order: Hashable | None = None) -> None:
         if self._state > OPEN:
             return
         self._unsent += len(data)

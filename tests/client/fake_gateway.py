@@ -43,6 +43,7 @@ class Pipe:
 
     peer, source, secure, stream = "memory", "", False, True
     max_message_bytes = 0
+    max_send_bytes = 0
 
     def __init__(self, gateway: Gateway, url: str, receiver: Any) -> None:
         self.gateway = gateway
@@ -56,7 +57,7 @@ class Pipe:
         self.open = True
         self.held: list[bytes] = []
 
-    def send(self, data: bytes) -> None:
+    def send(self, data: bytes, order: Any = None) -> None:
         assert self.open
         for frame in self.codec.receive(data):
             assert not isinstance(frame, bytes)

@@ -549,7 +549,7 @@ def test_requests_refused_cancelled_and_unsayable(world: World) -> None:
         done(asked)
     cancelled = client.request("s", "m")
     cancelled.addErrback(lambda reason: None).cancel()
-    with pytest.raises(ValueError, match="wire"):
+    with pytest.raises(ValueError, match="connection"):
         done(client.request("s", "m", bytes(1 << 20)))
 
 

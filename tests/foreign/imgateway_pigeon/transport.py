@@ -21,6 +21,7 @@ class Pigeon(Protocol):
     secure = False
     stream = True
     max_message_bytes = 0
+    max_send_bytes = 0
     receiver: Any = None
 
     def __init__(self, accept: Any, wire: Any) -> None:
@@ -45,7 +46,7 @@ class Pigeon(Protocol):
         if self.receiver is not None:
             self.receiver.lost(reason.getErrorMessage())
 
-    def send(self, data: bytes) -> None:
+    def send(self, data: bytes, order: Any = None) -> None:
         self.transport.write(data.translate(TURNED))
 
     def unsent(self) -> int:
