@@ -15,6 +15,7 @@ import click
 
 from imgateway import __version__
 from imgateway.cli.chat import chat
+from imgateway.cli.link import link
 from imgateway.cli.listen import listen
 from imgateway.cli.send import send
 from imgateway.cli.settings import checkconfig, genconfig
@@ -54,5 +55,5 @@ def main() -> None:
     """
 
 
-for command in (token, chat, send, listen, genconfig, checkconfig, backup, restore, version):
+for command in (token, chat, send, listen, link, genconfig, checkconfig, backup, restore, version):
     main.add_command(command)

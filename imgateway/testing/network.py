@@ -1,11 +1,11 @@
-"""A reactor in memory on which the real stream transports run."""
+"""A reactor in memory on which the real transports run: streams here, datagrams in `datagrams`."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
-from twisted.internet.abstract import FileDescriptor
+from twisted.internet.abstract import FileDescriptor, isIPAddress, isIPv6Address
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.error import (
@@ -14,34 +14,42 @@ from twisted.internet.error import (
     ConnectionDone,
     ConnectionLost,
     ConnectionRefusedError,
+    InvalidAddressError,
     UserError,
 )
-from twisted.internet.interfaces import IConnector, IListeningPort, ITCPTransport
+from twisted.internet.interfaces import IConnector, IListeningPort, IReactorUDP, ITCPTransport
 from twisted.internet.main import CONNECTION_DONE, CONNECTION_LOST
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from .datagrams import DatagramPort, Datagrams
+
 __all__ = ("End", "Link", "Network")
 
 
+@implementer(IReactorUDP)
 class Network(Clock):
-    """The part of a Twisted reactor that stream endpoints use, with time that only `advance` moves.
+    """The part of a Twisted reactor that sockets use, with time that only `advance` moves.
 
     Numeric addresses only: there are no names to look up. Nothing is carried until `settle` (`advance`
     pumps too).
 
     :param chunk: the most that one read takes, in bytes; 0: what is there. May be a function: bytes there →
         bytes to take.
-    :param capacity: how many bytes a link holds, each way, before the sender's socket is full.
+    :param capacity: how many bytes a link holds, each way, before the sender's socket is full; a UDP
+        socket, before it loses what comes.
+    :param seed: for the dice of lossy lines between UDP ports.
     """
 
-    def __init__(self, chunk: int | Callable[[int], int] = 0, capacity: int = 262_144) -> None:
+    def __init__(self, chunk: int | Callable[[int], int] = 0, capacity: int = 262_144, seed: int = 0) -> None:
         super().__init__()
         self.chunk = chunk
         self.capacity = capacity
         self.links: list[Link] = []
         """Every link that was ever made, oldest first."""
+        self.datagrams = Datagrams(self, seed)
+        """UDP: the conditions of its lines, what was captured, new mappings, forged datagrams."""
         self._ports: dict[int | str, Port] = {}
         self._readers: dict[Any, None] = {}  # dicts, for the order: what happens must not depend on hashes
         self._writers: dict[Any, None] = {}
@@ -60,6 +68,18 @@ class Network(Clock):
         """Carry what is there, let `amount` seconds pass, and carry what that sets off."""
         self.settle()
         super().advance(amount)
+        self.settle()
+
+    def elapse(self, amount: float) -> None:
+        """As `advance`, but stop at each moment for which something is scheduled: what is sent then, is sent
+        then, and not after all of `amount`. It takes longer; who measures round trips needs it.
+        """
+        self.settle()
+        end = self.seconds() + amount
+        while (at := min((call.getTime() for call in self.getDelayedCalls()), default=end)) < end:
+            self.rightNow = at  # not by adding up: sums of floats miss the moment
+            self.settle()
+        self.rightNow = end
         self.settle()
 
     def result(self, deferred: Deferred[Any]) -> Any:
@@ -106,9 +126,7 @@ class Network(Clock):
         self._writers.pop(writer, None)
 
     def listenTCP(self, port: int, factory: Any, backlog: int = 50, interface: str = "") -> Port:
-        if not port:
-            self._next_port += 1
-            port = self._next_port
+        port = port or self.free_port()
         family = IPv6Address if ":" in interface else IPv4Address
         return self._listen(port, family("TCP", interface or "0.0.0.0", port), factory, interface)
 
@@ -129,14 +147,29 @@ class Network(Clock):
     def connectTCP(
         self, host: str, port: int, factory: Any, timeout: float = 30, bindAddress: Any = None
     ) -> Connector:
-        self._next_port += 1
         family = IPv6Address if ":" in host else IPv4Address
-        return Connector(self, port, factory, family("TCP", host, self._next_port), family("TCP", host, port))
+        return Connector(
+            self, port, factory, family("TCP", host, self.free_port()), family("TCP", host, port)
+        )
 
     def connectUNIX(
         self, address: str, factory: Any, timeout: float = 30, checkPID: bool = False
     ) -> Connector:
         return Connector(self, address, factory, UNIXAddress(None), UNIXAddress(address.encode()))
+
+    def listenUDP(
+        self, port: int, protocol: Any, interface: str = "", maxPacketSize: int = 8192
+    ) -> DatagramPort:
+        if interface and not isIPAddress(interface) and not isIPv6Address(interface):
+            raise InvalidAddressError(interface, "not an IPv4 or IPv6 address.")
+        listening = DatagramPort(self, (interface, port or self.free_port()), protocol, maxPacketSize)
+        listening.startListening()
+        return listening
+
+    def free_port(self) -> int:
+        """A number that no port had yet, as for port 0."""
+        self._next_port += 1
+        return self._next_port
 
     def _listen(self, key: int | str, host: Any, factory: Any, interface: str) -> Port:
         if key in self._ports:

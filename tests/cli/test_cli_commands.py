@@ -45,7 +45,7 @@ def test_help_lists_every_command_and_imports_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.stderr.strip() == ""
-    for name in "token chat send listen genconfig checkconfig backup restore version".split():
+    for name in "token chat send listen link genconfig checkconfig backup restore version".split():
         assert f"\n  {name} " in done.stdout
 
 
