@@ -380,15 +380,29 @@ class Subscribe(Struct, frozen=True):
 
 
 class Subscribed(Struct, frozen=True):
+    """The answer to Subscribe: deliveries of this lane go on after `position`. `gap` as in `Resumed`."""
+
     address: Address
-    code: int
+    code: int = 0
     epoch: int = 0
     head: int = 0
     gap: bool = False
+    mode: Mode = Mode.PUSH
+    lane: int = 0
+    position: int = 0
 
 
 class Unsubscribe(Struct, frozen=True):
     address: Address
+
+
+class UnsubscribedCode(IntEnum):
+    ASKED = 0
+    """The client wanted it."""
+    NOT_PULLING = 1
+    """It was notified three times and did not pull."""
+    REMOVED = 2
+    """The business took the session out of the room."""
 
 
 class Unsubscribed(Struct, frozen=True):

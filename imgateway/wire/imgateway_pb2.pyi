@@ -821,6 +821,7 @@ class Deliver(_message.Message):
     GAP_FIELD_NUMBER: _builtins.int
     HEAD_FIELD_NUMBER: _builtins.int
     COMPRESSION_FIELD_NUMBER: _builtins.int
+    COMPRESSED_FIELD_NUMBER: _builtins.int
     address: _builtins.str
     lane: _builtins.int
     epoch: _builtins.int
@@ -830,6 +831,9 @@ class Deliver(_message.Message):
     """something in the range was lost before it could be delivered"""
     head: _builtins.int
     compression: _builtins.str
+    """"": the entries are above; else how `compressed` was made, one of Hello's"""
+    compressed: _builtins.bytes
+    """a Deliver that has only its entries, compressed"""
     @_builtins.property
     def entries(self) -> _containers.RepeatedCompositeFieldContainer[Global___Entry]: ...
     def __init__(
@@ -844,10 +848,11 @@ class Deliver(_message.Message):
         gap: _builtins.bool = ...,
         head: _builtins.int = ...,
         compression: _builtins.str = ...,
+        compressed: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "after", b"after", "compression", b"compression", "entries", b"entries", "epoch", b"epoch", "gap", b"gap", "head", b"head", "lane", b"lane", "upto", b"upto"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "after", b"after", "compressed", b"compressed", "compression", b"compression", "entries", b"entries", "epoch", b"epoch", "gap", b"gap", "head", b"head", "lane", b"lane", "upto", b"upto"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -942,11 +947,18 @@ class Subscribed(_message.Message):
     EPOCH_FIELD_NUMBER: _builtins.int
     HEAD_FIELD_NUMBER: _builtins.int
     GAP_FIELD_NUMBER: _builtins.int
+    MODE_FIELD_NUMBER: _builtins.int
+    LANE_FIELD_NUMBER: _builtins.int
+    POSITION_FIELD_NUMBER: _builtins.int
     address: _builtins.str
     code: _builtins.int
     epoch: _builtins.int
     head: _builtins.int
     gap: _builtins.bool
+    mode: Global___Mode.ValueType
+    lane: _builtins.int
+    position: _builtins.int
+    """deliveries of this lane go on after it"""
     def __init__(
         self,
         *,
@@ -955,10 +967,13 @@ class Subscribed(_message.Message):
         epoch: _builtins.int = ...,
         head: _builtins.int = ...,
         gap: _builtins.bool = ...,
+        mode: Global___Mode.ValueType = ...,
+        lane: _builtins.int = ...,
+        position: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "code", b"code", "epoch", b"epoch", "gap", b"gap", "head", b"head"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "code", b"code", "epoch", b"epoch", "gap", b"gap", "head", b"head", "lane", b"lane", "mode", b"mode", "position", b"position"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -192,7 +192,17 @@ def _subscribe(proto: pb.Subscribe) -> Subscribe:
 
 
 def _subscribed(proto: pb.Subscribed) -> Subscribed:
-    return Subscribed(parse_address(proto.address), proto.code, proto.epoch, proto.head, proto.gap)
+    address = parse_address(proto.address)
+    return Subscribed(
+        address,
+        proto.code,
+        proto.epoch,
+        proto.head,
+        proto.gap,
+        Mode(proto.mode),
+        _lane(proto.lane),
+        proto.position,
+    )
 
 
 def _notify(proto: pb.Notify) -> Notify:
