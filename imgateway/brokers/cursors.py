@@ -39,16 +39,21 @@ def register(
 ) -> tuple[int, int, int, tuple[str, ...]]:
     """Enter a device that its user's mailbox does not know, and say where it begins.
 
-    `keep`: devices that are online, never forgotten to make place. A device that was entered meanwhile keeps
+    To a mailbox that nothing was ever sent to the device itself is all that is entered: who has no cursor in
+    it begins at its begin. `keep`: devices that are online, never forgotten to make place. A device that was entered meanwhile keeps
     its cursor. `furthest`: what any of the user's devices acknowledged lately, on the disk or not.
 
     :returns: acked, first, head, and the devices that were forgotten.
     """
     user, device = session
-    book = store.book(connection, mailbox)
+    book = store.find(connection, mailbox)
+    log = None if book is None else book.id
     first, head = store.position(connection, mailbox)
     found = connection.execute(
-        "SELECT acked FROM cursor WHERE log = ? AND user = ? AND device = ?", (book.id, user, device)
+        "SELECT coalesce(acked, 0) FROM device LEFT JOIN cursor"
+        " ON cursor.log = ? AND cursor.user = device.user AND cursor.device = device.device"
+        " WHERE device.user = ? AND device.device = ?",
+        (log, user, device),
     ).fetchone()
     if found is not None:
         return min(found[0], head), first, head, ()
@@ -59,14 +64,16 @@ def register(
     forgotten = tuple([other for (other,) in others if other not in keep][:surplus])
     for other in forgotten:
         forget_device(connection, SessionKey(user, other))
-    (seen,) = connection.execute("SELECT seen FROM log WHERE id = ?", (book.id,)).fetchone()
-    acked = {Start.UNSEEN: min(max(seen, furthest), head), Start.HEAD: head, Start.OLDEST: first - 1}[start]
     connection.execute(
         "INSERT OR REPLACE INTO device (user, device, platform, seen_ms) VALUES (?, ?, ?, ?)",
         (user, device, platform, now_ms),
     )
+    if log is None:
+        return 0, first, head, forgotten
+    (seen,) = connection.execute("SELECT seen FROM log WHERE id = ?", (log,)).fetchone()
+    acked = {Start.UNSEEN: min(max(seen, furthest), head), Start.HEAD: head, Start.OLDEST: first - 1}[start]
     connection.execute(
-        "INSERT INTO cursor (log, user, device, acked) VALUES (?, ?, ?, ?)", (book.id, user, device, acked)
+        "INSERT INTO cursor (log, user, device, acked) VALUES (?, ?, ?, ?)", (log, user, device, acked)
     )
     return acked, first, head, forgotten
 

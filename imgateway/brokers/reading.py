@@ -15,7 +15,16 @@ import msgspec
 from msgspec import Struct
 
 from imgateway.brokers.schema import Database
-from imgateway.frames import Batch, Entry, LogKey, Position, SessionKey, address_text, parse_address
+from imgateway.frames import (
+    Batch,
+    Entry,
+    LogKey,
+    Position,
+    SessionKey,
+    address_text,
+    parse_address,
+    user_address,
+)
 
 __all__ = ("Found", "FoundCursor", "FoundDevice", "Reader")
 
@@ -124,13 +133,14 @@ class Reader:
 
     def login(self, session: SessionKey, also: Collection[LogKey] = ()) -> Found:
         """All that a login needs, in one statement; and `also` logs in which the device's first cursor is not
-        on disk yet."""
+        on disk yet, as in a mailbox that nothing was sent to when the device was entered."""
         not_before_s, platform, seen_ms, record, cursors = self._one(LOGIN, session)
         found = [
             FoundCursor(LogKey(parse_address(address), lane), first or head + 1, head, acked, parked)
             for address, lane, first, head, acked, parked in _cursors.decode(cursors)
         ]
-        for log in set(also).difference(cursor.log for cursor in found):
+        mailbox = {LogKey(user_address(session.user))} if seen_ms else set()
+        for log in mailbox.union(also).difference(cursor.log for cursor in found):
             _, first, head = self.position(log)
             found.append(FoundCursor(log, first, head, 0, ()))
         return Found(not_before_s or 0, platform or "", seen_ms or 0, record or b"", tuple(found))

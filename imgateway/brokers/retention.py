@@ -127,18 +127,24 @@ class Retention:
         first, for what they allow to be deleted must not look lost after a crash."""
         for user, device, acked in self._positions(log):
             connection.execute(
-                "UPDATE cursor SET acked = max(acked, ?) WHERE log = ? AND user = ? AND device = ?",
-                (acked, log_id, user, device),
+                "INSERT INTO cursor (log, user, device, acked) SELECT ?, user, device, ? FROM device"
+                " WHERE user = ? AND device = ? ON CONFLICT DO UPDATE SET acked = max(acked, excluded.acked)",
+                (log_id, acked, user, device),
             )
             connection.execute(
                 "UPDATE device SET seen_ms = max(seen_ms, ?) WHERE user = ? AND device = ?",
                 (now_ms, user, device),
             )
             connection.execute("UPDATE log SET seen = max(seen, ?) WHERE id = ?", (acked, log_id))
+        oldest_ms = now_ms - self._limits.device_unseen_s * 1000
         (floor,) = connection.execute(
-            "SELECT coalesce(min(acked), 0) FROM cursor JOIN device USING (user, device)"
-            " WHERE log = ? AND seen_ms >= ?",
-            (log_id, now_ms - self._limits.device_unseen_s * 1000),
+            "SELECT coalesce(min(acked), 0) FROM ("
+            "SELECT acked, seen_ms FROM cursor JOIN device USING (user, device) WHERE log = ?1"
+            # A device without a cursor in its user's mailbox has nothing of it yet.
+            " UNION ALL SELECT 0, seen_ms FROM device WHERE user = ?2 AND NOT EXISTS ("
+            "SELECT 1 FROM cursor WHERE log = ?1 AND user = ?2 AND device = device.device)"
+            ") WHERE seen_ms >= ?3",
+            (log_id, log.address.id if log.address.kind == "user" else "", oldest_ms),
         ).fetchone()
         return int(floor)
 

@@ -10,7 +10,8 @@
                 `seen` the furthest that any device acknowledged; epoch 0: the store's
     trimmed     digests of entries that are gone but still count as taken
     device      the devices of each user
-    cursor      how far a device got in a log, and which seqs it is still owed (parked, a JSON array)
+    cursor      how far a device got in a log, and which seqs it is still owed (parked, a JSON array); without
+                one a device is at the begin of its user's mailbox
     revocation  the oldest login time that is still good, per user
     fact        the store's own: epoch, starts, secret
 """

@@ -151,9 +151,21 @@ class Store:
         self._glanced.append(log)
         return book
 
+    def find(self, connection: sqlite3.Connection, log: LogKey) -> Logbook | None:
+        """The state of a log; None if it is not in the database: nothing was ever sent to it."""
+        book = self._books.get(log)
+        if book is None:
+            book = self._find(connection, log)
+            if book is not None:
+                self._books[log] = book
+                self._glanced.append(log)
+        return None if book is None or book.fresh else book
+
     def position(self, connection: sqlite3.Connection, log: LogKey) -> tuple[int, int]:
         """(first, head) of a log."""
-        book = self.book(connection, log)
+        book = self.find(connection, log)
+        if book is None:
+            return 1, 0
         first = connection.execute(
             "SELECT key FROM entry WHERE key > ? AND key < ? ORDER BY key LIMIT 1", _span(book.id)
         ).fetchone()
@@ -308,22 +320,26 @@ class Store:
         book.fresh = False
 
     def _load(self, connection: sqlite3.Connection, log: LogKey) -> Logbook:
+        book = self._find(connection, log)
+        if book is None:
+            book = Logbook(self._next_log, 0, 0, 0, True)
+            self._next_log += 1
+        self._books[log] = book
+        return book
+
+    def _find(self, connection: sqlite3.Connection, log: LogKey) -> Logbook | None:
         found = connection.execute(
             "SELECT id, head FROM log WHERE address = ? AND lane = ?", (address_text(log.address), log.lane)
         ).fetchone()
         if found is None:
-            book = Logbook(self._next_log, 0, 0, 0, True)
-            self._next_log += 1
-        else:
-            id, head = found
-            entries, size, newest = connection.execute(
-                "SELECT count(*), coalesce(sum(size + coalesce(length(message), 0)), 0),"
-                " coalesce(max(key), 0) FROM entry WHERE key > ? AND key < ?",
-                _span(id),
-            ).fetchone()
-            book = Logbook(id, max(head, newest & 0xFFFFFFFF), entries, size, False)
-        self._books[log] = book
-        return book
+            return None
+        id, head = found
+        entries, size, newest = connection.execute(
+            "SELECT count(*), coalesce(sum(size + coalesce(length(message), 0)), 0),"
+            " coalesce(max(key), 0) FROM entry WHERE key > ? AND key < ?",
+            _span(id),
+        ).fetchone()
+        return Logbook(id, max(head, newest & 0xFFFFFFFF), entries, size, False)
 
     def _taken_before(
         self, connection: sqlite3.Connection, append: Append, book: Logbook, now_ms: int
