@@ -123,7 +123,7 @@ class IConnection(Interface):
     secure = Attribute("bool: the bytes are encrypted up to this process")
     stream = Attribute("bool: a byte stream without message borders")
     max_message_bytes = Attribute(
-        "int, settable: take no larger message than this; 0: as large as the wire allows. Not for streams"
+        "int, settable unless `stream`: take no larger message than this; 0: as large as the wire allows"
     )
     max_send_bytes = Attribute("int: the largest message that `send` takes; 0: any. Not for streams")
 

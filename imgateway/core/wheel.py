@@ -8,6 +8,7 @@ all.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from math import ceil
 from typing import Generic, TypeVar
 
 __all__ = ("Wheel",)
@@ -18,35 +19,44 @@ Item = TypeVar("Item")
 class Wheel(Generic[Item]):
     """Items due at a time, to the precision of `tick_s`; never early, at most one tick late.
 
+    Times that it gives back are those of its ticks, and one object for all that share a tick: links keep
+    them, and are very many.
+
     :param tick_s: the width of a slot in seconds; a power of two (0.25, 1, …) keeps the arithmetic exact.
     """
 
     def __init__(self, now: float, tick_s: float = 0.25) -> None:
         self.tick_s = tick_s
-        self._slots: dict[int, list[Item]] = {}  # by tick, only those that somebody waits for
-        self._start = now
-        self._done = 0  # ticks that `advance` has handled
+        self._slots: dict[int, tuple[float, list[Item]]] = {}  # by tick, only those that somebody waits for
+        self._done = int(now / tick_s)  # the tick that `advance` has handled last
+        self._next = now
 
-    def arm(self, due: float, item: Item) -> None:
-        """Hand out `item` from the first `advance` at or after `due`."""
-        ticks = (due - self._start) / self.tick_s
-        tick = int(ticks)
-        tick = max(tick + (tick < ticks), self._done + 1)
+    def arm(self, due: float, item: Item) -> float:
+        """Hand out `item` from the first `advance` at or after `due`. :returns: when that is."""
+        tick = max(ceil(due / self.tick_s), self._done + 1)
         slot = self._slots.get(tick)
         if slot is None:
-            self._slots[tick] = [item]
-        else:
-            slot.append(item)
+            slot = self._slots[tick] = tick * self.tick_s, []
+        slot[1].append(item)
+        return slot[0]
+
+    def next_tick(self, now: float) -> float:
+        """The first tick that is not before `now`, which never goes back."""
+        if now > self._next:
+            self._next = ceil(now / self.tick_s) * self.tick_s
+        return self._next
 
     def advance(self, now: float) -> list[Item]:
         """Take out the items that are due by `now`, the earliest first. What is armed from here on, however
         late it is, comes with the next tick."""
-        upto = int((now - self._start) / self.tick_s)
+        upto = int(now / self.tick_s)
         ready: list[Item] = []
         ticks: Iterable[int] = range(self._done + 1, upto + 1)
         if upto - self._done > len(self._slots):  # a long stall
             ticks = sorted(tick for tick in self._slots if tick <= upto)
         for tick in ticks:
-            ready += self._slots.pop(tick, ())
+            slot = self._slots.pop(tick, None)
+            if slot is not None:
+                ready += slot[1]
         self._done = max(self._done, upto)
         return ready

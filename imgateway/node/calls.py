@@ -70,7 +70,7 @@ class Calls:
         quotas: Quotas,
         limits: LimitSettings,
         now: Callable[[], float],
-        arm: Callable[[float, Callable[[float], None]], None],
+        arm: Callable[[float, Callable[[float], None]], object],
         counters: Counters,
     ) -> None:
         self.limits = limits

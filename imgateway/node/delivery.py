@@ -108,7 +108,7 @@ class Delivery:
         head = max(upto, session.mailbox.head)
         if gap:
             self._counters.gaps_told += 1
-        if len(mine) < 2 or link.traits.batches:
+        if len(mine) < 2 or link.wire.traits.batches:
             frame = Deliver(session.log.address, 0, session.mailbox.epoch, after, upto, mine, gap, head)
             data = self.say(link, frame, shared if mine is entries else None)
             if data is not None:

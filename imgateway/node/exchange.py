@@ -83,6 +83,7 @@ class Exchange:
         self.leaving = False
         self.now = now
         self.arm = wheel.arm
+        self._next_tick = wheel.next_tick
         self._hub = hub
         self._delivery = hub.delivery
         self._login = login
@@ -123,6 +124,11 @@ class Exchange:
         """The link's connection is gone."""
         self.links.discard(link)
         self._gate.release(link)
+
+    def heard(self) -> float:
+        """The time that a link notes when it hears something: late by less than a tick, and the same object
+        for all that do in that tick."""
+        return self._next_tick(self.now())
 
     # ----------------------------------------------------------------------------------------------- frames
 

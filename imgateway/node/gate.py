@@ -27,7 +27,7 @@ class Gate:
         self,
         limits: LimitSettings,
         now: Callable[[], float],
-        arm: Callable[[float, Callable[[float], None]], None],
+        arm: Callable[[float, Callable[[float], None]], object],
         listeners: Callable[[], Iterable[IListener]],
     ) -> None:
         self.waiting = 0
@@ -60,12 +60,11 @@ class Gate:
 
     def release(self, link: Link) -> None:
         """An admitted link has logged in, or is gone; only the first call counts."""
-        if not link.waiting:
+        if link.source is None:
             return
-        link.waiting = False
+        source, link.source = link.source, None
         self._checks.pop(link, None)
         self.waiting -= 1
-        source = link.source
         if source:
             left = self._per_source[source] - 1
             if left:

@@ -51,7 +51,7 @@ class Hub:
         limits: LimitSettings,
         linger_s: float,
         now: Callable[[], float],
-        arm: Callable[[float, Callable[[float], None]], None],
+        arm: Callable[[float, Callable[[float], None]], object],
         counters: Counters,
         listeners: Sequence[ISessionListener] = (),
         health: Callable[[str, bool, str], None] = lambda part, ok, why: None,

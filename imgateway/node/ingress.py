@@ -54,7 +54,7 @@ class Ingress:
         interceptors: Sequence[IInterceptor],
         now: Callable[[], float],
         wall_ms: Callable[[], int],
-        arm: Callable[[float, Callable[[float], None]], None],
+        arm: Callable[[float, Callable[[float], None]], object],
         counters: Counters,
     ) -> None:
         self.limits = limits

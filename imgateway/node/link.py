@@ -54,6 +54,10 @@ class Pause(IntFlag):
     CLOSED = 512
 
 
+RUNNING = 1024
+"""A chunk is being decoded: nobody's reason, and what comes meanwhile waits as well."""
+
+
 class Desk(Protocol):
     """What a link needs of the node."""
 
@@ -64,7 +68,8 @@ class Desk(Protocol):
     incarnation: str
 
     def now(self) -> float: ...
-    def arm(self, due: float, wake: Callable[[float], None]) -> None: ...
+    def heard(self) -> float: ...
+    def arm(self, due: float, wake: Callable[[float], None]) -> float: ...
     def greeted(self, link: Link, hello: Hello) -> None: ...
     def frame(self, link: Link, frame: Frame) -> None: ...
     def heard_without_acks(self, link: Link) -> None: ...
@@ -84,13 +89,9 @@ class Link:
         "_control",
         "_control_since",
         "_due",
-        "_expansion",
-        "_frames",
-        "_held",
+        "_left",
         "_pauses",
         "_pinged",
-        "_running",
-        "_stopped",
         "clogged",
         "connection",
         "desk",
@@ -100,39 +101,31 @@ class Link:
         "source",
         "state",
         "token_deadline",
-        "traits",
-        "waiting",
         "wire",
     )
 
     def __init__(self, connection: IConnection, desk: Desk, number: int) -> None:
         self.connection = connection
-        self.source = connection.source  # as it was counted: a lost connection knows it no more
+        self.source: str | None = connection.source  # as it was counted, while it waits for its login
         self.desk = desk
         self.number = number
         self.state = LinkState.CONNECTED
         self.session: Session | None = None
-        self.traits: Any = None
-        self.wire = ""
-        self.heard = now = desk.now()
+        self.wire: Any = None
+        self.heard = desk.heard()
         self.token_deadline = 0.0
         self.clogged = False
-        self.waiting = True
         self._codec: Any = None
-        self._frames: Iterator[Frame | bytes] | None = None
-        self._held: list[bytes] | None = None
-        self._expansion = 1
+        self._left: list[bytes | Iterator[Frame | bytes]] | None = None
         self._pauses = 0
         self._pinged = False
-        self._running = False
-        self._stopped = False
         self._control = 0
         self._control_since = 0.0
-        self._able_since = now
+        self._able_since = 0.0
         self._arrived_bytes = 0
-        self._due = now + desk.limits.login_timeout_s
-        connection.max_message_bytes = desk.limits.login_bytes
-        desk.arm(self._due, self)
+        self._due = desk.arm(self.heard + desk.limits.login_timeout_s, self)
+        if not connection.stream:
+            connection.max_message_bytes = desk.limits.login_bytes
 
     def about(self) -> dict[str, Any]:
         """The fields by which log lines tell links and sessions apart. `trace` is unique among all
@@ -140,7 +133,7 @@ class Link:
         fields = {
             "trace": f"{self.desk.incarnation}.{self.number:x}",
             "peer": self.connection.peer,
-            "wire": self.wire,
+            "wire": self.wire_name,
         }
         if self.session is not None:
             fields["session"] = address_text(Address("device", *self.session.key))
@@ -153,14 +146,12 @@ class Link:
         if self.state is LinkState.CLOSED:
             return
         self.state = after(self.state, Event.OPENED)
-        self.wire = wire.name
-        self.traits = wire.traits
-        self._expansion = wire.carriage.expansion
-        self._codec = wire.codec(self.connection.stream, self.desk.max_frame_bytes * self._expansion)
+        self.wire = wire
+        self._codec = wire.codec(self.connection.stream, self.desk.max_frame_bytes * wire.carriage.expansion)
 
     def received(self, data: bytes) -> None:
         """A chunk or a message came in."""
-        self.heard = self.desk.now()
+        self.heard = self.desk.heard()
         self._pinged = False
         self.desk.counters.bytes_in += len(data)
         if self.state is not LinkState.OPEN:
@@ -170,15 +161,13 @@ class Link:
             if self._arrived_bytes > self.desk.limits.login_bytes:
                 self.close(CloseCode.FRAME_TOO_LARGE, "more than may be sent before Welcome")
                 return
-        elif not self.traits.acks:
+        elif not self.wire.traits.acks:
             self.desk.heard_without_acks(self)
-        if self._pauses or self._running:
-            if self._held is None:
-                self._held = []
-            self._held.append(data)
+        if self._pauses:
+            self._stop_reading().append(data)
         else:
             self._run(data)
-            if self._stopped or self._held:
+            if self._left is not None:
                 self._settle()
 
     def pause_sending(self) -> None:
@@ -213,12 +202,12 @@ class Link:
 
     # --------------------------------------------------------------------------------------------- inwards
 
-    def _run(self, data: bytes, frames: Iterator[Frame | bytes] | None = None) -> None:
-        """Decode `data`, or go on with `frames`: each goes to the desk, until somebody says pause."""
-        self._running = True
+    def _run(self, data: bytes | Iterator[Frame | bytes]) -> None:
+        """Decode `data`, or go on with the frames that are left of it: each goes to the desk, until somebody
+        says pause."""
+        self._pauses |= RUNNING
         try:
-            if frames is None:
-                frames = self._codec.receive(data)
+            frames = self._codec.receive(data) if isinstance(data, bytes) else data
             for frame in frames:
                 if isinstance(frame, bytes):
                     self.send_bytes(frame)
@@ -226,9 +215,9 @@ class Link:
                     self.desk.frame(self, frame)
                 else:
                     self._greeting(frame)
-                if self._pauses:
+                if self._pauses != RUNNING:
                     if self.state is not LinkState.CLOSED:
-                        self._frames = frames
+                        self._stop_reading().insert(0, frames)
                     return
         except LinkError as error:
             self.fail(error)
@@ -236,7 +225,7 @@ class Link:
             log.failure("a frame could not be handled", **self.about())
             self.close(CloseCode.INTERNAL_ERROR, "internal error")
         finally:
-            self._running = False
+            self._pauses -= RUNNING
 
     def _greeting(self, frame: Frame | bytes) -> None:
         if isinstance(frame, Hello):
@@ -250,32 +239,33 @@ class Link:
 
     def pause(self, why: Pause) -> None:
         """Stop reading for a reason."""
-        self._pauses |= why
-        if not self._stopped:
-            self._stopped = True
-            self.connection.pause_reading()
+        self._pauses |= int(why)  # a plain int: what a flag does is a call in Python
+        self._stop_reading()
 
     def resume(self, why: Pause) -> None:
         """A reason is gone; with the last one reading goes on where it stopped."""
-        if self._pauses and self._pauses & why:
-            self._pauses &= ~why
-            if not self._pauses and not self._running:
-                self.heard = self.desk.now()
+        bit = int(why)
+        if self._pauses & bit:
+            self._pauses -= bit
+            if not self._pauses:
+                self.heard = self.desk.heard()
                 self._settle()
+
+    def _stop_reading(self) -> list[bytes | Iterator[Frame | bytes]]:
+        """From here until it is read on there is a list, of what is left to do before."""
+        if self._left is None:
+            self._left = []
+            self.connection.pause_reading()
+        return self._left
 
     def _settle(self) -> None:
         """Take what waits here, in order; then, if nothing stands against it, read on."""
-        while not self._pauses:
-            if self._frames is not None:
-                frames, self._frames = self._frames, None
-                self._run(b"", frames)
-            elif self._held:
-                self._run(self._held.pop(0))
+        while not self._pauses and self._left is not None:
+            if self._left:
+                self._run(self._left.pop(0))
             else:
-                if self._stopped:
-                    self._stopped = False
-                    self.connection.resume_reading()
-                return
+                self._left = None
+                self.connection.resume_reading()
 
     def paused(self) -> bool:
         return bool(self._pauses)
@@ -291,8 +281,13 @@ class Link:
     def accepted(self) -> None:
         """The login is over; frames may be exchanged. The caller sends Welcome, then resumes LOGIN."""
         self.state = after(self.state, Event.ACCEPTED)
-        self.connection.max_message_bytes = self.desk.max_frame_bytes * self._expansion
-        self._arrived_bytes = 0
+        if not self.connection.stream:
+            self.connection.max_message_bytes = self.desk.max_frame_bytes * self.wire.carriage.expansion
+
+    @property
+    def wire_name(self) -> str:
+        """For logs and counters; "" before `opened`."""
+        return "" if self.wire is None else self.wire.name
 
     @property
     def codec(self) -> ICodec:
@@ -341,7 +336,7 @@ class Link:
 
     def expect_ack(self, now: float) -> None:
         """A delivery went out that wants an acknowledgement."""
-        traits = self.traits
+        traits = self.wire.traits
         if traits.ack_timeout_s and traits.acks:
             self._look_at(now + traits.ack_timeout_s)
 
@@ -354,7 +349,7 @@ class Link:
         self.close(error.code, error.reason, error.retry_after_s)
 
     def _blame(self, code: int, reason: str) -> None:
-        self.desk.counters.protocol_errors[self.wire] += 1
+        self.desk.counters.protocol_errors[self.wire_name] += 1
         log.info("closed for what it sent: {reason}", reason=reason, code=int(code), **self.about())
 
     def close(
@@ -387,8 +382,8 @@ class Link:
         if self.state is LinkState.CLOSED:
             return
         self.state = after(self.state, Event.LOST if code == CloseCode.LOST else Event.BYE)
-        self._pauses |= Pause.CLOSED
-        self._frames = self._held = None
+        self._pauses |= int(Pause.CLOSED)
+        self._left = None
         self.desk.closed(self, code, reason)
         self.session = None
 
@@ -400,8 +395,7 @@ class Link:
     def _look_at(self, due: float) -> None:
         """Look at the deadlines at `due`, unless that is done before anyhow."""
         if due < self._due:
-            self._due = due
-            self.desk.arm(due, self)
+            self._due = self.desk.arm(due, self)
 
     def __call__(self, now: float) -> None:
         """The wheel wakes the link: look at every deadline, arm the next one. Harmless at any time."""
@@ -417,12 +411,11 @@ class Link:
             self._able_since = now
         self._check(now)
         if self.state is LinkState.OPEN:
-            self._due = self._next(now)
-            self.desk.arm(self._due, self)
+            self._due = self.desk.arm(self._next(now), self)
 
     def _silence_s(self) -> float:
         """How long silence is taken for life: the wire's own limit, or the node's."""
-        limit: float = self.traits.heartbeat_s or self.desk.session.dead_s
+        limit: float = self.wire.traits.heartbeat_s or self.desk.session.dead_s
         return limit
 
     def _ask_s(self) -> float:
@@ -432,15 +425,16 @@ class Link:
     def _ack_due(self) -> float | None:
         """When the oldest delivery must be acknowledged; the time counts while the peer can take it and we
         listen. None: nothing is owed."""
-        timeout: float = self.traits.ack_timeout_s
+        traits = self.wire.traits
+        timeout: float = traits.ack_timeout_s
         since = self.session.mailbox.unacked_since() if self.session is not None else None
-        if since is None or not timeout or not self.traits.acks:
+        if since is None or not timeout or not traits.acks:
             return None
         return max(since, self._able_since) + timeout
 
     def _next(self, now: float) -> float:
         due: float = self.heard + self._silence_s()
-        if self.traits.pings and not self._pinged:
+        if self.wire.traits.pings and not self._pinged:
             due = min(due, self.heard + self._ask_s())
         if self.token_deadline:
             due = min(due, self.token_deadline)
@@ -462,6 +456,6 @@ class Link:
             self.close(CloseCode.HEARTBEAT_TIMEOUT, "silent for too long")
         elif ack_due is not None and now >= ack_due:
             self.close(CloseCode.ACK_TIMEOUT, "deliveries were not acknowledged in time")
-        elif self.traits.pings and not self._pinged and silent >= self._ask_s():
+        elif self.wire.traits.pings and not self._pinged and silent >= self._ask_s():
             self._pinged = True
             self.send(Ping())

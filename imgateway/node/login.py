@@ -125,7 +125,7 @@ class Login:
     def _identified(self, identity: Identity, link: Link, hello: Hello) -> Deferred[None] | None:
         if link.state is not LinkState.CHECKING:
             return None
-        device = identity.device or hello.device or link.wire
+        device = identity.device or hello.device or link.wire_name
         if hello.device and hello.device != device:
             raise LoginRefused("the token is for another device")
         try:

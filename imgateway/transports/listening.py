@@ -24,6 +24,7 @@ from zope.interface import implementer
 from imgateway.errors import OperatorError
 from imgateway.interfaces import IListener
 
+from .sockets import keep_little
 from .stream import Side
 
 __all__ = ("Listener", "advice", "description", "listen_stream")
@@ -75,6 +76,7 @@ class Listener:
 
     def __init__(self, port: Any, scheme: str) -> None:
         self._port = port
+        keep_little(port)
         self.address, self.port = _address(port.getHost(), scheme)
 
     def pause(self) -> None:

@@ -26,7 +26,6 @@ from twisted.internet.interfaces import (
     IPushProducer,
     ISSLTransport,
 )
-from twisted.internet.tcp import Server
 from twisted.protocols.policies import ProtocolWrapper
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -88,19 +87,18 @@ class StreamConnection:
         "_side",
         "_state",
         "_unsent",
-        "max_message_bytes",
         "receiver",
         "transport",
     )
 
     stream = True
     max_send_bytes = 0
+    max_message_bytes = 0  # a stream has no messages
 
     def __init__(self, side: Side) -> None:
         self._side = side
         self.receiver: Any = None
         self.transport: Any = None
-        self.max_message_bytes = 0  # a stream has no messages
         self._plain: FileDescriptor | None = None  # the socket itself, where nothing must come between
         self._state = GREETING
         self._gathered: list[bytes] | None = None  # this turn's bytes, or all since the socket clogged
@@ -116,9 +114,6 @@ class StreamConnection:
     def makeConnection(self, transport: Any) -> None:
         self.transport = transport
         self._plain = plain_socket(transport)
-        if isinstance(self._plain, Server):
-            # Twisted's names for its own log: 160 bytes a connection that nobody reads.
-            self._plain.logstr = self._plain.repstr = "imgateway"
         if _host(transport):
             transport.setTcpNoDelay(True)
             transport.setTcpKeepAlive(True)

@@ -150,3 +150,19 @@ def test_a_clock_that_stands_or_steps_back_wakes_nobody_and_loses_nobody() -> No
 def test_a_deadline_that_never_comes_is_a_mistake(due: float) -> None:
     with pytest.raises((OverflowError, ValueError)):
         Wheel(0.0).arm(due, "item")
+
+
+def test_times_of_a_tick_are_one_object() -> None:
+    wheel: Wheel[int] = Wheel(100.1)
+    dues = [wheel.arm(102.0 + n / 100, n) for n in range(26)]
+    assert dues == [102.0] + [102.25] * 25
+    assert len(set(map(id, dues))) == 2
+    assert wheel.advance(102.0) == [0]
+    assert wheel.advance(102.25) == list(range(1, 26))
+
+
+def test_the_next_tick_is_one_object_until_it_is_over() -> None:
+    wheel: Wheel[int] = Wheel(100.0)
+    assert [wheel.next_tick(now) for now in (100.0, 100.01, 100.25, 100.26)] == [100.0, 100.25, 100.25, 100.5]
+    assert wheel.next_tick(100.4) is wheel.next_tick(100.5)
+    assert wheel.next_tick(460.1) == 460.25
