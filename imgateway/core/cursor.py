@@ -68,6 +68,10 @@ class Cursor:
     __slots__ = ("_flights", "acked", "bytes", "entries", "epoch", "head", "sent", "state")
 
     def __init__(self, epoch: int, position: int, acked: int, head: int) -> None:
+        self.place(epoch, position, acked, head)
+
+    def place(self, epoch: int, position: int, acked: int, head: int) -> None:
+        """Begin anew from `position`: nothing is on its way."""
         self.epoch = epoch
         self.sent = position
         self.acked = acked

@@ -11,44 +11,44 @@ from typing import Any
 
 from imgateway.core.cursor import Cursor, State
 from imgateway.core.parking import Parking
-from imgateway.frames import Entry, LogKey, SessionKey
+from imgateway.frames import Address, Entry, LogKey, SessionKey
 
 __all__ = ("Session", "for_device")
 
 
-class Session:
-    """State only; `node` moves it.
+class Session(Cursor):
+    """State only; `node` moves it. It is itself the cursor in its user's mailbox, which every session has.
 
     :ivar link: what carries it just now, or None. Typed by whoever sets it.
-    :ivar mailbox: the cursor in the user's own log, `log`.
     :ivar told: the session listeners know of it.
     :ivar publishing: publishes that wait for their outcome.
-    :ivar detached_at: when the link went, on the node's clock; meaningless while there is one.
+    :ivar answering: its questions that wait for our answer; `calls` are ours.
     """
 
     __slots__ = (
         "answering",
         "calls",
         "chain",
-        "detached_at",
+        "device",
         "generation",
         "identity",
-        "key",
         "link",
-        "log",
-        "mailbox",
         "parking",
         "publishing",
         "reading",
         "told",
+        "user",
     )
 
-    def __init__(self, key: SessionKey, generation: int, identity: Any, log: LogKey, mailbox: Cursor) -> None:
-        self.key = key
+    def __init__(
+        self, key: SessionKey, generation: int, identity: Any, epoch: int, acked: int, head: int
+    ) -> None:
+        # Clogged until its link is ready: what arrives meanwhile only raises the head.
+        super().__init__(epoch, acked, acked, head)
+        self.clog()
+        self.user, self.device = key
         self.generation = generation
         self.identity = identity
-        self.log = log
-        self.mailbox = mailbox
         self.link: Any = None
         self.parking: Parking | None = None
         self.calls: dict[int, Any] | None = None
@@ -57,21 +57,34 @@ class Session:
         self.answering = 0
         self.reading = False
         self.told = False
-        self.detached_at = 0.0
 
-    def detach(self, now: float) -> None:
-        """The link is gone: remember since when, and let the log run ahead."""
+    # Made when somebody asks: as objects of every session they would take 200 bytes.
+
+    @property
+    def key(self) -> SessionKey:
+        return SessionKey(self.user, self.device)
+
+    @property
+    def log(self) -> LogKey:
+        """The user's mailbox."""
+        return LogKey(Address("user", self.user))
+
+    @property
+    def mailbox(self) -> Cursor:
+        """The cursor in `log`."""
+        return self
+
+    def detach(self) -> None:
+        """The link is gone: let the log run ahead."""
         self.link = None
-        self.detached_at = now
-        self.mailbox.clog()
+        self.clog()
 
     def may_unclog(self, max_entries: int, max_bytes: int) -> bool:
         """Half of the window is free again: enough to make a read worth its while."""
-        cursor = self.mailbox
         return (
-            cursor.state is State.CLOGGED
-            and cursor.entries * 2 <= max_entries
-            and cursor.bytes * 2 <= max_bytes
+            self.state is State.CLOGGED
+            and self.entries * 2 <= max_entries
+            and self.bytes * 2 <= max_bytes
         )
 
 

@@ -92,7 +92,7 @@ class Calls:
             self._respond(link, request.id, ResponseCode.NO_SUCH_SERVICE, b"")
             return
         now = self._now()
-        if not session.identity.service and not self._quotas.of(session.key.user, now).request(now):
+        if not session.identity.service and not self._quotas.of(session.user, now).request(now):
             self._respond(link, request.id, ResponseCode.RATE, b"")
             return
         session.answering += 1

@@ -23,7 +23,7 @@ from imgateway.core.cursor import State, Step
 from imgateway.core.handshake import LinkState
 from imgateway.core.session import Session, for_device
 from imgateway.errors import BadFrame, CloseCode
-from imgateway.frames import Batch, Deliver, DeliverAck, Entry
+from imgateway.frames import Batch, Deliver, DeliverAck, Entry, user_address
 from imgateway.interfaces import IBroker
 from imgateway.node.link import Link
 
@@ -104,23 +104,24 @@ class Delivery:
     ) -> None:
         """Send the range ``(after, upto]``; entry by entry where the wire or its content wants that."""
         link: Link = session.link
-        mine = for_device(entries, session.key.device)
-        head = max(upto, session.mailbox.head)
+        mine = for_device(entries, session.device)
+        cursor, address = session.mailbox, user_address(session.user)
+        head = max(upto, cursor.head)
         if gap:
             self._counters.gaps_told += 1
         if len(mine) < 2 or link.wire.traits.batches:
-            frame = Deliver(session.log.address, 0, session.mailbox.epoch, after, upto, mine, gap, head)
+            frame = Deliver(address, 0, cursor.epoch, after, upto, mine, gap, head)
             data = self.say(link, frame, shared if mine is entries else None)
             if data is not None:
                 self._ship(session, upto, len(mine), data)
                 return
         for entry in mine:
             end = upto if entry is mine[-1] else entry.seq
-            frame = Deliver(session.log.address, 0, session.mailbox.epoch, after, end, (entry,), gap, head)
+            frame = Deliver(address, 0, cursor.epoch, after, end, (entry,), gap, head)
             data = self.say(link, frame, None)
             if data is None:
                 self._park(session, entry.seq)
-                empty = Deliver(session.log.address, 0, session.mailbox.epoch, after, end, (), gap, head)
+                empty = Deliver(address, 0, cursor.epoch, after, end, (), gap, head)
                 self._ship(session, end, 0, self.say(link, empty, None) or b"")
             else:
                 self._ship(session, end, 1, data)
@@ -277,7 +278,7 @@ class Delivery:
 
     def _read_failed(self, failure: Failure, session: Session) -> None:
         session.reading = False
-        log.failure("reading {user}'s log failed", failure, user=session.key.user)
+        log.failure("reading {user}'s log failed", failure, user=session.user)
         if session.link is not None:
             session.link.close(CloseCode.INTERNAL_ERROR, "internal error")
 
@@ -295,7 +296,7 @@ class Delivery:
         """
         cursor = session.mailbox
         for ack in frame.acks:
-            if ack.address != session.log.address:
+            if ack.address.id != session.user or ack.address.kind != "user":
                 raise BadFrame("acknowledges a log that it does not follow")
             if ack.epoch == cursor.epoch:
                 self._took(session, ack.upto)

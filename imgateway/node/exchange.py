@@ -179,7 +179,7 @@ class Exchange:
             return
         link.pause(Pause.PULL)
         limit = min(frame.limit or 64, self.limits.deliver_window_entries)
-        device = session.key.device
+        device = session.device
 
         def answer(batch: Batch) -> None:
             gap = batch.gap or bool(frame.epoch and frame.epoch != batch.epoch)

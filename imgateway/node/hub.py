@@ -14,6 +14,7 @@ from zope.interface import implementer
 from imgateway.config import LimitSettings
 from imgateway.core.counters import Counters
 from imgateway.core.handshake import LinkState
+from imgateway.core.roster import Roster
 from imgateway.core.session import Session, for_device
 from imgateway.errors import CloseCode
 from imgateway.frames import (
@@ -24,7 +25,6 @@ from imgateway.frames import (
     Message,
     SessionKey,
     address_text,
-    log_of,
     user_address,
 )
 from imgateway.interfaces import IBroker, IBrokerListener, Identity, ISessionListener
@@ -57,7 +57,7 @@ class Hub:
         health: Callable[[str, bool, str], None] = lambda part, ok, why: None,
     ) -> None:
         self.broker = broker
-        self.sessions: dict[SessionKey, Session] = {}
+        self.sessions = Roster()
         self.is_congested = False
         self.delivery = Delivery(broker, limits, now, counters)
         self.linger_s = linger_s
@@ -66,16 +66,13 @@ class Hub:
         self._counters = counters
         self._listeners = tuple(listeners)
         self._health = health
-        self._at: dict[LogKey, tuple[Session, ...]] = {}
         self._stalled: dict[Link, None] = {}
 
     # ---------------------------------------------------------------------------------- what the broker says
 
     def arrived(self, log: LogKey, epoch: int, after: int, upto: int, entries: tuple[Entry, ...]) -> None:
         """Committed entries: send them to every session that stands right before them."""
-        sessions = self._at.get(log)
-        if sessions is None:
-            return
+        sessions = self.sessions.of(log.address.id)
         shared: Shared | None = {} if len(sessions) > 1 else None
         size = len(entries[0].message) if len(entries) == 1 else sum(len(one.message) for one in entries)
         for session in sessions:
@@ -83,22 +80,22 @@ class Hub:
 
     def moved(self, log: LogKey, epoch: int, head: int) -> None:
         """The log grew: whoever is live reads."""
-        for session in self._at.get(log, ()):
+        for session in self.sessions.of(log.address.id):
             self.delivery.moved(session, head)
 
     def passed(self, address: Address, entry: Entry) -> None:
         """qos 0: to the links that can take it now."""
-        for session in self._at.get(log_of(address), ()):
+        for session in self.sessions.of(address.id):
             link = session.link
             if link is None or link.clogged or link.state is not LinkState.OPEN:
                 continue
             # What one turn brings is bounded too: the socket says only at its end that it is full.
             if link.connection.unsent() >= self.delivery.limits.deliver_window_bytes:
                 continue
-            if not for_device((entry,), session.key.device):
+            if not for_device((entry,), session.device):
                 continue
             data = self.delivery.say(
-                link, Deliver(user_address(session.key.user), 0, 0, 0, 0, (entry,)), None
+                link, Deliver(user_address(session.user), 0, 0, 0, 0, (entry,)), None
             )
             if data:
                 link.deliver(data, session.log)
@@ -111,7 +108,7 @@ class Hub:
 
     def attended(self, log: LogKey) -> bool:
         """Whether one of the log's sessions has a link."""
-        return any(session.link is not None for session in self._at.get(log, ()))
+        return any(session.link is not None for session in self.sessions.of(log.address.id))
 
     def displaced(self, session: SessionKey, generation: int, code: int, reason: str) -> None:
         """Another login took over: close and forget this generation.
@@ -153,15 +150,12 @@ class Hub:
         True if there was one that the listeners know (the client resumes). A link of the older one is closed
         with REPLACED.
         """
-        old = self.sessions.get(session.key)
-        self.sessions[session.key] = session
-        self._at[session.log] = (*self._at.get(session.log, ()), session)
+        old = self.sessions.add(session)
         session.link = link
         link.session = session
         if old is None:
             return False
         session.told = old.told
-        self._leave(old)
         if old.link is not None:
             old.link.close(CloseCode.REPLACED, "a newer login of this device took over")
         return session.told
@@ -173,21 +167,19 @@ class Hub:
         session = link.session
         if session is None or session.link is not link:
             return
-        session.detach(self._now())
+        session.detach()
         calls, session.calls = session.calls, None
         for call in (calls or {}).values():
             call.gone()
-        if self.sessions.get(session.key) is not session:
+        if not self.sessions.has(session):
             return
         if code == CloseCode.NORMAL or (code >= 200 and code != CloseCode.REPLACED):
             self._end(session, code, reason)
         else:
-            self._arm(
-                session.detached_at + self.linger_s, lambda now: self._lingered(session, now, code, reason)
-            )
+            self._arm(self._now() + self.linger_s, lambda now: self._lingered(session, code, reason))
 
-    def _lingered(self, session: Session, now: float, code: int, reason: str) -> None:
-        if self.sessions.get(session.key) is session and session.link is None:
+    def _lingered(self, session: Session, code: int, reason: str) -> None:
+        if self.sessions.has(session) and session.link is None:
             self._end(session, code, reason)
 
     def _end(self, session: Session, code: int, reason: str) -> None:
@@ -197,8 +189,9 @@ class Hub:
             code=int(code),
             session=address_text(Address("device", *session.key)),
         )
-        del self.sessions[session.key]
-        self._leave(session)
+        self.sessions.remove(session)
+        if not self.sessions.of(session.user):
+            self.broker.unwatch(session.log)
         self.broker.close_session(session.key, session.generation).addErrback(
             lambda failure: log.failure("closing a session failed", failure)
         )
@@ -206,20 +199,9 @@ class Hub:
             for listener in self._listeners:
                 self._tell(listener.closed, session.key, code, reason)
 
-    def _leave(self, session: Session) -> None:
-        others = tuple(other for other in self._at.get(session.log, ()) if other is not session)
-        if others:
-            self._at[session.log] = others
-        elif self._at.pop(session.log, None) is not None:
-            self.broker.unwatch(session.log)
-
-    def of_user(self, user: str) -> tuple[Session, ...]:
-        """The user's sessions on this node."""
-        return self._at.get(log_of(user_address(user)), ())
-
     def kick(self, user: str, device: str | None, reason: str) -> int:
         """Close a user's sessions; how many there were."""
-        victims = [s for s in self.of_user(user) if device is None or s.key.device == device]
+        victims = [s for s in self.sessions.of(user) if device is None or s.device == device]
         for session in victims:
             self.displaced(session.key, session.generation, CloseCode.KICKED, reason)
         return len(victims)
@@ -239,5 +221,5 @@ class Hub:
 
     def end_all(self) -> None:
         """The node stops: end what is left; the broker's own stop flushes the positions."""
-        for session in tuple(self.sessions.values()):
+        for session in tuple(self.sessions):
             self._end(session, CloseCode.GOING_AWAY, "the node stopped")

@@ -87,7 +87,7 @@ class Ingress:
             self._begin(link, session, limits.publish_window)
             self._take(link, session, frame)
         else:
-            self._emit(identity, session.key.user, session.key.device, frame)
+            self._emit(identity, session.user, session.device, frame)
         if self._hub.is_congested:
             self._hub.stall(link)
 
@@ -102,7 +102,7 @@ class Ingress:
 
     def _charge(self, link: Link, session: Session, frame: Publish) -> None:
         now = self._now()
-        quota = self._quotas.of(session.key.user, now)
+        quota = self._quotas.of(session.user, now)
         wait = quota.publish(len(frame.body), now)
         for address in frame.to:
             wait = max(wait, quota.pair(address, now))
@@ -167,7 +167,7 @@ class Ingress:
     def _take(self, link: Link, session: Session, frame: Publish, came: Publish | None = None) -> None:
         """Give a begun publish its place in the broker's order. `came`: the frame that is answered, if it was
         another."""
-        answer = self._submit(session.identity, session.key.user, session.key.device, frame)
+        answer = self._submit(session.identity, session.user, session.device, frame)
         if came is not None and came.to != frame.to:
             answer.addCallback(_spread, frame.to, came.to)
         answer.addCallbacks(self._answer, link.broken, (link, session, (came or frame).msg_id))
@@ -234,7 +234,7 @@ class Ingress:
         """What the interceptors made of `frame`; the answer is for the frame as it came."""
         if not frame.qos:
             if isinstance(result, Publish):
-                self._emit(session.identity, session.key.user, session.key.device, result)
+                self._emit(session.identity, session.user, session.device, result)
             self._end(link, session)
         elif isinstance(result, Publish):
             self._take(link, session, result, frame)

@@ -16,7 +16,6 @@ from twisted.python.failure import Failure
 
 from imgateway.config import SessionSettings
 from imgateway.core.counters import Counters
-from imgateway.core.cursor import Cursor
 from imgateway.core.handshake import LinkState
 from imgateway.core.parking import Parking
 from imgateway.core.resume import resume_durable
@@ -160,10 +159,7 @@ class Login:
             code, reason = REFUSALS[Verdict.OUTRUN]
             raise LoginRefused(reason, code)
         place = opened.places[0]
-        # Clogged until its position is known: what arrives meanwhile only raises the head.
-        mailbox = Cursor(place.epoch, place.acked, place.acked, place.head)
-        mailbox.clog()
-        session = Session(key, opened.generation, identity, place.log, mailbox)
+        session = Session(key, opened.generation, identity, place.epoch, place.acked, place.head)
         resumed = self._hub.attach(session, link)
         watching = self._broker.watch(place.log)
         return watching.addCallback(self._watched, session, place, resumed, link, hello)
@@ -177,7 +173,7 @@ class Login:
         if resume_durable(point, position.epoch, place.acked, position.head).rolled_back:
             log.warn(
                 "{user}'s log was rolled back: a client knows more of it; it gets a new epoch",
-                user=session.key.user,
+                user=session.user,
             )
             renewing = self._broker.reset_log(place.log)
             return renewing.addCallback(self._watched, session, place, resumed, link, hello)
@@ -203,8 +199,8 @@ class Login:
             session.parking = Parking(place.parked, start, named)
             start = session.parking.start()
         head = max(position.head, session.mailbox.head)  # what arrived since has raised it
-        session.mailbox = cursor = Cursor(position.epoch, start, max(start, place.acked), head)
-        cursor.clog()
+        session.place(position.epoch, start, max(start, place.acked), head)
+        session.clog()
         link.accepted()
         link.expire_token(self._token_deadline(identity))
         self._gate.release(link)
@@ -264,7 +260,7 @@ class Login:
         session = link.session
         if session is None:
             return None
-        if identity.user != session.key.user or identity.device not in ("", session.key.device):
+        if identity.user != session.user or identity.device not in ("", session.device):
             raise LoginRefused("the token is for somebody else")
         renewing = self._broker.renew_session(session.key, session.generation, identity.issued_at_s)
         return renewing.addCallback(self._prolonged, identity, link, session)

@@ -271,7 +271,7 @@ class Node:
         counters.paused_links = sum(link.paused() for link in links)
         counters.held_unsent_bytes = sum(link.connection.unsent() for link in links)
         counters.sessions = len(self.hub.sessions)
-        counters.sessions_linked = sum(session.link is not None for session in self.hub.sessions.values())
+        counters.sessions_linked = sum(session.link is not None for session in self.hub.sessions)
         self._broker.measure(counters)
         return counters.read()
 

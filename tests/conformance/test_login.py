@@ -324,7 +324,7 @@ def test_goodbye_ends_the_session_at_once_a_lost_link_does_not(house: House, wir
     assert bob.gone is not None
     alice.link.cut()
     house.settle()
-    assert [key.user for key in house.node.hub.sessions] == ["alice"]
+    assert [session.user for session in house.node.hub.sessions] == ["alice"]
     assert not house.result(house.node.sessions("alice"))[0].online
     house.advance(61)
     assert not house.node.hub.sessions

@@ -14,14 +14,15 @@ KEY = SessionKey("alice", "phone")
 
 
 def session(entries: int = 0, size: int = 0, state: State = State.CLOGGED) -> Session:
-    cursor = Cursor(1, 0, 0, 0)
-    cursor.entries, cursor.bytes, cursor.state = entries, size, state
-    return Session(KEY, 3, object(), log_of(user_address("alice")), cursor)
+    new = Session(KEY, 3, object(), 1, 0, 0)
+    assert new.state is State.CLOGGED, "until its link is ready"
+    new.entries, new.bytes, new.state = entries, size, state
+    return new
 
 
 def test_a_new_session_has_made_nothing_yet() -> None:
     new = session()
-    assert (new.key, new.generation, new.log.address.id) == (KEY, 3, "alice")
+    assert (new.key, new.generation, new.log) == (KEY, 3, log_of(user_address("alice")))
     assert (new.link, new.parking, new.calls, new.chain) == (None,) * 4
     assert (new.publishing, new.answering, new.reading, new.told) == (0, 0, False, False)
 
@@ -29,14 +30,14 @@ def test_a_new_session_has_made_nothing_yet() -> None:
 def test_a_session_is_flat() -> None:
     new = session()
     assert not hasattr(new, "__dict__")
-    assert all(hasattr(new, slot) for slot in Session.__slots__)
+    assert all(hasattr(new, slot) for slot in (*Session.__slots__, *Cursor.__slots__))
 
 
 def test_without_a_link_the_log_runs_ahead() -> None:
     left = session(state=State.LIVE)
     left.link = object()
-    left.detach(12.5)
-    assert (left.link, left.detached_at, left.mailbox.state) == (None, 12.5, State.CLOGGED)
+    left.detach()
+    assert (left.link, left.mailbox.state) == (None, State.CLOGGED)
     assert left.mailbox.arrived(0, 5) is Step.HOLD
     assert (left.mailbox.sent, left.mailbox.head) == (0, 5)
 

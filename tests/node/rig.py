@@ -558,7 +558,7 @@ class Rig:
         return peer.send(Hello(hello.pop("token", user), device, **hello))
 
     def session(self, user: str, device: str = "phone") -> Any:
-        return self.hub.sessions[SessionKey(user, device)]
+        return self.hub.sessions.get(SessionKey(user, device))
 
     def mail(self, user: str, *bodies: bytes, **more: Any) -> None:
         """Messages are stored for a user (`FakeBroker` only), and told."""

@@ -1,0 +1,64 @@
+"""The sessions of a node, by user.
+
+Sessions are very many, and most users have one: it stands in the table itself, and a tuple stands there only
+for those who have more. So nobody needs a key object, nor a second table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from imgateway.core.session import Session
+from imgateway.frames import SessionKey
+
+__all__ = ("Roster",)
+
+
+class Roster:
+    """At most one session for each device of a user."""
+
+    def __init__(self) -> None:
+        self._users: dict[str, Session | tuple[Session, ...]] = {}
+        self._size = 0
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __iter__(self) -> Iterator[Session]:
+        for user in tuple(self._users):
+            yield from self.of(user)
+
+    def of(self, user: str) -> tuple[Session, ...]:
+        """The user's sessions, in the order in which they came."""
+        there = self._users.get(user, ())
+        return there if isinstance(there, tuple) else (there,)
+
+    def get(self, key: SessionKey) -> Session | None:
+        """The session of this user on this device."""
+        for session in self.of(key.user):
+            if session.device == key.device:
+                return session
+        return None
+
+    def has(self, session: Session) -> bool:
+        """Whether this very session is there, not another of the same device."""
+        return session in self.of(session.user)
+
+    def add(self, session: Session) -> Session | None:
+        """Enter a session. :returns: the one of the same device that it takes the place of."""
+        old = self.get(session.key)
+        if old is not None:
+            self.remove(old)
+        there = self.of(session.user)
+        self._users[session.user] = (*there, session) if there else session
+        self._size += 1
+        return old
+
+    def remove(self, session: Session) -> None:
+        """Take out a session that is there."""
+        rest = tuple(one for one in self.of(session.user) if one is not session)
+        if rest:
+            self._users[session.user] = rest if len(rest) > 1 else rest[0]
+        else:
+            del self._users[session.user]
+        self._size -= 1
