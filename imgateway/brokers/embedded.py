@@ -36,7 +36,7 @@ from imgateway.brokers.reading import Reader
 from imgateway.brokers.schema import MEMORY, Database, OpenDatabase, fault_text, open_database
 from imgateway.brokers.sessions import Sessions
 from imgateway.brokers.store import Store
-from imgateway.brokers.tails import Tail
+from imgateway.brokers.tails import Tails
 from imgateway.config import BrokerSettings, RetentionSettings
 from imgateway.core.dedup import Dedup, digest
 from imgateway.core.retry import backoff
@@ -118,7 +118,7 @@ class EmbeddedBroker:
         self._secret = b""
         self._epochs: dict[LogKey, int] = {}
         self._dedup: Dedup[Append] = Dedup(settings.dedup_memory, settings.dedup_s * 1000)
-        self._tails: dict[LogKey, Tail] = {}
+        self._tails = Tails()
         self._store = Store(
             self._database,
             retention,
@@ -497,9 +497,7 @@ class EmbeddedBroker:
     # ----------------------------------------------------------------------------------------------- reading
 
     def watch(self, log: LogKey) -> Deferred[Position]:
-        tail = self._tails.get(log)
-        if tail is None:
-            tail = self._tails[log] = Tail(log)
+        tail = self._tails.watch(log)
         tail.watched = True
         if tail.head >= 0 and tail.first >= 0:
             tail.told = True

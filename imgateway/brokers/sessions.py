@@ -20,7 +20,7 @@ from imgateway.brokers.appends import Change
 from imgateway.brokers.cursors import Saved, forget_device, register, revoke, save
 from imgateway.brokers.reading import Found, FoundDevice, Reader
 from imgateway.brokers.store import Store
-from imgateway.brokers.tails import Seat, Tail
+from imgateway.brokers.tails import Seat, Tail, Tails
 from imgateway.errors import CloseCode
 from imgateway.frames import LogKey, SessionKey, user_address
 from imgateway.interfaces import Claim, LoginPolicy, Opened, Place, Presence, Verdict
@@ -49,7 +49,7 @@ class Sessions:
 
     def __init__(
         self,
-        tails: dict[LogKey, Tail],
+        tails: Tails,
         ask: Callable[[Callable[[Reader], Any], Callable[[Any], None]], None],
         change: Callable[[Change], None],
         store: Store,
@@ -77,7 +77,7 @@ class Sessions:
     # ------------------------------------------------------------------------------------------------- logins
 
     def open(self, claim: Claim) -> Deferred[Opened]:
-        tail = self._tail(claim.session.user)
+        tail = self._tails.sit(claim.session.user)
         seat = tail.seat(claim.session.device)
         answer: Deferred[Opened] = Deferred()
         # From memory only if nobody who came before is still waiting for the reader.
@@ -237,16 +237,15 @@ class Sessions:
         seat = self._current(session, generation, True)
         if seat is None:
             return
-        mailbox = _mailbox(session.user)
         for log, seq in upto:
-            if log == mailbox:
+            if _is_mailbox(log, session.user):
                 if seq > seat.acked:
                     seat.acked = seq
             else:
                 acked, owed = (seat.others or {}).get(log, (0, ()))
                 seat.others = {**(seat.others or {}), log: (max(acked, seq), owed)}
         for log, seq in parked:
-            if log == mailbox:
+            if _is_mailbox(log, session.user):
                 seat.parked = _park(seat.parked, seq)
             else:
                 acked, owed = (seat.others or {}).get(log, (0, ()))
@@ -257,7 +256,7 @@ class Sessions:
         seat = self._current(session, generation, True)
         if seat is None:
             return
-        if log == _mailbox(session.user):
+        if _is_mailbox(log, session.user):
             seat.parked = tuple(one for one in seat.parked if one != seq)
         elif seat.others and log in seat.others:
             acked, owed = seat.others[log]
@@ -275,7 +274,7 @@ class Sessions:
         seat = self._current(session, generation, False)
         if seat is None:
             return succeed(None)
-        tail = self._tail(session.user)
+        tail = self._tails.sit(session.user)
         seat.online = False
         if self._now_ms() - seat.seen_ms > SEEN_GRAIN_MS:
             self._mark(session, seat)
@@ -300,7 +299,7 @@ class Sessions:
         return done
 
     def revoke(self, user: str, not_before_s: int) -> Deferred[None]:
-        tail = self._tail(user)
+        tail = self._tails.sit(user)
         tail.not_before_s = max(tail.not_before_s, not_before_s)
         gone: list[Callable[[], None]] = []
         for seat in tail.seats:
@@ -323,7 +322,7 @@ class Sessions:
         seat = self._current(session, generation, False)
         if seat is None:
             return succeed(Verdict.OUTRUN)
-        if issued_at_s < self._tails[_mailbox(session.user)].not_before_s:
+        if issued_at_s < self._tails.sit(session.user).not_before_s:
             return succeed(Verdict.REVOKED)
         seat.issued_at_s = issued_at_s
         return succeed(Verdict.OK)
@@ -333,7 +332,7 @@ class Sessions:
         answer: Deferred[tuple[Presence, ...]] = Deferred()
 
         def found(devices: tuple[FoundDevice, ...]) -> None:
-            tail = self._tails.get(_mailbox(user))
+            tail = self._tails.of(user)
             seats = tail.seats if tail else ()
             here = [
                 Presence(SessionKey(user, s.device), s.platform, self._node, s.generation, s.since_ms, True)
@@ -366,16 +365,9 @@ class Sessions:
 
     # ---------------------------------------------------------------------------------------------- internals
 
-    def _tail(self, user: str) -> Tail:
-        log = _mailbox(user)
-        tail = self._tails.get(log)
-        if tail is None:
-            tail = self._tails[log] = Tail(log)
-        return tail
-
     def _current(self, session: SessionKey, generation: int, tell: bool) -> Seat | None:
         """The session's seat if this is the generation that has it; a stale one is told so."""
-        tail = self._tails.get(_mailbox(session.user))
+        tail = self._tails.of(session.user)
         seat = tail.seat(session.device) if tail else None
         if seat is not None and seat.online and seat.generation == generation:
             return seat
@@ -416,14 +408,14 @@ class Sessions:
             seat.saving += 1
             seat.seen_ms = now_ms
             self._dirty.pop(session, None)
-            cursors = [(_mailbox(session.user), seat.acked, seat.parked)]
+            cursors = [(LogKey(user_address(session.user)), seat.acked, seat.parked)]
             cursors += [(log, *where) for log, where in (seat.others or {}).items()]
             rows.append(Saved(session, seat.platform, now_ms, seat.record, tuple(cursors)))
 
         def saved(result: Any) -> None:
             for session, seat in seats:
                 seat.saving -= 1
-                tail = self._tails.get(_mailbox(session.user))
+                tail = self._tails.of(session.user)
                 if tail is not None:
                     self.release(tail)
             if done is not None:
@@ -439,8 +431,8 @@ class Sessions:
         for seat in tail.seats:
             if not (seat.online or seat.dirty or seat.saving):
                 tail.seats = tuple(one for one in tail.seats if one is not seat)
-        if not (tail.seats or tail.watched) and self._tails.get(tail.log) is tail:
-            del self._tails[tail.log]
+        if not (tail.seats or tail.watched):
+            self._tails.drop(tail)
 
 
 def _verdict(claim: Claim, tail: Tail, seat: Seat | None) -> Verdict:
@@ -458,8 +450,8 @@ def _verdict(claim: Claim, tail: Tail, seat: Seat | None) -> Verdict:
     return Verdict.OK
 
 
-def _mailbox(user: str) -> LogKey:
-    return LogKey(user_address(user))
+def _is_mailbox(log: LogKey, user: str) -> bool:
+    return log.address.id == user and log.address.kind == "user"
 
 
 def _park(owed: tuple[int, ...], seq: int) -> tuple[int, ...]:

@@ -1,98 +1,84 @@
-"""What the reactor keeps in memory of logs in use and of the sessions at them."""
+"""What the reactor keeps in memory of logs in use and of the sessions at them.
+
+There is one of each for every session, so they are small: no objects that the collector must look at, and no
+key of a mailbox but its user's name.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
-from imgateway.frames import LogKey
+from msgspec import Struct
 
-__all__ = ("Seat", "Tail")
+from imgateway.frames import LogKey, user_address
+
+__all__ = ("Seat", "Tail", "Tails")
 
 
-class Seat:
+class Seat(Struct, gc=False, eq=False):
     """One device of a user who is online, is logging in, or has something that is not on disk yet.
 
     Its values win over the disk's. `acked` and `parked` are those of the mailbox, `others` those of further
     logs.
     """
 
-    __slots__ = (
-        "acked",
-        "device",
-        "dirty",
-        "generation",
-        "issued_at_s",
-        "online",
-        "order",
-        "others",
-        "parked",
-        "platform",
-        "record",
-        "registered",
-        "saving",
-        "seen_ms",
-        "since_ms",
-        "waiting",
-    )
-
-    def __init__(self, device: str) -> None:
-        self.device = device
-        self.platform = ""
-        self.generation = 0
-        self.issued_at_s = 0
-        self.since_ms = 0
-        self.seen_ms = 0
-        """When the disk last heard of it."""
-        self.order = 0
-        self.online = False
-        self.registered = False
-        self.acked = 0
-        self.parked: tuple[int, ...] = ()
-        self.others: dict[LogKey, tuple[int, tuple[int, ...]]] | None = None
-        self.record = b""
-        self.dirty = False
-        self.saving = 0
-        """Changes of it that are on their way to the disk."""
-        self.waiting: Any = None
-        """The login that its registration answers."""
+    device: str
+    platform: str = ""
+    generation: int = 0
+    issued_at_s: int = 0
+    since_ms: int = 0
+    seen_ms: int = 0
+    """When the disk last heard of it."""
+    order: int = 0
+    online: bool = False
+    registered: bool = False
+    acked: int = 0
+    parked: tuple[int, ...] = ()
+    others: dict[LogKey, tuple[int, tuple[int, ...]]] | None = None
+    record: bytes = b""
+    dirty: bool = False
+    saving: int = 0
+    """Changes of it that are on their way to the disk."""
+    waiting: Any = None
+    """The login that its registration answers."""
 
 
-class Tail:
+class Tail(Struct, gc=False, eq=False):
     """The newest end of a log that somebody watches, or of a mailbox with seats.
 
     `head` and `first` are -1 until they are known. `seats` is replaced, never changed: the writer's thread
     reads it.
     """
 
-    __slots__ = (
-        "asked",
-        "first",
-        "forgotten",
-        "head",
-        "log",
-        "not_before_s",
-        "pins",
-        "seats",
-        "told",
-        "watched",
-    )
+    name: str | LogKey
+    """The user of a mailbox; the key of another log."""
+    first: int = -1
+    head: int = -1
+    watched: bool = False
+    told: bool = False
+    """Whoever watches has the position, and is told of what follows it."""
+    pins: int = 0
+    """Questions and changes under way that need this object, and its seats, to stay: what the reader saw may
+    be older than what was written since."""
+    forgotten: tuple[str, ...] = ()
+    """Devices that were deleted from the disk, which a question under way may have seen there."""
+    asked: bool = False
+    """The disk's part of what follows is known."""
+    not_before_s: int = 0
+    sitting: Seat | tuple[Seat, ...] = ()
+    """`seats`; most have one, which spares a tuple."""
 
-    def __init__(self, log: LogKey) -> None:
-        self.log = log
-        self.first = -1
-        self.head = -1
-        self.watched = False
-        self.told = False
-        """Whoever watches has the position, and is told of what follows it."""
-        self.seats: tuple[Seat, ...] = ()
-        self.pins = 0
-        """Questions and changes under way that need this object, and its seats, to stay: what the reader
-        saw may be older than what was written since."""
-        self.forgotten: tuple[str, ...] = ()
-        """Devices that were deleted from the disk, which a question under way may have seen there."""
-        self.asked = False
-        """The disk's part of what follows is known."""
-        self.not_before_s = 0
+    @property
+    def log(self) -> LogKey:
+        return LogKey(user_address(self.name)) if isinstance(self.name, str) else self.name
+
+    @property
+    def seats(self) -> tuple[Seat, ...]:
+        return self.sitting if isinstance(self.sitting, tuple) else (self.sitting,)
+
+    @seats.setter
+    def seats(self, seats: tuple[Seat, ...]) -> None:
+        self.sitting = seats[0] if len(seats) == 1 else seats
 
     def seat(self, device: str) -> Seat | None:
         for seat in self.seats:
@@ -109,3 +95,44 @@ class Tail:
         self.first = first
         if not self.told:
             self.head = max(self.head, head)
+
+
+class Tails:
+    """The tails in memory, by log."""
+
+    def __init__(self) -> None:
+        self._tails: dict[str | LogKey, Tail] = {}
+
+    def __len__(self) -> int:
+        return len(self._tails)
+
+    def get(self, log: LogKey) -> Tail | None:
+        """Callable from any thread."""
+        return self._tails.get(_name(log))
+
+    def of(self, user: str) -> Tail | None:
+        """The tail of the user's mailbox."""
+        return self._tails.get(user)
+
+    def watch(self, log: LogKey) -> Tail:
+        """The tail of a log, there from now on."""
+        return self._made(_name(log))
+
+    def sit(self, user: str) -> Tail:
+        """The tail of the user's mailbox, there from now on."""
+        return self._made(user)
+
+    def _made(self, name: str | LogKey) -> Tail:
+        tail = self._tails.get(name)
+        if tail is None:
+            tail = self._tails[name] = Tail(name)
+        return tail
+
+    def drop(self, tail: Tail) -> None:
+        """Forget it, unless another has taken its place."""
+        if self._tails.get(tail.name) is tail:
+            del self._tails[tail.name]
+
+
+def _name(log: LogKey) -> str | LogKey:
+    return log.address.id if log.address.kind == "user" and not log.lane else log
