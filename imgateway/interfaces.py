@@ -407,7 +407,7 @@ class IBroker(Interface):
 # ------------------------------------------------------------------------------------- identity and business
 
 
-class Identity(Struct, frozen=True):
+class Identity(Struct, frozen=True, gc=False):
     """Who a token says that somebody is. `claims` is what a policy plugin may look at.
 
     `device` '' : the client may name any device. `expires_at_s` 0: never. Times are Unix seconds.

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Any
 
 import jwt
@@ -102,10 +103,16 @@ def _identity(claims: Mapping[str, Any], now_s: float, leeway_s: int) -> Identit
         user=_id(claims, "sub", claims["sub"]),
         device=_id(claims, "device", device) if device != "" else "",
         service=service,
-        issued_at_s=int(issued_s),
-        expires_at_s=int(expires_s),
+        issued_at_s=_second(int(issued_s)),
+        expires_at_s=_second(int(expires_s)),
         claims=_own(claims),
     )
+
+
+@lru_cache(maxsize=8192)
+def _second(time_s: int) -> int:
+    """The same object for the same second: sessions keep it, and the tokens of an hour name few."""
+    return time_s
 
 
 def _time(claims: Mapping[str, Any], name: str) -> float:

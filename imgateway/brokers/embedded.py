@@ -497,7 +497,7 @@ class EmbeddedBroker:
     # ----------------------------------------------------------------------------------------------- reading
 
     def watch(self, log: LogKey) -> Deferred[Position]:
-        tail = self._tails.watch(log)
+        tail = self._tails.enter(log)
         tail.watched = True
         if tail.head >= 0 and tail.first >= 0:
             tail.told = True

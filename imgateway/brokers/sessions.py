@@ -77,7 +77,7 @@ class Sessions:
     # ------------------------------------------------------------------------------------------------- logins
 
     def open(self, claim: Claim) -> Deferred[Opened]:
-        tail = self._tails.sit(claim.session.user)
+        tail = self._tails.enter_mailbox(claim.session.user)
         seat = tail.seat(claim.session.device)
         answer: Deferred[Opened] = Deferred()
         # From memory only if nobody who came before is still waiting for the reader.
@@ -274,7 +274,7 @@ class Sessions:
         seat = self._current(session, generation, False)
         if seat is None:
             return succeed(None)
-        tail = self._tails.sit(session.user)
+        tail = self._tails.enter_mailbox(session.user)
         seat.online = False
         if self._now_ms() - seat.seen_ms > SEEN_GRAIN_MS:
             self._mark(session, seat)
@@ -299,7 +299,7 @@ class Sessions:
         return done
 
     def revoke(self, user: str, not_before_s: int) -> Deferred[None]:
-        tail = self._tails.sit(user)
+        tail = self._tails.enter_mailbox(user)
         tail.not_before_s = max(tail.not_before_s, not_before_s)
         gone: list[Callable[[], None]] = []
         for seat in tail.seats:
@@ -322,7 +322,7 @@ class Sessions:
         seat = self._current(session, generation, False)
         if seat is None:
             return succeed(Verdict.OUTRUN)
-        if issued_at_s < self._tails.sit(session.user).not_before_s:
+        if issued_at_s < self._tails.enter_mailbox(session.user).not_before_s:
             return succeed(Verdict.REVOKED)
         seat.issued_at_s = issued_at_s
         return succeed(Verdict.OK)

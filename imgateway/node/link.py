@@ -147,7 +147,7 @@ class Link:
             return
         self.state = after(self.state, Event.OPENED)
         self.wire = wire
-        self._codec = wire.codec(self.connection.stream, self.desk.max_frame_bytes * wire.carriage.expansion)
+        self._codec = wire.codec(self.connection.stream, self._max_frame_bytes())
 
     def received(self, data: bytes) -> None:
         """A chunk or a message came in."""
@@ -282,7 +282,11 @@ class Link:
         """The login is over; frames may be exchanged. The caller sends Welcome, then resumes LOGIN."""
         self.state = after(self.state, Event.ACCEPTED)
         if not self.connection.stream:
-            self.connection.max_message_bytes = self.desk.max_frame_bytes * self.wire.carriage.expansion
+            self.connection.max_message_bytes = self._max_frame_bytes()
+
+    def _max_frame_bytes(self) -> int:
+        limit, expansion = self.desk.max_frame_bytes, self.wire.carriage.expansion
+        return limit if expansion == 1 else limit * expansion  # times one it would be an object of its own
 
     @property
     def wire_name(self) -> str:
