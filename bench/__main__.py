@@ -109,36 +109,33 @@ def table(rows: dict[tuple[str, int], list[dict[str, Any]]], windows: tuple[int,
 
 @main.command()
 @click.option("--sessions", default=10_000, show_default=True)
-def idle(sessions: int) -> None:
+@click.option("--broker", "brokers", multiple=True, default=("memory:", "embedded:"), show_default=True)
+def idle(sessions: int, brokers: tuple[str, ...]) -> None:
     """Resident memory per idle TCP session, in user space, after login."""
+    click.echo("| broker | idle TCP sessions | bytes per session |\n" + "|---" * 3 + "|")
     with scratch() as directory:
         program = compiled(directory)
-        with gateway(directory, "memory:") as server:
-            before = rss_bytes(server.pid)
-            lines = "".join(f"{t}\n" for t in tokens(server, (sessions + 1) // 2, "i"))
-            command = [
-                str(program),
-                "idle",
-                "127.0.0.1",
-                str(server.port),
-                str(sessions),
-                "0",
-                "0",
-                "20",
-                "i",
-            ]
-            with subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-            ) as generator:
-                assert generator.stdin is not None
-                assert generator.stdout is not None
-                generator.stdin.write(lines)
-                generator.stdin.close()
-                ready = json.loads(generator.stdout.readline())["ready"]
-                time.sleep(5)
-                after = rss_bytes(server.pid)
-                generator.terminate()
-    click.echo(f"| idle TCP sessions | {ready:,} |\n| bytes per session | {(after - before) / ready:,.0f} |")
+        for broker in brokers:
+            with gateway(directory, broker) as server:
+                ready, size = grown(program, server, sessions)
+            click.echo(f"| `{broker}` | {ready:,} | {size / ready:,.0f} |")
+
+
+def grown(program: Path, server: Server, sessions: int) -> tuple[int, int]:
+    """How many sessions logged in, and by how many bytes the server grew."""
+    before = rss_bytes(server.pid)
+    lines = "".join(f"{t}\n" for t in tokens(server, (sessions + 1) // 2, "i"))
+    command = [str(program), "idle", "127.0.0.1", str(server.port), str(sessions), "0", "0", "20", "i"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as generator:
+        assert generator.stdin is not None
+        assert generator.stdout is not None
+        generator.stdin.write(lines)
+        generator.stdin.close()
+        ready = json.loads(generator.stdout.readline())["ready"]
+        time.sleep(5)
+        size = rss_bytes(server.pid) - before
+        generator.terminate()
+    return ready, size
 
 
 @contextmanager

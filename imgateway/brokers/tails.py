@@ -87,7 +87,8 @@ class Tail(Struct, gc=False, eq=False):
         return None
 
     def online(self) -> bool:
-        return any(seat.online for seat in self.seats)
+        sitting = self.sitting
+        return sitting.online if isinstance(sitting, Seat) else any(seat.online for seat in sitting)
 
     def learn(self, first: int, head: int) -> None:
         """A question was answered. Commits may have told more, or the answer may be ahead of the commits'
@@ -110,8 +111,10 @@ class Tails:
 
     def get(self, log: LogKey) -> Tail | None:
         """Callable from any thread."""
-        user = _user(log)
-        return self._others.get(log) if user is None else self._mailboxes.get(user)
+        address, lane = log
+        if address.kind == "user" and not lane:
+            return self._mailboxes.get(address.id)
+        return self._others.get(log)
 
     def of(self, user: str) -> Tail | None:
         """The tail of the user's mailbox."""
@@ -119,9 +122,9 @@ class Tails:
 
     def enter(self, log: LogKey) -> Tail:
         """The tail of a log, there from now on."""
-        user = _user(log)
-        if user is not None:
-            return self.enter_mailbox(user)
+        address, lane = log
+        if address.kind == "user" and not lane:
+            return self.enter_mailbox(address.id)
         tail = self._others.get(log)
         if tail is None:
             tail = self._others[log] = Tail(log)
@@ -139,8 +142,3 @@ class Tails:
         tails: dict[Any, Tail] = self._mailboxes if isinstance(tail.name, str) else self._others
         if tails.get(tail.name) is tail:
             del tails[tail.name]
-
-
-def _user(log: LogKey) -> str | None:
-    """Whose mailbox it is."""
-    return log.address.id if log.address.kind == "user" and not log.lane else None

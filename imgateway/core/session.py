@@ -69,11 +69,6 @@ class Session(Cursor):
         """The user's mailbox."""
         return LogKey(Address("user", self.user))
 
-    @property
-    def mailbox(self) -> Cursor:
-        """The cursor in `log`."""
-        return self
-
     def detach(self) -> None:
         """The link is gone: let the log run ahead."""
         self.link = None

@@ -29,7 +29,8 @@ class Wheel(Generic[Item]):
         self.tick_s = tick_s
         self._slots: dict[int, tuple[float, list[Item]]] = {}  # by tick, only those that somebody waits for
         self._done = int(now / tick_s)  # the tick that `advance` has handled last
-        self._next = now
+        self.next = now
+        """The first tick that was not before the time that `next_tick` was asked for last."""
 
     def arm(self, due: float, item: Item) -> float:
         """Hand out `item` from the first `advance` at or after `due`. :returns: when that is."""
@@ -42,9 +43,9 @@ class Wheel(Generic[Item]):
 
     def next_tick(self, now: float) -> float:
         """The first tick that is not before `now`, which never goes back."""
-        if now > self._next:
-            self._next = ceil(now / self.tick_s) * self.tick_s
-        return self._next
+        if now > self.next:
+            self.next = ceil(now / self.tick_s) * self.tick_s
+        return self.next
 
     def advance(self, now: float) -> list[Item]:
         """Take out the items that are due by `now`, the earliest first. What is armed from here on, however

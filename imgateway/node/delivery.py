@@ -19,7 +19,7 @@ from twisted.python.failure import Failure
 
 from imgateway.config import LimitSettings
 from imgateway.core.counters import Counters
-from imgateway.core.cursor import State, Step
+from imgateway.core.cursor import Cursor, State, Step
 from imgateway.core.handshake import LinkState
 from imgateway.core.session import Session, for_device
 from imgateway.errors import BadFrame, CloseCode
@@ -69,7 +69,7 @@ class Delivery:
     ) -> None:
         """``(after, upto]`` was committed; `size`: bytes of its entries. Send it to a session that stands
         right before it."""
-        cursor = session.mailbox
+        cursor: Cursor = session
         step = cursor.arrived(after, upto)
         if step is Step.HOLD:
             return
@@ -88,7 +88,7 @@ class Delivery:
 
     def moved(self, session: Session, head: int) -> None:
         """The log grew: whoever is live reads, and finds out if the epoch is another."""
-        if session.mailbox.moved(head) is Step.READ:
+        if session.moved(head) is Step.READ:
             self._read(session)
 
     # ------------------------------------------------------------------------------------------------ sends
@@ -105,23 +105,23 @@ class Delivery:
         """Send the range ``(after, upto]``; entry by entry where the wire or its content wants that."""
         link: Link = session.link
         mine = for_device(entries, session.device)
-        cursor, address = session.mailbox, user_address(session.user)
-        head = max(upto, cursor.head)
+        address = user_address(session.user)
+        head = max(upto, session.head)
         if gap:
             self._counters.gaps_told += 1
         if len(mine) < 2 or link.wire.traits.batches:
-            frame = Deliver(address, 0, cursor.epoch, after, upto, mine, gap, head)
+            frame = Deliver(address, 0, session.epoch, after, upto, mine, gap, head)
             data = self.say(link, frame, shared if mine is entries else None)
             if data is not None:
                 self._ship(session, upto, len(mine), data)
                 return
         for entry in mine:
             end = upto if entry is mine[-1] else entry.seq
-            frame = Deliver(address, 0, cursor.epoch, after, end, (entry,), gap, head)
+            frame = Deliver(address, 0, session.epoch, after, end, (entry,), gap, head)
             data = self.say(link, frame, None)
             if data is None:
                 self._park(session, entry.seq)
-                empty = Deliver(address, 0, cursor.epoch, after, end, (), gap, head)
+                empty = Deliver(address, 0, session.epoch, after, end, (), gap, head)
                 self._ship(session, end, 0, self.say(link, empty, None) or b"")
             else:
                 self._ship(session, end, 1, data)
@@ -130,7 +130,7 @@ class Delivery:
             self._ship(session, upto, 0, b"")
 
     def _ship(self, session: Session, upto: int, entries: int, data: bytes) -> None:
-        cursor = session.mailbox
+        cursor: Cursor = session
         if not data:
             cursor.passed(upto)
             if cursor.acked == upto:
@@ -202,7 +202,7 @@ class Delivery:
             and link.state is LinkState.OPEN
             and not link.clogged
             and session.may_unclog(limits.deliver_window_entries, limits.deliver_window_bytes)
-            and session.mailbox.unclog() is Step.READ
+            and session.unclog() is Step.READ
         ):
             self._read(session)
 
@@ -240,7 +240,7 @@ class Delivery:
             self.read(partial(self._start_read, session))
 
     def _start_read(self, session: Session) -> Deferred[None] | None:
-        cursor, parking, limits = session.mailbox, session.parking, self.limits
+        cursor, parking, limits = session, session.parking, self.limits
         if cursor.state is not State.READING:
             session.reading = False
             return None
@@ -257,7 +257,7 @@ class Delivery:
     def _batch(self, batch: Batch, session: Session, head: int) -> None:
         """Send what was read; `head` is what was known of the log when it was asked."""
         session.reading = False
-        cursor, parking = session.mailbox, session.parking
+        cursor, parking = session, session.parking
         if cursor.state is not State.READING:
             return
         if batch.epoch != cursor.epoch:
@@ -294,7 +294,7 @@ class Delivery:
 
         :raises BadFrame: it acknowledges what was never sent to it.
         """
-        cursor = session.mailbox
+        cursor: Cursor = session
         for ack in frame.acks:
             if ack.address.id != session.user or ack.address.kind != "user":
                 raise BadFrame("acknowledges a log that it does not follow")
@@ -302,7 +302,7 @@ class Delivery:
                 self._took(session, ack.upto)
 
     def _took(self, session: Session, upto: int) -> None:
-        cursor = session.mailbox
+        cursor: Cursor = session
         if not cursor.ack(upto):
             raise BadFrame("acknowledges what was not sent")
         self._counters.acks += 1
@@ -319,8 +319,8 @@ class Delivery:
         """A wire without acknowledgements spoke: if its system has taken all that we wrote, it has
         arrived."""
         session = link.session
-        if session is not None and session.mailbox.entries and not link.connection.unacked():
-            self._took(session, session.mailbox.sent)
+        if session is not None and session.entries and not link.connection.unacked():
+            self._took(session, session.sent)
 
     def writable(self, link: Link) -> None:
         """The link has no unsent bytes any more."""

@@ -83,7 +83,7 @@ class Exchange:
         self.leaving = False
         self.now = now
         self.arm = wheel.arm
-        self._next_tick = wheel.next_tick
+        self._wheel = wheel
         self._hub = hub
         self._delivery = hub.delivery
         self._login = login
@@ -128,7 +128,8 @@ class Exchange:
     def heard(self) -> float:
         """The time that a link notes when it hears something: late by less than a tick, and the same object
         for all that do in that tick."""
-        return self._next_tick(self.now())
+        now, wheel = self.now(), self._wheel
+        return wheel.next if now <= wheel.next else wheel.next_tick(now)
 
     # ----------------------------------------------------------------------------------------------- frames
 

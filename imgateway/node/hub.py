@@ -108,7 +108,10 @@ class Hub:
 
     def attended(self, log: LogKey) -> bool:
         """Whether one of the log's sessions has a link."""
-        return any(session.link is not None for session in self.sessions.of(log.address.id))
+        for session in self.sessions.of(log.address.id):
+            if session.link is not None:
+                return True
+        return False
 
     def displaced(self, session: SessionKey, generation: int, code: int, reason: str) -> None:
         """Another login took over: close and forget this generation.

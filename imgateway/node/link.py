@@ -179,8 +179,8 @@ class Link:
             self.clogged = True
             left = self.connection.unsent()
             if self.session is not None:
-                left -= self.session.mailbox.bytes
-                self.session.mailbox.clog()
+                left -= self.session.bytes
+                self.session.clog()
             if left > 0:
                 self._unsent_control(left)
 
@@ -431,7 +431,7 @@ class Link:
         listen. None: nothing is owed."""
         traits = self.wire.traits
         timeout: float = traits.ack_timeout_s
-        since = self.session.mailbox.unacked_since() if self.session is not None else None
+        since = self.session.unacked_since() if self.session is not None else None
         if since is None or not timeout or not traits.acks:
             return None
         return max(since, self._able_since) + timeout

@@ -198,7 +198,7 @@ class Login:
             named = point is not None and point.epoch == position.epoch
             session.parking = Parking(place.parked, start, named)
             start = session.parking.start()
-        head = max(position.head, session.mailbox.head)  # what arrived since has raised it
+        head = max(position.head, session.head)  # what arrived since has raised it
         session.place(position.epoch, start, max(start, place.acked), head)
         session.clog()
         link.accepted()

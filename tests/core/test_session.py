@@ -37,9 +37,9 @@ def test_without_a_link_the_log_runs_ahead() -> None:
     left = session(state=State.LIVE)
     left.link = object()
     left.detach()
-    assert (left.link, left.mailbox.state) == (None, State.CLOGGED)
-    assert left.mailbox.arrived(0, 5) is Step.HOLD
-    assert (left.mailbox.sent, left.mailbox.head) == (0, 5)
+    assert (left.link, left.state) == (None, State.CLOGGED)
+    assert left.arrived(0, 5) is Step.HOLD
+    assert (left.sent, left.head) == (0, 5)
 
 
 @pytest.mark.parametrize(

@@ -71,7 +71,7 @@ def test_catching_up_then_live() -> None:
     bob.ack(64)
     assert ranges(bob)[1:] == [(64, 99, 35)]
     bob.ack(99)
-    assert rig.session("bob").mailbox.state is State.LIVE
+    assert rig.session("bob").state is State.LIVE
     rig.mail("bob", b"x")
     assert ranges(bob)[2:] == [(99, 100, 1)]
 
@@ -90,7 +90,7 @@ def test_what_arrives_while_a_read_is_out_is_read_too() -> None:
         rig.broker.release("read")
         rig.settle()
     assert bob.shown() == ["m1", "m2", "m3", "m4"]
-    assert rig.session("bob").mailbox.state is State.LIVE
+    assert rig.session("bob").state is State.LIVE
 
 
 def test_a_hole_between_is_read() -> None:
@@ -134,7 +134,7 @@ def test_a_read_that_finds_nothing_more_ends_the_reading() -> None:
     bob = rig.login("bob")
     rig.hub.moved(LOG, EPOCH, 5)  # it was promised more than there is
     assert len(reads(rig)) == 2
-    assert rig.session("bob").mailbox.state is State.LIVE
+    assert rig.session("bob").state is State.LIVE
     bob.ack(1)
 
 
@@ -257,7 +257,7 @@ def test_a_batch_when_the_window_is_more_than_half_full() -> None:
     bob = rig.login("bob")
     rig.mail("bob", *(b"x" for _ in range(40)))
     rig.mail("bob", *(b"x" for _ in range(30)))
-    assert rig.session("bob").mailbox.state is State.CLOGGED
+    assert rig.session("bob").state is State.CLOGGED
     assert len(bob.shown()) == 40
     bob.ack(40)
     assert len(bob.shown()) == 70
@@ -531,4 +531,4 @@ def test_a_wire_that_cannot_even_say_an_empty_range() -> None:
     rig.broker.store(LOG, entry(3, only_device="web"))
     rig.settle()
     assert bob.shown() == ["m2"]
-    assert rig.session("bob").mailbox.sent == 3
+    assert rig.session("bob").sent == 3

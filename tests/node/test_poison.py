@@ -238,7 +238,7 @@ def test_any_entry_on_any_wire(mail: list[list[Entry]]) -> None:
     for name, peer in peers.items():
         assert peer.code is None, name
         session = rig.session("bob", name)
-        assert session.mailbox.sent == total, name
+        assert session.sent == total, name
         shown = [one.seq for frame in peer.of(Deliver) for one in frame.entries]
         parked = rig.broker.parked.get(session.key, ())
         assert sorted([*shown, *parked]) == list(range(1, total + 1)), name
