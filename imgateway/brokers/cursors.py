@@ -39,9 +39,11 @@ def register(
 ) -> tuple[int, int, int, tuple[str, ...]]:
     """Enter a device that its user's mailbox does not know, and say where it begins.
 
-    To a mailbox that nothing was ever sent to the device itself is all that is entered: who has no cursor in
-    it begins at its begin. `keep`: devices that are online, never forgotten to make place. A device that was entered meanwhile keeps
-    its cursor. `furthest`: what any of the user's devices acknowledged lately, on the disk or not.
+    If nothing was ever sent to that mailbox, the device itself is all that is entered: who has no cursor in
+    it is at its begin. A device that was entered meanwhile keeps its cursor.
+
+    `keep`: devices that are online, never forgotten to make place. `furthest`: what any of the user's devices
+    acknowledged lately, on the disk or not.
 
     :returns: acked, first, head, and the devices that were forgotten.
     """

@@ -99,8 +99,8 @@ class Tail(Struct, gc=False, eq=False):
 
 
 class Tails:
-    """The tails in memory, by log. Mailboxes have a table of their own: one whose keys are all texts is smaller
-    by a third."""
+    """The tails in memory, by log. Mailboxes have a table of their own, whose keys are all texts: it is a
+    third smaller."""
 
     def __init__(self) -> None:
         self._mailboxes: dict[str, Tail] = {}

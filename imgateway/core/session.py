@@ -76,11 +76,7 @@ class Session(Cursor):
 
     def may_unclog(self, max_entries: int, max_bytes: int) -> bool:
         """Half of the window is free again: enough to make a read worth its while."""
-        return (
-            self.state is State.CLOGGED
-            and self.entries * 2 <= max_entries
-            and self.bytes * 2 <= max_bytes
-        )
+        return self.state is State.CLOGGED and self.entries * 2 <= max_entries and self.bytes * 2 <= max_bytes
 
 
 def for_device(entries: tuple[Entry, ...], device: str) -> tuple[Entry, ...]:

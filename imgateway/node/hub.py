@@ -94,9 +94,7 @@ class Hub:
                 continue
             if not for_device((entry,), session.device):
                 continue
-            data = self.delivery.say(
-                link, Deliver(user_address(session.user), 0, 0, 0, 0, (entry,)), None
-            )
+            data = self.delivery.say(link, Deliver(user_address(session.user), 0, 0, 0, 0, (entry,)), None)
             if data:
                 link.deliver(data, session.log)
                 self._counters.entries_delivered += 1
@@ -108,10 +106,7 @@ class Hub:
 
     def attended(self, log: LogKey) -> bool:
         """Whether one of the log's sessions has a link."""
-        for session in self.sessions.of(log.address.id):
-            if session.link is not None:
-                return True
-        return False
+        return any(session.link is not None for session in self.sessions.of(log.address.id))
 
     def displaced(self, session: SessionKey, generation: int, code: int, reason: str) -> None:
         """Another login took over: close and forget this generation.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
 
 from twisted.plugin import IPlugin
 from zope.interface import implementer
@@ -54,6 +55,9 @@ class MessageCodec:
         return read_frame(data)
 
 
+_message_codec = lru_cache(maxsize=8)(MessageCodec)  # it holds nothing, so that one serves all links
+
+
 def _bytes(frame: Frame, max_frame_bytes: int) -> bytes | None:
     try:
         data = write_frame(frame)
@@ -71,4 +75,4 @@ class NativeAdapter:
     traits = Traits()
 
     def codec(self, stream: bool, max_frame_bytes: int) -> ICodec:
-        return StreamCodec(max_frame_bytes) if stream else MessageCodec(max_frame_bytes)
+        return StreamCodec(max_frame_bytes) if stream else _message_codec(max_frame_bytes)

@@ -72,11 +72,11 @@ class _Slim:
         self._unwritten = value or None
 
 
-class _TCPSocket(_Slim, tcp.Server):  # type: ignore[misc]
+class _TCPSocket(_Slim, tcp.Server):
     pass
 
 
-class _UNIXSocket(_Slim, unix.Server):  # type: ignore[misc]
+class _UNIXSocket(_Slim, unix.Server):
     pass
 
 

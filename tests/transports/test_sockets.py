@@ -71,8 +71,8 @@ def test_the_peer_of_a_unix_socket_has_no_name() -> None:
 
 
 def test_it_keeps_nothing_that_nobody_asks_for() -> None:
-    kept = vars(accepted(("192.0.2.7", 51000)))
-    assert not {"logstr", "repstr", "hostname", "sessionno", "fileno", "client", "_tempDataBuffer"} & set(kept)
+    theirs = {"logstr", "repstr", "hostname", "sessionno", "fileno", "client", "_tempDataBuffer"}
+    assert not theirs & set(vars(accepted(("192.0.2.7", 51000))))
 
 
 def test_its_number_is_the_sockets_until_that_is_gone() -> None:
