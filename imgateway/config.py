@@ -247,6 +247,25 @@ class WebSocketSettings(Struct, frozen=True, forbid_unknown_fields=True):
     ] = ()
 
 
+class UdpSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """Sealed datagrams: ``imgateway token --udp`` gives their key with the token."""
+
+    secret_file: Annotated[
+        str,
+        Meta(
+            description="A file with the secret that all UDP keys are made from: 32 random bytes in base64, "
+            "the same on all nodes; empty: the data directory's own, made at the first start."
+        ),
+    ] = ""
+    max_resends: Annotated[
+        Count,
+        Meta(
+            description="How often a lost message is sent again before it is given up; 0: until it arrives "
+            "or the connection ends, which alone keeps the promises."
+        ),
+    ] = 0
+
+
 class PluginSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """Names of installed plugins to use, in order."""
 
@@ -282,6 +301,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     retention: RetentionSettings = RetentionSettings()
     auth: AuthSettings = AuthSettings()
     websocket: WebSocketSettings = WebSocketSettings()
+    udp: UdpSettings = UdpSettings()
     plugins: PluginSettings = PluginSettings()
     log: LogSettings = LogSettings()
 

@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from imgateway.config import AuthSettings
 from imgateway.errors import OperatorError
 
-__all__ = ("Key", "KeySet", "load_keys", "load_secret", "make_secret", "secret_path")
+__all__ = ("Key", "KeySet", "load_keys", "load_secret", "make_secret", "read_file", "secret_path")
 
 MIN_SECRET_BYTES = 32  # an HMAC key shorter than the hash weakens it (RFC 7518, 3.2)
 MIN_RSA_BITS = 2048
@@ -80,14 +80,16 @@ def secret_path(settings: AuthSettings, data_dir: str) -> Path:
     return Path(settings.secret_file) if settings.secret_file else Path(data_dir) / "secrets" / "token.key"
 
 
-def make_secret(data_dir: str) -> None:
-    """Make the data directory's secret if there is none: 32 random bytes in base64, readable by us alone.
+def make_secret(data_dir: str, name: str = "token") -> None:
+    """Make a secret of the data directory if there is none: 32 random bytes in base64, readable by us alone.
 
     It appears whole or not at all, and of two processes that try at once both use the one that came first.
 
+    :param name: ``token`` or ``udp``: what it is for, and its file, ``secrets/NAME.key``.
+
     :raises OperatorError: the directory cannot be written.
     """
-    path = secret_path(AuthSettings(), data_dir)
+    path = Path(data_dir) / "secrets" / f"{name}.key"
     fresh = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
     try:
         if path.exists():
@@ -108,7 +110,7 @@ def make_secret(data_dir: str) -> None:
             os.unlink(fresh)
         _sync_directory(path.parent)
     except OSError as error:
-        raise OperatorError(f"{path}: the token secret cannot be made: {error.strerror}") from None
+        raise OperatorError(f"{path}: the {name} secret cannot be made: {error.strerror}") from None
 
 
 def _sync_directory(path: Path) -> None:
@@ -125,7 +127,7 @@ def load_secret(settings: AuthSettings, data_dir: str) -> bytes:
     :raises OperatorError: it is missing, too short, or others may read it.
     """
     path = secret_path(settings, data_dir)
-    content = _read(path, private=True).strip()
+    content = read_file(path, private=True).strip()
     if len(content) < MIN_SECRET_BYTES:
         raise OperatorError(
             f"{path}: a token secret has at least {MIN_SECRET_BYTES} bytes, not {len(content)}; "
@@ -138,7 +140,11 @@ def load_secret(settings: AuthSettings, data_dir: str) -> bytes:
     return content
 
 
-def _read(path: Path, private: bool = False) -> bytes:
+def read_file(path: Path, private: bool = False) -> bytes:
+    """What is in a key file. `private`: it is a secret, so others must not get at it.
+
+    :raises OperatorError: it cannot be read, is no file, or others may read or change it.
+    """
     try:
         # Not blocking: a pipe in the place of a file shall be told, not waited for.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -161,7 +167,7 @@ def _read(path: Path, private: bool = False) -> bytes:
 
 def _public_key(name: str) -> Key:
     path = Path(name)
-    content = _read(path)
+    content = read_file(path)
     if b"PRIVATE KEY" in content:
         raise OperatorError(
             f"{path}: is a private key, and the gateway wants none; extract: openssl pkey -in {path} -pubout"
@@ -189,7 +195,7 @@ def _pinned(material: Any, where: str) -> Key:
 def _jwks(name: str) -> dict[str, Key]:
     path = Path(name)
     try:
-        listed = json.loads(_read(path))["keys"]
+        listed = json.loads(read_file(path))["keys"]
     except (ValueError, KeyError, TypeError, RecursionError):
         raise OperatorError(f'{path}: is no JSON Web Key Set: {{"keys": [...]}}') from None
     keys: dict[str, Key] = {}

@@ -18,6 +18,7 @@ from zope.interface import implementer
 
 from imgateway.auth.keys import KeySet, load_keys
 from imgateway.config import AuthSettings
+from imgateway.core.credentials import bare_token
 from imgateway.errors import CloseCode, InvalidAddress, LoginRefused
 from imgateway.frames import Hello, check_id
 from imgateway.interfaces import IAuthenticator, Identity
@@ -64,7 +65,7 @@ class TokenAuthenticator:
 
     def authenticate(self, hello: Hello, peer: str) -> Identity:
         """:raises LoginRefused: BAD_TOKEN, TOKEN_EXPIRED or WRONG_AUDIENCE; the reason has no content."""
-        return _identity(self._claims(hello.token), self._seconds(), self._settings.leeway_s)
+        return _identity(self._claims(bare_token(hello.token)), self._seconds(), self._settings.leeway_s)
 
     def _claims(self, token: str) -> Mapping[str, Any]:
         try:

@@ -57,7 +57,11 @@ def login_options(command: Callable[..., Any]) -> Callable[..., Any]:
         help="native; json on ws:// and wss://.",
     )
     @click.option("--ca", metavar="FILE", help="Trust the certificates of this PEM file, and no others.")
-    @click.option("--insecure", is_flag=True, help="Check no certificate: for a test, never for a secret.")
+    @click.option(
+        "--insecure",
+        is_flag=True,
+        help="Check no certificate; with udp:// seal nothing: for a test, never for a secret.",
+    )
     @click.option("--wait", is_flag=True, help="Keep trying until the gateway is there.")
     @wraps(command)
     def wrapped(
@@ -77,10 +81,12 @@ def login_options(command: Callable[..., Any]) -> Callable[..., Any]:
     ) -> Any:
         name = click.get_current_context().command.name
         _check_wire(url, protocol)
-        source, pinned = _credentials(user, token, config, data_dir)
-        login = Login(
-            url, source, device or pinned or f"cli-{name}", platform, protocol, _tls(url, ca, insecure), wait
-        )
+        tls = _tls(url, ca, insecure)
+        scheme = urlsplit(url).scheme
+        source, pinned = _credentials(user, token, config, data_dir, scheme == "udp" and not insecure)
+        if scheme == "udp" and insecure:
+            source = _without_key(source)
+        login = Login(url, source, device or pinned or f"cli-{name}", platform, protocol, tls, wait)
         return command(*args, login=login, **rest)
 
     return wrapped
@@ -138,17 +144,17 @@ def _check_wire(url: str, protocol: str) -> None:
 
 
 def _credentials(
-    user: str | None, token: str | None, config: str | None, data_dir: str | None
+    user: str | None, token: str | None, config: str | None, data_dir: str | None, udp: bool
 ) -> tuple[str | Callable[[], str], str]:
-    """What the SDK takes as token, and the device that it is pinned to."""
+    """What the SDK takes as token, and the device that it is pinned to. `udp`: make one with its UDP key."""
     if user is not None and token is not None:
         raise click.UsageError("--user and --token exclude each other")
     if user is not None:
         from imgateway.cli.minting import minter
 
         make = minter(config, data_dir, "; or log in with --token")
-        make(user, "", TTL_S, False)  # what is wrong is wrong at once
-        return lambda: make(user, "", TTL_S, False), ""
+        make(user, "", TTL_S, False, udp)  # what is wrong is wrong at once
+        return lambda: make(user, "", TTL_S, False, udp), ""
     text = token if token is not None else os.environ.get("IMGATEWAY_TOKEN", "").strip()
     if not text:
         raise click.UsageError("who are you? --user NAME, --token TOKEN, --token @FILE or IMGATEWAY_TOKEN")
@@ -156,6 +162,13 @@ def _credentials(
         path = text[1:]
         return lambda: _from_file(path), _pinned_device(_from_file(path))
     return text, _pinned_device(text)
+
+
+def _without_key(source: str | Callable[[], str]) -> str | Callable[[], str]:
+    """The same without UDP key."""
+    from imgateway.core.credentials import bare_token
+
+    return bare_token(source) if isinstance(source, str) else lambda: bare_token(source())
 
 
 def _from_file(path: str) -> str:
@@ -189,8 +202,10 @@ def _tls(url: str, ca: str | None, insecure: bool) -> Any:
     if ca is None and not insecure:
         return None
     target = urlsplit(url)
+    if target.scheme == "udp" and ca is None:
+        return None  # nothing sealed, then
     if target.scheme not in ("tls", "wss"):
-        raise click.UsageError("--ca and --insecure are for tls:// and wss://")
+        raise click.UsageError("--ca is for tls:// and wss://, --insecure for these and udp://")
     if ca is not None and insecure:
         raise click.UsageError("--ca and --insecure exclude each other")
     from imgateway.cli.trust import trusting, unverified

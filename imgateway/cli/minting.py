@@ -9,13 +9,14 @@ import click
 
 from imgateway.errors import InvalidAddress, OperatorError
 
-__all__ = ("minter",)
+__all__ = ("Minter", "minter")
+
+Minter = Callable[[str, str, float, bool, bool], str]
 
 
-def minter(
-    config: str | None, data_dir: str | None, otherwise: str = ""
-) -> Callable[[str, str, float, bool], str]:
-    """A function (user, device, ttl_s, service) → token. It reads the secret each time: that may change.
+def minter(config: str | None, data_dir: str | None, otherwise: str = "") -> Minter:
+    """A function (user, device, ttl_s, service, udp) → token, with its UDP key if `udp`. It reads the secrets
+    each time: they may change.
 
     :param config: the node's configuration file.
     :param data_dir: comes before what that file says.
@@ -24,6 +25,7 @@ def minter(
     """
     from imgateway.auth.keys import load_secret
     from imgateway.auth.token import mint
+    from imgateway.auth.udp import load_udp_secret, with_udp_key
     from imgateway.config import load
 
     try:
@@ -37,14 +39,16 @@ def minter(
             f"{config}: the node checks tokens with a public key: only their issuer makes them{otherwise}"
         )
 
-    def make(user: str, device: str, ttl_s: float, service: bool) -> str:
+    def make(user: str, device: str, ttl_s: float, service: bool, udp: bool) -> str:
         try:
             secret = load_secret(auth, directory)
-            return mint(secret, user, device, ttl_s, service, time.time(), auth.audience)
+            token = mint(secret, user, device, ttl_s, service, time.time(), auth.audience)
+            return with_udp_key(token, load_udp_secret(settings.udp, directory, make=False)) if udp else token
         except InvalidAddress as error:
             raise click.UsageError(f"{user if not device else f'{user}, {device}'!r}: {error}") from None
         except OperatorError as error:
-            hint = "name the node's directory with --data-dir (a node makes the secret at its first start)"
+            which = "a node that listens on udp" if "udp" in str(error).lower() else "a node"
+            hint = f"name the node's directory with --data-dir ({which} makes the secret at its first start)"
             raise click.ClickException(f"{error}; {hint}{otherwise}") from None
 
     return make

@@ -18,10 +18,13 @@ __all__ = ("token",)
 @click.option(
     "--service", is_flag=True, help="For a business server: publishes anywhere, reads any log, has no quotas."
 )
+@click.option(
+    "--udp", is_flag=True, help="With the key that udp:// needs: TOKEN~KEY, taken wherever a token is."
+)
 @data_dir_option
 @config_option
 def token(
-    user: str, device: str, ttl: float, service: bool, data_dir: str | None, config: str | None
+    user: str, device: str, ttl: float, service: bool, udp: bool, data_dir: str | None, config: str | None
 ) -> None:
     """Print a token for USER, and nothing else.
 
@@ -29,4 +32,4 @@ def token(
     """
     from imgateway.cli.minting import minter
 
-    click.echo(minter(config, data_dir)(user, device, ttl, service))
+    click.echo(minter(config, data_dir)(user, device, ttl, service, udp))

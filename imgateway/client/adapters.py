@@ -13,7 +13,7 @@ from imgateway.interfaces import IProtocolAdapter, ITransportAdapter
 
 __all__ = ("Dial", "alternatives", "protocol_named", "scheme_of", "transport_for")
 
-ENCRYPTED = frozenset({"tls", "wss"})
+ENCRYPTED = frozenset({"tls", "wss", "udp"})
 
 
 def scheme_of(url: str) -> str:
@@ -91,7 +91,11 @@ class Dial:
             for url in self.own:
                 transport_for(url)
 
-    def connect(self, url: str, link: Any, reactor: Any) -> Deferred[Any]:
+    def connect(
+        self, url: str, link: Any, reactor: Any, udp: tuple[bytes, bytes] | None = None
+    ) -> Deferred[Any]:
+        """:param udp: (key id, UDP key) that came with the token."""
         transport = self.transport if self.transport is not None else transport_for(url)
-        dialling: Deferred[Any] = transport.connect(url, self.wire, link, reactor, self.options)
+        options = {**self.options, "udp": udp}
+        dialling: Deferred[Any] = transport.connect(url, self.wire, link, reactor, options)
         return dialling

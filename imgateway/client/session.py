@@ -27,9 +27,11 @@ from imgateway.client.asking import Asking
 from imgateway.client.link import Ended, Link
 from imgateway.client.pace import Steady
 from imgateway.client.reading import Reading
+from imgateway.client.rooms import Rooms
 from imgateway.client.sending import Sending
 from imgateway.client.store import ClientStore
 from imgateway.client.tokens import Tokens
+from imgateway.core.credentials import split
 from imgateway.errors import (
     ClientError,
     CloseCode,
@@ -43,12 +45,16 @@ from imgateway.frames import (
     Deliver,
     Frame,
     Hello,
+    Notify,
     PublishAck,
     Refused,
     Renew,
     Renewed,
     Request,
     Response,
+    ResumePoint,
+    Subscribed,
+    Unsubscribed,
     Welcome,
     parse_address,
 )
@@ -74,7 +80,7 @@ class Closed(ClientError):
 
 
 class Session:
-    """Owns the link and the state; the three parts send, read and ask over whatever link there is."""
+    """Owns the link and the state; its parts send, read, ask and subscribe over whatever link there is."""
 
     _log = Logger()
 
@@ -87,6 +93,7 @@ class Session:
         sending: Sending,
         reading: Reading,
         asking: Asking,
+        rooms: Rooms,
         stores: Iterable[ClientStore],
     ) -> None:
         self._reactor = reactor
@@ -94,7 +101,7 @@ class Session:
         self._dial = dial
         self._hello = hello
         self._tokens = tokens
-        self._sending, self._reading, self._asking = sending, reading, asking
+        self._sending, self._reading, self._asking, self._rooms = sending, reading, asking, rooms
         self._stores = tuple(stores)
         self._urls = list(dial.own)
         self._next_url = 0
@@ -204,7 +211,7 @@ class Session:
     async def _one_link(self) -> Ended:
         """From a token to the end of a link; what goes wrong is an Ended as well."""
         try:
-            token = await self._wait_for(ensureDeferred(self._tokens.get()))
+            credentials = split(await self._wait_for(ensureDeferred(self._tokens.get())))
         except CancelledError:
             raise
         except Exception as error:
@@ -214,7 +221,7 @@ class Session:
                 self._log.failure("no token")
             return Ended(CloseCode.LOST, f"no token: {error}")
         url = self._urls[self._next_url % len(self._urls)]
-        hello = replace(self._hello, token=token, resume=self._reading.resume_points())
+        hello = replace(self._hello, token=credentials.token, resume=self._resume_points())
         link = self._link = Link(
             self._reactor,
             self._dial.wire,
@@ -225,10 +232,13 @@ class Session:
             self._dial.timeout_s,
         )
         try:
-            link.attach(await self._wait_for(self._dial.connect(url, link, self._reactor)))
+            link.attach(await self._wait_for(self._dial.connect(url, link, self._reactor, credentials.udp)))
         except (GatewayError, CancelledError) as error:
             link.end(Ended(CloseCode.LOST, str(error)))
         return await link.gone
+
+    def _resume_points(self) -> tuple[ResumePoint, ...]:
+        return self._reading.resume_points() + self._rooms.resume_points()
 
     # ------------------------------------------------------------------------------------------- the link
 
@@ -253,6 +263,7 @@ class Session:
             lambda: self._sending.up(link, welcome.limits),
             lambda: self._asking.up(link),
             lambda: self._reading.up(link, welcome.resumed),
+            lambda: self._rooms.up(link, welcome.resumed),
         ):
             if self._link is link:  # what the application is told on the way may have closed the client
                 begin()
@@ -266,6 +277,7 @@ class Session:
         self._reading.down()
         self._sending.down()
         self._asking.down()
+        self._rooms.down()
         self._log.info(
             "the link ended: {reason} (code {code})",
             reason=ended.reason or "no reason given",
@@ -289,7 +301,7 @@ class Session:
         if isinstance(frame, Deliver):
             if self._asking.pulled(frame):
                 self._reading.history_came(frame)
-            else:
+            elif not self._rooms.left(frame.address):
                 self._reading.deliver(frame)
         elif isinstance(frame, PublishAck):
             self._sending.acked(frame)
@@ -299,12 +311,20 @@ class Session:
             self._asking.serve(frame)
         elif isinstance(frame, Renewed):
             self._renewed(frame)
+        elif isinstance(frame, Notify):
+            self._rooms.notified(frame)
+        elif isinstance(frame, Subscribed):
+            self._rooms.subscribed(frame)
+        elif isinstance(frame, Unsubscribed):
+            self._rooms.unsubscribed(frame)
         elif isinstance(frame, Refused):
             self._refused(frame)
 
     def _refused(self, refused: Refused) -> None:
         if refused.frame == "publish":
             self._sending.refused(refused)
+        elif refused.frame in ("subscribe", "unsubscribe"):
+            self._rooms.refused(refused)
         elif self._asking.refused(refused):
             pass
         elif refused.frame == "pull":
@@ -371,6 +391,7 @@ class Session:
             self._awaited.cancel()
         shown = error or Closed("the client was closed")
         self._asking.stop(shown)
+        self._rooms.stop(shown)
         self._sending.stop(error)
         self._reading.stop(shown)
         for store in self._stores:

@@ -9,6 +9,7 @@ from twisted.internet.defer import CancelledError
 from twisted.logger import Logger
 
 from imgateway.client.reading import as_deferred
+from imgateway.core.credentials import bare_token
 from imgateway.frames import Renew
 
 __all__ = ("Token", "Tokens")
@@ -20,7 +21,8 @@ RETRY_S = 10.0
 
 
 class Tokens:
-    """:param source: a token, or a function that gets a fresh one (a str, or something to await for it)."""
+    """:param source: a token, with its UDP key if it has one, or a function that gets a fresh one (a str, or
+    something to await for it)."""
 
     _log = Logger()
 
@@ -86,7 +88,7 @@ class Tokens:
             self._arm(RETRY_S, renew)
             return
         self._kept = token
-        renew(Renew(token))
+        renew(Renew(bare_token(token)))
 
     def _asked(self, _: object, asking: object) -> None:
         if self._asking is asking:

@@ -19,6 +19,7 @@ SCHEMES = {
     ("tcp", "ssl"): "tls",
     ("websocket", "tcp"): "ws",
     ("websocket", "ssl"): "wss",
+    ("udp", "udp"): "udp",
 }
 IN_THE_CLEAR = ("tcp", "ws")
 

@@ -10,11 +10,13 @@ from prometheus_client import CollectorRegistry
 from twisted.internet.defer import maybeDeferred
 from twisted.python.failure import Failure
 
+from imgateway.auth.udp import UdpKeys
 from imgateway.config import Settings
+from imgateway.core.roomclass import RoomClasses
 from imgateway.errors import ConfigError, OperatorError
 from imgateway.interfaces import IBackend, IInterceptor, ISessionListener
 from imgateway.ops.health import Health
-from imgateway.tap.doors import door, http_door, parse_listen
+from imgateway.tap.doors import door, http_door, parse_listen, transport_options
 from imgateway.tap.plugins import authenticator_plugin, find_all, find_policy
 from imgateway.testing.network import Network
 
@@ -35,13 +37,14 @@ def check(settings: Settings) -> None:
     :raises OperatorError: the setting that a node would not start with, and what is allowed.
     """
     check_broker(settings.broker.url)
+    RoomClasses(settings.rooms.classes)
     authenticator_plugin(settings.auth)
     find_policy(settings.auth)
     find_all(IBackend, settings.plugins.backends, "plugins.backends")
     find_all(IInterceptor, settings.plugins.interceptors, "plugins.interceptors")
     find_all(ISessionListener, settings.plugins.listeners, "plugins.listeners")
     together = Network()
-    options = {"origins": settings.websocket.origins}
+    options = transport_options(settings, UdpKeys(bytes(32)))
     for text in settings.listen.clients:
 
         def open_(network: Network, text: str = _without_systemd(text)) -> Any:

@@ -10,6 +10,8 @@ from prometheus_client import CollectorRegistry
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.python.failure import Failure
 
+from imgateway.auth.udp import UdpKeys, load_udp_secret
+from imgateway.config import Settings
 from imgateway.errors import ConfigError, OperatorError
 from imgateway.interfaces import IProtocolAdapter, ITransportAdapter
 from imgateway.node.service import Door
@@ -17,7 +19,7 @@ from imgateway.ops.health import Health
 from imgateway.ops.http import HttpListener, listen
 from imgateway.tap.plugins import find, find_all
 
-__all__ = ("Listen", "door", "http_door", "parse_listen")
+__all__ = ("Listen", "door", "http_door", "parse_listen", "transport_options", "udp_keys")
 
 SETTING = "listen.clients"
 
@@ -44,6 +46,24 @@ def parse_listen(text: str) -> Listen:
             "an example: native+tcp:tcp:7901"
         )
     return Listen(names, transport, endpoint)
+
+
+def udp_keys(settings: Settings) -> UdpKeys | None:
+    """The UDP keys of a node that has a use for them; its secret is made if it is not there.
+
+    :raises OperatorError: the secret cannot be used.
+    """
+    if not any(parse_listen(text).transport == "udp" for text in settings.listen.clients):
+        return None
+    return UdpKeys(load_udp_secret(settings.udp, settings.node.data_dir))
+
+
+def transport_options(settings: Settings, keys: UdpKeys | None) -> dict[str, Any]:
+    """What is passed to every transport that listens."""
+    options: dict[str, Any] = {"origins": settings.websocket.origins, "max_resends": settings.udp.max_resends}
+    if keys is not None:
+        options |= {"udp_key": keys.key_of, "udp_reset_key": keys.reset_key}
+    return options
 
 
 def door(text: str, reactor: Any, options: Mapping[str, Any]) -> Door:

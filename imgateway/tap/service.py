@@ -33,7 +33,7 @@ from imgateway.ops.logs import observer
 from imgateway.ops.metrics import registry
 from imgateway.tap.banner import banner, exposed
 from imgateway.tap.check import check_broker
-from imgateway.tap.doors import door, http_door
+from imgateway.tap.doors import door, http_door, transport_options, udp_keys
 from imgateway.tap.logfile import log_file
 from imgateway.tap.options import Options
 from imgateway.tap.plugins import find_all, find_authenticator, find_policy
@@ -71,7 +71,7 @@ def compose(
     """
     name = settings.node.name or socket.gethostname()
     settings = replace(settings, node=replace(settings.node, name=name))
-    options = {"origins": settings.websocket.origins}
+    options = transport_options(settings, udp_keys(settings))
     return Node(
         settings,
         make_broker(settings, reactor),

@@ -17,8 +17,10 @@ from click.testing import Result
 
 from imgateway import __version__, config
 from imgateway.auth.keys import load_secret
+from imgateway.auth.udp import load_udp_secret, udp_key
 from imgateway.brokers.directory import DATABASE, Directory
 from imgateway.cli.options import DURATION
+from imgateway.core.credentials import key_id_of, split
 from imgateway.errors import StoreError
 
 Run = Callable[..., Result]
@@ -60,6 +62,16 @@ def test_a_wrong_command_line_is_status_2(run: Run) -> None:
 def claims(token: str, data_dir: str, audience: str = "imgateway") -> dict[str, object]:
     secret = load_secret(config.AuthSettings(), data_dir)
     return jwt.decode(token, secret, algorithms=["HS256"], audience=audience)
+
+
+def test_token_with_its_udp_key(run: Run, data_dir: str) -> None:
+    secret = load_udp_secret(config.UdpSettings(), data_dir)
+    result = run("token", "bob", "--udp", "--data-dir", data_dir)
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert result.stdout.count("\n") == 1
+    token, udp = split(result.stdout.strip())
+    assert claims(token, data_dir)["sub"] == "bob"
+    assert udp == (key_id_of(token), udp_key(secret, key_id_of(token)))
 
 
 def test_token_prints_a_token_alone(run: Run, data_dir: str) -> None:

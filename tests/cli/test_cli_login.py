@@ -16,11 +16,13 @@ from twisted.python.failure import Failure
 from zope.interface.verify import verifyObject
 
 from imgateway.auth.keys import load_secret
+from imgateway.auth.udp import load_udp_secret, udp_key
 from imgateway.cli import remarks
 from imgateway.cli.lines import plain
 from imgateway.cli.progress import Progress
 from imgateway.cli.trust import trusting, unverified
-from imgateway.config import AuthSettings
+from imgateway.config import AuthSettings, UdpSettings
+from imgateway.core.credentials import split
 from imgateway.errors import CloseCode, ConnectRefused, LinkLost, StoreError
 from tests.cli.fake_client import FakeClient, Stage
 
@@ -292,3 +294,47 @@ def test_progress_is_silent_where_nobody_looks(monkeypatch: pytest.MonkeyPatch) 
     stream = Terminal()
     progress(stream, (2.0, 1, 0), results=True)
     assert stream.text != ""
+
+
+# -------------------------------------------------------------------------------------------------------- UDP
+
+UDP_URL = "udp://127.0.0.1:7901"
+
+
+def test_a_user_over_udp_has_a_key(run: Run, data_dir: str) -> None:
+    secret = load_udp_secret(UdpSettings(), data_dir)
+    _, options = login(run, "--user", "bob", "--data-dir", data_dir, url=UDP_URL)
+    token, udp = split(options["token"]())
+    assert udp is not None
+    assert udp[1] == udp_key(secret, udp[0])
+    assert "~" not in token
+    _, options = login(run, "--user", "bob", "--data-dir", data_dir)
+    assert "~" not in options["token"]()
+
+
+def test_a_node_that_never_listened_on_udp_has_no_udp_secret(run: Run, data_dir: str) -> None:
+    result, options = login(run, "--user", "bob", "--data-dir", data_dir, url=UDP_URL)
+    assert (result.exit_code, options) == (1, None)
+    assert "udp.key" in result.stderr
+    assert "a node that listens on udp makes the secret at its first start" in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def test_insecure_over_udp_seals_nothing(run: Run, data_dir: str, tmp_path: Path) -> None:
+    _, options = login(run, "--user", "bob", "--data-dir", data_dir, "--insecure", url=UDP_URL)
+    assert "~" not in options["token"]()
+    assert options["tls"] is None
+    _, options = login(run, "--token", "a.b.c~key", "--insecure", url=UDP_URL)
+    assert options["token"] == "a.b.c"
+    file = tmp_path / "token"
+    file.write_text("a.b.c~key\n")
+    _, options = login(run, "--token", f"@{file}", "--insecure", url=UDP_URL)
+    assert options["token"]() == "a.b.c"
+    _, options = login(run, "--token", f"@{file}", url=UDP_URL)
+    assert options["token"]() == "a.b.c~key"
+
+
+def test_udp_has_no_certificates(run: Run) -> None:
+    result, _ = login(run, "--token", "t", "--ca", "x.pem", url=UDP_URL)
+    assert result.exit_code == 2
+    assert "--ca is for tls:// and wss://" in result.stderr

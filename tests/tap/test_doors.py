@@ -60,7 +60,7 @@ def test_a_door_that_cannot_be_opened_fails_when_it_is_tried() -> None:
     ("text", "words"),
     [
         ("smoke+tcp:tcp:1", "'smoke'.*json, native"),
-        ("native+pigeon:1", "'pigeon'.*tcp, websocket"),
+        ("native+pigeon:1", "'pigeon'.*tcp, udp, websocket"),
     ],
 )
 def test_what_is_not_installed_is_named_with_what_is(text: str, words: str) -> None:

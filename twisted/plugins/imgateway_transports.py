@@ -14,4 +14,5 @@ def _known(name: str, schemes: tuple[str, ...], where: str) -> Any:
 
 
 tcp = _known("tcp", ("tcp", "tls", "unix"), "imgateway.transports.tcp.TCPTransport")
+udp = _known("udp", ("udp",), "imgateway.transports.udp.UDPTransport")
 websocket = _known("websocket", ("ws", "wss"), "imgateway.transports.websocket.WebSocketTransport")

@@ -1,0 +1,331 @@
+"""A connection over datagrams: a flow, its keys, and where the peer is.
+
+Idle, it is little more than its numbers: a million of them share one socket and one clock. What happens to it
+comes from its port (a datagram), the collector (the end of a turn in which something was sent), the clock, or
+the core::
+
+    OPEN ── close ──▶ CLOSING: the rest goes out ── all acknowledged, or too late ──▶ ENDED
+      │                                                                                 ▲
+      └── abort, CLOSE or RESET from the peer, a datagram against the grammar ──────────┘
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from math import inf
+from typing import Any
+
+from twisted.logger import Logger
+from zope.interface import implementer
+
+from imgateway.errors import CloseCode
+from imgateway.interfaces import IConnection
+
+from .flow import Flow
+from .messages import Close, MalformedDatagram, Note, close
+from .packets import CLEAR_BYTES
+from .path import Place, packed, unpacked
+from .port import Port
+from .seal import KEY_BYTES, InvalidTag, open_sealed, seal
+from .wakeups import TICK_S
+
+__all__ = ("CLOSING", "ENDED", "OPEN", "DatagramConnection")
+
+log = Logger()
+
+OPEN, CLOSING, ENDED = range(3)
+LAST_NUMBER = 0xFFFFFFFF
+KEYS_BYTES = 2 * KEY_BYTES
+
+
+@implementer(IConnection)
+class DatagramConnection:
+    """One end. `receiver` may be replaced at any time by whoever was given this connection.
+
+    :param cid: as a number, the key of the port's table.
+    :param keys: for what comes, then for what goes, 16 bytes each; ``b""``: nothing is sealed.
+    :param place: where the peer is.
+    """
+
+    __slots__ = (
+        "_armed",
+        "_cid",
+        "_clogged",
+        "_collected",
+        "_deadline",
+        "_flow",
+        "_life",
+        "_port",
+        "_reading",
+        "_secrets",
+        "max_message_bytes",
+        "receiver",
+    )
+
+    stream = False
+    max_send_bytes = Flow.MAX_MESSAGE
+
+    def __init__(self, port: Port, cid: int, keys: bytes, place: Place, flow: Flow) -> None:
+        self.receiver: Any = None
+        self.max_message_bytes = 0  # set by the core for the time before the login; 0: the wire's own limit
+        self._port = port
+        self._cid = cid
+        self._flow: Any = flow  # None once it has ended
+        # One object for all that is bytes, for each one costs 33 more than it holds.
+        self._secrets = keys + packed(place)
+        self._life = OPEN
+        self._armed = inf
+        self._clogged = False
+        self._collected = False
+        self._reading = True
+        self._deadline: Any = None
+
+    # ---------------------------------------------------------------------------------- what the core calls
+
+    @property
+    def peer(self) -> str:
+        host, port = self.place
+        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+    @property
+    def source(self) -> str:
+        host = self.place[0]
+        return "" if host.startswith(("127.", "::ffff:127.")) or host == "::1" else host
+
+    @property
+    def secure(self) -> bool:
+        return len(self._secrets) > KEYS_BYTES
+
+    @property
+    def place(self) -> Place:
+        """Where the peer is."""
+        return unpacked(self._address)
+
+    def send(self, data: bytes, order: Hashable | None = None) -> None:
+        """:raises MessageTooLarge: it has more than `max_send_bytes`."""
+        if self._life == OPEN:
+            self._flow.send(data, order)
+            self._collect()
+
+    def unsent(self) -> int:
+        return self._flow.unsent() if self._flow is not None else 0
+
+    def unacked(self) -> int | None:
+        return self._flow.unacked() if self._flow is not None else 0
+
+    def pause_reading(self) -> None:
+        self._reading = False
+        if self._flow is not None:
+            self._flow.pause()
+
+    def resume_reading(self) -> None:
+        if not self._reading:
+            self._reading = True
+            # Not from within: whoever resumes may be in the middle of a message.
+            self._port.reactor.callLater(0, self._read_on)
+
+    def close(self, code: int, flush_s: float = 2.0) -> None:
+        self._close(int(code), flush_s, f"closed with code {int(code)}", CloseCode.LOST)
+
+    def abort(self) -> None:
+        self._end(CloseCode.LOST, "aborted", CloseCode.LOST)
+
+    # ------------------------------------------------------------------------------------ what its port calls
+
+    def datagram(self, data: bytes, address: bytes | None) -> None:
+        """A short datagram with our cid came, maybe from our peer. Nothing is changed until it opened.
+
+        :param address: where from; None: from our one peer.
+        """
+        flow = self._flow
+        number = int.from_bytes(data[8:CLEAR_BYTES])
+        if flow is None or flow.seen(number):
+            return
+        try:
+            payload = open_sealed(self._key_in, number, data[:CLEAR_BYTES], data[CLEAR_BYTES:])
+        except InvalidTag:
+            return
+        newest = number > flow.largest
+        try:
+            messages = flow.receive(number, payload, self._port.now())
+        except MalformedDatagram as error:
+            self._close(CloseCode.BAD_FRAME, 0, str(error), CloseCode.BAD_FRAME)
+            return
+        if newest and address is not None and address != self._address:
+            self._elsewhere(address, len(data))
+        notes = flow.notes
+        if notes is not None:
+            flow.notes = None
+            for note in notes:
+                self._noted(note, address, len(payload))
+        self._hand_over(messages)
+        if notes is not None:
+            self._parted(notes)
+        self._look()
+        if self._armed == inf:
+            self._collect()  # a flow that has nothing to do goes to sleep when it is asked
+
+    def flush(self) -> None:
+        """Send what may go now. The collector calls it at the end of the turn."""
+        self._collected = False
+        if self._flow is not None:
+            self._transmit()
+
+    def woken(self) -> None:
+        """The clock has come to where we asked for it, though maybe not for anything that still waits."""
+        if self._armed <= self._port.now() + TICK_S / 2:  # else an earlier wake-up has seen to it
+            self._armed = inf
+            self._wake()
+
+    def _wake(self) -> None:
+        flow = self._flow
+        if flow is not None:
+            due = flow.due()
+            if due is None or due <= self._port.now():
+                self._transmit()
+            else:
+                self._look()
+
+    # -------------------------------------------------------------------------------------------- receiving
+
+    def begin(self, messages: list[bytes]) -> None:
+        """The greeting is over, and it brought these; what we have to say comes after."""
+        self._hand_over(messages)
+        self._look()
+
+    def _hand_over(self, messages: list[bytes]) -> None:
+        """Give messages to the receiver, paused or not: they were read."""
+        for message in messages:
+            if self._life != OPEN:
+                return  # what comes once we are closing no longer counts
+            limit = self._port.max_frame_bytes
+            if self.max_message_bytes:
+                limit = min(limit, self.max_message_bytes)
+            if len(message) > limit:
+                self._close(CloseCode.FRAME_TOO_LARGE, 0, "message too large", CloseCode.FRAME_TOO_LARGE)
+                return
+            try:
+                self.receiver.received(message)
+            except Exception:
+                log.failure("a message could not be dealt with")
+                self._end(CloseCode.INTERNAL_ERROR, "a message could not be dealt with", CloseCode.LOST)
+
+    def _read_on(self) -> None:
+        if self._reading and self._flow is not None:
+            self._hand_over(self._flow.resume())
+            self._look()
+
+    def _noted(self, note: Note, address: bytes | None, size: int) -> None:
+        """What the peer's end says to ours, in a payload of `size` bytes from `address`."""
+
+    def _parted(self, notes: list[Note]) -> None:
+        """The peer's goodbye, after all else that its datagram held."""
+        for note in notes:
+            if isinstance(note, Close) and self._flow is not None:
+                self._hand_over(self._flow.resume())
+                self._end(None, f"closed by the peer with code {note.code}", CloseCode.LOST)
+
+    def _elsewhere(self, address: bytes, size: int) -> None:
+        """The newest datagram so far, of `size` bytes, came from another address than the peer's."""
+
+    # ---------------------------------------------------------------------------------------------- sending
+
+    def _collect(self) -> None:
+        if not self._collected:
+            self._collected = True
+            self._port.collector.add(self)
+
+    def _look(self) -> None:
+        """See that the flow is asked again when it wants to be."""
+        flow = self._flow
+        if flow is None:
+            return
+        due = flow.due()
+        if due is not None:
+            if due <= self._port.now():
+                self._collect()
+            elif due < self._armed:
+                self._armed = due
+                self._port.wakeups.arm(due, self)
+        elif self._life == CLOSING and not flow.unacked():
+            self._collect()
+
+    def _transmit(self) -> None:
+        flow, address = self._flow, self._address
+        place = unpacked(address)
+        for number, payload in flow.datagrams(self._port.now()):
+            self._write(number, payload, place)
+        if self._flow is None:
+            return
+        clogged = flow.unsent() > 0
+        if clogged != self._clogged:
+            self._clogged = clogged
+            if self._life == OPEN:
+                if clogged:
+                    self.receiver.pause_sending()
+                else:
+                    self.receiver.resume_sending()
+        if self._life == CLOSING and not flow.unacked():
+            self._over()
+        self._look()
+
+    def _write(self, number: int, payload: bytes, place: Place) -> None:
+        if number > LAST_NUMBER:
+            # No number is used twice with a key, so this connection is at its end.
+            self._end(None, "too many datagrams for one connection", CloseCode.LOST)
+            return
+        clear = self._cid.to_bytes(8) + number.to_bytes(4)
+        self._port.write(clear + seal(self._key_out, number, clear, payload), place)
+
+    # ---------------------------------------------------------------------------------------------- the end
+
+    def _close(self, code: int, flush_s: float, reason: str, lost_code: int) -> None:
+        if self._life != OPEN:
+            return
+        if flush_s <= 0 or not self._flow.unacked():
+            self._end(code, reason, lost_code)
+            return
+        self._life = CLOSING
+        over = self._port.reactor.callLater(flush_s, self._over)
+        self._deadline = (over, code, reason, lost_code)
+
+    def _over(self) -> None:
+        """What was to be flushed is, or will not be."""
+        _, code, reason, lost_code = self._deadline
+        self._end(code, reason, lost_code)
+
+    def _end(self, code: int | None, reason: str, lost_code: int) -> None:
+        """Once. The peer is told `code`, unless that is None, and our receiver in the next turn."""
+        flow, self._flow = self._flow, None
+        if flow is None:
+            return
+        self._life = ENDED
+        if code is not None:
+            self._write(flow.next_number(), close(code), self.place)
+        deadline, self._deadline = self._deadline, None
+        if deadline is not None and deadline[0].active():
+            deadline[0].cancel()
+        self._port.forget(self)
+        self._port.reactor.callLater(0, self._lost, reason, lost_code)
+
+    def _lost(self, reason: str, code: int) -> None:
+        receiver, self.receiver = self.receiver, None
+        receiver.lost(reason, code)
+
+    # ------------------------------------------------------------------------------------------ what it holds
+
+    @property
+    def cid(self) -> int:
+        return self._cid
+
+    @property
+    def _address(self) -> bytes:
+        return self._secrets[KEYS_BYTES:] if len(self._secrets) > KEYS_BYTES else self._secrets
+
+    @property
+    def _key_in(self) -> bytes:
+        return self._secrets[:KEY_BYTES] if len(self._secrets) > KEYS_BYTES else b""
+
+    @property
+    def _key_out(self) -> bytes:
+        return self._secrets[KEY_BYTES:KEYS_BYTES] if len(self._secrets) > KEYS_BYTES else b""

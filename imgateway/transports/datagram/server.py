@@ -1,0 +1,205 @@
+"""The gateway's end: one socket, a table from cid to connection, and silence for everybody else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet.defer import Deferred, maybeDeferred, succeed
+from zope.interface import implementer
+
+from imgateway.interfaces import Accept as AcceptConnection
+from imgateway.interfaces import IListener
+
+from .connection import DatagramConnection
+from .flow import Flow
+from .greeting import Greeted, ServerGreeting
+from .messages import Answer, MalformedDatagram, Note, challenge, reset_token
+from .packets import (
+    CLEAR_BYTES,
+    FIRST_RESERVED,
+    LARGEST,
+    RESET_BYTES,
+    TAG_BYTES,
+    Accept,
+    Hello,
+    Reset,
+    parse,
+)
+from .path import Candidate, Place, packed, unpacked
+from .port import Port
+from .seal import reset_token as token_of
+from .seal import seal
+
+__all__ = ("DatagramServer", "ServerConnection")
+
+RESETS_A_SECOND = 1_000
+RECEIVE_BUFFER_BYTES = 4_194_304
+"""A burst of logins is not lost while the reactor is elsewhere for 50 ms."""
+
+
+class ServerConnection(DatagramConnection):
+    """One whose peer may move; only the proven address gets what it sends."""
+
+    __slots__ = ("_candidate",)
+
+    def __init__(self, port: DatagramServer, cid: int, keys: bytes, place: Place, flow: Flow) -> None:
+        super().__init__(port, cid, keys, place, flow)
+        self._candidate: Candidate | None = None
+
+    def _elsewhere(self, address: bytes, size: int) -> None:
+        port: Any = self._port
+        candidate = self._candidate
+        if candidate is None or candidate.address != address:
+            not_before = candidate.not_before if candidate is not None else 0.0
+            candidate = self._candidate = Candidate(address, port.random(8), not_before)
+        candidate.came(size)
+        question = challenge(candidate.nonce)
+        if candidate.challenges(CLEAR_BYTES + len(question) + TAG_BYTES, port.now()):
+            # A datagram of its own: nothing else goes where nobody has answered yet.
+            self._write(self._flow.next_number(), question, unpacked(address))
+
+    def _noted(self, note: Note, address: bytes | None, size: int) -> None:
+        candidate = self._candidate
+        if candidate is None or address is None or not isinstance(note, Answer):
+            return
+        if candidate.proven(note.nonce, address):
+            self._candidate = None
+            self._secrets = self._secrets[: -len(self._address)] + address
+            self._flow.moved(self._port.now())
+
+
+@implementer(IListener)
+class DatagramServer(Port):
+    """:param accept: IConnection → IReceiver or None; asked once the client has proven its address and key.
+
+    :param reset_key: makes the tokens of RESETs; from a secret that outlives the process.
+    :param random: n → n random bytes.
+    """
+
+    def __init__(
+        self,
+        reactor: Any,
+        wire: Any,
+        accept: AcceptConnection,
+        greeting: ServerGreeting,
+        reset_key: bytes,
+        random: Callable[[int], bytes],
+        max_resends: int = 0,
+    ) -> None:
+        super().__init__(reactor, wire.carriage.max_frame_bytes, max_resends)
+        self.random = random
+        self.address, self.port = "", 0
+        self._wire = wire
+        self._accept = accept
+        self._greeting = greeting
+        self._reset_key = reset_key
+        self._connections: dict[int, ServerConnection] = {}
+        self._paused = self._stopped = False
+        self._reset_second = 0
+        self._reset_to: set[bytes] = set()
+
+    # ------------------------------------------------------------------------------------ what Twisted calls
+
+    def startProtocol(self) -> None:
+        self.enlarge(RECEIVE_BUFFER_BYTES)
+        transport: Any = self.transport
+        host = transport.getHost()
+        name = f"[{host.host}]" if ":" in host.host else host.host
+        self.address, self.port = f"udp:{name}:{host.port}", int(host.port)
+
+    def datagramReceived(self, datagram: bytes, addr: Any) -> None:
+        size = len(datagram)
+        if not CLEAR_BYTES < size <= LARGEST:
+            return
+        if datagram[0] < FIRST_RESERVED:
+            connection = self._connections.get(int.from_bytes(datagram[:8]))
+            if connection is not None:
+                connection.datagram(datagram, packed(addr))
+            elif size > RESET_BYTES:
+                self._reset(datagram[:8], addr)
+        elif not (self._paused or self._stopped):
+            packet = parse(datagram)
+            if isinstance(packet, Hello):
+                self._greet(packet, addr)
+
+    # ------------------------------------------------------------------------------------ what the node calls
+
+    def pause(self) -> None:
+        self._paused = True  # a HELLO that goes unanswered is repeated
+
+    def resume(self) -> None:
+        self._paused = False
+
+    def stop(self) -> Deferred[None]:
+        """Nobody new; the socket stays as long as a connection needs it."""
+        self._stopped = True
+        return self._leave() if not self._connections else succeed(None)
+
+    # ------------------------------------------------------------------------------------------- connections
+
+    def forget(self, connection: Any) -> None:
+        self._connections.pop(connection.cid, None)
+        if self._stopped and not self._connections:
+            self.reactor.callLater(0, self._leave)  # it may have a last word to send
+
+    def _leave(self) -> Deferred[None]:
+        transport: Any = self.transport
+        self.transport = None
+        self.wakeups.stop()
+        return maybeDeferred(transport.stopListening) if transport is not None else succeed(None)
+
+    def _greet(self, hello: Hello, addr: Place) -> None:
+        found = self._greeting.greet(hello, packed(addr), self.now())
+        if isinstance(found, bytes):
+            self.write(found, addr)
+        else:
+            self._welcome(found, addr)
+
+    def _welcome(self, greeted: Greeted, addr: Place) -> None:
+        cid = self._fresh_cid()
+        agreed = self._greeting.agree(greeted, cid, self.random(32))
+        if agreed is None:
+            return
+        public, keys = agreed
+        now = self.now()
+        flow = Flow(now, self.max_resends)
+        try:
+            messages = flow.receive(0, greeted.payload, now)
+        except MalformedDatagram:
+            return
+        if not messages:
+            return
+        both = keys.to_server + keys.to_client
+        connection = ServerConnection(self, int.from_bytes(cid), both, addr, flow)
+        connection.receiver = self._accept(connection)
+        if connection.receiver is None:
+            return
+        flow.notes = None
+        flow.say(reset_token(token_of(self._reset_key, cid)))
+        ((number, payload),) = flow.datagrams(now)
+        accept = Accept(greeted.hello.hello_id, cid, public, number)
+        clear = accept.head()
+        answer = clear + seal(keys.to_client, number, clear, payload)
+        self._greeting.remember(greeted.hello, answer)
+        self._connections[connection.cid] = connection
+        self.write(answer, addr)
+        connection.receiver.opened(self._wire)
+        connection.begin(messages)
+
+    def _fresh_cid(self) -> bytes:
+        while True:
+            cid = self.random(8)
+            if cid[0] < FIRST_RESERVED and int.from_bytes(cid) not in self._connections:
+                return cid
+
+    def _reset(self, cid: bytes, addr: Place) -> None:
+        """Somebody goes on with a connection that is not there: after a restart, or a goodbye unheard."""
+        second = int(self.now())
+        if second != self._reset_second:
+            self._reset_second = second
+            self._reset_to.clear()
+        address = packed(addr)
+        if address not in self._reset_to and len(self._reset_to) < RESETS_A_SECOND:
+            self._reset_to.add(address)
+            self.write(Reset(cid, token_of(self._reset_key, cid)).built(), addr)

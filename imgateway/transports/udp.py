@@ -1,0 +1,191 @@
+"""UDP: datagrams that are sealed, paced and repeated, so that a device on a bad network loses no message."""
+
+from __future__ import annotations
+
+import errno
+import re
+import secrets
+from collections.abc import Mapping, Sequence
+from ipaddress import ip_address
+from typing import Any
+
+from twisted.internet.defer import Deferred, fail, maybeDeferred
+from twisted.internet.error import CannotListenError
+from twisted.internet.interfaces import IResolutionReceiver
+from zope.interface import implementer
+
+from imgateway.errors import LinkLost, OperatorError
+from imgateway.interfaces import Accept, ITransportAdapter
+
+from .datagram.client import DatagramClient
+from .datagram.greeting import ServerGreeting
+from .datagram.port import MAX_PACKET_SIZE
+from .datagram.server import DatagramServer
+from .dialling import TIMEOUT_S, parse_target
+
+__all__ = ("UDPTransport",)
+
+_ENDPOINT = re.compile(
+    r"(?:(?P<host>\[[0-9A-Fa-f:.%]+\]|[^:\[\]]*):)?(?P<port>\d{1,5})(?P<plain>:insecure=1)?"
+)
+
+
+@implementer(ITransportAdapter)
+class UDPTransport:
+    """``native+udp:127.0.0.1:7901``; a bare ``7901`` is every address of the machine.
+
+    `options` of `listen`: ``udp_key``, key id → UDP key of a token; ``udp_reset_key``, bytes;
+    ``max_resends``, 0: until it arrives. `options` of `connect`: ``udp``, (key id, UDP key) or None for a
+    connection that is not sealed, which only this machine may have; ``timeout_s``.
+    """
+
+    name = "udp"
+    schemes = ("udp",)
+
+    def listen(
+        self, endpoint: str, wires: Sequence[Any], accept: Accept, reactor: Any, options: Mapping[str, Any]
+    ) -> Deferred[Any]:
+        """``HOST:PORT``, ``[IPV6]:PORT`` or ``PORT``; ``:insecure=1`` on loopback takes unsealed clients
+        too."""
+        return maybeDeferred(self._listen, endpoint, wires, accept, reactor, options)
+
+    def _listen(
+        self, endpoint: str, wires: Sequence[Any], accept: Accept, reactor: Any, options: Mapping[str, Any]
+    ) -> DatagramServer:
+        where = f"{','.join(wire.name for wire in wires)}+udp:{endpoint}"
+        if len(wires) != 1:
+            raise OperatorError(f"{where}: udp takes one protocol a listener; give each its own")
+        if not wires[0].carriage.message:
+            raise OperatorError(f"{where}: {wires[0].name} does not ride on udp")
+        host, port, insecure = _parsed(endpoint)
+        key_of = options.get("udp_key")
+        if insecure and not _is_loopback(host):
+            raise OperatorError(
+                f"{where}: insecure=1 is for 127.0.0.1 and [::1] alone; leave it out, and clients come "
+                "with a UDP key"
+            )
+        if key_of is None and not insecure:
+            raise OperatorError(f"{where}: there is no UDP secret to seal with")
+        server = DatagramServer(
+            reactor,
+            wires[0],
+            accept,
+            ServerGreeting(key_of, insecure, secrets.token_bytes(32)),
+            options.get("udp_reset_key") or secrets.token_bytes(32),
+            secrets.token_bytes,
+            int(options.get("max_resends") or 0),
+        )
+        try:
+            reactor.listenUDP(port, server, host, MAX_PACKET_SIZE)
+        except CannotListenError as error:
+            raise OperatorError(f"cannot listen on udp:{endpoint}: {_advice(error)}") from None
+        return server
+
+    def connect(
+        self, url: str, wire: Any, receiver: Any, reactor: Any, options: Mapping[str, Any]
+    ) -> Deferred[Any]:
+        """``udp://HOST:PORT``. It opens the socket, no more: that nobody answers, `receiver.lost` says."""
+        try:
+            target = parse_target(url, {"udp": 0})
+        except LinkLost as error:
+            return fail(error)
+
+        def resolved(host: str) -> Any:
+            udp = options.get("udp")
+            if udp is None and not ip_address(host).is_loopback:
+                raise LinkLost(
+                    f"{url} wants a token with a UDP key, as imgateway token USER --udp makes it: only on "
+                    "this machine may UDP be plain"
+                )
+            client = DatagramClient(
+                reactor,
+                (host, target.port),
+                url,
+                wire,
+                udp,
+                secrets.token_bytes,
+                options.get("timeout_s") or TIMEOUT_S,
+            )
+            client.connection.receiver = receiver
+            try:
+                reactor.listenUDP(0, client, "::" if ":" in host else "", MAX_PACKET_SIZE)
+            except (CannotListenError, OSError) as error:
+                raise LinkLost(f"cannot open a socket for {url}: {error}") from None
+            receiver.opened(wire)
+            return client.connection
+
+        return _resolve(reactor, target.host).addCallback(resolved)
+
+
+def _parsed(endpoint: str) -> tuple[str, int, bool]:
+    """Host, port, insecure."""
+    found = _ENDPOINT.fullmatch(endpoint)
+    port = int(found["port"]) if found else 65_536
+    if found is None or port > 65_535:
+        raise OperatorError(
+            f"udp:{endpoint}: is not HOST:PORT[:insecure=1]; "
+            "such as udp:127.0.0.1:7901, udp:[::1]:7901 or udp:7901"
+        )
+    host = (found["host"] or "").strip("[]")
+    host = {"localhost": "127.0.0.1", "*": "", "0.0.0.0": ""}.get(host, host)
+    if host:
+        try:
+            ip_address(host)
+        except ValueError:
+            raise OperatorError(
+                f"udp:{endpoint}: {host} is no address; name one of this machine: ip address"
+            ) from None
+    return host, port, found["plain"] is not None
+
+
+def _is_loopback(host: str) -> bool:
+    return bool(host) and ip_address(host).is_loopback
+
+
+def _advice(error: CannotListenError) -> str:
+    number = getattr(error.socketError, "errno", None)
+    if number == errno.EADDRINUSE:
+        return f"the address is in use; see by whom with:  ss -lunp 'sport = :{error.port}'"
+    if number == errno.EACCES:
+        return "permission denied; take a port above 1023"
+    if number == errno.EADDRNOTAVAIL:
+        return f"{error.interface} is not an address of this machine; see them with:  ip address"
+    return str(error.socketError)
+
+
+def _resolve(reactor: Any, host: str) -> Deferred[str]:
+    """A numeric address for a host name: IPv4 if it has one, as most gateways listen there.
+
+    :raises LinkLost: (in the Deferred) there is none.
+    """
+    done: Deferred[str] = Deferred(lambda _: resolution.cancel())
+    try:
+        ip_address(host)
+    except ValueError:
+        answers = _Answers(host, done)
+        resolution = reactor.nameResolver.resolveHostName(answers, host)
+    else:
+        done.callback(host)
+    return done
+
+
+@implementer(IResolutionReceiver)
+class _Answers:
+    def __init__(self, host: str, done: Deferred[str]) -> None:
+        self._host = host
+        self._done = done
+        self._found: list[str] = []
+
+    def resolutionBegan(self, resolutionInProgress: Any) -> None: ...
+
+    def addressResolved(self, address: Any) -> None:
+        self._found.append(address.host)
+
+    def resolutionComplete(self) -> None:
+        found = sorted(self._found, key=lambda host: ":" in host)  # stable: else as the resolver orders them
+        if self._done.called:
+            return  # cancelled
+        if found:
+            self._done.callback(found[0])
+        else:
+            self._done.errback(LinkLost(f"cannot find {self._host}: there is no address for this name"))

@@ -1,0 +1,241 @@
+"""A whole node and the client SDK over UDP, in memory: tokens, keys and settings as they are in life."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
+
+from imgateway.auth.keys import load_secret
+from imgateway.auth.policy import DefaultPolicy
+from imgateway.auth.token import TokenAuthenticator, mint
+from imgateway.auth.udp import load_udp_secret, with_udp_key
+from imgateway.brokers.embedded import EmbeddedBroker
+from imgateway.client import Client
+from imgateway.config import Settings
+from imgateway.errors import LinkLost
+from imgateway.frames import OutcomeCode
+from imgateway.node.service import Node
+from imgateway.tap.doors import door, transport_options, udp_keys
+from imgateway.testing.conditions import LinkConditions
+from imgateway.testing.disk import Steps
+from imgateway.testing.network import Network
+
+URL = "udp://127.0.0.1:7901"
+
+
+class Place:
+    """A node that listens on UDP, on a network in memory, with its data directory on disk."""
+
+    def __init__(self, data_dir: str, listen: str = "native+udp:127.0.0.1:7901", **udp: Any) -> None:
+        settings = Settings()
+        self.settings = replace(
+            settings,
+            node=replace(settings.node, data_dir=data_dir),
+            listen=replace(settings.listen, clients=(listen,)),
+            udp=replace(settings.udp, **udp),
+        )
+        self.network = Network(seed=3, capacity=4_194_304)
+        self.network.advance(1_000_000)
+        self.clients: list[Client] = []
+        self.start()
+
+    def start(self) -> None:
+        self.steps = Steps()
+        broker = EmbeddedBroker(
+            reactor=self.network,
+            now_ms=lambda: int(self.network.seconds() * 1000),
+            random=lambda: 0.5,
+            lane=self.steps,
+        )
+        options = transport_options(self.settings, udp_keys(self.settings))
+        self.node = Node(
+            self.settings,
+            broker,
+            TokenAuthenticator(self.settings.auth, self.settings.node.data_dir, self.network.seconds),
+            DefaultPolicy(),
+            self.network,  # type: ignore[arg-type]
+            lambda: int(self.network.seconds() * 1000),
+            lambda: 0.5,
+            "n.1",
+            doors=[door(text, self.network, options) for text in self.settings.listen.clients],
+        )
+        self.result(self.node.start())
+
+    def settle(self) -> None:
+        while True:
+            self.network.settle()
+            if not self.steps.choices():
+                return
+            self.steps.run()
+
+    def pass_time(self, seconds: float) -> None:
+        for _ in range(int(seconds * 64)):
+            self.network.advance(1 / 64)
+            self.settle()
+
+    def result(self, deferred: Deferred[Any], within_s: float = 0) -> Any:
+        results: list[Any] = []
+        deferred.addBoth(results.append)
+        self.settle()
+        waited = 0.0
+        while not results and waited < within_s:
+            self.pass_time(0.25)
+            waited += 0.25
+        assert results, "it has not fired"
+        if isinstance(results[0], Failure):
+            results[0].raiseException()
+        return results[0]
+
+    def token(self, user: str, udp: bool = True) -> str:
+        directory = self.settings.node.data_dir
+        token = mint(load_secret(self.settings.auth, directory), user, now_s=self.network.seconds())
+        return with_udp_key(token, load_udp_secret(self.settings.udp, directory)) if udp else token
+
+    def client(self, user: str, token: Callable[[], str] | None = None, **options: Any) -> Client:
+        source = token or (lambda: self.token(user))
+        client = Client(URL, token=source, device="phone", reactor=self.network, **options)
+        self.clients.append(client)
+        return client
+
+    def end(self) -> None:
+        for client in self.clients:
+            client.close(0)
+        self.pass_time(5)
+        self.node.stop()
+        stopped = self.node.stop()
+        self.result(stopped, 5)
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Place]:
+    place = Place(str(tmp_path))
+    yield place
+    place.end()
+
+
+def test_login_publish_receive(place: Place) -> None:
+    shown: list[bytes] = []
+    bob = place.client("bob", on_message=lambda message: shown.append(message.message.body))
+    place.result(bob.start())
+    alice = place.client("alice")
+    place.result(alice.start())
+    (outcome,) = place.result(alice.publish("user:bob", b"over UDP"))
+    assert outcome.code == OutcomeCode.OK
+    place.settle()
+    assert shown == [b"over UDP"]
+    assert alice.user == "alice"
+    assert not any(b"over UDP" in one.data for one in place.network.datagrams.captured or ())
+    assert not any(b"eyJ" in one.data for one in place.network.datagrams.captured or ())
+
+
+def test_the_key_stays_at_home(place: Place) -> None:
+    """On no transport the gateway is shown more than the token."""
+    token = place.token("bob")
+    seen: list[str] = []
+    inner = TokenAuthenticator.authenticate
+
+    def spy(self: Any, hello: Any, peer: str) -> Any:
+        seen.append(hello.token)
+        return inner(self, hello, peer)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TokenAuthenticator, "authenticate", spy)
+        client = place.client("bob", lambda: token)
+        place.result(client.start())
+        place.pass_time(3_600)  # renewed on the way, with the same token
+    assert len(seen) > 1
+    assert set(seen) == {token.partition("~")[0]}
+
+
+def test_a_large_message_both_ways(place: Place) -> None:
+    shown: list[bytes] = []
+    bob = place.client("bob", on_message=lambda message: shown.append(message.message.body))
+    place.result(bob.start())
+    body = bytes(range(256)) * 240
+    (outcome,) = place.result(bob.publish("user:bob", body, copy_self=False), 5)
+    assert outcome.code == OutcomeCode.OK
+    place.pass_time(3)
+    alice = place.client("alice")
+    place.result(alice.start())
+    place.result(alice.publish("user:bob", body), 5)
+    place.pass_time(3)
+    assert body in shown
+
+
+def test_through_loss(place: Place) -> None:
+    place.network.datagrams.conditions = LinkConditions(
+        loss=0.2, duplicate=0.05, reorder=0.1, delay_s=0.05, jitter_s=0.02
+    )
+    shown: list[bytes] = []
+    bob = place.client("bob", on_message=lambda message: shown.append(message.message.body))
+    alice = place.client("alice")
+    place.result(bob.start(), 20)
+    place.result(alice.start(), 20)
+    publishing = [alice.publish("user:bob", b"%d" % number) for number in range(100)]
+    for one in publishing:
+        assert place.result(one, 60)[0].code == OutcomeCode.OK
+    place.pass_time(20)
+    assert shown == [b"%d" % number for number in range(100)]
+    assert alice.connected
+    assert bob.connected
+
+
+def test_a_restart_is_noticed_at_once(place: Place) -> None:
+    reasons: list[str] = []
+    client = place.client("bob")
+    client.on_down = lambda code, reason: reasons.append(reason)
+    place.result(client.start())
+    listener: Any = place.node.listeners[0]
+    place.node.stop()
+    listener.transport.stopListening()  # as if killed: no goodbye
+    listener.transport = None
+    place.pass_time(4)
+    place.network.settle()
+    place.start()
+    outcome = client.publish("user:bob", b"are you there?")
+    assert place.result(outcome, 10)[0].code == OutcomeCode.OK
+    assert len(reasons) == 1
+    assert client.connected
+
+
+def test_without_a_key(place: Place) -> None:
+    client = place.client("bob", lambda: place.token("bob", udp=False))
+    with pytest.raises(LinkLost, match="imgateway token USER --udp"):
+        place.result(client.start())
+
+
+def test_with_a_key_that_is_none(place: Place) -> None:
+    client = place.client("bob", lambda: place.token("bob", udp=False) + "~cut")
+    with pytest.raises(ValueError, match="was it cut off"):
+        place.result(client.start())
+
+
+def test_unsealed(tmp_path: Path) -> None:
+    place = Place(str(tmp_path), "native+udp:127.0.0.1:7901:insecure=1")
+    client = place.client("bob", lambda: place.token("bob", udp=False))
+    place.result(client.start())
+    place.result(client.publish("user:bob", b"plain to see"))
+    assert any(b"plain to see" in one.data for one in place.network.datagrams.captured or ())
+    place.end()
+
+
+def test_the_settings_reach_the_listener(tmp_path: Path) -> None:
+    place = Place(str(tmp_path), max_resends=2)
+    place.result(place.client("bob").start())
+    listener: Any = place.node.listeners[0]
+    assert listener.max_resends == 2
+    place.end()
+
+
+def test_no_udp_listener_no_udp_secret(tmp_path: Path) -> None:
+    settings = Settings()
+    settings = replace(settings, node=replace(settings.node, data_dir=str(tmp_path)))
+    assert udp_keys(settings) is None
+    assert set(transport_options(settings, None)) == {"origins", "max_resends"}
+    assert list(tmp_path.iterdir()) == []
