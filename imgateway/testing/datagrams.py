@@ -57,6 +57,8 @@ class Datagrams:
         """Every datagram that a port sent, oldest first; None: they are not kept."""
         self.counts = DatagramCounts()
         """Over all lines."""
+        self.capacity = 262_144
+        """Bytes that wait for a socket that is not read; what comes then is lost."""
         self._network = network
         self._ports: dict[Place, DatagramPort] = {}
         self._lines: dict[tuple[DatagramPort, DatagramPort], _Line] = {}
@@ -164,7 +166,7 @@ class _Line:
 
 @implementer(IListeningPort, IUDPTransport)
 class DatagramPort:
-    """A UDP socket, with a kernel's buffer of ``network.capacity`` bytes: what comes when it is full is
+    """A UDP socket, with a kernel's buffer of `Datagrams.capacity` bytes: what comes when it is full is
     lost.
 
     Bound to no address of its own it has 127.0.0.1 or ::1, whoever asks.
@@ -198,7 +200,7 @@ class DatagramPort:
     def arrive(self, data: bytes, source: Place) -> bool:
         if self._peer not in (None, source):
             return False  # a connected socket hears its peer alone
-        if self._arrived_bytes + len(data) > self._network.capacity:
+        if self._arrived_bytes + len(data) > self._network.datagrams.capacity:
             self.overflowed += 1
             return False
         self._arrived.append((data, source))

@@ -14,7 +14,7 @@ from zope.interface import implementer
 from imgateway.auth.policy import DefaultPolicy
 from imgateway.brokers.embedded import EmbeddedBroker
 from imgateway.config import Settings
-from imgateway.errors import CloseCode, LoginRefused
+from imgateway.errors import CloseCode, LinkLost, LoginRefused
 from imgateway.frames import (
     Acked,
     Address,
@@ -35,16 +35,20 @@ from imgateway.frames import (
 from imgateway.interfaces import IAuthenticator, Identity, IReceiver
 from imgateway.node.service import Node
 from imgateway.tap.doors import door
+from imgateway.testing.conditions import LinkConditions
 from imgateway.testing.disk import Steps
 from imgateway.testing.network import Network
+from imgateway.transports.datagram.connection import DatagramConnection
 from imgateway.wire.messages import decode_message
 
-from .wires import LISTEN, Wire
+from .wires import DIALLING, LISTEN, LISTENING, Wire
 
 __all__ = ("Client", "House", "Names", "settings")
 
 F = TypeVar("F")
 START_MS = 1_700_000_000_000
+ACK_S = 0.05
+"""Within this time every datagram is acknowledged."""
 
 
 @implementer(IAuthenticator)
@@ -97,7 +101,9 @@ class House:
         listeners: Sequence[Any] = (),
     ) -> None:
         self.network = Network(chunk, capacity)
+        self.network.datagrams.conditions = lambda *ends: LinkConditions()
         self.steps = Steps()
+        self.clients_over_udp: list[Client] = []
         self.health: dict[str, tuple[bool, str]] = {}
         config = config or settings()
         random = Random(5)
@@ -120,7 +126,7 @@ class House:
             self.wall_ms,
             random.random,
             "n.1",
-            doors=[door(text, self.network, {}) for text in LISTEN],
+            doors=[door(text, self.network, LISTENING) for text in LISTEN],
             backends=backends,
             interceptors=interceptors,
             listeners=listeners,
@@ -139,10 +145,27 @@ class House:
     def settle(self) -> None:
         """Everything that can happen without time passing; the store's work included."""
         while True:
-            self.network.settle()
+            self.carry()
             if not self.steps.choices():
                 return
             self.steps.run()
+
+    def carry(self) -> None:
+        """The same without the store's work."""
+        self.network.settle()
+        before = 0
+        while (waiting := self._waiting()) and waiting != before:
+            before = waiting
+            self.network.elapse(ACK_S)
+
+    def _waiting(self) -> int:
+        """Over UDP more than a window's bytes, and the end, wait for acknowledgements, which take a moment.
+        How much does."""
+        ends = [client.connection for client in self.clients_over_udp if client.connection is not None]
+        if ends:
+            ends += [link.connection for link in self.node.exchange.links]
+        ours = [end for end in ends if isinstance(end, DatagramConnection)]
+        return sum(end.is_closing + end.unsent() for end in ours)
 
     def advance(self, seconds: float, step: float = 0.25) -> None:
         """Let time pass, in steps of a tick."""
@@ -167,9 +190,24 @@ class House:
     def connect(self, wire: Wire) -> Client:
         """A connected client that has said nothing."""
         client = Client(self, wire)
-        dialling = wire.transport.connect(wire.url, wire.adapter, client, self.network, {"timeout_s": 5})
+        dialling = wire.transport.connect(wire.url, wire.adapter, client, self.network, DIALLING)
         client.connection = self.result(dialling)
-        client.link = self.network.links[-1]
+        if wire.udp:
+            self.clients_over_udp.append(client)
+        client.link = DatagramLink(client) if wire.udp else self.network.links[-1]
+        return client
+
+    def reach(self, wire: Wire) -> Client:
+        """A client that knows that somebody is there.
+
+        :raises LinkLost: nobody is.
+        """
+        client = self.connect(wire)
+        if wire.udp:  # only a greeting finds out
+            client.say(Hello("bob", "phone"))
+            self.advance(6)
+            if client.gone is not None:
+                raise LinkLost(client.gone)
         return client
 
     def login(self, wire: Wire, token: str = "bob", device: str = "phone", **hello: Any) -> Client:
@@ -187,6 +225,26 @@ class House:
         self.result(stopped)
         assert not self.node.exchange.links
         assert not self.node.hub.sessions
+
+
+class DatagramLink:
+    """What lies between a client and the gateway over UDP, where there is no connection that could break: a
+    client that is cut off has ended."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    def cut(self) -> None:
+        self._client.connection.abort()
+        self._client.house.settle()
+
+    def fall_silent(self) -> None:
+        """From now on nothing arrives, and nobody is told."""
+        place = self._client.connection._port.transport.place
+        datagrams = self._client.house.network.datagrams
+        before = datagrams.conditions
+        silent = LinkConditions(silent=True)
+        datagrams.conditions = lambda *ends: silent if place in ends else before(*ends)
 
 
 @implementer(IReceiver)

@@ -34,7 +34,7 @@ from imgateway.frames import (
 )
 from imgateway.interfaces import Presence
 from tests.conformance.house import House, publication, settings, user
-from tests.conformance.wires import Wire
+from tests.conformance.wires import CONNECTED, UDP, Wire
 
 Build = Callable[..., House]
 
@@ -126,6 +126,7 @@ def test_a_device_may_come_from_the_token(house: House, wire: Wire) -> None:
     assert house.login(wire, "bob/phone", "").welcome.session == "device:bob/phone"
 
 
+@pytest.mark.parametrize("wire", CONNECTED, ids=lambda wire: wire.name)
 def test_nobody_waits_longer_than_the_login_timeout(house: House, wire: Wire) -> None:
     client = house.connect(wire)
     house.advance(9.5)
@@ -333,6 +334,7 @@ def test_goodbye_ends_the_session_at_once_a_lost_link_does_not(house: House, wir
 # ------------------------------------------------------------------------------------------------- the gate
 
 
+@pytest.mark.parametrize("wire", CONNECTED, ids=lambda wire: wire.name)
 def test_more_than_may_wait_for_their_login_are_turned_away(build: Build, wire: Wire) -> None:
     house = build(settings(limits={"login_pending": 3}))
     there = house.login(wire, "bob")
@@ -345,6 +347,17 @@ def test_more_than_may_wait_for_their_login_are_turned_away(build: Build, wire: 
     house.advance(11)
     assert [client.bye() for client in waiting] == [CloseCode.LOGIN_TIMEOUT] * 3
     house.login(wire, "late")
+
+
+def test_over_udp_nobody_is_there_who_has_not_greeted_with_a_key(house: House) -> None:
+    there = house.login(UDP, "bob")
+    server = ("127.0.0.1", 7903)
+    for number in range(1000):
+        for data in (b"", b"\x0a", b"\xf1" * 1200, bytes(200)):
+            house.network.datagrams.spoof(data, ("192.0.2.1", 1000 + number), server)
+        house.settle()
+    assert len(house.node.exchange.links) == 1
+    assert there.quiet()
 
 
 def test_start_at_head_or_oldest(house: House, wire: Wire) -> None:

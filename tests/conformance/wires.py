@@ -7,12 +7,16 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from imgateway.auth.udp import udp_key, udp_reset_key
 from imgateway.protocols.json import JsonAdapter
 from imgateway.protocols.native import NativeAdapter
 from imgateway.transports.tcp import TCPTransport
+from imgateway.transports.udp import UDPTransport
 from imgateway.transports.websocket import WebSocketTransport
 
-__all__ = ("WIRES", "Wire")
+__all__ = ("CONNECTED", "DIALLING", "JSON", "LISTEN", "LISTENING", "UDP", "WIRES", "Wire")
+
+SECRET, KEY_ID = b"s" * 32, b"i" * 16
 
 
 class Wire(NamedTuple):
@@ -28,6 +32,11 @@ class Wire(NamedTuple):
     url: str
     garbage: bytes
     oversize: bytes | None
+
+    @property
+    def udp(self) -> bool:
+        """Datagrams: there is no connection that could be cut, and acknowledgements take their time."""
+        return self.url.startswith("udp")
 
 
 WIRES = (
@@ -48,5 +57,11 @@ WIRES = (
         None,
     ),
     Wire("websocket-json", JsonAdapter(), WebSocketTransport(), "ws://127.0.0.1:7902", b"{nonsense", None),
+    Wire("udp", NativeAdapter(), UDPTransport(), "udp://127.0.0.1:7903", b"\xff\xff\xff\xff", None),
 )
-LISTEN = ("native+tcp:tcp:7901", "native,json+websocket:tcp:7902")
+JSON, UDP = WIRES[2], WIRES[3]
+CONNECTED = WIRES[:3]
+"""Where a connection exists before the first frame. Over UDP it begins with the greeting."""
+LISTEN = ("native+tcp:tcp:7901", "native,json+websocket:tcp:7902", "native+udp:127.0.0.1:7903")
+LISTENING = {"udp_key": lambda key_id: udp_key(SECRET, key_id), "udp_reset_key": udp_reset_key(SECRET)}
+DIALLING = {"timeout_s": 5, "udp": (KEY_ID, udp_key(SECRET, KEY_ID))}

@@ -41,7 +41,7 @@ from tests.conformance.house import House
 from tests.conformance.wires import WIRES
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
-TCP, _, JSON = WIRES
+TCP, _, JSON, _ = WIRES
 
 
 @pytest.fixture

@@ -117,7 +117,7 @@ def test_it_is_listed(installed: Path, tmp_path: Path) -> None:
         env={**os.environ, "PYTHONPATH": str(installed)},
     )
     assert done.returncode == 1
-    assert "pigeon, tcp, websocket" in done.stderr
+    assert "pigeon, tcp, udp, websocket" in done.stderr
 
 
 @pytest.mark.usefixtures("installed")
