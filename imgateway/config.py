@@ -212,6 +212,59 @@ class RetentionSettings(Struct, frozen=True, forbid_unknown_fields=True):
     ] = 604_800
 
 
+class RoomSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """What rooms, areas and everyone's log keep, in memory, and how much may be sent to one of them."""
+
+    classes: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="Rooms with limits of their own, by their ids, each PATTERN: KEY=VALUE …, such as "
+            "live-*: entries=500 bytes=4MB age=10m tick=50ms notify_above=5000; the first that fits counts."
+        ),
+    ] = ()
+    rate: Annotated[
+        Rate,
+        Meta(
+            description="Messages a second to one room and lane, services' not counted; what is above gets "
+            "RATE and is dropped. 0: not limited."
+        ),
+    ] = 200.0
+    burst: Annotated[PositiveInt, Meta(description="Messages to a room at once after a quiet time.")] = 400
+    memory_bytes: Annotated[
+        PositiveInt,
+        Meta(
+            description="All rooms together; above it the rooms that were not sent to for longest lose "
+            "their oldest messages."
+        ),
+    ] = 536_870_912
+    dedup_s: Annotated[
+        PositiveInt, Meta(description="How long a message to a room that is repeated is recognised.")
+    ] = 600
+    dedup_memory: Annotated[
+        PositiveInt, Meta(description="Ids of messages to rooms that are kept for it, at 200 bytes each.")
+    ] = 200_000
+
+
+class CompressionSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """How what rooms send is made smaller, for clients that offer it. Levels cost the time that serves
+    everybody."""
+
+    algorithms: Annotated[
+        tuple[Literal["zstd", "br"], ...],
+        Meta(
+            description="What is used at all; of these each client gets the first of its own list. "
+            "Empty: nothing is compressed."
+        ),
+    ] = ("zstd", "br")
+    min_bytes: Annotated[
+        Count, Meta(description="Messages that go out together are left as they are below this.")
+    ] = 512
+    zstd_level: Annotated[int, Meta(ge=1, le=12, description="zstd's level; more is smaller and slower.")] = 3
+    br_level: Annotated[
+        int, Meta(ge=0, le=9, description="brotli's quality; more is smaller and slower.")
+    ] = 5
+
+
 class AuthSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """Who may log in. If no file is named, a secret made in the data directory signs the tokens (HS256)."""
 
@@ -299,6 +352,8 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     quota: QuotaSettings = QuotaSettings()
     broker: BrokerSettings = BrokerSettings()
     retention: RetentionSettings = RetentionSettings()
+    rooms: RoomSettings = RoomSettings()
+    compression: CompressionSettings = CompressionSettings()
     auth: AuthSettings = AuthSettings()
     websocket: WebSocketSettings = WebSocketSettings()
     udp: UdpSettings = UdpSettings()
@@ -358,7 +413,8 @@ def _allowed(kind: Any) -> str:
     if get_origin(plain) is Literal:
         return "one of " + ", ".join(get_args(plain))
     if get_origin(plain) is tuple:
-        return "a list of texts"
+        item = get_args(plain)[0]
+        return "a list of " + (" and ".join(get_args(item)) if get_origin(item) is Literal else "texts")
     if plain is str:
         return "text, not empty" if any(meta.min_length for meta in metas) else "text"
     bounds = []
@@ -491,6 +547,7 @@ _AT_LEAST = (
     ("broker.waiting_entries", "broker.batch_entries"),
     ("broker.waiting_bytes", "broker.batch_bytes"),
     ("retention.bytes", "limits.max_body_bytes"),
+    ("rooms.memory_bytes", "limits.max_body_bytes"),
     ("broker.batch_bytes", "limits.max_body_bytes"),
 )
 _LISTENER = re.compile(r"[\w.-]+(,[\w.-]+)*\+[\w.-]+:.+")

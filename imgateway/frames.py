@@ -195,7 +195,7 @@ class OutcomeCode(IntEnum):
     """The final word on one address of one publish."""
 
     OK = 0
-    """The log has it, on stable storage."""
+    """The log has it, on stable storage; a room, an area or `all` has it in order, in memory."""
     DUPLICATE = 1
     """The log had it already; seq is that of the first time."""
     FULL = 2
@@ -205,7 +205,7 @@ class OutcomeCode(IntEnum):
     UNKNOWN = 4
     """There is no log for this address here."""
     RATE = 5
-    """Too many; final, and not remembered as taken. No part of this version answers it by itself."""
+    """The room has too many a second, and this one was dropped; final, and not remembered as taken."""
     TOO_LARGE = 6
     """The body is larger than Welcome allows."""
 
@@ -345,7 +345,8 @@ class Deliver(Struct, frozen=True):
     receiver.
 
     It carries nothing that differs per receiver, so it is encoded once for all who are at the same place.
-    `upto` 0: qos 0 entries outside any log.
+    `upto` 0: qos 0 entries outside any log. `compression`: how a codec shall pack the entries, if that makes
+    them smaller; in what was received, how `compressed` has them (`entries` is empty then).
     """
 
     address: Address
@@ -357,6 +358,7 @@ class Deliver(Struct, frozen=True):
     gap: bool = False
     head: int = 0
     compression: str = ""
+    compressed: bytes = b""
 
 
 class Acked(Struct, frozen=True, gc=False):

@@ -77,6 +77,8 @@ class Traits(Struct, frozen=True):
     """Oldest unacknowledged entry this long after its flush: close ACK_TIMEOUT (0: never)."""
     heartbeat_s: float = 0.0
     """The wire's own idle limit is this long (0: the node's setting)."""
+    compressions: tuple[str, ...] = ()
+    """The values of `Deliver.compression` that its codec acts on; others it passes over."""
 
 
 class ICodec(Interface):
@@ -231,13 +233,17 @@ class ITransportAdapter(IPlugin):
 
 
 class Publication(Struct, frozen=True, gc=False):
-    """A publish on its way into logs: who and when are settled, policy and quotas are behind it."""
+    """A publish on its way into logs: who and when are settled, policy and quotas are behind it.
+
+    `lane` counts for rings only. `exempt`: a service's; a room's rate does not count for it.
+    """
 
     message: Message
     to: tuple[Address, ...]
     lane: int = 0
     resent: bool = False
     copy_self: bool = False
+    exempt: bool = False
 
 
 class LoginPolicy(IntEnum):
@@ -304,7 +310,8 @@ class IBrokerListener(Interface):
     """The hub, as the broker sees it. Synchronous; must not raise."""
 
     def arrived(log: LogKey, epoch: int, after: int, upto: int, entries: tuple[Entry, ...]) -> None:
-        """Committed entries of a watched log: all there is in ``(after, upto]``, in order of commits."""
+        """Entries of a watched log: all there is in ``(after, upto]``, in order; of a durable log once they
+        are committed, of a ring in the turn of their publish."""
 
     def moved(log: LogKey, epoch: int, head: int) -> None:
         """A watched log has grown to `head`; whoever wants the entries reads them."""
@@ -320,6 +327,12 @@ class IBrokerListener(Interface):
 
     def displaced(session: SessionKey, generation: int, code: int, reason: str) -> None:
         """This generation of the session must go: `code` is the CloseCode to close its link with."""
+
+    def entered(session: SessionKey, address: Address) -> None:
+        """The session is in this room, and was not before: once, until `left`."""
+
+    def left(session: SessionKey, address: Address) -> None:
+        """The session is not in this room any more: it left, or it ended."""
 
     def congested(on: bool) -> None:
         """More is waiting for the store than may wait: stop reading whoever publishes, until told off."""
@@ -346,20 +359,48 @@ class IBroker(Interface):
     def publish(publication: Publication) -> Deferred[tuple[Outcome, ...]]:
         """Append to every address's log; one final Outcome per address, in the order of `to`.
 
-        The order of calls is the order in each log. A repeat joins the append it repeats.
+        The order of calls is the order in each log. A repeat joins the append it repeats. Rings (rooms,
+        areas, all) have what they take before this returns, also while the store is away; RATE is theirs
+        only, and is not remembered. The answer waits for the durable logs that are named, if there are any.
         """
 
     def emit(publication: Publication) -> None:
-        """qos 0: no custody, no result."""
+        """qos 0: no custody, no result. A ring takes it and numbers it, users are told now or never.
+
+        `to` names nobody twice.
+        """
 
     def watch(log: LogKey) -> Deferred[Position]:
-        """Be told of this log; the position is atomic with the interest: what comes later is told."""
+        """Be told of this log; the position is atomic with the interest: what comes later is told.
+
+        The seqs of a ring rise with holes. One that nobody has published to has the position of the newest
+        entry of any ring.
+        """
 
     def unwatch(log: LogKey) -> None:
         """Be told no more of this log."""
 
     def read(log: LogKey, after: int, limit: int, max_bytes: int) -> Deferred[Batch]:
-        """Committed entries after `after`; at least one if there is one, however large."""
+        """Committed entries after `after`; at least one if there is one, however large.
+
+        Of a ring: the block (`core.ring`) that has the first of them, the same whoever asks; the batch's
+        `after` may lie below what was asked for, and `limit` and `max_bytes` do not count.
+        """
+
+    def join(
+        session: SessionKey, generation: int, address: Address, areas: tuple[str, ...] = ()
+    ) -> Deferred[None]:
+        """The session is in this room, which belongs to the areas with these ids. Fenced by the generation.
+
+        It stays until it leaves or ends; a newer generation of it is in the same rooms. To join again is
+        nothing new.
+        """
+
+    def leave(session: SessionKey, generation: int, address: Address) -> Deferred[None]:
+        """The session is not in this room any more. Fenced by the generation; to leave again is nothing."""
+
+    def members(address: Address) -> Deferred[int]:
+        """How many sessions are in a room, in any room of an area, or (all) open."""
 
     def open_session(claim: Claim) -> Deferred[Opened]:
         """Apply the login policy, raise the generation, say where the device stands. Displaced ones are told
@@ -387,14 +428,15 @@ class IBroker(Interface):
         """A client knows more of this log than the log itself: it was rolled back. Give it a new epoch."""
 
     def close_session(session: SessionKey, generation: int, forget: bool = False) -> Deferred[None]:
-        """The session ended (its generation may be stale: then nothing happens). `forget`: the device with
-        its position."""
+        """The session ended, and leaves its rooms (its generation may be stale: then nothing happens).
+        `forget`: the device with its position."""
 
     def renew_session(session: SessionKey, generation: int, issued_at_s: int) -> Deferred[Verdict]:
         """The session has a new token: OK, or REVOKED if it was issued too early, or OUTRUN."""
 
     def measure(counters: Any) -> None:
-        """Set the ``store_…`` fields of a `core.counters.Counters`: called when they are about to be read."""
+        """Set the fields of a `core.counters.Counters` that begin with store, room and ring: called when
+        they are about to be read."""
 
     def sessions(user: str) -> Deferred[tuple[Presence, ...]]:
         """The user's sessions on all nodes; those whose client may yet come back are not online."""
@@ -447,12 +489,19 @@ class IAuthenticatorMaker(IPlugin):
 
 
 class IPolicy(IPlugin):
-    """May this identity do this to that address? Synchronous, from what the identity says."""
+    """May this identity do this to that address? Synchronous, from what the identity says.
+
+    And which areas a room belongs to.
+    """
 
     name = Attribute("str: as written in auth.policy")
 
     def may(identity: Identity, action: str, address: Address) -> bool:
-        """`action` is ``publish``, ``subscribe`` or ``read``."""
+        """`action` is ``publish``, ``subscribe`` or ``read``. To publish to a room a client must be in it,
+        too, unless its token names the room."""
+
+    def areas(address: Address) -> tuple[str, ...]:
+        """The ids of the areas that a room belongs to; always the same for the same room."""
 
 
 class IGateway(Interface):
@@ -516,3 +565,9 @@ class ISessionListener(IPlugin):
 
     def stored_offline(address: Address, message: Message) -> None:
         """A message was stored for a user none of whose devices is online."""
+
+    def entered(session: SessionKey, address: Address) -> None:
+        """The session is in this room: once, until `left`, however often its client loses the connection."""
+
+    def left(session: SessionKey, address: Address) -> None:
+        """It is not any more: its client left, or the session is about to be `closed`."""

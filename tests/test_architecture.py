@@ -45,7 +45,7 @@ MAY_IMPORT["cli"] = frozenset(MAY_IMPORT) - {"node"}
 # The core is pure: of the standard library it takes what neither waits, looks at the world, nor throws dice.
 PURE = frozenset(
     """
-    __future__ abc array base64 binascii bisect collections contextlib copy dataclasses enum functools
+    __future__ abc array base64 binascii bisect collections contextlib copy dataclasses enum fnmatch functools
     hashlib heapq hmac itertools json math msgspec operator re string struct types typing unicodedata
     zlib
     """.split()

@@ -183,6 +183,7 @@ def test_a_file_that_cannot_be_read_is_told(tmp_path: Path) -> None:
         (["broker.waiting_bytes=5"], ["broker.waiting_bytes", "broker.batch_bytes"]),
         (["broker.batch_bytes=5"], ["broker.batch_bytes", "limits.max_body_bytes"]),
         (["retention.bytes=5"], ["retention.bytes", "limits.max_body_bytes"]),
+        (["rooms.memory_bytes=5"], ["rooms.memory_bytes", "limits.max_body_bytes"]),
         (["auth.secret_file=a", "auth.jwks_file=b"], ["auth.jwks_file", "auth.secret_file"]),
         (
             ["listen.clients=native,json+websocket:tcp:1"],

@@ -20,3 +20,7 @@ class DefaultPolicy:
     def may(self, identity: Identity, action: str, address: Address) -> bool:
         """True if the table says so."""
         return policy.may(identity.user, identity.service, identity.claims, action, address)
+
+    def areas(self, address: Address) -> tuple[str, ...]:
+        """What stands before the first dot of a room's id."""
+        return policy.areas(address)

@@ -6,6 +6,9 @@ all that stands in it, so that a commit costs each of many messages little, and 
 is not on disk has no seq in the reactor's memory.
 
 The database in memory has one connection and so one lane.
+
+Rooms, areas and `all` never touch the disk: their rings take a message in the turn in which it comes,
+whatever state the store is in.
 """
 
 from __future__ import annotations
@@ -30,19 +33,22 @@ from imgateway.brokers.cursors import new_epoch
 from imgateway.brokers.directory import Directory, Mark
 from imgateway.brokers.health import Fault, Health, Timers
 from imgateway.brokers.lanes import Lane, ThreadLane
+from imgateway.brokers.membership import Membership
 from imgateway.brokers.opening import Facts, new_epoch_number, open_facts
 from imgateway.brokers.questions import Questions
 from imgateway.brokers.reading import Reader
+from imgateway.brokers.rings import Rings
 from imgateway.brokers.schema import MEMORY, Database, OpenDatabase, fault_text, open_database
 from imgateway.brokers.sessions import Sessions
 from imgateway.brokers.store import Store
 from imgateway.brokers.tails import Tails
-from imgateway.config import BrokerSettings, RetentionSettings
+from imgateway.config import BrokerSettings, RetentionSettings, RoomSettings
 from imgateway.core.dedup import Dedup, digest
 from imgateway.core.retry import backoff
-from imgateway.errors import StoreError
+from imgateway.errors import CloseCode, StoreError
 from imgateway.frames import (
     DURABLE_KINDS,
+    RING_KINDS,
     Address,
     Entry,
     LogKey,
@@ -88,6 +94,7 @@ class EmbeddedBroker:
         data_dir: str | Path | None = None,
         settings: BrokerSettings = BrokerSettings(),  # noqa: B008 (frozen)
         retention: RetentionSettings = RetentionSettings(),  # noqa: B008
+        rooms: RoomSettings = RoomSettings(),  # noqa: B008
         max_devices: int = 16,
         now_ms: Callable[[], int] = wall_ms,
         entropy: Callable[[int], bytes] = os.urandom,
@@ -127,6 +134,10 @@ class EmbeddedBroker:
             lambda log: self._sessions.positions(log),
         )
         self._sessions: Sessions
+        self._rings = Rings(
+            rooms, new_epoch_number(entropy), entropy(16), self._now_ms, partial(self._tell, "arrived")
+        )
+        self._membership = Membership(partial(self._tell, "entered"), partial(self._tell, "left"))
 
         # Appends of one publish stay together, for they may share a body; the writer's thread pops.
         self._queue: deque[Append | list[Append] | Change] = deque()
@@ -193,7 +204,7 @@ class EmbeddedBroker:
             change=self._change,
             store=self._store,
             epoch_of=self._epoch_of,
-            displaced=partial(self._tell, "displaced"),
+            displaced=self._displaced,
             flush_later=lambda: self._timers.later(
                 "flush", self._settings.flush_positions_s, self._sessions.flush
             ),
@@ -252,6 +263,8 @@ class EmbeddedBroker:
     def publish(self, publication: Publication) -> Deferred[tuple[Outcome, ...]]:
         message, to = publication.message, publication.to
         encoded = encode_message(message)
+        if len(to) == 1 and to[0].kind in RING_KINDS and not publication.copy_self:
+            return succeed((self._rings.publish(publication, to[0], encoded),))
         waiting = Waiting(len(to))
         if len(to) == 1 and not publication.copy_self:
             address = to[0]
@@ -323,6 +336,7 @@ class EmbeddedBroker:
         appends: list[Append] = []
         places: dict[Address, int] = {}
         copies: list[tuple[int, int]] = []
+        rings: list[int] = []
         own = user_address(message.sender)
         copy_self = publication.copy_self and own not in to
         for index, address in enumerate(to):
@@ -336,13 +350,16 @@ class EmbeddedBroker:
                     if places.setdefault(own, index) != index:
                         copies.append((index, places[own]))
                     continue
-            elif address.kind not in DURABLE_KINDS:
+            elif address.kind not in DURABLE_KINDS and address.kind not in RING_KINDS:
                 waiting.outcomes[index] = UNKNOWN
                 continue
             if address in places:
                 copies.append((index, places[address]))
                 continue
             places[address] = index
+            if address.kind in RING_KINDS:
+                rings.append(index)
+                continue
             append = self._append(
                 publication, log_of(address), address.device, encoded, shared, waiting, index
             )
@@ -355,14 +372,16 @@ class EmbeddedBroker:
             )
             if append is not None:
                 appends.append(append)
-        if copies:
-            waiting.same = copies
-            for index, first in copies:
-                waiting.outcomes[index] = waiting.outcomes[first]
         if appends:
             self._queue.append(appends)
             self._entries += len(appends)
             self._bytes += sum(len(append.encoded) for append in appends)
+        for index in rings:  # once the rest has its place: whoever is told of a ring may publish
+            waiting.outcomes[index] = self._rings.publish(publication, to[index], encoded)
+        if copies:
+            waiting.same = copies
+            for index, first in copies:
+                waiting.outcomes[index] = waiting.outcomes[first]
 
     def emit(self, publication: Publication) -> None:
         message = publication.message
@@ -370,6 +389,8 @@ class EmbeddedBroker:
         for address in publication.to:
             if address.kind == "user" or address.kind == "device":
                 self._tell("passed", address, Entry(0, encoded, address.device, "", message.expires_ms))
+            elif address.kind in RING_KINDS:
+                self._rings.emit(publication, address, encoded)
 
     # ----------------------------------------------------------------------------------------------- commits
 
@@ -497,6 +518,8 @@ class EmbeddedBroker:
     # ----------------------------------------------------------------------------------------------- reading
 
     def watch(self, log: LogKey) -> Deferred[Position]:
+        if log.address.kind in RING_KINDS:
+            return succeed(self._rings.watch(log))
         tail = self._tails.enter(log)
         tail.watched = True
         if tail.head >= 0 and tail.first >= 0:
@@ -516,12 +539,17 @@ class EmbeddedBroker:
         return answer
 
     def unwatch(self, log: LogKey) -> None:
+        if log.address.kind in RING_KINDS:
+            self._rings.unwatch(log)
+            return
         tail = self._tails.get(log)
         if tail is not None:
             tail.watched = tail.told = False
             self._sessions.release(tail)
 
     def read(self, log: LogKey, after: int, limit: int, max_bytes: int) -> Deferred[ReadBatch]:
+        if log.address.kind in RING_KINDS:
+            return succeed(self._rings.read(log, after))
         answer: Deferred[ReadBatch] = Deferred()
 
         def found(batch: ReadBatch) -> None:
@@ -557,7 +585,34 @@ class EmbeddedBroker:
         return self._sessions.renew(session, generation, issued_at_s)
 
     def close_session(self, session: SessionKey, generation: int, forget: bool = False) -> Deferred[None]:
-        return self._sessions.close(session, generation, forget)
+        is_open = self._sessions.is_open(session, generation)
+        closed = self._sessions.close(session, generation, forget)
+        if is_open:
+            self._membership.end(session, generation)
+        return closed
+
+    def _displaced(self, session: SessionKey, generation: int, code: int, reason: str) -> None:
+        """A generation must go. With it the session ends, unless the same device has a newer one."""
+        if code != CloseCode.REPLACED and code != CloseCode.STALE:
+            self._membership.end(session, generation)
+        self._tell("displaced", session, generation, code, reason)
+
+    def join(
+        self, session: SessionKey, generation: int, address: Address, areas: tuple[str, ...] = ()
+    ) -> Deferred[None]:
+        if self._sessions.is_current(session, generation):
+            self._membership.join(session, generation, address, areas)
+        return succeed(None)
+
+    def leave(self, session: SessionKey, generation: int, address: Address) -> Deferred[None]:
+        if self._sessions.is_current(session, generation):
+            self._membership.leave(session, generation, address)
+        return succeed(None)
+
+    def members(self, address: Address) -> Deferred[int]:
+        if address.kind == "all":
+            return succeed(self._sessions.online)
+        return succeed(self._membership.members(address))
 
     def sessions(self, user: str) -> Deferred[tuple[Presence, ...]]:
         return self._sessions.present(user)
@@ -584,6 +639,7 @@ class EmbeddedBroker:
     def _upkeep_now(self) -> None:
         self._timers.later("upkeep", UPKEEP_S, self._upkeep_now)
         self._dedup.expire(self._now_ms())
+        self._rings.upkeep()
         if "writer" not in self._health:
             self._writer.submit(self._sweep, self._swept)
         if self._kept != self._number or "upkeep" in self._health:
@@ -644,6 +700,8 @@ class EmbeddedBroker:
         counters.store_waiting = self._entries
         counters.store_waiting_bytes = self._bytes
         counters.store_dedup_ids = len(self._dedup)
+        counters.room_members = self._membership.stays
+        self._rings.measure(counters)
 
     def _tell(self, what: str, *values: Any) -> None:
         """A listener that raises must not cost others their messages."""

@@ -72,6 +72,8 @@ class Sessions:
         self._max_devices = max_devices
         self._node = node
         self._generation = generation
+        self.online = 0
+        """Sessions that are open."""
         self._dirty: dict[SessionKey, Seat] = {}
 
     # ------------------------------------------------------------------------------------------------- logins
@@ -139,6 +141,7 @@ class Sessions:
         seat.issued_at_s, seat.order = claim.issued_at_s, claim.order
         seat.since_ms = now_ms = self._now_ms()
         seat.online = True
+        self.online += 1
         if known:
             if now_ms - seat.seen_ms > SEEN_GRAIN_MS or claim.platform != platform_before:
                 self._mark(claim.session, seat)
@@ -276,6 +279,7 @@ class Sessions:
             return succeed(None)
         tail = self._tails.enter_mailbox(session.user)
         seat.online = False
+        self.online -= 1
         if self._now_ms() - seat.seen_ms > SEEN_GRAIN_MS:
             self._mark(session, seat)
         done: Deferred[None] = Deferred()
@@ -326,6 +330,14 @@ class Sessions:
             return succeed(Verdict.REVOKED)
         seat.issued_at_s = issued_at_s
         return succeed(Verdict.OK)
+
+    def is_open(self, session: SessionKey, generation: int) -> bool:
+        """Is this the generation that has the session?"""
+        return self._current(session, generation, False) is not None
+
+    def is_current(self, session: SessionKey, generation: int) -> bool:
+        """The same; one that is stale is told so."""
+        return self._current(session, generation, True) is not None
 
     def present(self, user: str) -> Deferred[tuple[Presence, ...]]:
         """All devices of the user; those online first."""
@@ -386,6 +398,7 @@ class Sessions:
     ) -> None:
         """This generation ends now. Who has no answer yet gets the verdict instead of being displaced."""
         seat.online = False
+        self.online -= 1
         answer, seat.waiting = seat.waiting, None
         if answer is not None:
             gone.append(partial(answer.callback, Opened(verdict)))

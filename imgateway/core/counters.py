@@ -141,6 +141,29 @@ MEASURES = (
         "Message ids kept in memory to recognise repeats.",
     ),
     Measure(
+        "room_publishes",
+        COUNTER,
+        "imgateway_room_publishes_total",
+        "Messages taken by rooms, areas and everyone's log.",
+    ),
+    Measure(
+        "room_rate_drops",
+        COUNTER,
+        "imgateway_room_rate_drops_total",
+        "Messages dropped because the room had too many a second.",
+    ),
+    Measure("rings", GAUGE, "imgateway_rings", "Rooms, areas and their lanes that have messages in memory."),
+    Measure("ring_bytes", GAUGE, "imgateway_ring_bytes", "Bytes that these messages take."),
+    Measure(
+        "ring_evictions",
+        COUNTER,
+        "imgateway_ring_evictions_total",
+        "Messages that went early because all rooms together had too many.",
+    ),
+    Measure(
+        "room_members", GAUGE, "imgateway_room_members", "Sessions in rooms, counted once for each room."
+    ),
+    Measure(
         "held_unsent_bytes",
         GAUGE,
         "imgateway_held_unsent_bytes",
@@ -195,6 +218,12 @@ class Counters:
     store_waiting: int
     store_waiting_bytes: int
     store_dedup_ids: int
+    room_publishes: int
+    room_rate_drops: int
+    rings: int
+    ring_bytes: int
+    ring_evictions: int
+    room_members: int
     held_unsent_bytes: int
     plugin_errors: Counter[str]
 

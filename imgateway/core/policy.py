@@ -11,7 +11,7 @@ from typing import Any
 
 from imgateway.frames import Address
 
-__all__ = ("ACTIONS", "RULES", "Rule", "may")
+__all__ = ("ACTIONS", "RULES", "Rule", "areas", "may", "names")
 
 ACTIONS = ("publish", "subscribe", "read")
 
@@ -22,13 +22,14 @@ class Rule(Enum):
     FREE = "anyone logged in"
     OWN = "its own only"
     GRANTED = "those that its token names"
+    JOINED = "those that it is in, or that its token names"
 
 
 RULES: Mapping[tuple[str, str], Rule] = {
     ("publish", "user"): Rule.FREE,
     ("publish", "device"): Rule.FREE,
     ("publish", "service"): Rule.FREE,
-    ("publish", "room"): Rule.GRANTED,
+    ("publish", "room"): Rule.JOINED,
     ("publish", "topic"): Rule.GRANTED,
     ("subscribe", "user"): Rule.OWN,
     ("subscribe", "room"): Rule.FREE,
@@ -42,19 +43,32 @@ RULES: Mapping[tuple[str, str], Rule] = {
 def may(user: str, service: bool, grants: Mapping[str, Any], action: str, address: Address) -> bool:
     """May `user` do `action` (of `ACTIONS`) to `address`?
 
-    :param grants: the ids that the token names, under ``rooms`` and ``topics``; anything but a collection
-        of ids (a bare text too) grants nothing.
+    Of `Rule.JOINED` this says yes: whoever knows which rooms the user's session is in looks there, unless the
+    token `names` the room.
+
+    :param grants: the ids that the token names, under ``rooms`` and ``topics``.
     """
     if service:
         return action in ACTIONS
     rule = RULES.get((action, address.kind))
-    if rule is Rule.FREE:
+    if rule is Rule.FREE or rule is Rule.JOINED:
         return True
     if rule is Rule.OWN:
         return address.id == user
-    if rule is Rule.GRANTED:
-        granted = grants.get(address.kind + "s")
-        return (
-            isinstance(granted, Collection) and not isinstance(granted, str | bytes) and address.id in granted
-        )
-    return False
+    return rule is Rule.GRANTED and names(grants, address)
+
+
+def names(grants: Mapping[str, Any], address: Address) -> bool:
+    """Does a token with these claims name this address? Anything but a collection of ids (a bare text too)
+    names nothing."""
+    granted = grants.get(address.kind + "s")
+    return isinstance(granted, Collection) and not isinstance(granted, str | bytes) and address.id in granted
+
+
+def areas(address: Address) -> tuple[str, ...]:
+    """The ids of the areas that a room belongs to: what stands before the first dot of its id.
+
+    ``room:games.7`` is in ``area:games``; a room without a dot, and what is no room, in none.
+    """
+    area, dot, _ = address.id.partition(".")
+    return (area,) if dot and area and address.kind == "room" else ()

@@ -18,6 +18,7 @@ from imgateway.core.roster import Roster
 from imgateway.core.session import Session, for_device
 from imgateway.errors import CloseCode
 from imgateway.frames import (
+    RING_KINDS,
     Address,
     Deliver,
     Entry,
@@ -71,7 +72,9 @@ class Hub:
     # ---------------------------------------------------------------------------------- what the broker says
 
     def arrived(self, log: LogKey, epoch: int, after: int, upto: int, entries: tuple[Entry, ...]) -> None:
-        """Committed entries: send them to every session that stands right before them."""
+        """Entries: send them to every session that stands right before them."""
+        if log.address.kind in RING_KINDS:
+            return  # of rooms nobody is told yet
         sessions = self.sessions.of(log.address.id)
         shared: Shared | None = {} if len(sessions) > 1 else None
         size = len(entries[0].message) if len(entries) == 1 else sum(len(one.message) for one in entries)
@@ -119,6 +122,16 @@ class Hub:
                 there.link.close(code, reason)
             elif code != CloseCode.REPLACED:
                 self._end(there, code, reason)
+
+    def entered(self, session: SessionKey, address: Address) -> None:
+        """Tell the session listeners that the session is in a room."""
+        for listener in self._listeners:
+            self._tell(listener.entered, session, address)
+
+    def left(self, session: SessionKey, address: Address) -> None:
+        """Tell them that it is not any more."""
+        for listener in self._listeners:
+            self._tell(listener.left, session, address)
 
     def congested(self, on: bool) -> None:
         """More is waiting for the store than may wait: `stall` stops whoever publishes, this lets them go

@@ -18,6 +18,7 @@ from twisted.python.failure import Failure
 from imgateway.config import LimitSettings
 from imgateway.core.counters import Counters
 from imgateway.core.handshake import LinkState
+from imgateway.core.policy import names
 from imgateway.core.quota import Quotas
 from imgateway.core.session import Session
 from imgateway.errors import BadFrame
@@ -112,11 +113,15 @@ class Ingress:
             self._arm(now + wait, lambda now: link.resume(Pause.QUOTA))
 
     def _allowed(self, identity: Identity, frame: Publish) -> tuple[Address, ...]:
-        may = self.policy.may
         for address in frame.to:
-            if not may(identity, "publish", address):
-                return tuple([one for one in frame.to if may(identity, "publish", one)])
+            if not self._may(identity, address):
+                return tuple([one for one in frame.to if self._may(identity, one)])
         return frame.to
+
+    def _may(self, identity: Identity, address: Address) -> bool:
+        if address.kind == "room" and not (identity.service or names(identity.claims, address)):
+            return False  # nobody is in a room yet
+        return self.policy.may(identity, "publish", address)
 
     def _is_large(self, frame: Publish) -> bool:
         if frame.headers:
@@ -132,7 +137,7 @@ class Ingress:
         allowed = self._allowed(identity, frame)
         if not allowed:
             return succeed((Outcome(OutcomeCode.FORBIDDEN),) * len(frame.to))
-        answer = self._broker.publish(self._publication(user, device, frame, allowed))
+        answer = self._broker.publish(self._publication(identity, user, device, frame, allowed))
         if len(allowed) == len(frame.to):
             return answer
         return answer.addCallback(_spread, allowed, frame.to)
@@ -144,15 +149,17 @@ class Ingress:
             whole = dict.fromkeys(allowed)
             allowed = tuple([one for one in whole if not one.device or user_address(one.id) not in whole])
         if allowed and not self._is_large(frame):
-            self._broker.emit(self._publication(user, device, frame, allowed))
+            self._broker.emit(self._publication(identity, user, device, frame, allowed))
 
-    def _publication(self, user: str, device: str, frame: Publish, to: tuple[Address, ...]) -> Publication:
+    def _publication(
+        self, identity: Identity, user: str, device: str, frame: Publish, to: tuple[Address, ...]
+    ) -> Publication:
         sent_ms = self._wall_ms()
         expires_ms = sent_ms + frame.ttl_s * 1000 if frame.ttl_s else 0
         message = Message(
             frame.msg_id, user, device, frame.content_type, frame.body, sent_ms, expires_ms, frame.headers
         )
-        return Publication(message, to, frame.lane, frame.resent, frame.copy_self)
+        return Publication(message, to, frame.lane, frame.resent, frame.copy_self, identity.service)
 
     def _begin(self, link: Link, session: Session, window: int) -> None:
         session.publishing += 1

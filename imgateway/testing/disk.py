@@ -28,7 +28,7 @@ from zope.interface import implementer
 
 from imgateway.brokers.embedded import EmbeddedBroker
 from imgateway.config import BrokerSettings, RetentionSettings
-from imgateway.frames import Entry, LogKey, Message, Outcome, SessionKey, parse_address
+from imgateway.frames import Address, Entry, LogKey, Message, Outcome, SessionKey, parse_address
 from imgateway.interfaces import Claim, IBrokerListener, LoginPolicy, Publication
 
 __all__ = ("Killed", "Recorder", "Rig", "SimulatedDisk", "SteppedLane", "Steps", "disk_error")
@@ -249,6 +249,12 @@ class Recorder:
 
     def displaced(self, session: SessionKey, generation: int, code: int, reason: str) -> None:
         self.events.append(("displaced", session, generation, code, reason))
+
+    def entered(self, session: SessionKey, address: Address) -> None:
+        self.events.append(("entered", session, address))
+
+    def left(self, session: SessionKey, address: Address) -> None:
+        self.events.append(("left", session, address))
 
     def congested(self, on: bool) -> None:
         self.events.append(("congested", on))

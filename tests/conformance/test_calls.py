@@ -87,6 +87,12 @@ class Diary:
     def stored_offline(self, address: Any, message: Any) -> None:
         self.pages.append(("stored", address.id, message.msg_id))
 
+    def entered(self, session: SessionKey, address: Any) -> None:
+        self.pages.append(("entered", session.user, address.id))
+
+    def left(self, session: SessionKey, address: Any) -> None:
+        self.pages.append(("left", session.user, address.id))
+
 
 @pytest.fixture
 def echo() -> Echo:

@@ -80,14 +80,14 @@ class BrokerContract:
 
     def test_each_address_has_its_outcome(self, desk: Any) -> None:
         self.send(desk, "user:bob", msg_id="1")
-        outcomes = self.send(desk, "user:carol", "room:7", "user:bob", "user:carol", "all", msg_id="1")
+        outcomes = self.send(desk, "user:carol", "node:7", "user:bob", "user:carol", "node:x", msg_id="1")
         assert [outcome.code for outcome in outcomes] == [OK, UNKNOWN, DUPLICATE, OK, UNKNOWN]
         assert outcomes[0] == outcomes[3]
         assert self.ids(desk, "user:carol") == ["1"]
 
-    def test_nothing_durable_named(self, desk: Any) -> None:
-        assert self.send(desk, "room:7", msg_id="1") == ((UNKNOWN, 0, 0),)
-        assert self.send(desk, "node:x", "room:7", msg_id="1")[0].code == UNKNOWN
+    def test_nothing_with_a_log_named(self, desk: Any) -> None:
+        assert self.send(desk, "node:7", msg_id="1") == ((UNKNOWN, 0, 0),)
+        assert [one.code for one in self.send(desk, "node:x", "node:7", msg_id="1")] == [UNKNOWN] * 2
 
     def test_a_device_is_a_part_of_its_users_log(self, desk: Any) -> None:
         outcome = self.send(desk, "device:bob/phone", msg_id="1")[0]
@@ -142,7 +142,7 @@ class BrokerContract:
         from imgateway.frames import Message
         from imgateway.interfaces import Publication
 
-        to = tuple(map(parse_address, ("user:bob", "device:bob/web", "room:7")))
+        to = tuple(map(parse_address, ("user:bob", "device:bob/web", "node:7")))
         desk.broker.emit(Publication(Message("1", "alice", "phone"), to))
         desk.run()
         passed = desk.listener.named("passed")

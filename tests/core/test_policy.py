@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from imgateway.core.policy import ACTIONS, RULES, may
+from imgateway.core.policy import ACTIONS, RULES, areas, may, names
 from imgateway.frames import KINDS, Address
 
 NOTHING: Mapping[str, Any] = {}
@@ -29,7 +29,7 @@ def test_an_unknown_action_is_refused(service: bool) -> None:
 
 
 CLIENT = {
-    "publish": {"user", "device", "service"},
+    "publish": {"user", "device", "service", "room"},
     "subscribe": {"room"},
     "read": {"room"},
 }
@@ -51,8 +51,8 @@ def test_the_own_log_is_the_only_one_to_read() -> None:
 
 def test_grants_open_what_they_name() -> None:
     grants = {"rooms": frozenset({"7"}), "topics": ["news"]}
-    assert may("a", False, grants, "publish", address("room", "7"))
-    assert not may("a", False, grants, "publish", address("room", "8"))
+    assert names(grants, address("room", "7"))
+    assert not names(grants, address("room", "8"))
     assert not may("a", False, grants, "publish", address("topic", "7"))
     for action in ACTIONS:
         assert may("a", False, grants, action, address("topic", "news"))
@@ -62,9 +62,16 @@ def test_grants_open_what_they_name() -> None:
 
 @pytest.mark.parametrize("grant", ["77", b"7", 7, None, True])
 def test_a_grant_that_is_no_collection_grants_nothing(grant: Any) -> None:
-    assert not may("a", False, {"rooms": grant}, "publish", address("room", "7"))
+    assert not names({"rooms": grant}, address("room", "7"))
+    assert not may("a", False, {"topics": grant}, "publish", address("topic", "7"))
 
 
 def test_the_table_names_known_actions_and_kinds() -> None:
     assert {action for action, _ in RULES} == set(ACTIONS)
     assert {kind for _, kind in RULES} <= KINDS
+
+
+def test_a_room_is_in_the_area_before_its_first_dot() -> None:
+    assert areas(address("room", "games.7")) == areas(address("room", "games.7.b")) == ("games",)
+    assert areas(address("room", "7")) == areas(address("room", ".7")) == areas(address("area", "a.b")) == ()
+    assert areas(address("user", "a.b")) == ()

@@ -99,6 +99,7 @@ class FakeBroker:
         self.acked: dict[SessionKey, int] = {}
         self.parked: dict[SessionKey, tuple[int, ...]] = {}
         self.watched: set[LogKey] = set()
+        self.rooms: dict[Address, set[SessionKey]] = {}
         self.generation = 0
         self.verdict = Verdict.OK
         self.fails: Exception | None = None
@@ -240,8 +241,33 @@ class FakeBroker:
         self.epochs[log] = self.epoch(log) + 1
         return self.answer("reset", lambda: self.position(log))
 
+    def join(
+        self, session: SessionKey, generation: int, address: Address, areas: tuple[str, ...] = ()
+    ) -> Deferred[None]:
+        self.calls.append(("join", session, address, areas))
+        there = self.rooms.setdefault(address, set())
+        if session not in there:
+            there.add(session)
+            self.listener.entered(session, address)
+        return self.answer("join", lambda: None)
+
+    def leave(self, session: SessionKey, generation: int, address: Address) -> Deferred[None]:
+        self.calls.append(("leave", session, address))
+        self.part(session, address)
+        return self.answer("leave", lambda: None)
+
+    def part(self, session: SessionKey, address: Address) -> None:
+        if session in self.rooms.get(address, ()):
+            self.rooms[address].discard(session)
+            self.listener.left(session, address)
+
+    def members(self, address: Address) -> Deferred[Any]:
+        return self.answer("members", lambda: len(self.rooms.get(address, ())))
+
     def close_session(self, session: SessionKey, generation: int, forget: bool = False) -> Deferred[None]:
         self.calls.append(("close", session, generation))
+        for address in tuple(self.rooms):
+            self.part(session, address)
         return self.answer("close", lambda: None)
 
     def renew_session(self, session: SessionKey, generation: int, issued_at_s: int) -> Deferred[Any]:
@@ -324,6 +350,12 @@ class Diary:
 
     def stored_offline(self, address: Address, message: Message) -> None:
         self._note("stored", address, message.msg_id)
+
+    def entered(self, session: SessionKey, address: Address) -> None:
+        self._note("entered", session.device, address)
+
+    def left(self, session: SessionKey, address: Address) -> None:
+        self._note("left", session.device, address)
 
 
 @implementer(IListener)

@@ -74,6 +74,20 @@ def test_forbidden_stands_where_its_address_stood() -> None:
     assert published(rig) == ["1"]
 
 
+def test_rooms_are_for_services_and_for_who_is_granted_them() -> None:
+    rig = Rig()
+    rig.tokens.identities["svc"] = Identity("svc", service=True)
+    rig.tokens.identities["eve"] = Identity("eve", claims={"rooms": frozenset({"x"})})
+    alice, eve, svc = rig.login("alice"), rig.login("eve"), rig.login("svc")
+    for peer in (alice, eve, svc):
+        peer.publish("1", "room:x", "room:y").publish("2", "room:x", qos=0)
+    assert [acks(peer)[0][1] for peer in (alice, eve, svc)] == [[FORBIDDEN] * 2, [OK, FORBIDDEN], [OK, OK]]
+    taken = [one for (one,) in rig.broker.named("publish", "emit")]
+    assert [(one.message.sender, len(one.to), one.exempt) for one in taken] == [
+        ("eve", 1, False), ("eve", 1, False), ("svc", 2, True), ("svc", 1, True),
+    ]  # fmt: skip
+
+
 def test_a_policy_that_changes_while_the_store_works() -> None:
     class Nobody:
         name = "nobody"

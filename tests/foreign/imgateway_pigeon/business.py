@@ -42,6 +42,9 @@ class Pecking:
     def may(self, identity: Identity, action: str, address: Any) -> bool:
         return action != "publish" or address != user_address("crow")
 
+    def areas(self, address: Any) -> tuple[str, ...]:
+        return ("sky",) if address.kind == "room" else ()
+
 
 @implementer(IPlugin, IBackend)
 class Coop:
@@ -97,3 +100,9 @@ class Nest:
 
     def stored_offline(self, address: Any, message: Any) -> None:
         self._write("stored", address.id)
+
+    def entered(self, session: SessionKey, address: Any) -> None:
+        self._write("entered", session.user, address.id)
+
+    def left(self, session: SessionKey, address: Any) -> None:
+        self._write("left", session.user, address.id)

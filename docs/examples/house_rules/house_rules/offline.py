@@ -53,6 +53,10 @@ class OfflinePush:
         sending = self._send({"user": user, "from": message.sender, "type": message.content_type})
         sending.addErrback(self._not_told, user)
 
+    def entered(self, session, address): ...
+
+    def left(self, session, address): ...
+
     def _not_told(self, failure, user):
         self._told.discard(user)  # the next message tries again
         log.warn("the push service was not reached: {why}", why=failure.getErrorMessage())
