@@ -21,6 +21,7 @@ from typing import Any
 
 import click
 
+from bench.compression import measure
 from bench.servers import Server, gateway, mosquitto, rss_bytes, tokens
 
 HERE = Path(__file__).parent
@@ -55,6 +56,16 @@ def generate(
 @click.group()
 def main() -> None:
     """Measure imgateway against baselines started in the same run."""
+
+
+@main.command()
+@click.option("--seed", default=7, show_default=True)
+@click.option("--entries", default=9_600, show_default=True)
+@click.option("--runs", default=5, show_default=True, help="The fastest counts.")
+def compression(seed: int, entries: int, runs: int) -> None:
+    """Ratio and processor time of zstd, brotli and zlib on a room's chat."""
+    for line in measure(seed, entries, runs):
+        click.echo(line)
 
 
 @main.command()

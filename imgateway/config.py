@@ -142,6 +142,7 @@ class LimitSettings(Struct, frozen=True, forbid_unknown_fields=True):
     request_deadline_s: Annotated[
         Seconds, Meta(description="How long a request waits when it does not say.")
     ] = 10.0
+    rooms: Annotated[PositiveInt, Meta(description="Rooms that one session may be in.")] = 200
     reads_in_flight: Annotated[
         PositiveInt, Meta(description="Reads of the process that the store works on at a time.")
     ] = 64
@@ -171,6 +172,10 @@ class QuotaSettings(Struct, frozen=True, forbid_unknown_fields=True):
     ] = 200
     request_rate: Annotated[Rate, Meta(description="Requests a second.")] = 50.0
     request_burst: Annotated[PositiveInt, Meta(description="Requests at once after a quiet time.")] = 100
+    subscribe_rate: Annotated[Rate, Meta(description="Subscriptions a second.")] = 20.0
+    subscribe_burst: Annotated[
+        PositiveInt, Meta(description="Subscriptions at once after a quiet time.")
+    ] = 100
 
 
 class BrokerSettings(Struct, frozen=True, forbid_unknown_fields=True):

@@ -9,7 +9,7 @@ counts as older than any.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -158,10 +158,12 @@ def mint(
     service: bool = False,
     now_s: float = 0.0,
     audience: str = "imgateway",
+    rooms: Sequence[str] = (),
 ) -> str:
     """A token signed with the gateway's secret, valid for `ttl_s` seconds from `now_s` (Unix seconds).
 
-    :raises InvalidAddress: `user` or `device` is no id.
+    :param rooms: the ids of rooms that it may publish to without being in them.
+    :raises InvalidAddress: `user`, `device` or a room is no id.
     """
     claims: dict[str, Any] = {
         "sub": check_id(user),
@@ -174,4 +176,6 @@ def mint(
         claims["device"] = check_id(device)
     if service:
         claims["svc"] = True
+    if rooms:
+        claims["rooms"] = [check_id(room) for room in rooms]
     return jwt.encode(claims, secret, algorithm="HS256")

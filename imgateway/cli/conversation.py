@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterable, Callable, Coroutine
+from collections.abc import AsyncIterable, Callable, Coroutine, Sequence
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred, DeferredList, FirstError, ensureDeferred
@@ -11,12 +11,23 @@ from twisted.python.failure import Failure
 
 from imgateway.cli.lines import plain, tell, text_of, write_line
 from imgateway.client.values import Received
-from imgateway.errors import GatewayError, InvalidAddress
-from imgateway.frames import Address, OutcomeCode, address_text, check_id, parse_address, user_address
+from imgateway.errors import FrameRefused, GatewayError, InvalidAddress
+from imgateway.frames import (
+    RING_KINDS,
+    Address,
+    OutcomeCode,
+    address_text,
+    check_id,
+    parse_address,
+    user_address,
+)
 
-__all__ = ("Conversation", "address_of", "shown")
+__all__ = ("Conversation", "address_of", "room_of", "shown")
 
-HELP = "NAME TEXT sends TEXT to NAME; /to NAME sends every line there, /to alone ends that; /quit leaves"
+HELP = (
+    "NAME TEXT sends TEXT to NAME; /to NAME sends every line there, /to alone ends that; "
+    "/join ROOM and /leave ROOM; /quit leaves"
+)
 # The last words may be on their way for this long when the input ends.
 LAST_WORDS_S = 30.0
 
@@ -38,14 +49,17 @@ class Conversation:
         self._quiet: Deferred[None] | None = None
         self._all_well = True
 
-    async def run(self, lines: Any) -> int:
+    async def run(self, lines: Any, rooms: Sequence[str] = ()) -> int:
         """Exit status: 1 if something that was typed did not arrive.
 
+        :param rooms: addresses to join first; the last is where lines go.
         :param lines: an asynchronous iterator over lines as bytes; `interactive`: a person types them.
         """
         if lines.interactive:
             tell(f"you are {self._client.user}. {HELP}")
         try:
+            for room in rooms:
+                await self._join(parse_address(room))
             await _first(self._type(lines), self._listen())
         except CancelledError:
             pass  # interrupted: one way to leave
@@ -58,8 +72,17 @@ class Conversation:
 
     async def _listen(self) -> None:
         async for received in self._client.messages():
-            write_line(shown(received, self._client.user, self._now()).encode() + b"\n")
+            if not self._own(received):
+                write_line(shown(received, self._client.user, self._now()).encode() + b"\n")
             self._client.take()
+
+    def _own(self, received: Received) -> bool:
+        """A room shows everybody what we said in it, and us, too."""
+        message = received.message
+        if received.address.kind not in RING_KINDS or not message.device:
+            return False
+        sender = address_text(Address("device", message.sender, message.device))
+        return bool(sender == self._client.welcome.session)
 
     # --------------------------------------------------------------------------------------- what is typed
 
@@ -69,16 +92,20 @@ class Conversation:
             if text == "/quit":
                 return
             try:
-                self._line(text)
+                await self._line(text)
             except InvalidAddress as error:
                 self._bad(str(error))
 
-    def _line(self, text: str) -> None:
+    async def _line(self, text: str) -> None:
         command, _, rest = text.partition(" ")
         if not text:
             return
         if command == "/to":
             self._to = address_of(rest) if rest.strip() else None
+        elif command == "/join" and rest.strip():
+            await self._join(room_of(rest))
+        elif command == "/leave" and rest.strip():
+            await self._leave(room_of(rest))
         elif command.startswith("/"):
             tell(HELP)
         elif self._to is not None:
@@ -87,6 +114,20 @@ class Conversation:
             self._say(address_of(command), rest.strip())
         else:
             self._bad(f"to whom? {HELP}")
+
+    async def _join(self, room: Address) -> None:
+        """The next line waits: who is not in the room yet may not speak there."""
+        try:
+            await self._client.subscribe(room)
+        except FrameRefused as error:
+            self._bad(f"{address_text(room)}: {error}")
+        else:
+            self._to = room
+
+    async def _leave(self, room: Address) -> None:
+        await self._client.unsubscribe(room)
+        if self._to == room:
+            self._to = None
 
     def _say(self, to: Address, text: str) -> None:
         name = address_text(to)
@@ -138,6 +179,15 @@ def address_of(text: str) -> Address:
     """
     name = text.strip()
     return parse_address(name) if ":" in name or name == "all" else user_address(check_id(name))
+
+
+def room_of(text: str) -> Address:
+    """``7`` is ``room:7``; whatever has a kind is taken as it is.
+
+    :raises InvalidAddress: with the rule that it breaks.
+    """
+    name = text.strip()
+    return parse_address(name) if ":" in name else Address("room", check_id(name))
 
 
 def shown(received: Received, me: str, now_s: float) -> str:

@@ -37,6 +37,7 @@ class Order(Struct, frozen=True):
     bodies: tuple[bytes, int] | None
     name: str = ""
     qos: int = 1
+    lane: int = 0
     rate: float = 0.0
     content_type: str = "text/plain"
     ttl_s: int = 0
@@ -117,6 +118,7 @@ class Dispatch:
                 msg_id=msg_id,
                 content_type=order.content_type,
                 ttl_s=order.ttl_s,
+                lane=order.lane,
                 copy_self=order.copy_self,
             )
             self._sent.put(Sent(msg_id, len(body), word.addErrback(_as_word)))

@@ -8,7 +8,7 @@ import click
 
 from imgateway.cli.lines import at_a_terminal, tell
 from imgateway.cli.login import Login, login_options, with_client
-from imgateway.cli.options import POSITIVE
+from imgateway.cli.options import POSITIVE, addresses
 from imgateway.cli.world import World, pass_world
 
 __all__ = ("listen",)
@@ -28,10 +28,31 @@ __all__ = ("listen",)
 @click.option(
     "--state", metavar="FILE", help="Remember there what was shown: one that is killed repeats nothing."
 )
+@click.option(
+    "--subscribe",
+    "rooms",
+    multiple=True,
+    metavar="ADDRESS",
+    help="Be in this room, such as room:7, while listening; repeatable.",
+)
+@click.option(
+    "--mode",
+    type=click.Choice(["push", "notify"]),
+    default="push",
+    show_default=True,
+    help="notify: of rooms the gateway only tells that there is something, and it is fetched.",
+)
 @click.option("--json", "_", is_flag=True, expose_value=False, help="What is printed anyway.")
 @pass_world
 def listen(
-    world: World, login: Login, count: int | None, timeout: float | None, start: str, state: str | None
+    world: World,
+    login: Login,
+    count: int | None,
+    timeout: float | None,
+    start: str,
+    state: str | None,
+    rooms: tuple[str, ...],
+    mode: str,
 ) -> None:
     """Print what comes, one JSON line a message.
 
@@ -41,9 +62,12 @@ def listen(
     nothing came for --timeout, and exits with 0; with --count it exits with 0 only when all N came.
     """
 
-    async def talk(client: Any, reactor: Any) -> int:
-        from imgateway.cli.reception import receive
+    places = [address for room in rooms for address in addresses(room)]
 
+    async def talk(client: Any, reactor: Any) -> int:
+        from imgateway.cli.reception import be_in, receive
+
+        await be_in(client, places, mode)
         if at_a_terminal():
             # A person would else look at nothing at all until the first message.
             tell(f"connected as {client.user}, waiting")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from base64 import urlsafe_b64decode
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import click
 from msgspec import Struct
 
-from imgateway.cli.options import config_option, data_dir_option
+from imgateway.cli.options import addresses, config_option, data_dir_option
 from imgateway.cli.world import World
 
 __all__ = ("Login", "login_options", "with_client")
@@ -83,7 +83,8 @@ def login_options(command: Callable[..., Any]) -> Callable[..., Any]:
         _check_wire(url, protocol)
         tls = _tls(url, ca, insecure)
         scheme = urlsplit(url).scheme
-        source, pinned = _credentials(user, token, config, data_dir, scheme == "udp" and not insecure)
+        rooms = _rooms_in(rest.get("to", ""))
+        source, pinned = _credentials(user, token, config, data_dir, scheme == "udp" and not insecure, rooms)
         if scheme == "udp" and insecure:
             source = _without_key(source)
         login = Login(url, source, device or pinned or f"cli-{name}", platform, protocol, tls, wait)
@@ -144,15 +145,21 @@ def _check_wire(url: str, protocol: str) -> None:
 
 
 def _credentials(
-    user: str | None, token: str | None, config: str | None, data_dir: str | None, udp: bool
+    user: str | None,
+    token: str | None,
+    config: str | None,
+    data_dir: str | None,
+    udp: bool,
+    rooms: Sequence[str],
 ) -> tuple[str | Callable[[], str], str]:
-    """What the SDK takes as token, and the device that it is pinned to. `udp`: make one with its UDP key."""
+    """What the SDK takes as token, and the device that it is pinned to. `udp`: make one with its UDP key;
+    `rooms`: that may send to these."""
     if user is not None and token is not None:
         raise click.UsageError("--user and --token exclude each other")
     if user is not None:
         from imgateway.cli.minting import minter
 
-        make = minter(config, data_dir, "; or log in with --token")
+        make = minter(config, data_dir, "; or log in with --token", rooms)
         make(user, "", TTL_S, False, udp)  # what is wrong is wrong at once
         return lambda: make(user, "", TTL_S, False, udp), ""
     text = token if token is not None else os.environ.get("IMGATEWAY_TOKEN", "").strip()
@@ -162,6 +169,16 @@ def _credentials(
         path = text[1:]
         return lambda: _from_file(path), _pinned_device(_from_file(path))
     return text, _pinned_device(text)
+
+
+def _rooms_in(to: str) -> tuple[str, ...]:
+    """The ids of the rooms among the addresses that a command sends to. Its session is in none of them."""
+    if "room:" not in to:
+        return ()
+    from imgateway.frames import parse_address
+
+    places = [parse_address(address) for address in addresses(to)]
+    return tuple(place.id for place in places if place.kind == "room")
 
 
 def _without_key(source: str | Callable[[], str]) -> str | Callable[[], str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import click
 
@@ -14,13 +14,16 @@ __all__ = ("Minter", "minter")
 Minter = Callable[[str, str, float, bool, bool], str]
 
 
-def minter(config: str | None, data_dir: str | None, otherwise: str = "") -> Minter:
+def minter(
+    config: str | None, data_dir: str | None, otherwise: str = "", rooms: Sequence[str] = ()
+) -> Minter:
     """A function (user, device, ttl_s, service, udp) → token, with its UDP key if `udp`. It reads the secrets
     each time: they may change.
 
     :param config: the node's configuration file.
     :param data_dir: comes before what that file says.
     :param otherwise: what the user can do when the secret cannot be read, for the error line.
+    :param rooms: the ids of rooms that its tokens may publish to without being there.
     :raises click.ClickException: one line.
     """
     from imgateway.auth.keys import load_secret
@@ -42,7 +45,7 @@ def minter(config: str | None, data_dir: str | None, otherwise: str = "") -> Min
     def make(user: str, device: str, ttl_s: float, service: bool, udp: bool) -> str:
         try:
             secret = load_secret(auth, directory)
-            token = mint(secret, user, device, ttl_s, service, time.time(), auth.audience)
+            token = mint(secret, user, device, ttl_s, service, time.time(), auth.audience, rooms)
             return with_udp_key(token, load_udp_secret(settings.udp, directory, make=False)) if udp else token
         except InvalidAddress as error:
             raise click.UsageError(f"{user if not device else f'{user}, {device}'!r}: {error}") from None

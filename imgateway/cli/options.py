@@ -9,7 +9,15 @@ from typing import Any
 
 import click
 
-__all__ = ("DURATION", "POSITIVE", "config_option", "data_dir_option", "refusals", "same_everywhere")
+__all__ = (
+    "DURATION",
+    "POSITIVE",
+    "addresses",
+    "config_option",
+    "data_dir_option",
+    "refusals",
+    "same_everywhere",
+)
 
 _UNITS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 _PART = re.compile(r"(\d+(?:\.\d+)?)([smhd])")
@@ -67,3 +75,15 @@ def refusals() -> Iterator[None]:
         yield
     except GatewayError as error:
         raise click.ClickException(str(error)) from None
+
+
+def addresses(text: str) -> tuple[str, ...]:
+    """``user:a,user:b`` → both, checked. A comma inside an id stays if no kind follows it."""
+    from imgateway.errors import InvalidAddress
+    from imgateway.frames import KINDS, address_text, parse_address
+
+    comma = re.compile(",(?=(?:" + "|".join(sorted(KINDS - {"all"})) + "):|all(?:,|$))")
+    try:
+        return tuple(address_text(parse_address(part)) for part in comma.split(text))
+    except InvalidAddress as error:
+        raise click.UsageError(f"{text!r}: {error}") from None

@@ -3,15 +3,29 @@
 from __future__ import annotations
 
 from base64 import b64encode
+from collections.abc import Sequence
 from typing import Any
 
 from twisted.internet.defer import CancelledError, TimeoutError
 
 from imgateway.cli.lines import as_line, tell, text_of, write_line
 from imgateway.client.values import Received
+from imgateway.errors import ClientError, FrameRefused
 from imgateway.frames import address_text
 
-__all__ = ("line_of", "receive")
+__all__ = ("be_in", "line_of", "receive")
+
+
+async def be_in(client: Any, rooms: Sequence[str], mode: str) -> None:
+    """Subscribe to these.
+
+    :raises ClientError: the gateway refuses one of them.
+    """
+    for room in rooms:
+        try:
+            await client.subscribe(room, mode)
+        except FrameRefused as error:
+            raise ClientError(f"{room}: {error}") from None
 
 
 async def receive(

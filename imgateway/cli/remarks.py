@@ -95,12 +95,21 @@ def remark_on(client: Any, url: str, patient: bool = False) -> None:
 
     client.on_down, client.on_up = on_down, on_up
     client.on_gap = lose
+    client.on_unsubscribed = put_out
 
 
 def lose(gap: Gap) -> None:
     """Tell what cannot be shown any more."""
     where = f"{address_text(gap.address)} (epoch {gap.epoch})"
     tell(f"{where}: something after {gap.after} and up to {gap.upto} is lost")
+
+
+def put_out(subscription: Any) -> None:
+    """Tell of a room that we are not in any more."""
+    code = subscription.ended
+    tell(
+        f"{address_text(subscription.address)}: no more from there ({getattr(code, 'name', f'code {code}')})"
+    )
 
 
 def show_log() -> None:

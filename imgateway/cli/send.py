@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import os
-import re
 from typing import Any
 
 import click
 
 from imgateway.cli.login import Login, login_options, with_client
-from imgateway.cli.options import DURATION, POSITIVE
+from imgateway.cli.options import DURATION, POSITIVE, addresses
 from imgateway.cli.world import World, pass_world
 
-__all__ = ("addresses", "send")
+__all__ = ("send",)
 
 
 @click.command()
@@ -22,6 +21,13 @@ __all__ = ("addresses", "send")
 @click.option("--count", type=click.IntRange(min=1), metavar="N", help="Send BODY N times.")
 @click.option("--msg-id", metavar="ID", help="The message's id; with several messages ID-1, ID-2, …")
 @click.option("--qos", type=click.IntRange(0, 1), default=1, show_default=True, help="0: no acknowledgement.")
+@click.option(
+    "--lane",
+    type=click.IntRange(0, 1),
+    default=0,
+    show_default=True,
+    help="1: to a room, what must not drown in its chat.",
+)
 @click.option("--rate", type=POSITIVE, metavar="R", help="At most R messages a second.")
 @click.option("--content-type", metavar="TYPE", default="text/plain", show_default=True)
 @click.option("--ttl", type=DURATION, help="How long the message is of use: 90s, 15m, 1h30m, 7d.")
@@ -39,13 +45,14 @@ def send(
     count: int | None,
     msg_id: str | None,
     qos: int,
+    lane: int,
     rate: float | None,
     content_type: str,
     ttl: float | None,
     copy_self: bool,
     timeout: float | None,
 ) -> None:
-    """Send BODY to TO: user:bob, device:bob/phone; several with commas.
+    """Send BODY to TO: user:bob, device:bob/phone, room:7; several with commas.
 
     With "-" as BODY each line of standard input is a message; a BODY that begins with "-" goes behind "--":
     send URL --user alice user:bob -- "-1". Prints one JSON line for each acknowledged
@@ -65,6 +72,7 @@ def send(
         bodies=None if body == "-" else (os.fsencode(body), count or 1),
         name=msg_id or "",
         qos=qos,
+        lane=lane,
         rate=rate or 0.0,
         content_type=content_type,
         ttl_s=max(1, round(ttl)) if ttl else 0,
@@ -76,18 +84,6 @@ def send(
         return await Dispatch(client, reactor, order).run(world.lines)
 
     with_client(world, login, talk)
-
-
-def addresses(text: str) -> tuple[str, ...]:
-    """``user:a,user:b`` → both, checked. A comma inside an id stays if no kind follows it."""
-    from imgateway.errors import InvalidAddress
-    from imgateway.frames import KINDS, address_text, parse_address
-
-    comma = re.compile(",(?=(?:" + "|".join(sorted(KINDS - {"all"})) + "):|all(?:,|$))")
-    try:
-        return tuple(address_text(parse_address(part)) for part in comma.split(text))
-    except InvalidAddress as error:
-        raise click.UsageError(f"{text!r}: {error}") from None
 
 
 def _check_msg_id(longest: str) -> None:

@@ -19,12 +19,26 @@ __all__ = ("token",)
     "--service", is_flag=True, help="For a business server: publishes anywhere, reads any log, has no quotas."
 )
 @click.option(
+    "--room",
+    "rooms",
+    multiple=True,
+    metavar="ID",
+    help="May send to room:ID without being in it; repeatable.",
+)
+@click.option(
     "--udp", is_flag=True, help="With the key that udp:// needs: TOKEN~KEY, taken wherever a token is."
 )
 @data_dir_option
 @config_option
 def token(
-    user: str, device: str, ttl: float, service: bool, udp: bool, data_dir: str | None, config: str | None
+    user: str,
+    device: str,
+    ttl: float,
+    service: bool,
+    rooms: tuple[str, ...],
+    udp: bool,
+    data_dir: str | None,
+    config: str | None,
 ) -> None:
     """Print a token for USER, and nothing else.
 
@@ -32,4 +46,4 @@ def token(
     """
     from imgateway.cli.minting import minter
 
-    click.echo(minter(config, data_dir)(user, device, ttl, service, udp))
+    click.echo(minter(config, data_dir, rooms=rooms)(user, device, ttl, service, udp))

@@ -4,7 +4,8 @@
 """
 
 from imgateway.client.client import Client, Messages, connect
+from imgateway.client.rooms import Subscription
 from imgateway.client.session import State
 from imgateway.client.values import Gap, History, Received
 
-__all__ = ("Client", "Gap", "History", "Messages", "Received", "State", "connect")
+__all__ = ("Client", "Gap", "History", "Messages", "Received", "State", "Subscription", "connect")

@@ -17,6 +17,7 @@ from twisted.python.failure import Failure
 
 from imgateway.client.link import Link
 from imgateway.client.pace import Pace, Steady
+from imgateway.client.place import answers
 from imgateway.client.reading import as_deferred
 from imgateway.client.values import named
 from imgateway.errors import FrameRefused, LinkLost, RequestFailed
@@ -125,7 +126,8 @@ class Asking:
         if deliver.entries and not deliver.upto:
             return False  # qos 0
         for index, (pull, answer) in enumerate(self._pulls):
-            if (pull.address, pull.lane, pull.after) == (deliver.address, deliver.lane, deliver.after):
+            same = (pull.address, pull.lane) == (deliver.address, deliver.lane)
+            if same and answers(deliver, pull.after):
                 del self._pulls[index]
                 if not answer.called:  # else it was cancelled
                     answer.callback(deliver)

@@ -17,6 +17,7 @@ from imgateway.client.inbox import Inbox
 from imgateway.client.outbox import Outbox
 from imgateway.client.pace import Pace
 from imgateway.client.reading import Reading
+from imgateway.client.rooms import Rooms, Subscription
 from imgateway.client.sending import Outcomes, Sending
 from imgateway.client.session import Closed, Session, State
 from imgateway.client.store import ClientStore
@@ -29,6 +30,7 @@ from imgateway.frames import (
     Address,
     Deliver,
     Hello,
+    Mode,
     Publish,
     Pull,
     Request,
@@ -37,16 +39,20 @@ from imgateway.frames import (
     log_of,
     parse_address,
 )
+from imgateway.wire.compression import COMPRESSIONS
 from imgateway.wire.messages import decode_message
 
 __all__ = ("Client", "Messages", "connect")
+
+MODES = {mode.name.lower(): mode for mode in Mode}
 
 
 class Client:
     """See `connect` for the parameters. `start` need not be awaited: what is published meanwhile waits.
 
     `on_message`, `on_gap` and `on_request` are called as `connect` says; `on_up` with each Welcome, `on_down`
-    with the close code and the reason of each link that ended. They may be set at any time.
+    with the close code and the reason of each link that ended; `on_unsubscribed` with each Subscription that
+    the gateway ended. They may be set at any time.
     """
 
     def __init__(
@@ -72,6 +78,7 @@ class Client:
         connect_timeout_s: float = 10.0,
         login_timeout_s: float = 10.0,
         client_version: str = "imgateway-python/1",
+        compressions: Sequence[str] = COMPRESSIONS,
         reactor: Any = None,
     ) -> None:
         if reactor is None:
@@ -86,15 +93,25 @@ class Client:
             default_backoff() if backoff is None else backoff,
             wait,
         )
-        hello = Hello("", device, platform, client_version, start=start)
+        hello = Hello("", device, platform, client_version, tuple(compressions), start)
         outbox_file, state_file = _stores(outbox, state)
         pace = Pace(reactor.seconds())
         self._sending = Sending(reactor, Outbox(outbox_messages, outbox_bytes), pace, outbox_file, on_outcome)
-        self._reading = Reading(reactor, Inbox(decode_message), state_file, on_message, on_gap)
+        inbox = Inbox(decode_message)
+        self._reading = Reading(reactor, inbox, state_file, on_message, on_gap)
         self._asking = Asking(reactor, pace)
+        self._rooms = Rooms(reactor, inbox, self._reading, pace, random_module.Random().random)
         stores = {file for file in (outbox_file, state_file) if file is not None}
         self._session = Session(
-            reactor, dial, hello, Tokens(reactor, token), self._sending, self._reading, self._asking, stores
+            reactor,
+            dial,
+            hello,
+            Tokens(reactor, token),
+            self._sending,
+            self._reading,
+            self._asking,
+            self._rooms,
+            stores,
         )
         # 64 random bits a run: unique across restarts, and short.
         self._run_id, self._msg_ids = secrets.token_hex(8), count(1)
@@ -167,6 +184,14 @@ class Client:
     def on_down(self, function: Callable[[int, str], Any] | None) -> None:
         self._session.on_down = function
 
+    @property
+    def on_unsubscribed(self) -> Callable[[Subscription], Any] | None:
+        return self._rooms.on_unsubscribed
+
+    @on_unsubscribed.setter
+    def on_unsubscribed(self, function: Callable[[Subscription], Any] | None) -> None:
+        self._rooms.on_unsubscribed = function
+
     # ------------------------------------------------------------------------------------- the application
 
     def publish(
@@ -213,6 +238,29 @@ class Client:
             Publish(msg_id, addresses, content_type, bytes(body), qos, ttl_s, lane, False, copy_self, pairs)
         )
 
+    def subscribe(self, address: str | Address, mode: str = "push") -> Deferred[Subscription]:
+        """Be in a room: its messages come as all others do, from now on, over all links to come.
+
+        Fires when the gateway has let us in; waits for a link if there is none. Who is in already
+        is that, and may change the mode.
+
+        :param mode: ``push``: messages are sent. ``notify``: the gateway tells that there are some, and the
+            client gets them after a while; for rooms so large that nobody reads along.
+        :raises ValueError: (at once) there is no such address or mode.
+        :raises FrameRefused: we may not.
+        :raises ClientError: it was unsubscribed from, or the client closed, before the answer came.
+        """
+        self._check_open()
+        if mode not in MODES:
+            raise ValueError(f"mode is one of {', '.join(MODES)}, not {mode!r}")
+        where = parse_address(address) if isinstance(address, str) else address
+        return self._rooms.subscribe(where, MODES[mode])
+
+    def unsubscribe(self, address: str | Address) -> Deferred[None]:
+        """Leave a room and forget the position in it. Fires when nothing more comes from there."""
+        self._check_open()
+        return self._rooms.unsubscribe(parse_address(address) if isinstance(address, str) else address)
+
     def request(
         self, service: str, method: str, body: bytes | str = b"", *, deadline_s: float = DEADLINE_S
     ) -> Deferred[bytes]:
@@ -237,7 +285,8 @@ class Client:
         self._check_open()
         log = log_of(parse_address(address) if isinstance(address, str) else address, lane)
         epoch = epoch or self._reading.epoch_of(log)
-        return self._asking.pull(Pull(log.address, lane, epoch, after, limit)).addCallback(_history)
+        pull = Pull(log.address, lane, epoch, after, limit)
+        return self._asking.pull(pull).addCallback(_history, after)
 
     def messages(self) -> Messages:
         """Iterate over what comes: ``async for received in client.messages()``.
@@ -297,14 +346,14 @@ class Messages:
             raise StopAsyncIteration from None
 
 
-def _history(frame: Deliver) -> History:
+def _history(frame: Deliver, after: int) -> History:
     messages = tuple(
         Received(frame.address, frame.lane, frame.epoch, entry.seq, decode_message(entry.message))
         for entry in frame.entries
+        if entry.seq > after  # a ring answers with a whole block
     )
-    return History(
-        frame.address, frame.lane, frame.epoch, frame.after, frame.upto, messages, frame.gap, frame.head
-    )
+    after = max(after, frame.after)
+    return History(frame.address, frame.lane, frame.epoch, after, frame.upto, messages, frame.gap, frame.head)
 
 
 def _stores(outbox: str | None, state: str | None) -> tuple[ClientStore | None, ClientStore | None]:
@@ -353,6 +402,7 @@ async def connect(url: str | Sequence[str], **options: Any) -> Client:
     :param backoff: attempt → seconds.
     :param tls: a Twisted connection creator for ``tls://`` and ``wss://``; None: the platform's trust.
     :param transport: an ITransportAdapter to use whatever the URL says.
+    :param compressions: what the gateway may compress with; empty: nothing.
     :param reactor: by default the one that is installed.
     :raises ConnectRefused: the gateway turned the login down for good.
     :raises LinkLost: (without ``wait``) no URL led to a Welcome.

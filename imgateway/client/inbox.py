@@ -2,14 +2,16 @@
 
 Per log two positions run one behind the other: `received` is as far as Delivers have come in without a hole;
 `taken` is as far as the application has taken what they brought. Only `taken` is ever named to the gateway,
-in DeliverAck and in Hello: what is merely in our queue is still in the gateway's custody.
+in DeliverAck and in Hello: what is merely in our queue is still in the gateway's custody. For rings, which
+nobody has custody of, it is `received` that Hello and Subscribe name.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
+from imgateway.client.place import Item, MessageId, Place, answers
 from imgateway.client.values import Gap, Received
 from imgateway.frames import (
     DURABLE_KINDS,
@@ -18,75 +20,15 @@ from imgateway.frames import (
     Deliver,
     LogKey,
     Message,
+    Mode,
     Pull,
     Resumed,
     ResumePoint,
 )
 
-__all__ = ("Inbox", "Item", "Place")
+__all__ = ("Inbox",)
 
-FILTER_SIZE = 1_000
 PULL_LIMIT = 64
-
-MessageId = tuple[str, str, str]
-
-
-class Place:
-    """Where we stand in one log."""
-
-    __slots__ = (
-        "_order",
-        "acked",
-        "delivered",
-        "epoch",
-        "log",
-        "pulling",
-        "received",
-        "shown",
-        "tail",
-        "taken",
-        "taken_epoch",
-        "target",
-        "unpullable",
-    )
-
-    def __init__(self, log: LogKey, epoch: int, position: int) -> None:
-        self.log = log
-        self.epoch = self.taken_epoch = epoch
-        self.received = self.taken = position
-        self.tail: Item | None = None  # the newest item of this log that is not taken yet
-        self.shown: set[MessageId] = set()
-        self._order: deque[MessageId] = deque()
-        self.new_link()
-
-    def new_link(self) -> None:
-        self.delivered = self.acked = 0  # on this link: how far Delivers went, and our acknowledgements
-        self.pulling: int | None = None  # the `after` of the Pull that is out
-        self.target = 0  # how far Delivers went that had to be dropped because of a hole
-        self.unpullable = False
-
-    def show(self, ident: MessageId) -> bool:
-        """False: it is among the last 1,000 that were shown from this log."""
-        if ident in self.shown:
-            return False
-        self.shown.add(ident)
-        self._order.append(ident)
-        if len(self._order) > FILTER_SIZE:
-            self.shown.discard(self._order.popleft())
-        return True
-
-
-class Item:
-    """One thing to show. When it is taken, everything up to `mark` of its log is."""
-
-    __slots__ = ("cost", "epoch", "mark", "place", "what")
-
-    def __init__(self, place: Place | None, epoch: int, mark: int, what: Received | Gap, cost: int) -> None:
-        self.place = place
-        self.epoch = epoch
-        self.mark = mark
-        self.what = what
-        self.cost = cost
 
 
 class Inbox:
@@ -115,36 +57,63 @@ class Inbox:
             place.show(ident)
 
     def resume_points(self) -> tuple[ResumePoint, ...]:
-        """For Hello: durable logs only, for rings are subscribed to."""
+        """For Hello: the durable logs."""
         return tuple(
             ResumePoint(log.address, log.lane, place.taken_epoch, place.taken)
             for log, place in self._places.items()
             if log.address.kind in DURABLE_KINDS
         )
 
+    def ring_points(self, modes: Mapping[Address, Mode]) -> tuple[ResumePoint, ...]:
+        """For Hello: areas and everyone's log, where we know them, and then the rooms in `modes`."""
+        points = [
+            ResumePoint(log.address, log.lane, place.epoch, place.received, modes.get(log.address, Mode.PUSH))
+            for log, place in self._places.items()
+            if place.ring and (log.address in modes or log.address.kind != "room")
+        ]
+        return tuple(sorted(points, key=lambda point: point.address.kind == "room"))
+
+    def position(self, log: LogKey) -> tuple[int, int]:
+        """Epoch and seq for Subscribe; zeros: we have none."""
+        place = self._places.get(log)
+        return (place.epoch, place.received) if place is not None else (0, 0)
+
+    def forget(self, address: Address) -> None:
+        """We left: who comes again begins where the room is then."""
+        for lane in (0, 1):
+            self._places.pop(LogKey(address, lane), None)
+
+    def forget_areas(self) -> None:
+        """Who is in no room is in no area."""
+        for address in {log.address for log in self._places if log.address.kind == "area"}:
+            self.forget(address)
+
     def linked(self, resumed: Iterable[Resumed]) -> None:
         """A new link's Welcome says where it goes on."""
         for place in self._places.values():
             place.new_link()
         for point in resumed:
-            log = LogKey(point.address, point.lane)
-            acked = point.position
-            place_or_none = self._places.get(log)
-            if place_or_none is None:
-                place = self._places[log] = Place(log, point.epoch, point.position)
-                self._moved(place)
-                if point.gap:
-                    self._gap(place, 0, point.position)
-            else:
-                place = place_or_none
-                rolled_back = point.gap and point.position < place.taken
-                if point.epoch != place.epoch or rolled_back:
-                    self._restart(place, point.epoch, point.position)
-                elif point.position > place.received:
-                    self._gap(place, place.received, point.position)
-                # It goes on where we said; that we said so may not have been an acknowledgement to it.
-                acked = 0
-            place.delivered, place.acked = point.position, acked
+            self.resumed(point)
+
+    def resumed(self, point: Resumed) -> None:
+        """Here this link goes on in this log."""
+        log = LogKey(point.address, point.lane)
+        place = self._places.get(log)
+        acked = point.position
+        if place is None:
+            place = self._places[log] = Place(log, point.epoch, point.position)
+            self._moved(place)
+            if point.gap:
+                self._gap(place, 0, point.position)
+        else:
+            reached = place.received if place.ring else place.taken
+            if point.epoch != place.epoch or (point.gap and point.position < reached):
+                self._restart(place, point.epoch, point.position)
+            elif point.position > place.received and (point.gap or not place.ring):
+                self._gap(place, place.received, point.position)
+            # It goes on where we said; that we said so may not have been an acknowledgement to it.
+            acked = 0
+        place.delivered, place.acked = point.position, acked
 
     # ------------------------------------------------------------------------------------------ frames
 
@@ -158,18 +127,40 @@ class Inbox:
             return None
         log = LogKey(frame.address, frame.lane)
         place = self._places.get(log)
+        gap, answer = frame.gap, False
         if place is None:
             place = self._places[log] = Place(log, frame.epoch, frame.after)
-        elif frame.epoch != place.epoch:
-            self._restart(place, frame.epoch, frame.after)
+        else:
+            answer = place.pulling is not None and answers(frame, place.pulling)
+            if frame.epoch != place.epoch:
+                answer = place.pulling is not None
+                self._restart(place, frame.epoch, frame.after)
         if frame.after > place.received:
-            if not place.unpullable:
+            if place.ring and gap:
+                gap = False  # what is lost lies before this block
+            elif not place.unpullable:
                 place.target = max(place.target, frame.upto)
                 return self._pull(place) if place.pulling is None else None
             self._gap(place, place.received, frame.after)
         before = place.received
-        self._take_in(place, frame)
-        return self._go_on(place, before) if frame.after == place.pulling else None
+        self._take_in(place, frame, gap)
+        return self._go_on(place, before) if answer else None
+
+    def told(self, log: LogKey, epoch: int, head: int) -> bool:
+        """A Notify says how far a log goes. True: we have not got so far."""
+        place = self._places.get(log)
+        if place is None:
+            place = self._places[log] = Place(log, epoch, max(0, head - 1))
+        if epoch != place.told_epoch or head > place.told:
+            place.told, place.told_epoch = head, epoch
+        return place.behind
+
+    def catch_up(self, log: LogKey) -> Pull | None:
+        """The Pull that a Notify asks for, unless one is out or we have got there meanwhile."""
+        place = self._places.get(log)
+        if place is None or place.pulling is not None or not place.behind:
+            return None
+        return self._pull(place)
 
     def fits(self, frame: Deliver) -> bool:
         """The answer to a question about history goes on where we are, so that it counts as delivered too."""
@@ -185,16 +176,17 @@ class Inbox:
         for log, place in self._places.items():
             if log.address == address and place.pulling is not None:
                 place.pulling = None
+                place.told = 0
                 place.unpullable = True
                 if place.target > place.received:
                     self._gap(place, place.received, place.target)
 
-    def _take_in(self, place: Place, frame: Deliver) -> None:
+    def _take_in(self, place: Place, frame: Deliver, gap: bool) -> None:
         upto = frame.upto
         place.delivered = max(place.delivered, upto)
         if upto <= place.received:
             return
-        if frame.gap:
+        if gap:
             self._gap(place, max(place.received, frame.after), upto, moves=False)
         for entry in frame.entries:
             if not place.received < entry.seq <= upto:
@@ -209,12 +201,14 @@ class Inbox:
     def _go_on(self, place: Place, before: int) -> Pull | None:
         """The answer to our Pull came."""
         place.pulling = None
-        if place.received >= place.target:
+        if place.received >= place.target and not place.behind:
             return None
         if place.received > before:
             return self._pull(place)
-        # Nothing more is there, and yet Delivers came from beyond: what is between is gone.
-        self._gap(place, place.received, place.target)
+        # Nothing more is there.
+        place.told = 0
+        if place.target > place.received:  # and yet Delivers came from beyond: what is between is gone
+            self._gap(place, place.received, place.target)
         return None
 
     def _pull(self, place: Place) -> Pull:

@@ -10,14 +10,16 @@ from collections.abc import Callable
 from typing import Any
 
 from msgspec import Struct
+from msgspec.structs import replace
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from zope.interface import implementer
 
 from imgateway.client.pace import Steady
 from imgateway.errors import CloseCode, LinkError, UnexpectedFrame
-from imgateway.frames import Bye, Frame, Hello, Ping, Pong, Welcome
+from imgateway.frames import RING_KINDS, Bye, Deliver, Frame, Hello, Ping, Pong, Welcome
 from imgateway.interfaces import IReceiver
+from imgateway.wire.reading import opened
 
 __all__ = ("Ended", "Link")
 
@@ -25,6 +27,8 @@ __all__ = ("Ended", "Link")
 EARLY = 0.9
 # Silence for this many heartbeats means that the peer is gone: the gateway's own measure.
 DEAD = 2.5
+# A gateway takes 8,192 bytes before Welcome if it is not told otherwise.
+MAX_HELLO_BYTES = 8_000
 
 
 class Ended(Struct, frozen=True):
@@ -125,10 +129,20 @@ class Link:
             return
         self._connection = connection
         self._codec = self._wire.codec(connection.stream, self._wire.carriage.max_frame_bytes)
-        self.send(self._hello)
+        self.send(self._fitting(self._hello))
         early, self._early = self._early, []
         for data in early:
             self.received(data)
+
+    def _fitting(self, hello: Hello) -> Hello:
+        """Fewer rooms, if it is more than the gateway or the transport takes: they can be subscribed to."""
+        limit = getattr(self._connection, "max_first_bytes", 0) or MAX_HELLO_BYTES
+        rest = tuple(point for point in hello.resume if point.address.kind not in RING_KINDS)
+        rooms = tuple(point for point in hello.resume if point.address.kind in RING_KINDS)
+        while rooms and len(self._codec.encode(hello) or b"") > limit:
+            rooms = rooms[: len(rooms) // 2]
+            hello = replace(hello, resume=rest + rooms)
+        return hello
 
     def send(self, frame: Frame) -> bool:
         """False: the wire cannot say it, or the transport not carry it. Nothing happens once the link has
@@ -195,6 +209,9 @@ class Link:
             self._heartbeat_s = frame.heartbeat_s
             self._beat()
             self._on_welcome(frame)
+        elif isinstance(frame, Deliver):
+            limit = self._wire.carriage.max_frame_bytes
+            self._on_frame(opened(frame, self._hello.compressions, limit))
         else:
             self._on_frame(frame)
 

@@ -39,7 +39,7 @@ def _bucket(rate: float, burst: float, now: float) -> TokenBucket:
 
 
 class Pace:
-    """Token buckets for publishes, their bytes, the pairs (us, an address) and requests."""
+    """Token buckets for publishes, their bytes, the pairs (us, an address), requests and subscriptions."""
 
     def __init__(self, now: float) -> None:
         self._limits: Limits | None = None
@@ -55,6 +55,7 @@ class Pace:
         # Welcome names no burst for bytes: a second's worth is within whatever it is.
         self._bytes = _bucket(limits.publish_bytes_rate, limits.publish_bytes_rate, now)
         self._requests = _bucket(limits.request_rate, limits.request_rate, now)
+        self._subscribes = _bucket(limits.subscribe_rate, limits.subscribe_rate, now)
         self._pair_rate, self._pair_burst = limits.pair_rate, limits.pair_burst
         self._pairs.clear()
 
@@ -81,6 +82,12 @@ class Pace:
 
     def take_request(self, now: float) -> None:
         self._requests.take(1, now)
+
+    def subscribe_wait_s(self, now: float) -> float:
+        return self._subscribes.wait_s(1, now)
+
+    def take_subscribe(self, now: float) -> None:
+        self._subscribes.take(1, now)
 
     def _pair(self, address: Address, now: float) -> TokenBucket:
         pair = self._pairs.get(address)

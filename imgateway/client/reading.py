@@ -15,8 +15,9 @@ from twisted.internet.defer import Deferred, ensureDeferred, fail
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from imgateway.client.inbox import Inbox, Item
+from imgateway.client.inbox import Inbox
 from imgateway.client.link import Link
+from imgateway.client.place import Item
 from imgateway.client.store import ClientStore
 from imgateway.client.values import Gap, Received
 from imgateway.errors import StoreError
@@ -102,6 +103,11 @@ class Reading:
 
     def pull_refused(self, address: Address) -> None:
         self._inbox.pull_refused(address)
+        self._show()
+
+    def subscribed(self, point: Resumed) -> None:
+        """A log of its own goes on here, or begins."""
+        self._inbox.resumed(point)
         self._show()
 
     def resume_points(self) -> tuple[ResumePoint, ...]:

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 
 import msgspec
 
-from imgateway.client.inbox import FILTER_SIZE, MessageId
+from imgateway.client.place import FILTER_SIZE, MessageId
 from imgateway.errors import StoreError
 from imgateway.frames import LogKey, Publish, address_text, parse_address
 

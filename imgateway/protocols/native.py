@@ -1,4 +1,8 @@
-"""The native wire in binary: protobuf Frames, behind varint32 lengths or each in a message of its own."""
+"""The native wire in binary: protobuf Frames, behind varint32 lengths or each in a message of its own.
+
+Codecs compress what is to be compressed, and open nothing: a client does that itself
+(`imgateway.wire.reading.opened`), and what a gateway is sent costs it no more than its bytes.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +15,7 @@ from zope.interface import implementer
 from imgateway.errors import FrameTooLarge
 from imgateway.frames import Frame
 from imgateway.interfaces import Carriage, ICodec, IProtocolAdapter, Traits
+from imgateway.wire.compression import COMPRESSIONS
 from imgateway.wire.framing import Splitter, length_prefixed
 from imgateway.wire.reading import read_frame
 from imgateway.wire.writing import write_frame
@@ -60,7 +65,7 @@ _message_codec = lru_cache(maxsize=8)(MessageCodec)  # it holds nothing, so that
 
 def _bytes(frame: Frame, max_frame_bytes: int) -> bytes | None:
     try:
-        data = write_frame(frame)
+        data = write_frame(frame, max_frame_bytes)
     except (TypeError, ValueError):  # lone surrogates, numbers that no field holds
         return None
     return data if len(data) <= max_frame_bytes else None
@@ -72,7 +77,7 @@ class NativeAdapter:
 
     name = "native"
     carriage = Carriage(subprotocols=("imgateway.v1.protobuf",))
-    traits = Traits()
+    traits = Traits(compressions=COMPRESSIONS)
 
     def codec(self, stream: bool, max_frame_bytes: int) -> ICodec:
         return StreamCodec(max_frame_bytes) if stream else _message_codec(max_frame_bytes)

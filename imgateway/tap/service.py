@@ -37,6 +37,7 @@ from imgateway.tap.doors import door, http_door, transport_options, udp_keys
 from imgateway.tap.logfile import log_file
 from imgateway.tap.options import Options
 from imgateway.tap.plugins import find_all, find_authenticator, find_policy
+from imgateway.wire import compression
 
 __all__ = ("Gateway", "compose", "makeService")
 
@@ -52,6 +53,7 @@ def make_broker(settings: Settings, reactor: Any) -> IBroker:
         data_dir=settings.node.data_dir if settings.broker.url == "embedded:" else None,
         settings=settings.broker,
         retention=settings.retention,
+        rooms=settings.rooms,
         max_devices=settings.session.max_devices,
         reactor=reactor,
         now_ms=wall_ms,
@@ -72,6 +74,8 @@ def compose(
     name = settings.node.name or socket.gethostname()
     settings = replace(settings, node=replace(settings.node, name=name))
     options = transport_options(settings, udp_keys(settings))
+    packing = settings.compression
+    compression.tune(packing.min_bytes, packing.zstd_level, packing.br_level)
     return Node(
         settings,
         make_broker(settings, reactor),

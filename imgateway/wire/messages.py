@@ -7,6 +7,7 @@ those that protobuf writes, but that headers have an order; the tests hold every
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 
 from google.protobuf.message import DecodeError
@@ -70,9 +71,15 @@ def decode_message(data: bytes) -> Message:
         raise BadFrame(f"no message: {problem}") from None
 
 
-def deliver_frame(deliver: Deliver) -> bytes:
-    """A whole Frame with this Deliver; the entries' messages go in as they are.
+Pack = Callable[[str, list[bytes], int], bytes | None]
+"""(compression, parts, their size) → the parts compressed, None if they are better left as they are."""
 
+
+def deliver_frame(deliver: Deliver, pack: Pack | None = None, most: int = 0) -> bytes:
+    """A whole Frame with this Deliver; the entries' messages go in as they are, or packed in
+    ``deliver.compression``.
+
+    :param most: entries of more bytes are not packed: the receiver would not hold them.
     :raises ValueError: as `encode_message`.
     """
     head = _log(deliver.address, deliver.lane, deliver.epoch)
@@ -81,8 +88,8 @@ def deliver_frame(deliver: Deliver) -> bytes:
         head += b"\x20" + varint(deliver.after)
     if deliver.upto:
         head += b"\x28" + upto
-    parts = [b"\x1a", b"", head]
-    size = len(head)
+    parts: list[bytes] = []
+    size = 0
     for entry in deliver.entries:
         message = entry.message
         inner = b"\x12" + varint(len(message))
@@ -95,10 +102,13 @@ def deliver_frame(deliver: Deliver) -> bytes:
     if deliver.head:
         tail += b"\x40" + (upto if deliver.head == deliver.upto else varint(deliver.head))
     if deliver.compression:
-        tail += _text(b"\x4a", deliver.compression)
-    parts.append(tail)
-    parts[1] = varint(size + len(tail))
-    return b"".join(parts)
+        packed: bytes | None = deliver.compressed
+        if not packed and pack is not None and size <= most:
+            packed = pack(deliver.compression, parts, size)
+        if packed:
+            tail += _text(b"\x4a", deliver.compression) + b"\x52" + varint(len(packed))
+            return b"".join((b"\x1a", varint(len(head) + len(tail) + len(packed)), head, tail, packed))
+    return b"".join((b"\x1a", varint(len(head) + size + len(tail)), head, *parts, tail))
 
 
 def publish_ack_frame(msg_id: str, outcomes: tuple[Outcome, ...]) -> bytes:

@@ -8,10 +8,11 @@ more of them.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from google.protobuf.message import DecodeError
+from msgspec.structs import replace
 
 from imgateway.errors import BadFrame
 from imgateway.frames import (
@@ -52,12 +53,13 @@ from imgateway.frames import (
     parse_address,
 )
 from imgateway.wire import imgateway_pb2 as pb
+from imgateway.wire.compression import decompressed
 
 MAX_CONTENT_TYPE_BYTES = 255  # a registered type and subtype have at most 127 characters each
 
 
 def read_frame(data: bytes) -> Frame:
-    """The frame that these bytes are, in protobuf's binary form.
+    """The frame that these bytes are, in protobuf's binary form; compressed entries stay so.
 
     :raises BadFrame: they are none, or one with a field out of range.
     """
@@ -79,6 +81,25 @@ def read_proto(proto: pb.Frame) -> Frame:
         return _READERS[name](getattr(proto, name))
     except ValueError as problem:  # of an address, an id, an enum
         raise BadFrame(f"{name}: {problem}") from None
+
+
+def opened(deliver: Deliver, offered: Sequence[str], max_bytes: int) -> Deliver:
+    """A Deliver with its entries, if it came with compressed ones. For clients: who offered nothing has
+    nothing to open.
+
+    :param offered: as Hello said.
+    :param max_bytes: that the entries may have; what says that it has more is not unpacked further.
+    :raises ProtocolError: it cannot be opened, or was compressed in another way.
+    """
+    if not (deliver.compression or deliver.compressed):
+        return deliver
+    if deliver.compression not in offered or deliver.entries:
+        raise BadFrame("compressed in a way that was not offered, or only in part")
+    try:
+        proto = pb.Deliver.FromString(decompressed(deliver.compression, deliver.compressed, max_bytes))
+    except DecodeError:
+        raise BadFrame("what was compressed is no list of entries") from None
+    return replace(deliver, entries=_entries(proto), compression="", compressed=b"")
 
 
 def _publish(proto: pb.Publish) -> Publish:
@@ -120,18 +141,22 @@ def _publish_ack(proto: pb.PublishAck) -> PublishAck:
 
 
 def _deliver(proto: pb.Deliver) -> Deliver:
-    entries = tuple(Entry(entry.seq, entry.message.SerializeToString()) for entry in proto.entries)
     return Deliver(
         parse_address(proto.address),
         _lane(proto.lane),
         proto.epoch,
         proto.after,
         proto.upto,
-        entries,
+        _entries(proto),
         proto.gap,
         proto.head,
         proto.compression,
+        proto.compressed,
     )
+
+
+def _entries(proto: pb.Deliver) -> tuple[Entry, ...]:
+    return tuple(Entry(entry.seq, entry.message.SerializeToString()) for entry in proto.entries)
 
 
 def _deliver_ack(proto: pb.DeliverAck) -> DeliverAck:

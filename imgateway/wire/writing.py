@@ -34,29 +34,33 @@ from imgateway.frames import (
     address_text,
 )
 from imgateway.wire import imgateway_pb2 as pb
+from imgateway.wire.compression import compressed
 from imgateway.wire.messages import deliver_frame, publish_ack_frame
 
 
-def write_frame(frame: Frame) -> bytes:
+def write_frame(frame: Frame, max_packed: int = 0) -> bytes:
     """The bytes of a frame in protobuf's binary form.
 
+    :param max_packed: a Deliver's entries of up to so many bytes are compressed as it says.
     :raises ValueError: text with a lone surrogate, or a number that its field cannot hold.
     """
     if type(frame) is Deliver:
-        return deliver_frame(frame)
+        return deliver_frame(frame, compressed, max_packed)
     if type(frame) is PublishAck:
         return publish_ack_frame(frame.msg_id, frame.outcomes)
     return write_proto(frame).SerializeToString(deterministic=True)
 
 
 def write_proto(frame: Frame) -> pb.Frame:
-    """The protobuf Frame that stands for a frame.
+    """The protobuf Frame that stands for a frame; nothing in it is compressed.
 
     :raises ValueError: as `write_frame`.
     :raises google.protobuf.message.DecodeError: an entry of a Deliver holds no message.
     """
     kind = type(frame)
-    if kind is Deliver or kind is PublishAck:
+    if type(frame) is Deliver:
+        return pb.Frame.FromString(deliver_frame(frame))
+    if kind is PublishAck:
         return pb.Frame.FromString(write_frame(frame))
     return pb.Frame(**{FRAME_NAMES[kind]: _WRITERS[kind](frame)})
 

@@ -12,7 +12,7 @@ from twisted.internet.task import Clock
 from imgateway.cli.world import World
 from imgateway.client import Received
 from imgateway.errors import OutcomeUnknown
-from imgateway.frames import Limits, Message, Outcome, Welcome, parse_address
+from imgateway.frames import Limits, Message, Outcome, Welcome, address_text, parse_address
 
 OK = Outcome(0, 7, 1)
 
@@ -37,6 +37,7 @@ class FakeClient:
         self.welcome: Welcome | None = None
         self.connected = False
         self.user = "alice"
+        self.session = "s"
         self.window = 4
         self.max_body_bytes = 0
         self.refusal: Exception | None = None
@@ -44,6 +45,9 @@ class FakeClient:
         self.asked: Deferred[Received] | None = None
         self.waiting: dict[str, Deferred[Any]] = {}
         self.published: list[tuple[str, tuple[Any, ...], Any, dict[str, Any]]] = []
+        self.rooms: list[tuple[str, ...]] = []
+        self.admit: Callable[[str], Exception | None] = lambda room: None
+        self.on_unsubscribed: Any = None
         self.answer: Callable[[str], Any] = lambda msg_id: (OK,)
 
     def start(self) -> Deferred[None]:
@@ -57,7 +61,7 @@ class FakeClient:
 
     def up(self) -> None:
         limits = Limits(publish_window=self.window, max_body_bytes=self.max_body_bytes)
-        self.welcome = Welcome("s", self.user, "n", 1, 30.0, 0, 0, limits)
+        self.welcome = Welcome(self.session, self.user, "n", 1, 30.0, 0, 0, limits)
         self.connected = True
         if self.on_up is not None:
             self.on_up(self.welcome)
@@ -73,6 +77,16 @@ class FakeClient:
             waiting = self.waiting[msg_id] = Deferred()
             return waiting
         return fail(word) if isinstance(word, Exception) else succeed(word)
+
+    def subscribe(self, room: Any, mode: str = "push") -> Deferred[Any]:
+        name = room if isinstance(room, str) else address_text(room)
+        self.rooms.append((name, mode))
+        refusal = self.admit(name)
+        return succeed(None) if refusal is None else fail(refusal)
+
+    def unsubscribe(self, room: Any) -> Deferred[None]:
+        self.rooms.append((address_text(room), "left"))
+        return succeed(None)
 
     def next_message(self) -> Deferred[Received]:
         if self.inbox:

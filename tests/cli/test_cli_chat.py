@@ -9,9 +9,16 @@ from typing import Any
 import pytest
 from click.testing import Result
 
-from imgateway.cli.conversation import address_of, shown
-from imgateway.errors import ConnectRefused, InvalidAddress, OutcomeUnknown
-from imgateway.frames import Address, Outcome, OutcomeCode, address_text, parse_address
+from imgateway.cli.conversation import address_of, room_of, shown
+from imgateway.errors import ConnectRefused, FrameRefused, InvalidAddress, OutcomeUnknown
+from imgateway.frames import (
+    Address,
+    Outcome,
+    OutcomeCode,
+    UnsubscribedCode,
+    address_text,
+    parse_address,
+)
 from tests.cli.fake_client import FakeClient, Stage, Typed, message, received
 
 Run = Callable[..., Result]
@@ -168,3 +175,95 @@ def test_names_are_users() -> None:
     assert address_of("service:x") == Address("service", "x")
     with pytest.raises(InvalidAddress):
         address_of("")
+
+
+# ------------------------------------------------------------------------------------------------------ rooms
+
+
+def test_who_joins_a_room_speaks_there(run: Run) -> None:
+    result, stage = chat(
+        run, b"/join 7", b"hello all", b"/join room:a.b", b"hi", b"/to bob", b"psst", b"/leave 7"
+    )
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert said(stage) == [("room:7", "hello all"), ("room:a.b", "hi"), ("user:bob", "psst")]
+    assert stage.client is not None
+    assert stage.client.rooms == [("room:7", "push"), ("room:a.b", "push"), ("room:7", "left")]
+
+
+def test_who_leaves_speaks_to_whom_he_names(run: Run) -> None:
+    _, stage = chat(run, b"/join 7", b"/leave 7", b"bob hi")
+    assert said(stage) == [("user:bob", "hi")]
+
+
+def test_rooms_at_the_start(run: Run) -> None:
+    stage = Stage(Typed(b"hello"))
+    result = run("chat", *LOGIN, "--room", "7", "--room", "room:8", stage=stage)
+    assert result.exit_code == 0
+    assert said(stage) == [("room:8", "hello")]
+    assert run("chat", *LOGIN, "--room", "", stage=Stage()).exit_code == 2
+
+
+def test_a_room_that_does_not_let_us_in_is_told(run: Run) -> None:
+    stage = Stage(Typed(b"/join 7", b"bob hi", b"/join \x07", b"/join", b"/leave"))
+    stage.prepare = lambda client: setattr(client, "admit", lambda room: FrameRefused(2, "not you"))
+    result, _ = chat(run, stage=stage)
+    assert result.exit_code == 1
+    told = result.stderr.splitlines()
+    assert told[0] == "room:7: not you (code 2)"
+    assert "control" in told[1]
+    assert told[2] == told[3]
+    assert said(stage) == [("user:bob", "hi")]
+
+
+def test_what_we_said_in_a_room_is_not_shown_to_us(run: Run) -> None:
+    from imgateway.frames import Message
+
+    def own(device: str, address: str) -> Any:
+        return received(Message("m", "alice", device, "text/plain", b"hi", 1_700_000_000_000), 1, address)
+
+    stage = Stage(Typed(ended=False))
+    coming = [
+        own("cli-chat", "room:7"),
+        own("tv", "room:7"),
+        own("", "room:7"),
+        own("cli-chat", "user:alice"),
+    ]
+    stage.prepare = lambda client: setattr(client, "session", "device:alice/cli-chat")
+    stage.script = [
+        *(lambda client, one=one: client.deliver(one) for one in coming),
+        lambda client: stage.typed.type(None),
+    ]
+    result, _ = chat(run, stage=stage)
+    assert result.stdout.splitlines() == [
+        "22:13 alice to room:7: hi",
+        "22:13 alice to room:7: hi",
+        "22:13 alice: hi",
+    ]
+    assert stage.client is not None
+    assert stage.client.log.count("take") == 4
+
+
+def test_being_put_out_is_told(run: Run) -> None:
+    from imgateway.client import Subscription
+    from imgateway.frames import Mode
+
+    def put_out(client: FakeClient) -> None:
+        for code in (UnsubscribedCode.REMOVED, 77):
+            subscription = Subscription(parse_address("room:7"), Mode.PUSH)
+            subscription.ended = code
+            client.on_unsubscribed(subscription)
+
+    stage = Stage(Typed(ended=False))
+    stage.script = [put_out, lambda client: stage.typed.type(None)]
+    result, _ = chat(run, stage=stage)
+    assert result.stderr.splitlines() == [
+        "room:7: no more from there (REMOVED)",
+        "room:7: no more from there (code 77)",
+    ]
+
+
+def test_names_of_rooms() -> None:
+    assert room_of(" 7 ") == Address("room", "7")
+    assert room_of("topic:x") == Address("topic", "x")
+    with pytest.raises(InvalidAddress):
+        room_of("room:")

@@ -85,6 +85,12 @@ def test_token_prints_a_token_alone(run: Run, data_dir: str) -> None:
     assert "svc" not in found
 
 
+def test_a_token_may_name_rooms(run: Run, data_dir: str) -> None:
+    args = ("--room", "7", "--room", "a.b", "--data-dir", data_dir)
+    assert claims(run("token", "bob", *args).stdout.strip(), data_dir)["rooms"] == ["7", "a.b"]
+    assert run("token", "bob", "--room", "", "--data-dir", data_dir).exit_code == 2
+
+
 def test_token_takes_device_ttl_and_service(run: Run, data_dir: str) -> None:
     args = ("--device", "phone", "--ttl", "1h30m", "--service", "--data-dir", data_dir)
     found = claims(run("token", "bob", *args).stdout.strip(), data_dir)

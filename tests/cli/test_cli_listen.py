@@ -12,7 +12,7 @@ from twisted.internet.defer import CancelledError
 
 from imgateway.cli.reception import line_of
 from imgateway.client import Gap
-from imgateway.errors import ConnectRefused
+from imgateway.errors import ConnectRefused, FrameRefused
 from imgateway.frames import Message, Start, parse_address
 from tests.cli.fake_client import FakeClient, Stage, message, received
 
@@ -210,3 +210,19 @@ def test_an_entry_outside_any_log() -> None:
 
     line = line_of(Received(parse_address("user:a"), 0, 0, 0, Message("m", "b", "d"), True))
     assert (line["epoch"], line["seq"], line["body"]) == (0, 0, "")
+
+
+def test_rooms_are_joined_first(run: Run, stage: Stage) -> None:
+    stage.prepare = coming(received(address="room:7"))
+    args = ("--subscribe", "room:7,room:8", "--subscribe", "room:9", "--mode", "notify", "--count", "1")
+    result = run("listen", *LOGIN, *args, stage=stage)
+    assert (result.exit_code, json.loads(result.stdout)["address"]) == (0, "room:7")
+    assert stage.client is not None
+    assert stage.client.rooms == [("room:7", "notify"), ("room:8", "notify"), ("room:9", "notify")]
+
+
+def test_a_room_that_refuses_ends_it(run: Run, stage: Stage) -> None:
+    stage.prepare = lambda client: setattr(client, "admit", lambda room: FrameRefused(2, "not you"))
+    result = run("listen", *LOGIN, "--subscribe", "room:7", stage=stage)
+    assert (result.exit_code, result.stderr) == (1, "Error: room:7: not you (code 2)\n")
+    assert run("listen", *LOGIN, "--subscribe", "seven", stage=stage).exit_code == 2

@@ -52,6 +52,17 @@ def test_a_user_gets_a_token_from_the_secret_again_and_again(run: Run, data_dir:
     assert options["device"] == "cli-listen"
 
 
+def test_who_sends_to_rooms_may(run: Run, data_dir: str) -> None:
+    stage = Stage()
+    args = ("send", URL, "--user", "bob", "--data-dir", data_dir)
+    assert run(*args, "user:eve,room:7,room:a.b", "hi", stage=stage).exit_code == 0
+    token = stage.client.options["token"]() if stage.client is not None else ""
+    secret = load_secret(AuthSettings(), data_dir)
+    found = jwt.decode(token, secret, algorithms=["HS256"], audience="imgateway")
+    assert found["rooms"] == ["7", "a.b"]
+    assert run(*args, "user:eve,room:", "hi", stage=Stage()).exit_code == 2
+
+
 def test_a_user_without_the_secret_is_told_of_both_ways_out(run: Run, tmp_path: Path) -> None:
     result, options = login(run, "--user", "bob", "--data-dir", str(tmp_path))
     assert (result.exit_code, options) == (1, None)

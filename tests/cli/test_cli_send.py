@@ -28,19 +28,19 @@ def test_one_message_is_one_line(run: Run, stage: Stage) -> None:
     assert stage.client is not None
     ((msg_id, to, body, fields),) = stage.client.published
     assert (msg_id, to, body) == ("m1", ("user:bob",), b"hello")
-    assert fields == {"qos": 1, "content_type": "text/plain", "ttl_s": 0, "copy_self": False}
+    assert fields == {"qos": 1, "content_type": "text/plain", "ttl_s": 0, "lane": 0, "copy_self": False}
     assert stage.client.log == ["start", "close"]
 
 
 def test_all_options_reach_the_message(run: Run, stage: Stage) -> None:
-    options = ("--content-type", "a/b", "--ttl", "2m", "--copy-self")
+    options = ("--content-type", "a/b", "--ttl", "2m", "--lane", "1", "--copy-self")
     assert run(
         "send", *LOGIN, "device:bob/phone", b"\xff".decode("utf-8", "surrogateescape"), *options, stage=stage
     )
     assert stage.client is not None
     ((_, to, body, fields),) = stage.client.published
     assert (to, body) == (("device:bob/phone",), b"\xff")
-    assert fields == {"qos": 1, "content_type": "a/b", "ttl_s": 120, "copy_self": True}
+    assert fields == {"qos": 1, "content_type": "a/b", "ttl_s": 120, "lane": 1, "copy_self": True}
 
 
 def test_made_up_ids_differ_between_messages_and_runs(run: Run) -> None:

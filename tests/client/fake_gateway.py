@@ -13,6 +13,7 @@ from imgateway.client import Client
 from imgateway.core.retry import fixed
 from imgateway.errors import LinkLost
 from imgateway.frames import (
+    Address,
     Deliver,
     Entry,
     Frame,
@@ -25,6 +26,10 @@ from imgateway.frames import (
     Publish,
     PublishAck,
     Resumed,
+    Subscribe,
+    Subscribed,
+    Unsubscribe,
+    Unsubscribed,
     Welcome,
     parse_address,
 )
@@ -34,6 +39,7 @@ from imgateway.wire.messages import encode_message
 
 ME = parse_address("user:me")
 BOB = parse_address("user:bob")
+ROOM = parse_address("room:7")
 EPOCH = 7
 
 
@@ -109,7 +115,10 @@ class Pipe:
 
 @implementer(ITransportAdapter)
 class Gateway:
-    """`welcomes` and `acks` by itself; what it took is in `log`, each msg_id once."""
+    """`welcomes` and `acks` by itself; what it took is in `log`, each msg_id once.
+
+    It `admits` to rooms, whose lanes stand at `heads`, and tells of the lanes in `tells`.
+    """
 
     name, schemes = "memory", ("memory",)
 
@@ -129,6 +138,9 @@ class Gateway:
         self.resumed: tuple[Resumed, ...] = (Resumed(ME, 0, EPOCH, 0, 0),)
         self.log: list[Publish] = []
         self.seqs: dict[str, int] = {}
+        self.admits = True
+        self.heads: dict[tuple[Address, int], int] = {}
+        self.tells: tuple[int, ...] = (1, 0)
         self.watch: Callable[[Pipe, Frame], object] = lambda pipe, frame: None
 
     def listen(
@@ -157,6 +169,11 @@ class Gateway:
         self.watch(pipe, frame)
         if isinstance(frame, Hello) and self.welcomes:
             self.clock.callLater(0, self.answer, pipe, self.welcome())
+        elif isinstance(frame, Subscribe) and self.admits:
+            for lane in self.tells if not frame.lane else (1,):
+                self.clock.callLater(0, self.answer, pipe, self.admitted(frame, lane))
+        elif isinstance(frame, Unsubscribe) and self.admits:
+            self.clock.callLater(0, self.answer, pipe, Unsubscribed(frame.address))
         elif isinstance(frame, Publish):
             code = OutcomeCode.DUPLICATE if frame.msg_id in self.seqs else OutcomeCode.OK
             if code == OutcomeCode.OK:
@@ -165,6 +182,11 @@ class Gateway:
             if self.acks and frame.qos:
                 ack = PublishAck(frame.msg_id, tuple(Outcome(code, EPOCH, seq) for _ in frame.to))
                 self.clock.callLater(0, self.answer, pipe, ack)
+
+    def admitted(self, frame: Subscribe, lane: int) -> Subscribed:
+        head = self.heads.get((frame.address, lane), 0)
+        position = frame.seq if frame.epoch and frame.lane == lane else head
+        return Subscribed(frame.address, 0, EPOCH, head, False, frame.mode, lane, position)
 
     def answer(self, pipe: Pipe, frame: Frame) -> None:
         if pipe.open:

@@ -10,8 +10,8 @@ import pytest
 
 from imgateway.client import connect as real_connect
 from imgateway.errors import RequestFailed
-from imgateway.frames import Publish, Pull, Request, Response
-from tests.client.fake_gateway import World, begin, deliver, done
+from imgateway.frames import Publish, Pull, Refused, Request, Response, Unsubscribed, UnsubscribedCode
+from tests.client.fake_gateway import ROOM, World, begin, deliver, done
 
 GUIDE = Path(__file__).resolve().parents[2] / "docs" / "sdk.md"
 
@@ -89,6 +89,22 @@ def test_history(world: World, guide: dict[str, Any]) -> None:
     world.gateway.pipe.say(deliver(2, 3, head=3))
     assert [one.seq for one in done(asking)] == [1, 2, 3]
     assert [pull.after for pull in world.gateway.pipe.of(Pull)] == [0, 2]
+
+
+def test_rooms(world: World, guide: dict[str, Any], capsys: Any) -> None:
+    client = world.up(on_message=lambda message: None)
+    watching = begin(guide["watch"](client))
+    world.turn(8)
+    assert done(watching).active
+    assert [(publish.lane, publish.body) for publish in world.gateway.log] == [
+        (0, b"hello everybody"),
+        (1, b"a gift"),
+    ]
+    world.gateway.pipe.say(Unsubscribed(ROOM, 2))
+    assert capsys.readouterr().out == f"put out of 7: {int(UnsubscribedCode.REMOVED)}\n"
+    again = begin(guide["watch"](client))
+    world.gateway.pipe.say(Refused("subscribe", "room:7", 2))
+    assert done(again) == 2
 
 
 def test_requests(world: World, guide: dict[str, Any]) -> None:

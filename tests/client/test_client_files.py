@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from imgateway.client import Received
-from imgateway.client.inbox import FILTER_SIZE
+from imgateway.client.place import FILTER_SIZE
 from imgateway.client.store import TRIM_EVERY, ClientStore
 from imgateway.errors import OutcomeUnknown, StoreError
 from imgateway.frames import Hello, Limits, LogKey, Publish, ResumePoint, parse_address

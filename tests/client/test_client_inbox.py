@@ -7,7 +7,8 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imgateway.client.inbox import FILTER_SIZE, Inbox
+from imgateway.client.inbox import Inbox
+from imgateway.client.place import FILTER_SIZE
 from imgateway.client.values import Gap, Received
 from imgateway.frames import Acked, Deliver, LogKey, Resumed, ResumePoint, parse_address
 from imgateway.wire.messages import decode_message

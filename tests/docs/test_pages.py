@@ -68,7 +68,15 @@ def test_the_settings_that_pages_name_exist(page: Path) -> None:
 
 @pytest.mark.parametrize("page", sorted((DOCS / "protocol").rglob("*.md")), ids=name_of)
 def test_the_codes_that_the_protocol_names_exist(page: Path) -> None:
-    enums = (errors.CloseCode, frames.OutcomeCode, frames.ResponseCode, frames.RefusedCode, frames.Start)
+    enums = (
+        errors.CloseCode,
+        frames.OutcomeCode,
+        frames.ResponseCode,
+        frames.RefusedCode,
+        frames.UnsubscribedCode,
+        frames.Start,
+        frames.Mode,
+    )
     known = {code.name for codes in enums for code in codes}
     assert set(re.findall(r"`([A-Z][A-Z_]{2,})`", page.read_text())) <= known
 

@@ -27,6 +27,7 @@ from imgateway.tap.options import Options
 from imgateway.tap.service import Gateway, compose, make_broker
 from imgateway.testing.disk import Steps
 from imgateway.testing.network import Network
+from imgateway.wire import compression
 
 
 class Reactor(Network):
@@ -109,6 +110,21 @@ def test_compose_takes_what_the_settings_name(reactor: Reactor, tmp_path: Path) 
     assert isinstance(node.ingress.policy, DefaultPolicy)
     assert isinstance(node._authenticator, TokenAuthenticator)
     assert len(node._doors) == 2
+
+
+def test_the_settings_of_compression_reach_it(reactor: Reactor, tmp_path: Path) -> None:
+    def size(*settings: str) -> int | None:
+        compose(options(tmp_path, *settings).settings, reactor, Health())
+        text = b"".join(b"%d: hello %d\n" % (n * n % 97, n % 13) for n in range(100))
+        packed = [compression.compressed(name, [text], len(text)) for name in ("zstd", "br")]
+        return sum(map(len, filter(None, packed))) or None
+
+    try:
+        default = size() or 0
+        assert size("--set", "compression.min_bytes=2000") is None
+        assert default > (size("--set", "compression.zstd_level=9", "--set", "compression.br_level=9") or 0)
+    finally:
+        compression.tune()
 
 
 def test_a_node_without_a_name_has_the_hosts(reactor: Reactor, tmp_path: Path) -> None:

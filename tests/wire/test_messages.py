@@ -99,7 +99,6 @@ def test_a_deliver_is_what_protobuf_writes(deliver: Deliver) -> None:
             ],
             gap=deliver.gap,
             head=deliver.head,
-            compression=deliver.compression,
         )
     )
     assert pb.Frame.FromString(deliver_frame(deliver)) == proto
@@ -156,10 +155,10 @@ def test_golden_message() -> None:
 
 
 def test_golden_deliver() -> None:
-    deliver = Deliver(Address("room", "7"), 1, 300, 1, 2, (Entry(2, b"\x0a\x01m"),), True, 9, "zstd")
+    deliver = Deliver(Address("room", "7"), 1, 300, 1, 2, (Entry(2, b"\x0a\x01m"),), True, 9)
     assert deliver_frame(deliver) == (
-        b"\x1a\x24\x0a\x06room:7\x10\x01\x18\xac\x02\x20\x01\x28\x02\x32\x07\x08\x02\x12\x03\x0a\x01m"
-        b"\x38\x01\x40\x09\x4a\x04zstd"
+        b"\x1a\x1e\x0a\x06room:7\x10\x01\x18\xac\x02\x20\x01\x28\x02\x32\x07\x08\x02\x12\x03\x0a\x01m"
+        b"\x38\x01\x40\x09"
     )
 
 

@@ -53,6 +53,9 @@ class ClientConnection(DatagramConnection):
 
     __slots__ = ("_token", "_waiting")
 
+    max_first_bytes = HELLO_ROOM - len(data_head(0, 0, 0, HELLO_ROOM))
+    """The first message goes with the HELLO, in one datagram."""
+
     def __init__(self, port: DatagramClient, place: Place) -> None:
         super().__init__(port, NO_CID, b"", place, Flow(port.now(), port.max_resends))
         self._waiting: list[tuple[bytes, Hashable | None]] | None = []

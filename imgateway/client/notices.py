@@ -1,0 +1,52 @@
+"""Notify: somebody wrote. After a random while, which keeps a crowd from asking at once, we pull."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from imgateway.client.inbox import Inbox
+from imgateway.client.link import Link
+from imgateway.frames import LogKey, Told
+
+__all__ = ("Notices",)
+
+
+class Notices:
+    """:param random: 0 ≤ x < 1."""
+
+    def __init__(self, reactor: Any, inbox: Inbox, random: Callable[[], float]) -> None:
+        self._reactor = reactor
+        self._inbox = inbox
+        self._random = random
+        self._link: Link | None = None
+        self._waiting: dict[LogKey, Any] = {}
+
+    def up(self, link: Link) -> None:
+        self._link = link
+
+    def down(self) -> None:
+        self._link = None
+        waiting, self._waiting = self._waiting, {}
+        for call in set(waiting.values()):
+            call.cancel()
+
+    def notified(self, heads: Iterable[Told], spread_ms: int) -> None:
+        """Each log is waited for once; what is told of it meanwhile is pulled with it."""
+        logs = []
+        for told in heads:
+            log = LogKey(told.address, told.lane)
+            if self._inbox.told(log, told.epoch, told.head) and log not in self._waiting:
+                logs.append(log)
+        if logs:
+            seconds = self._random() * spread_ms / 1000
+            call = self._reactor.callLater(seconds, self._pull, logs)
+            self._waiting.update(dict.fromkeys(logs, call))
+
+    def _pull(self, logs: list[LogKey]) -> None:
+        """The first Pull for each, lane 1 before lane 0; the inbox asks on for as long as there is more."""
+        for log in sorted(logs, key=lambda log: -log.lane):
+            del self._waiting[log]
+            pull = self._inbox.catch_up(log)
+            if pull is not None and self._link is not None:
+                self._link.send(pull)

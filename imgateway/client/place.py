@@ -1,0 +1,94 @@
+"""Where a client stands in one log, and what it has to show. Pure."""
+
+from __future__ import annotations
+
+from collections import deque
+
+from imgateway.client.values import Gap, Received
+from imgateway.frames import RING_KINDS, Deliver, LogKey
+
+__all__ = ("FILTER_SIZE", "Item", "MessageId", "Place", "answers")
+
+FILTER_SIZE = 1_000
+
+MessageId = tuple[str, str, str]
+
+
+class Place:
+    """Where we stand in one log."""
+
+    __slots__ = (
+        "_order",
+        "acked",
+        "delivered",
+        "epoch",
+        "log",
+        "pulling",
+        "received",
+        "shown",
+        "tail",
+        "taken",
+        "taken_epoch",
+        "target",
+        "told",
+        "told_epoch",
+        "unpullable",
+    )
+
+    def __init__(self, log: LogKey, epoch: int, position: int) -> None:
+        self.log = log
+        self.epoch = self.taken_epoch = epoch
+        self.received = self.taken = position
+        self.tail: Item | None = None  # the newest item of this log that is not taken yet
+        self.shown: set[MessageId] = set()
+        self._order: deque[MessageId] = deque()
+        self.new_link()
+
+    def new_link(self) -> None:
+        self.delivered = self.acked = 0  # on this link: how far Delivers went, and our acknowledgements
+        self.pulling: int | None = None  # the `after` of the Pull that is out
+        self.target = 0  # how far Delivers went that had to be dropped because of a hole
+        self.told = self.told_epoch = 0  # how far the log goes by Notify
+        self.unpullable = False
+
+    @property
+    def ring(self) -> bool:
+        return self.log.address.kind in RING_KINDS
+
+    @property
+    def behind(self) -> bool:
+        """A Notify told of more than there is here."""
+        return bool(self.told) and (self.told_epoch != self.epoch or self.told > self.received)
+
+    def show(self, ident: MessageId) -> bool:
+        """False: it is among the last 1,000 that were shown from this log."""
+        if ident in self.shown:
+            return False
+        self.shown.add(ident)
+        self._order.append(ident)
+        if len(self._order) > FILTER_SIZE:
+            self.shown.discard(self._order.popleft())
+        return True
+
+
+class Item:
+    """One thing to show. When it is taken, everything up to `mark` of its log is."""
+
+    __slots__ = ("cost", "epoch", "mark", "place", "what")
+
+    def __init__(self, place: Place | None, epoch: int, mark: int, what: Received | Gap, cost: int) -> None:
+        self.place = place
+        self.epoch = epoch
+        self.mark = mark
+        self.what = what
+        self.cost = cost
+
+
+def answers(frame: Deliver, after: int) -> bool:
+    """Whether this may be what a Pull of the same log asked for, from `after` on.
+
+    A ring answers with the block that has the next entry, wherever that begins.
+    """
+    if frame.after == after:
+        return True
+    return frame.address.kind in RING_KINDS and frame.upto > after and (frame.after < after or frame.gap)

@@ -1,0 +1,279 @@
+"""Subscriptions: what the application wants to be in, kept up over links, and what the gateway says to it.
+
+Each of a room's two lanes has its own position. One Subscribe joins both; if the answer leaves lane 1 out, it
+is asked for, so that nothing is missing there when the first link breaks. What Hello named and Welcome did
+not resume is subscribed to again, with its position.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet.defer import Deferred, succeed
+from twisted.logger import Logger
+
+from imgateway.client.inbox import Inbox
+from imgateway.client.link import Link
+from imgateway.client.notices import Notices
+from imgateway.client.pace import Pace, Steady
+from imgateway.client.reading import Reading
+from imgateway.client.values import named
+from imgateway.errors import ClientError, FrameRefused, InvalidAddress
+from imgateway.frames import (
+    Address,
+    LogKey,
+    Mode,
+    Notify,
+    Refused,
+    RefusedCode,
+    Resumed,
+    ResumePoint,
+    Subscribe,
+    Subscribed,
+    Unsubscribe,
+    Unsubscribed,
+    UnsubscribedCode,
+    address_text,
+    parse_address,
+)
+
+__all__ = ("Rooms", "Subscription")
+
+LANES = (0, 1)
+
+
+class Subscription:
+    """`address`; `mode`, which the gateway may change; `ended`: None, or why it did (an UnsubscribedCode).
+
+    It lasts over links until then. `active`: the link that is up has it.
+    """
+
+    def __init__(self, address: Address, mode: Mode) -> None:
+        self.address = address
+        self.mode = self._wanted = mode
+        self.ended: int | None = None
+        self._lanes: set[int] = set()  # that this link goes on in
+        self._asked: set[int] = set()  # Subscribe is out, or waits its turn
+        self._begun = False
+        self._waiters: list[Deferred[Subscription]] = []
+
+    @property
+    def active(self) -> bool:
+        return self.ended is None and self._lanes.issuperset(LANES)
+
+
+class Rooms:
+    """`on_unsubscribed` is called with each Subscription that ended without the application's doing.
+
+    :param random: 0 ≤ x < 1: how much of a Notify's spread to wait.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self, reactor: Any, inbox: Inbox, reading: Reading, pace: Pace, random: Callable[[], float]
+    ) -> None:
+        self._reactor = reactor
+        self._now = Steady(reactor.seconds)
+        self._inbox = inbox
+        self._reading = reading
+        self._pace = pace
+        self._notices = Notices(reactor, inbox, random)
+        self.on_unsubscribed: Callable[[Subscription], Any] | None = None
+        self._link: Link | None = None
+        self._subscriptions: dict[Address, Subscription] = {}
+        self._leaving: dict[Address, list[Deferred[None]]] = {}
+        self._line: deque[tuple[Subscription, int]] = deque()
+        self._later: Any = None
+
+    # -------------------------------------------------------------------------------------------- the link
+
+    def resume_points(self) -> tuple[ResumePoint, ...]:
+        """For Hello."""
+        return self._inbox.ring_points({one.address: one._wanted for one in self._subscriptions.values()})
+
+    def up(self, link: Link, resumed: tuple[Resumed, ...]) -> None:
+        self._link = link
+        self._notices.up(link)
+        lanes = {LogKey(point.address, point.lane) for point in resumed}
+        for one in list(self._subscriptions.values()):
+            one._lanes = {lane for lane in LANES if LogKey(one.address, lane) in lanes}
+            self._settle(one)
+
+    def down(self) -> None:
+        self._link = None
+        self._notices.down()
+        if self._later is not None:
+            self._later.cancel()
+            self._later = None
+        self._line.clear()
+        for one in self._subscriptions.values():
+            one._lanes, one._asked = set(), set()
+        # The next Hello does not name it, so that it is over.
+        leaving, self._leaving = self._leaving, {}
+        for waiters in leaving.values():
+            _fire(waiters, None)
+
+    def stop(self, error: Exception) -> None:
+        self.down()
+        for one in self._subscriptions.values():
+            self._fail(one, error)
+
+    # ------------------------------------------------------------------------------------------- application
+
+    def subscribe(self, address: Address, mode: Mode) -> Deferred[Subscription]:
+        one = self._subscriptions.get(address)
+        if one is None:
+            one = self._subscriptions[address] = Subscription(address, mode)
+        elif one.active and one._wanted is mode:
+            return succeed(one)
+        elif one._wanted is not mode:
+            one._wanted = mode
+            one._lanes.discard(0)  # its answer says what the mode is now
+            one._asked.discard(0)
+        waiter: Deferred[Subscription] = Deferred()
+        one._waiters.append(waiter)
+        if self._link is not None:
+            self._settle(one)
+        return waiter
+
+    def unsubscribe(self, address: Address) -> Deferred[None]:
+        one = self._subscriptions.pop(address, None)
+        if one is not None:
+            one.ended = UnsubscribedCode.ASKED
+            self._forget(address)
+            if self._link is not None and (one._lanes or one._asked):
+                self._leaving.setdefault(address, [])
+                self._link.send(Unsubscribe(address))
+            self._fail(one, ClientError(f"{address_text(address)} was unsubscribed from meanwhile"))
+        if address not in self._leaving:
+            return succeed(None)
+        done: Deferred[None] = Deferred()
+        self._leaving[address].append(done)
+        return done
+
+    # ---------------------------------------------------------------------------------------------- frames
+
+    def left(self, address: Address) -> bool:
+        """Deliveries of this address are stragglers: we are on our way out."""
+        return address in self._leaving
+
+    def subscribed(self, frame: Subscribed) -> None:
+        address = frame.address
+        if address in self._leaving:
+            return
+        if frame.code:
+            self._refused(address, FrameRefused(frame.code, "the subscription was refused"))
+            return
+        one = self._subscriptions.get(address)
+        if one is None:  # the business put us in
+            one = self._subscriptions[address] = Subscription(address, frame.mode)
+        one.mode = frame.mode
+        one._asked.discard(frame.lane)
+        one._lanes.add(frame.lane)
+        self._reading.subscribed(
+            Resumed(address, frame.lane, frame.epoch, frame.position, frame.head, frame.gap)
+        )
+        if frame.lane == 0:
+            self._settle(one)
+        else:
+            self._check(one)
+
+    def notified(self, frame: Notify) -> None:
+        self._notices.notified([told for told in frame.heads if not self.left(told.address)], frame.spread_ms)
+
+    def unsubscribed(self, frame: Unsubscribed) -> None:
+        if frame.address in self._leaving:
+            if frame.code == UnsubscribedCode.ASKED:
+                _fire(self._leaving.pop(frame.address), None)
+            return
+        self._end(frame.address, named(UnsubscribedCode, frame.code))
+
+    def refused(self, refused: Refused) -> None:
+        """Subscribe or Unsubscribe was."""
+        try:
+            address = parse_address(refused.id)
+        except InvalidAddress:
+            self._log.warn("a {frame} was refused for no address", frame=refused.frame)
+            return
+        if refused.frame == "unsubscribe":
+            _fire(self._leaving.pop(address, []), None)
+        elif address not in self._leaving:
+            self._refused(address, FrameRefused(named(RefusedCode, refused.code), refused.reason))
+
+    # ------------------------------------------------------------------------------------------------ inside
+
+    def _settle(self, one: Subscription) -> None:
+        """Ask for what this link has not got; lane 1 when the answer for lane 0 may have brought it."""
+        missing = [lane for lane in LANES if lane not in one._lanes]
+        for lane in missing[:1]:
+            if lane not in one._asked:
+                one._asked.add(lane)
+                self._line.append((one, lane))
+        self._pump()
+        self._check(one)
+
+    def _check(self, one: Subscription) -> None:
+        if one.active:
+            one._begun = True
+            waiters, one._waiters = one._waiters, []
+            _fire(waiters, one)
+
+    def _pump(self) -> None:
+        while self._line and self._link is not None:
+            one, lane = self._line[0]
+            if one.ended is None:
+                wait = self._pace.subscribe_wait_s(self._now())
+                if wait > 0:
+                    if self._later is None:
+                        self._later = self._reactor.callLater(wait, self._again)
+                    return
+                self._pace.take_subscribe(self._now())
+                position = self._inbox.position(LogKey(one.address, lane))
+                if not self._link.send(Subscribe(one.address, one._wanted, lane, *position)):
+                    error = FrameRefused(RefusedCode.INVALID, "this connection cannot carry it")
+                    self._refused(one.address, error)
+            self._line.popleft()
+
+    def _again(self) -> None:
+        self._later = None
+        self._pump()
+
+    def _refused(self, address: Address, error: FrameRefused) -> None:
+        one = self._subscriptions.get(address)
+        if one is not None:
+            begun, one._begun = one._begun, False
+            self._end(address, UnsubscribedCode.REMOVED, tell=begun, error=error)
+
+    def _end(self, address: Address, code: int, tell: bool = True, error: Exception | None = None) -> None:
+        """The gateway ended it. Positions stay: who subscribes again is told what was missed."""
+        one = self._subscriptions.pop(address, None)
+        if one is None:
+            return
+        one.ended = code
+        why = f"{address_text(address)}: the subscription ended: {getattr(code, 'name', code)}"
+        self._fail(one, error or ClientError(why))
+        if tell and self.on_unsubscribed is not None:
+            try:
+                self.on_unsubscribed(one)
+            except Exception:
+                self._log.failure("on_unsubscribed failed")
+
+    def _forget(self, address: Address) -> None:
+        self._inbox.forget(address)
+        if not self._subscriptions:
+            self._inbox.forget_areas()
+
+    def _fail(self, one: Subscription, error: Exception) -> None:
+        waiters, one._waiters = one._waiters, []
+        for waiter in waiters:
+            if not waiter.called:
+                waiter.errback(error)
+
+
+def _fire(waiters: list[Deferred[Any]], result: Any) -> None:
+    for waiter in waiters:
+        if not waiter.called:  # else it was cancelled
+            waiter.callback(result)

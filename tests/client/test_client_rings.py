@@ -1,0 +1,317 @@
+"""Rings in the inbox: blocks, told gaps, Notify, positions; and their property."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from imgateway.client.inbox import Inbox
+from imgateway.client.place import answers
+from imgateway.client.values import Gap
+from imgateway.core.resume import resume_ring
+from imgateway.core.ring import Ring, RingLimits
+from imgateway.frames import Deliver, Entry, LogKey, Mode, Pull, Resumed, ResumePoint, parse_address
+from imgateway.wire.messages import decode_message
+from tests.client.fake_gateway import EPOCH, ROOM, deliver, entry
+from tests.client.test_client_inbox import shown
+
+LOG, GIFTS = LogKey(ROOM), LogKey(ROOM, 1)
+
+
+def block(after: int, upto: int, seqs: Any = None, **more: Any) -> Deliver:
+    return deliver(after, upto, seqs, **{"address": ROOM, **more})
+
+
+def room(position: int = 0, lane: int = 0) -> Inbox:
+    inbox = Inbox(decode_message)
+    inbox.resumed(Resumed(ROOM, lane, EPOCH, position, position))
+    return inbox
+
+
+def test_entries_of_a_block_that_we_have_are_dropped() -> None:
+    inbox = room(5)
+    assert inbox.deliver(block(0, 8)) is None
+    assert inbox.deliver(block(3, 12, [4, 9, 12])) is None
+    assert shown(inbox) == [6, 7, 8, 9, 12]
+    assert inbox.position(LOG) == (EPOCH, 12)
+    assert inbox.acks() == ()
+
+
+def test_lanes_have_positions_of_their_own() -> None:
+    inbox = room(5)
+    inbox.resumed(Resumed(ROOM, 1, EPOCH, 7, 7))
+    inbox.deliver(block(7, 9, lane=1))
+    inbox.deliver(block(5, 6))
+    assert shown(inbox) == [8, 9, 6]
+    assert (inbox.position(LOG), inbox.position(GIFTS)) == ((EPOCH, 6), (EPOCH, 9))
+
+
+def test_a_block_from_beyond_with_a_gap_is_taken_and_told_once() -> None:
+    inbox = room(5)
+    assert inbox.deliver(block(50, 60, [51, 60], gap=True)) is None
+    assert shown(inbox) == [(5, 50), 51, 60]
+
+
+def test_a_gap_without_anything_left_moves_the_position() -> None:
+    inbox = room(5)
+    inbox.deliver(block(50, 50, [], gap=True))
+    assert shown(inbox) == [(5, 50)]
+    assert inbox.position(LOG) == (EPOCH, 50)
+
+
+def test_a_hole_is_pulled_and_filled_by_the_block_that_has_it() -> None:
+    inbox = room(5)
+    pull = inbox.deliver(block(9, 10))
+    assert pull == Pull(ROOM, 0, EPOCH, 5, 64)
+    assert inbox.deliver(block(0, 5)) is None  # a straggler, and no answer
+    assert inbox._places[LOG].pulling == 5
+    assert inbox.deliver(block(2, 10)) is None
+    assert shown(inbox) == [6, 7, 8, 9, 10]
+    assert inbox._places[LOG].pulling is None
+
+
+@pytest.mark.parametrize(
+    ("frame", "after", "yes"),
+    [
+        (block(5, 9), 5, True),
+        (block(3, 9), 5, True),
+        (block(3, 5), 5, False),
+        (block(7, 9), 5, False),
+        (block(7, 9, gap=True), 5, True),
+        (block(5, 5), 5, True),
+        (deliver(3, 9), 5, False),  # a durable log answers from just there
+        (deliver(5, 9), 5, True),
+    ],
+)
+def test_what_may_answer_a_pull(frame: Deliver, after: int, yes: bool) -> None:
+    assert answers(frame, after) is yes
+
+
+# --------------------------------------------------------------------------------------------------- notify
+
+
+def test_a_notify_is_pulled_until_we_are_there() -> None:
+    inbox = room(5)
+    assert inbox.told(LOG, EPOCH, 40)
+    assert inbox.told(LOG, EPOCH, 39)
+    assert inbox.catch_up(LOG) == Pull(ROOM, 0, EPOCH, 5, 64)
+    assert inbox.catch_up(LOG) is None  # one at a time
+    assert inbox.told(LOG, EPOCH, 80)
+    again = inbox.deliver(block(0, 32))
+    assert again is not None
+    assert again.after == 32
+    again = inbox.deliver(block(32, 64))
+    assert again is not None
+    assert inbox.deliver(block(64, 90)) is None
+    assert shown(inbox) == list(range(6, 91))
+    assert not inbox.told(LOG, EPOCH, 90)
+    assert inbox.catch_up(LOG) is None
+    assert inbox.catch_up(LogKey(parse_address("room:8"))) is None
+
+
+def test_an_answer_without_anything_ends_it_without_a_gap() -> None:
+    inbox = room(5)
+    inbox.told(LOG, EPOCH, 9)
+    assert inbox.catch_up(LOG) is not None
+    assert inbox.deliver(block(5, 5, [])) is None
+    assert shown(inbox) == []
+    assert not inbox._places[LOG].behind
+
+
+def test_a_refused_pull_ends_it_and_the_next_notify_tries_again() -> None:
+    inbox = room(5)
+    inbox.told(LOG, EPOCH, 9)
+    assert inbox.catch_up(LOG) is not None
+    inbox.pull_refused(ROOM)
+    assert shown(inbox) == []
+    assert inbox.catch_up(LOG) is None
+    assert inbox.told(LOG, EPOCH, 10)
+    assert inbox.catch_up(LOG) is not None
+
+
+def test_a_notify_of_a_log_that_we_do_not_know_begins_at_its_newest() -> None:
+    inbox = Inbox(decode_message)
+    everyone = LogKey(parse_address("all"))
+    assert inbox.told(everyone, EPOCH, 9)
+    pull = inbox.catch_up(everyone)
+    assert pull is not None
+    assert pull.after == 8
+    inbox.deliver(block(0, 9, address=everyone.address))
+    assert shown(inbox) == [9]
+
+
+def test_a_notify_of_another_epoch_leads_to_the_new_log() -> None:
+    inbox = room(500)
+    assert inbox.told(LOG, 8, 3)
+    pull = inbox.catch_up(LOG)
+    assert pull is not None
+    again = inbox.deliver(block(0, 2, epoch=8, gap=True))
+    assert again == Pull(ROOM, 0, 8, 2, 64)
+    assert inbox.deliver(block(2, 3, epoch=8)) is None
+    assert shown(inbox) == [(0, 0), (0, 2), 1, 2, 3]
+
+
+# ------------------------------------------------------------------------------------------------ positions
+
+
+def test_hello_names_what_was_received_and_by_what_mode() -> None:
+    inbox = room(5)
+    inbox.deliver(block(5, 9))  # nothing is taken yet
+    area = parse_address("area:games")
+    inbox.deliver(deliver(1, 2, address=area))
+    left = parse_address("room:left")
+    inbox.deliver(deliver(1, 2, address=left))
+    assert inbox.ring_points({ROOM: Mode.NOTIFY}) == (
+        ResumePoint(area, 0, EPOCH, 2),
+        ResumePoint(ROOM, 0, EPOCH, 9, Mode.NOTIFY),
+    )
+    assert inbox.resume_points() == ()
+    inbox.forget(ROOM)
+    inbox.forget_areas()
+    assert inbox.ring_points({ROOM: Mode.PUSH}) == ()
+    assert inbox.position(LOG) == (0, 0)
+
+
+def test_going_on_where_we_are_is_nothing() -> None:
+    inbox = room(5)
+    inbox.linked((Resumed(ROOM, 0, EPOCH, 5, 9),))
+    assert shown(inbox) == []
+    inbox.linked((Resumed(ROOM, 0, EPOCH, 9, 9),))  # beyond, but nothing is said to be lost
+    assert shown(inbox) == []
+    assert inbox.deliver(block(9, 10)) is not None
+
+
+def test_gaps_of_a_resumption_are_told() -> None:
+    inbox = room(5)
+    inbox.linked((Resumed(ROOM, 0, EPOCH, 9, 9, True),))
+    inbox.linked((Resumed(ROOM, 0, EPOCH, 4, 4, True),))
+    inbox.linked((Resumed(ROOM, 0, 8, 2, 2, True),))
+    assert shown(inbox) == [(5, 9), (0, 4), (0, 2)]
+    assert inbox.position(LOG) == (8, 2)
+
+
+def test_a_ring_that_goes_on_before_what_we_received_began_anew() -> None:
+    inbox = room(5)
+    inbox.deliver(block(5, 9))  # nothing is taken yet
+    inbox.linked((Resumed(ROOM, 0, EPOCH, 7, 7, True),))
+    assert shown(inbox) == [6, 7, 8, 9, (0, 7)]
+    assert inbox.position(LOG) == (EPOCH, 7)
+
+
+# ------------------------------------------------------------------------------------------------- property
+
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("publish"), st.integers(1, 40)),
+        st.tuples(st.just("push"), st.integers(0, 3)),  # the gateway skips as many rounds' entries
+        st.tuples(st.just("lag"), st.just(0)),  # it sends the block that we lag behind
+        st.tuples(st.just("notify"), st.just(0)),
+        st.tuples(st.just("answer"), st.just(0)),
+        st.tuples(st.just("reconnect"), st.just(0)),
+        st.tuples(st.just("restart"), st.just(0)),
+    ),
+    max_size=40,
+)
+
+
+class Gateway:
+    """A ring, a member that is sent things now and then, and what it must have seen."""
+
+    def __init__(self) -> None:
+        self.epoch, self.counter, self.sent = 1, 0, 0
+        self.ring: Ring[Entry] = Ring(0)
+        self.inbox = Inbox(decode_message)
+        self.inbox.resumed(Resumed(ROOM, 0, 1, 0, 0))
+        self.pulls: list[Pull] = []
+        self.published: dict[int, list[int]] = {1: []}
+        self.shown: dict[int, list[int]] = {1: []}
+        self.gaps: dict[int, list[tuple[int, int]]] = {1: []}
+
+    def deliver(self, after: int, upto: int, entries: Any, gap: bool) -> None:
+        frame = Deliver(ROOM, 0, self.epoch, after, upto, tuple(entries), gap, self.ring.head)
+        pull = self.inbox.deliver(frame)
+        if pull is not None:
+            self.pulls.append(pull)
+        self.check()
+
+    def block(self, after: int) -> None:
+        found = self.ring.read(after)
+        self.deliver(found.after, found.upto, found.entries, found.gap)
+
+    def step(self, what: str, n: int) -> None:
+        if what == "publish":
+            for _ in range(n):
+                self.counter += 1 + self.counter % 3
+                self.published[self.epoch].append(self.counter)
+                self.ring.append(self.counter, entry(self.counter, b"", f"{self.epoch}-{self.counter}"), 1, 0)
+            self.ring.trim(RingLimits(70, 10_000, 10), 0)
+        elif what == "push":
+            fresh = [one for one in self.ring._entries if one.seq > max(self.sent, self.ring.floor)]
+            skipped = fresh[: n * len(fresh) // 4]
+            after = skipped[-1].seq if skipped else max(self.sent, self.ring.floor)
+            self.deliver(after, self.ring.head, fresh[len(skipped) :], False)
+            self.sent = self.ring.head
+        elif what == "lag":
+            self.block(self.inbox.position(LOG)[1])
+        elif what == "notify":
+            if self.inbox.told(LOG, self.epoch, self.ring.head):
+                pull = self.inbox.catch_up(LOG)
+                if pull is not None:
+                    self.pulls.append(pull)
+        elif what == "answer" and self.pulls:
+            pull = self.pulls.pop(0)
+            self.block(pull.after if pull.epoch == self.epoch else self.ring.floor)
+        elif what == "reconnect":
+            self.pulls.clear()
+            (point,) = self.inbox.ring_points({ROOM: Mode.PUSH})
+            found = resume_ring(point, self.epoch, self.ring.head)
+            self.sent = found.position
+            self.inbox.linked((Resumed(ROOM, 0, self.epoch, found.position, self.ring.head, found.gap),))
+        elif what == "restart":
+            lost = self.inbox.position(LOG)[1]
+            self.gaps[self.epoch].append((lost, self.counter))  # the new epoch says so
+            self.epoch, self.counter, self.ring = self.epoch + 1, 0, Ring(0)
+            self.published[self.epoch], self.shown[self.epoch], self.gaps[self.epoch] = [], [], []
+            self.step("reconnect", 0)
+
+    def check(self) -> None:
+        """Take what is to be shown: rising, and nothing twice."""
+        while (item := self.inbox.next()) is not None:
+            what = item.what
+            if isinstance(what, Gap):
+                self.gaps[what.epoch].append((what.after, what.upto))
+            else:
+                before = self.shown[what.epoch]
+                assert not before or what.seq > before[-1]
+                before.append(what.seq)
+            self.inbox.take(item)
+
+    def unheard(self) -> list[tuple[int, int]]:
+        """What was published, and neither shown nor in a gap that was told."""
+        return [
+            (epoch, seq)
+            for epoch, published in self.published.items()
+            for seq in published
+            if seq not in self.shown[epoch] and not any(a < seq <= b for a, b in self.gaps[epoch])
+        ]
+
+
+@given(STEPS)
+def test_what_is_shown_and_the_told_gaps_cover_everything(steps: list[tuple[str, int]]) -> None:
+    gateway = Gateway()
+    for what, n in steps:
+        gateway.step(what, n)
+        gateway.check()
+    # At the end the member is brought up to date, by whatever is out and by blocks.
+    for _ in range(20):
+        gateway.step("answer", 0)
+        gateway.step("lag", 0)
+    gateway.step("push", 0)
+    for _ in range(20):
+        gateway.step("answer", 0)
+    epoch, position = gateway.inbox.position(LOG)
+    assert (epoch, position) == (gateway.epoch, gateway.ring.head)
+    assert gateway.unheard() == []

@@ -1,0 +1,626 @@
+"""Rooms: subscribing, leaving, coming again, Notify and Pull, compressed deliveries."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from imgateway.client import Gap, Received, Subscription
+from imgateway.client.inbox import Inbox
+from imgateway.client.notices import Notices
+from imgateway.errors import ClientError, CloseCode, FrameRefused
+from imgateway.frames import (
+    Deliver,
+    DeliverAck,
+    Frame,
+    Hello,
+    Limits,
+    LogKey,
+    Mode,
+    Notify,
+    Publish,
+    Pull,
+    Refused,
+    RefusedCode,
+    Resumed,
+    ResumePoint,
+    Subscribe,
+    Subscribed,
+    Told,
+    Unsubscribe,
+    Unsubscribed,
+    UnsubscribedCode,
+    parse_address,
+)
+from imgateway.wire.compression import zstd
+from imgateway.wire.messages import decode_message
+from tests.client.fake_gateway import EPOCH, ME, ROOM, World, deliver, done, entry
+
+AREA = parse_address("area:games")
+
+
+def block(after: int, upto: int, seqs: Any = None, **more: Any) -> Deliver:
+    return deliver(after, upto, seqs, **{"address": ROOM, **more})
+
+
+def joined(world: World, mode: str = "push", **options: Any) -> tuple[Any, Subscription, list[Any]]:
+    """A client in room:7, and what it is shown: seqs, and gaps as pairs."""
+    shown: list[Any] = []
+
+    def on_gap(gap: Gap) -> None:
+        shown.append((gap.after, gap.upto))
+
+    client = world.up(on_message=lambda received: shown.append(received.seq), on_gap=on_gap, **options)
+    subscribing = client.subscribe("room:7", mode)
+    world.turn()
+    return client, done(subscribing), shown
+
+
+def resumes(world: World, *points: tuple[int, int], epoch: int = EPOCH, gap: bool = False) -> None:
+    """The next Welcome resumes the room at (lane, position)."""
+    world.gateway.resumed = (
+        Resumed(ME, 0, EPOCH, 0, 0),
+        *(Resumed(ROOM, lane, epoch, position, position, gap) for lane, position in points),
+    )
+
+
+def again(world: World) -> None:
+    world.gateway.pipe.cut()
+    world.wait(1)
+
+
+# -------------------------------------------------------------------------------------------------- joining
+
+
+def test_messages_of_a_room_come_as_all_others_do(world: World) -> None:
+    got: list[Received] = []
+    client = world.up(on_message=got.append)
+    subscribing = client.subscribe("room:7")
+    world.turn()
+    room = done(subscribing)
+    assert (room.address, room.mode, room.active, room.ended) == (ROOM, Mode.PUSH, True, None)
+    assert world.gateway.pipe.of(Subscribe) == [Subscribe(ROOM)]
+    world.gateway.pipe.say(block(0, 2), block(0, 1, lane=1))
+    assert [(one.address, one.lane, one.epoch, one.seq) for one in got] == [
+        (ROOM, 0, EPOCH, 1),
+        (ROOM, 0, EPOCH, 2),
+        (ROOM, 1, EPOCH, 1),
+    ]
+    world.wait(1)
+    assert world.gateway.pipe.of(DeliverAck) == []  # nobody has custody of a room
+
+
+def test_lane_1_is_asked_for_if_the_answer_leaves_it_out(world: World) -> None:
+    world.gateway.tells = (0,)
+    world.gateway.heads = {(ROOM, 0): 5, (ROOM, 1): 9}
+    _client, room, _shown = joined(world)
+    assert world.gateway.pipe.of(Subscribe) == [Subscribe(ROOM), Subscribe(ROOM, lane=1)]
+    assert room.active
+    again(world)
+    assert world.gateway.pipe.of(Hello)[0].resume[1:] == (
+        ResumePoint(ROOM, 0, EPOCH, 5),
+        ResumePoint(ROOM, 1, EPOCH, 9),
+    )
+
+
+def test_a_subscription_waits_for_a_link(world: World) -> None:
+    client = world.client()
+    subscribing = client.subscribe(ROOM)
+    client.start()
+    world.turn()
+    assert done(subscribing).active
+
+
+def test_who_is_in_already_is_that(world: World) -> None:
+    client, room, _ = joined(world)
+    assert done(client.subscribe("room:7")) is room
+    assert len(world.gateway.pipe.of(Subscribe)) == 1
+
+
+def test_two_who_ask_at_once_get_the_same(world: World) -> None:
+    client = world.up()
+    asked = [client.subscribe("room:7") for _ in range(2)]
+    asked[0].addErrback(lambda reason: None).cancel()
+    world.turn()
+    assert done(asked[1]).active
+    assert len(world.gateway.pipe.of(Subscribe)) == 1
+
+
+def test_the_mode_may_change(world: World) -> None:
+    client, room, _ = joined(world)
+    changing = client.subscribe("room:7", "notify")
+    world.turn()
+    assert done(changing) is room
+    assert room.mode is Mode.NOTIFY
+    assert world.gateway.pipe.of(Subscribe)[1] == Subscribe(ROOM, Mode.NOTIFY, 0, EPOCH, 0)
+
+
+def test_what_is_wrong_is_wrong_at_once(world: World) -> None:
+    client = world.up()
+    for wrong in (lambda: client.subscribe("room:7", "pull"), lambda: client.subscribe("nowhere")):
+        with pytest.raises(ValueError):
+            wrong()
+
+
+def test_a_refusal_is_an_exception(world: World) -> None:
+    world.gateway.admits = False
+    client = world.up()
+    told: list[Any] = []
+    client.on_unsubscribed = told.append
+    subscribing = client.subscribe("room:7")
+    world.gateway.pipe.say(
+        Refused("subscribe", "nowhere", 2),
+        Refused("subscribe", "room:8", 2),
+        Refused("subscribe", "room:7", 2, "not you"),
+    )
+    with pytest.raises(FrameRefused) as caught:
+        done(subscribing)
+    assert caught.value.code is RefusedCode.FORBIDDEN
+    assert told == []
+    retry = client.subscribe("room:7")  # nothing is left of it
+    world.gateway.pipe.say(Subscribed(ROOM, 3))
+    with pytest.raises(FrameRefused):
+        done(retry)
+
+
+def test_a_wire_that_cannot_say_it(world: World) -> None:
+    client = world.up()
+    link = client._session._link
+    assert link is not None
+    link.send = lambda frame: not isinstance(frame, Subscribe)  # type: ignore[method-assign]
+    with pytest.raises(FrameRefused):
+        done(client.subscribe("room:7"))
+
+
+def test_the_pace_is_kept(world: World) -> None:
+    world.gateway.limits = Limits(subscribe_rate=2)
+    client = world.up()
+    asked = [client.subscribe(f"room:{n}") for n in range(5)]
+    asked[4].addErrback(lambda reason: reason.trap(ClientError))
+    client.unsubscribe("room:4")
+    world.turn()
+    assert len(world.gateway.pipe.of(Subscribe)) == 1
+    for _ in range(12):
+        world.wait(0.25)
+    assert [frame.address.id for frame in world.gateway.pipe.of(Subscribe)] == ["0", "1", "2", "3"]
+    assert all(done(one).active for one in asked[:4])
+
+
+def test_a_link_that_ends_before_our_turn(world: World) -> None:
+    world.gateway.limits = Limits(subscribe_rate=1)
+    client = world.up()
+    asked = [client.subscribe(f"room:{n}") for n in range(2)]
+    again(world)
+    for _ in range(8):
+        world.wait(1)
+    assert all(done(one).active for one in asked)
+    assert len(world.gateway.pipe.of(Subscribe)) == 2
+
+
+def test_an_answer_for_lane_0_that_came_first(world: World) -> None:
+    world.gateway.tells = (0, 1)
+    client = world.up()
+    subscribing = client.subscribe("room:7")
+    world.turn()
+    assert done(subscribing).active
+    assert len(world.gateway.pipe.of(Subscribe)) == 2  # nobody knew that the other was on its way
+
+
+def test_the_business_may_put_us_in(world: World) -> None:
+    shown: list[int] = []
+    client = world.up(on_message=lambda received: shown.append(received.seq))
+    world.gateway.pipe.say(
+        Subscribed(ROOM, 0, EPOCH, 4, False, Mode.PUSH, 1, 4),
+        Subscribed(ROOM, 0, EPOCH, 4, False, Mode.PUSH, 0, 4),
+        block(4, 5),
+    )
+    assert shown == [5]
+    assert done(client.subscribe("room:7")).active
+    assert world.gateway.pipe.of(Subscribe) == []
+
+
+# -------------------------------------------------------------------------------------------------- leaving
+
+
+def test_leaving(world: World) -> None:
+    client, room, shown = joined(world)
+    leaving = client.unsubscribe("room:7")
+    world.gateway.pipe.say(block(0, 2))  # on its way already
+    assert world.gateway.pipe.of(Unsubscribe) == [Unsubscribe(ROOM)]
+    world.turn()
+    assert done(leaving) is None
+    assert (room.active, room.ended, shown) == (False, UnsubscribedCode.ASKED, [])
+    assert done(client.unsubscribe("room:7")) is None
+    world.gateway.heads = {(ROOM, 0): 30, (ROOM, 1): 30}
+    coming = client.subscribe("room:7")
+    world.turn()
+    assert done(coming) is not room
+    world.gateway.pipe.say(block(28, 31))
+    assert shown == [31]
+
+
+def test_leaving_before_the_answer(world: World) -> None:
+    client = world.up()
+    subscribing, leaving = client.subscribe("room:7"), client.unsubscribe("room:7")
+    second = client.unsubscribe("room:7")
+    with pytest.raises(ClientError):
+        done(subscribing)
+    coming = client.subscribe("room:7")
+    world.turn()
+    assert (done(leaving), done(second)) == (None, None)
+    assert done(coming).active
+
+
+def test_leaving_without_a_link_is_not_coming_again(world: World) -> None:
+    client, _, _ = joined(world)
+    world.gateway.pipe.cut()
+    assert done(client.unsubscribe("room:7")) is None
+    world.wait(1)
+    assert world.gateway.pipe.of(Hello)[0].resume == (ResumePoint(ME, 0, EPOCH, 0),)
+    assert world.gateway.pipe.of(Subscribe) == []
+
+
+def test_a_link_that_ends_on_the_way_out_is_one_way_out(world: World) -> None:
+    client, _, _ = joined(world)
+    world.gateway.admits = False
+    leaving = client.unsubscribe("room:7")
+    again(world)
+    assert done(leaving) is None
+    assert world.gateway.pipe.of(Subscribe) == []
+
+
+def test_a_refused_goodbye_is_one_too(world: World) -> None:
+    client, _, _ = joined(world)
+    world.gateway.admits = False
+    leaving = client.unsubscribe("room:7")
+    world.gateway.pipe.say(
+        Unsubscribed(ROOM, UnsubscribedCode.NOT_PULLING),  # crossed with ours, which is answered, too
+        Subscribed(ROOM),
+        Refused("subscribe", "room:7", 2),
+        Notify((Told(ROOM, 0, EPOCH, 9),)),
+    )
+    world.wait(1)
+    assert world.gateway.pipe.of(Pull) == []
+    world.gateway.pipe.say(Refused("unsubscribe", "room:7", 1))
+    assert done(leaving) is None
+    world.gateway.pipe.say(Refused("unsubscribe", "room:7", 1))
+    again(world)
+    assert len(world.gateway.pipe.of(Hello)[0].resume) == 1
+
+
+@pytest.mark.parametrize("code", [UnsubscribedCode.NOT_PULLING, UnsubscribedCode.REMOVED, 77])
+def test_the_gateway_may_end_it(world: World, code: int) -> None:
+    client, room, shown = joined(world)
+    told: list[Subscription] = []
+    client.on_unsubscribed = told.append
+    assert client.on_unsubscribed == told.append
+    world.gateway.pipe.say(block(0, 2), Unsubscribed(ROOM, code), Unsubscribed(ROOM, code))
+    assert told == [room]
+    assert (room.active, room.ended) == (False, code)
+    coming = client.subscribe("room:7")  # is told what was missed
+    world.turn()
+    assert done(coming) is not room
+    assert world.gateway.pipe.of(Subscribe)[1:] == [Subscribe(ROOM, Mode.PUSH, 0, EPOCH, 2)]
+    assert shown == [1, 2]
+
+
+def test_an_application_that_fails_on_it_is_logged(world: World, flush_logged_errors: Any) -> None:
+    client, _room, _ = joined(world)
+    client.on_unsubscribed = lambda subscription: 1 / 0
+    world.gateway.pipe.say(Unsubscribed(ROOM, 2))
+    assert len(flush_logged_errors(ZeroDivisionError)) == 1
+
+
+def test_the_end_before_the_answer(world: World) -> None:
+    world.gateway.admits = False
+    client = world.up()
+    subscribing = client.subscribe("room:7")
+    world.gateway.pipe.say(Unsubscribed(ROOM, 2))
+    with pytest.raises(ClientError, match="REMOVED"):
+        done(subscribing)
+
+
+def test_closing_fails_who_waits(world: World) -> None:
+    world.gateway.admits = False
+    client = world.up()
+    subscribing = client.subscribe("room:7")
+    cancelled = client.subscribe("room:8")
+    cancelled.addErrback(lambda reason: None).cancel()
+    leaving = client.unsubscribe("room:8")
+    client.close()
+    world.wait(1)
+    with pytest.raises(ClientError):
+        done(subscribing)
+    assert done(leaving) is None
+    for late in (lambda: client.subscribe("room:7"), lambda: client.unsubscribe("room:7")):
+        with pytest.raises(ClientError):
+            late()
+
+
+# -------------------------------------------------------------------------------------------- coming again
+
+
+def test_a_new_link_resumes_both_lanes(world: World) -> None:
+    world.gateway.heads = {(ROOM, 0): 3, (ROOM, 1): 3}
+    _client, room, shown = joined(world, "notify")
+    world.gateway.pipe.say(block(3, 5), block(3, 4, lane=1))
+    resumes(world, (0, 5), (1, 4))
+    again(world)
+    assert set(world.gateway.pipe.of(Hello)[0].resume[1:]) == {
+        ResumePoint(ROOM, 0, EPOCH, 5, Mode.NOTIFY),
+        ResumePoint(ROOM, 1, EPOCH, 4, Mode.NOTIFY),
+    }
+    assert world.gateway.pipe.of(Subscribe) == []
+    assert room.active
+    world.gateway.pipe.say(block(3, 7))
+    assert shown == [4, 5, 4, 6, 7]
+
+
+def test_positions_are_kept_in_no_file(world: World, tmp_path: Any) -> None:
+    path = str(tmp_path / "state")
+    client, _, _ = joined(world, state=path)
+    world.gateway.pipe.say(block(0, 5))
+    client.close()
+    world.wait(1)
+    world.up(state=path)
+    assert [point.address for point in world.gateway.pipe.of(Hello)[0].resume] == [ME]
+
+
+def test_what_welcome_does_not_resume_is_subscribed_to_with_its_position(world: World) -> None:
+    _client, room, shown = joined(world)
+    world.gateway.pipe.say(block(0, 5), block(0, 3, lane=1))
+    again(world)
+    assert world.gateway.pipe.of(Subscribe) == [
+        Subscribe(ROOM, Mode.PUSH, 0, EPOCH, 5),
+    ]
+    assert room.active
+    resumes(world, (0, 5))
+    again(world)
+    assert world.gateway.pipe.of(Subscribe) == [Subscribe(ROOM, Mode.PUSH, 1, EPOCH, 3)]
+    assert room.active
+    assert shown == [1, 2, 3, 4, 5, 1, 2, 3]
+
+
+def test_gaps_are_told_on_coming_again(world: World) -> None:
+    _, _, shown = joined(world)
+    world.gateway.pipe.say(block(0, 2))
+    resumes(world, (0, 9), (1, 9), epoch=8, gap=True)
+    again(world)
+    assert shown == [1, 2, (0, 9), (0, 9)]
+    world.gateway.pipe.say(block(9, 10, epoch=8))
+    assert shown[4:] == [10]
+
+
+def test_gaps_of_a_subscription_that_is_made_again_are_told(world: World) -> None:
+    _, _, shown = joined(world)
+    world.gateway.pipe.say(block(0, 2))
+    world.gateway.admits = False
+    again(world)
+    world.gateway.pipe.say(Subscribed(ROOM, 0, EPOCH, 9, True, Mode.PUSH, 0, 9))
+    assert shown == [1, 2, (2, 9)]
+
+
+def test_a_refusal_on_coming_again_ends_it(world: World) -> None:
+    client, room, _ = joined(world)
+    told: list[Subscription] = []
+    client.on_unsubscribed = told.append
+    world.gateway.admits = False
+    again(world)
+    assert not room.active
+    world.gateway.pipe.say(Refused("subscribe", "room:7", 2))
+    assert told == [room]
+    assert room.ended is UnsubscribedCode.REMOVED
+
+
+def test_more_rooms_than_hello_takes_are_subscribed_to(world: World) -> None:
+    client = world.up()
+    names = [f"room:{'x' * 50}{n}" for n in range(200)]
+    for name in names:
+        client.subscribe(name)
+    world.turn()
+    again(world)
+    (hello,) = world.gateway.pipe.of(Hello)
+    assert hello.resume[0] == ResumePoint(ME, 0, EPOCH, 0)
+    assert len(hello.resume) < 200
+    assert len(world.gateway.wire.codec(False, 1 << 20).encode(hello) or b"") <= 8_000
+    assert len(world.gateway.pipe.of(Subscribe)) == 200
+
+
+def test_a_transport_may_take_less(world: World) -> None:
+    client = world.up()
+    for n in range(10):
+        client.subscribe(f"room:{n}")
+    world.turn()
+
+    def narrow(url: str, *rest: Any) -> Any:
+        connecting = connect(url, *rest)
+        world.gateway.pipe.max_first_bytes = 60  # type: ignore[attr-defined]
+        return connecting
+
+    connect = world.gateway.connect
+    world.gateway.connect = narrow  # type: ignore[method-assign,assignment]
+    again(world)
+    assert len(world.gateway.pipe.of(Hello)[0].resume) == 1
+    assert len({frame.address for frame in world.gateway.pipe.of(Subscribe)}) == 10
+
+
+def test_udp_names_what_fits_its_first_datagram() -> None:
+    from imgateway.transports.datagram.client import ClientConnection
+
+    assert 1_000 < ClientConnection.max_first_bytes < 1_200
+
+
+# -------------------------------------------------------------------------------------------- area and all
+
+
+def test_areas_come_by_themselves_and_are_resumed(world: World) -> None:
+    client, _, shown = joined(world)
+    world.gateway.pipe.say(block(8, 9, address=AREA), block(3, 4, address=parse_address("all")))
+    assert shown == [9, 4]
+    again(world)
+    assert [point.address.kind for point in world.gateway.pipe.of(Hello)[0].resume] == [
+        "user",
+        "area",
+        "all",
+        "room",
+        "room",
+    ]
+    client.unsubscribe("room:7")
+    world.turn()
+    again(world)
+    assert [point.address.kind for point in world.gateway.pipe.of(Hello)[0].resume] == ["user", "all"]
+
+
+# ----------------------------------------------------------------------------------------- notify and pull
+
+
+def notify(*heads: tuple[int, int], spread_ms: int = 0) -> Notify:
+    return Notify(tuple(Told(ROOM, lane, EPOCH, head) for lane, head in heads), spread_ms)
+
+
+def test_a_notify_is_pulled_lane_1_first(world: World) -> None:
+    _, _, shown = joined(world, "notify")
+    world.gateway.pipe.say(notify((0, 40), (1, 2)))
+    assert world.gateway.pipe.of(Pull) == []
+    world.turn()
+    assert [(pull.lane, pull.after) for pull in world.gateway.pipe.of(Pull)] == [(1, 0), (0, 0)]
+    world.gateway.pipe.say(block(0, 2, lane=1), block(0, 32, head=40))
+    assert [(pull.lane, pull.after) for pull in world.gateway.pipe.of(Pull)][2:] == [(0, 32)]
+    world.gateway.pipe.say(block(32, 40))
+    assert shown == [1, 2, *range(1, 41)]
+    assert len(world.gateway.pipe.of(Pull)) == 3
+
+
+def test_a_push_subscriber_follows_a_notify_too(world: World) -> None:
+    _, _, shown = joined(world, "push")
+    world.gateway.pipe.say(block(0, 2), notify((0, 5)))
+    world.turn()
+    world.gateway.pipe.say(block(0, 5))
+    assert shown == [1, 2, 3, 4, 5]
+
+
+def test_the_spread_is_waited_for(world: World) -> None:
+    joined(world, "notify")
+    world.gateway.pipe.say(notify((0, 5), spread_ms=2_000))
+    world.gateway.pipe.say(notify((0, 9), spread_ms=2_000))
+    world.wait(2)
+    assert len(world.gateway.pipe.of(Pull)) == 1
+
+
+def test_a_notify_of_nothing_new_is_passed_over(world: World) -> None:
+    joined(world, "notify")
+    world.gateway.pipe.say(block(0, 5), notify((0, 5)))
+    world.wait(1)
+    assert world.gateway.pipe.of(Pull) == []
+
+
+def test_what_comes_while_it_waits_is_not_pulled(world: World) -> None:
+    joined(world, "notify")
+    world.gateway.pipe.say(notify((0, 5)), block(0, 5))
+    world.wait(1)
+    assert world.gateway.pipe.of(Pull) == []
+
+
+def test_a_link_that_ends_while_it_waits(world: World) -> None:
+    joined(world, "notify")
+    first = world.gateway.pipe
+    first.say(notify((0, 5), spread_ms=10_000))
+    again(world)
+    world.live(10)
+    assert (first.of(Pull), world.gateway.pipe.of(Pull)) == ([], [])
+
+
+def test_how_long_it_waits() -> None:
+    from twisted.internet.task import Clock
+
+    clock, inbox = Clock(), Inbox(decode_message)
+    sent: list[Any] = []
+    notices = Notices(clock, inbox, lambda: 0.25)
+    link: Any = type("Sender", (), {"send": staticmethod(sent.append)})
+    notices.up(link)
+    others = Told(parse_address("room:8"), 0, EPOCH, 3)
+    notices.notified([others, Told(ROOM, 1, EPOCH, 3)], 4_000)
+    clock.advance(0.5)
+    notices.notified([others, Told(ROOM, 0, EPOCH, 3)], 4_000)
+    clock.advance(0.49)
+    assert sent == []
+    clock.advance(0.01)
+    assert [(pull.address.id, pull.lane) for pull in sent] == [("7", 1), ("8", 0)]
+    clock.advance(0.5)
+    assert [(pull.address.id, pull.lane) for pull in sent[2:]] == [("7", 0)]
+    assert inbox.position(LogKey(ROOM)) == (EPOCH, 2)
+    notices.down()
+    assert clock.getDelayedCalls() == []
+
+
+def test_a_refused_pull_is_told_to_nobody(world: World) -> None:
+    _, _, shown = joined(world, "notify")
+    world.gateway.pipe.say(notify((0, 5)))
+    world.turn()
+    world.gateway.pipe.say(Refused("pull", "room:7", 5))
+    assert shown == []
+
+
+# ------------------------------------------------------------------------------------- history, publishing
+
+
+def test_history_of_a_room_is_from_where_it_was_asked_for(world: World) -> None:
+    client, _, shown = joined(world)
+    world.gateway.pipe.say(block(0, 2))
+    asking = client.history("room:7", after=40)
+    world.gateway.pipe.say(block(2, 3), block(32, 64, head=70))
+    page = done(asking)
+    assert (page.after, page.upto, page.head, [one.seq for one in page.messages][:2]) == (
+        40,
+        64,
+        70,
+        [41, 42],
+    )
+    assert shown == [1, 2, 3]
+
+
+def test_publishing_with_a_lane(world: World) -> None:
+    client, _, _ = joined(world)
+    client.publish("room:7", "a gift", lane=1)
+    (publish,) = world.gateway.pipe.of(Publish)
+    assert (publish.to, publish.lane) == ((ROOM,), 1)
+
+
+# --------------------------------------------------------------------------------------------- compression
+
+
+@pytest.mark.parametrize("name", ["zstd", "br"])
+def test_compressed_deliveries_are_opened(world: World, name: str) -> None:
+    _, _, shown = joined(world)
+    assert world.gateway.pipe.of(Hello)[0].compressions == ("zstd", "br")
+    world.gateway.pipe.say(block(0, 60, compression=name))
+    assert shown == list(range(1, 61))
+
+
+def test_what_was_not_offered_ends_the_link(world: World) -> None:
+    client, _, shown = joined(world, compressions=())
+    ended: list[Any] = []
+    client.on_down = lambda *how: ended.append(how)
+    assert world.gateway.pipe.of(Hello)[0].compressions == ()
+    world.gateway.pipe.say(block(0, 60, compression="zstd"))
+    world.turn()
+    assert shown == []
+    assert world.gateway.pipes[0].closed == CloseCode.BAD_FRAME
+    assert ended[0][0] == CloseCode.LOST
+
+
+def test_a_bomb_ends_the_link(world: World) -> None:
+    _, _, shown = joined(world)
+    bomb: Frame = Deliver(
+        ROOM, 0, EPOCH, 0, 1, (), compression="zstd", compressed=zstd.compress(bytes(64 << 20))
+    )
+    world.gateway.pipe.say(block(0, 1), bomb)
+    assert shown == [1]
+    assert world.gateway.pipes[0].closed in (CloseCode.BAD_FRAME, CloseCode.FRAME_TOO_LARGE)
+
+
+def test_entries_of_the_mailbox_may_be_compressed_as_well(world: World) -> None:
+    _, _, shown = joined(world)
+    world.gateway.pipe.say(deliver(0, 60, entries=tuple(map(entry, range(1, 61))), compression="br"))
+    assert shown == list(range(1, 61))
