@@ -11,6 +11,7 @@ from imgateway.client import Client, Received
 from imgateway.core.retry import fixed
 from imgateway.errors import RequestFailed
 from imgateway.frames import OutcomeCode, ResponseCode
+from imgateway.testing.conditions import LinkConditions
 from tests.conformance.house import House, settings
 from tests.conformance.wires import WIRES, Wire
 
@@ -37,6 +38,17 @@ class Town:
         self.clients.append(client)
         self.house.result(client.start())
         return client
+
+    def cut(self) -> None:
+        """Every connection breaks, or nothing arrives for longer than a gateway waits."""
+        for link in self.house.network.links:
+            link.cut()
+        if self.wire.udp:
+            clean = self.house.network.datagrams.conditions
+            self.house.network.datagrams.conditions = LinkConditions(loss=1.0)
+            self.house.advance(80)
+            self.house.network.datagrams.conditions = clean
+            self.house.advance(12)
 
     def end(self) -> None:
         for client in self.clients:
@@ -78,8 +90,7 @@ def test_what_came_while_away_and_what_broke_off_arrives_once(town: Town) -> Non
     for n in range(30):
         sent = alice.publish("user:bob", str(n))
         if n % 10 == 5:
-            for link in town.house.network.links:
-                link.cut()
+            town.cut()
             town.house.advance(3)
         if n % 3 == 0:
             town.house.result(sent)

@@ -38,10 +38,11 @@ from imgateway.tap.doors import door
 from imgateway.testing.conditions import LinkConditions
 from imgateway.testing.disk import Steps
 from imgateway.testing.network import Network
+from imgateway.transports.datagram.client import DatagramClient
 from imgateway.transports.datagram.connection import DatagramConnection
 from imgateway.wire.messages import decode_message
 
-from .wires import DIALLING, LISTEN, LISTENING, Wire
+from .wires import LISTEN, LISTENING, Wire
 
 __all__ = ("Client", "House", "Names", "settings")
 
@@ -103,7 +104,6 @@ class House:
         self.network = Network(chunk, capacity)
         self.network.datagrams.conditions = lambda *ends: LinkConditions()
         self.steps = Steps()
-        self.clients_over_udp: list[Client] = []
         self.health: dict[str, tuple[bool, str]] = {}
         config = config or settings()
         random = Random(5)
@@ -153,19 +153,19 @@ class House:
     def carry(self) -> None:
         """The same without the store's work."""
         self.network.settle()
-        before = 0
-        while (waiting := self._waiting()) and waiting != before:
+        before, patience = 0, 3
+        while (waiting := self._waiting()) and patience:
+            patience = 3 if waiting != before else patience - 1
             before = waiting
             self.network.elapse(ACK_S)
 
     def _waiting(self) -> int:
         """Over UDP more than a window's bytes, and the end, wait for acknowledgements, which take a moment.
         How much does."""
-        ends = [client.connection for client in self.clients_over_udp if client.connection is not None]
-        if ends:
-            ends += [link.connection for link in self.node.exchange.links]
-        ours = [end for end in ends if isinstance(end, DatagramConnection)]
-        return sum(end.is_closing + end.unsent() for end in ours)
+        sockets = [port._protocol for port in self.network.datagrams._ports.values()]
+        ours: list[Any] = [socket.connection for socket in sockets if isinstance(socket, DatagramClient)]
+        ours += [link.connection for link in self.node.exchange.links if ours]
+        return sum(end.is_closing + end.unsent() for end in ours if isinstance(end, DatagramConnection))
 
     def advance(self, seconds: float, step: float = 0.25) -> None:
         """Let time pass, in steps of a tick."""
@@ -190,10 +190,8 @@ class House:
     def connect(self, wire: Wire) -> Client:
         """A connected client that has said nothing."""
         client = Client(self, wire)
-        dialling = wire.transport.connect(wire.url, wire.adapter, client, self.network, DIALLING)
+        dialling = wire.transport.connect(wire.url, wire.adapter, client, self.network, {"timeout_s": 5})
         client.connection = self.result(dialling)
-        if wire.udp:
-            self.clients_over_udp.append(client)
         client.link = DatagramLink(client) if wire.udp else self.network.links[-1]
         return client
 
@@ -242,7 +240,7 @@ class DatagramLink:
         """From now on nothing arrives, and nobody is told."""
         place = self._client.connection._port.transport.place
         datagrams = self._client.house.network.datagrams
-        before = datagrams.conditions
+        before: Any = datagrams.conditions
         silent = LinkConditions(silent=True)
         datagrams.conditions = lambda *ends: silent if place in ends else before(*ends)
 

@@ -5,7 +5,10 @@ Another transport, or another protocol that can say all of these frames, is one 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
+
+from twisted.internet.defer import Deferred
 
 from imgateway.auth.udp import udp_key, udp_reset_key
 from imgateway.protocols.json import JsonAdapter
@@ -14,9 +17,10 @@ from imgateway.transports.tcp import TCPTransport
 from imgateway.transports.udp import UDPTransport
 from imgateway.transports.websocket import WebSocketTransport
 
-__all__ = ("CONNECTED", "DIALLING", "JSON", "LISTEN", "LISTENING", "UDP", "WIRES", "Wire")
+__all__ = ("CONNECTED", "JSON", "LISTEN", "LISTENING", "UDP", "WIRES", "Wire")
 
 SECRET, KEY_ID = b"s" * 32, b"i" * 16
+KEY = (KEY_ID, udp_key(SECRET, KEY_ID))
 
 
 class Wire(NamedTuple):
@@ -39,6 +43,15 @@ class Wire(NamedTuple):
         return self.url.startswith("udp")
 
 
+class Keyed(UDPTransport):
+    """UDP for users whose tokens are mere names, and so bring no key."""
+
+    def connect(
+        self, url: str, wire: Any, receiver: Any, reactor: Any, options: Mapping[str, Any]
+    ) -> Deferred[Any]:
+        return super().connect(url, wire, receiver, reactor, {**options, "udp": KEY})
+
+
 WIRES = (
     Wire(
         "tcp",
@@ -57,11 +70,10 @@ WIRES = (
         None,
     ),
     Wire("websocket-json", JsonAdapter(), WebSocketTransport(), "ws://127.0.0.1:7902", b"{nonsense", None),
-    Wire("udp", NativeAdapter(), UDPTransport(), "udp://127.0.0.1:7903", b"\xff\xff\xff\xff", None),
+    Wire("udp", NativeAdapter(), Keyed(), "udp://127.0.0.1:7903", b"\xff\xff\xff\xff", None),
 )
 JSON, UDP = WIRES[2], WIRES[3]
 CONNECTED = WIRES[:3]
 """Where a connection exists before the first frame. Over UDP it begins with the greeting."""
 LISTEN = ("native+tcp:tcp:7901", "native,json+websocket:tcp:7902", "native+udp:127.0.0.1:7903")
 LISTENING = {"udp_key": lambda key_id: udp_key(SECRET, key_id), "udp_reset_key": udp_reset_key(SECRET)}
-DIALLING = {"timeout_s": 5, "udp": (KEY_ID, udp_key(SECRET, KEY_ID))}
