@@ -28,6 +28,7 @@ from imgateway.frames import (
     Hello,
     LogKey,
     Message,
+    Mode,
     Outcome,
     Position,
     Publish,
@@ -157,6 +158,42 @@ class IConnection(Interface):
 
     def abort() -> None:
         """Drop the connection now."""
+
+
+class PathStatistics(Struct, frozen=True):
+    """What became of datagrams. Those of a greeting, and those that try a size, are not counted."""
+
+    sent: int
+    """Ours, as far as the peer has told about them: all but the newest."""
+    lost_up: int
+    """Of these, those that never arrived."""
+    received: int
+    """The peer's, with those that never arrived; known up to the newest that did."""
+    lost_down: int
+    resent: int
+    """Our messages and fragments that were sent again."""
+    largest_up: int
+    """Bytes of the largest `challenge` that arrived; 0: none did."""
+    largest_down: int
+    """Bytes of the largest answer to one that arrived; 0: none did."""
+
+
+class IMeasured(Interface):
+    """What a client's connection over UDP offers beside `IConnection` to whoever measures its path, if it was
+    made with the option ``measured``."""
+
+    def statistics() -> PathStatistics:
+        """What is known by now."""
+
+    def challenge(size: int) -> None:
+        """Send one datagram of `size` bytes, at least 37 and unfragmented, which the peer answers with one as
+        large. `statistics` tells what arrived: of the way up once a later message was acknowledged."""
+
+    def rebind() -> Deferred[None]:
+        """Go on from another local port, as if a NAT had forgotten us; fires when there is one.
+
+        :raises LinkLost: (in the Deferred) there is no port left.
+        """
 
 
 class IReceiver(Interface):
@@ -521,6 +558,17 @@ class IGateway(Interface):
 
     def sessions(user: str) -> Deferred[tuple[Presence, ...]]:
         """The user's sessions on all nodes; those whose client may yet come back are not online."""
+
+    def join(session: SessionKey, room: Address, mode: Mode = Mode.PUSH) -> Deferred[bool]:
+        """Put a session into a room; its client is told with Subscribed. It stays over lost connections,
+        whether or not its client names the room again. False: there is no such session here."""
+
+    def leave(session: SessionKey, room: Address) -> Deferred[bool]:
+        """Take a session out of a room; its client is told with Unsubscribed(REMOVED). False: it was not in
+        it."""
+
+    def members(address: Address) -> Deferred[int]:
+        """How many sessions are in a room or in the rooms of an area, or (all) open."""
 
     def revoke(user: str, not_before_s: int) -> Deferred[None]:
         """End what tokens issued before `not_before_s` (Unix seconds) opened; they open nothing any more."""

@@ -17,6 +17,7 @@ from imgateway import __version__
 from imgateway.cli.chat import chat
 from imgateway.cli.link import link
 from imgateway.cli.listen import listen
+from imgateway.cli.probe import probe
 from imgateway.cli.send import send
 from imgateway.cli.settings import checkconfig, genconfig
 from imgateway.cli.store import backup, restore
@@ -55,5 +56,5 @@ def main() -> None:
     """
 
 
-for command in (token, chat, send, listen, link, genconfig, checkconfig, backup, restore, version):
+for command in (token, chat, send, listen, probe, link, genconfig, checkconfig, backup, restore, version):
     main.add_command(command)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_address
 from typing import Any
 
 from twisted.internet.error import CannotListenError, MessageLengthError
@@ -84,7 +85,7 @@ class DatagramRelay(DatagramProtocol):
         assert self.transport is not None
         self.transport.stopListening()
 
-    def send(self, port: Any, data: bytes, to: Place | None) -> None:
+    def send(self, port: Any, data: bytes, to: Place) -> None:
         """Write through a port; a line that loses datagrams may lose one that the system will not take."""
         try:
             port.write(data, to)
@@ -149,15 +150,14 @@ class _Flow:
         self._port.stopListening()
 
     def _open(self) -> Any:
-        host, number = self._relay.to
-        wildcard = "::" if ":" in host else ""
-        port = self._relay.reactor.listenUDP(0, _Outside(self), wildcard, MAX_DATAGRAM_BYTES)
-        port.connect(host, number)  # so the kernel keeps away what others send
-        return port
+        # Not connected: such a socket is told when nobody listens, and Twisted's epoll reactor then closes
+        # it. But a gateway may be restarted.
+        wildcard = "::" if ":" in self._relay.to[0] else ""
+        return self._relay.reactor.listenUDP(0, _Outside(self, self._relay.to), wildcard, MAX_DATAGRAM_BYTES)
 
     def _carry_up(self, now: float) -> None:
         for data, _ in self.up.due(now):
-            self._relay.send(self._port, data, None)
+            self._relay.send(self._port, data, self._relay.to)
         self._up_alarm.set(self.up.wake_at)
 
     def _carry_down(self, now: float) -> None:
@@ -167,16 +167,18 @@ class _Flow:
 
 
 class _Outside(DatagramProtocol):
-    """The socket towards the gateway."""
+    """The socket towards the gateway, which hears nobody else."""
 
     noisy = False
 
-    def __init__(self, flow: _Flow) -> None:
+    def __init__(self, flow: _Flow, gateway: Place) -> None:
         self._flow: _Flow | None = flow
+        self._gateway = ip_address(gateway[0]), gateway[1]
 
     def datagramReceived(self, datagram: bytes, addr: Any) -> None:
         assert self._flow is not None
-        self._flow.go_down(datagram)
+        if (ip_address(addr[0]), addr[1]) == self._gateway:
+            self._flow.go_down(datagram)
 
     def stopProtocol(self) -> None:
         self._flow = None

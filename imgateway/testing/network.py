@@ -60,9 +60,23 @@ class Network(Clock):
     def settle(self, turns: int = 1_000_000) -> None:
         """Let everything happen that can happen without time passing."""
         for _ in range(turns):
-            if not self._turn():
+            if not self.turn():
                 return
         raise AssertionError("the network does not come to rest")
+
+    def turn(self) -> bool:
+        """One turn of the reactor, without time passing; whether anything happened."""
+        busy = any(call.getTime() <= self.seconds() for call in self.getDelayedCalls())
+        super().advance(0)
+        for writer in list(self._writers):
+            if writer in self._writers and writer.writable():
+                busy = True
+                self._after(writer, writer.doWrite())
+        for reader in list(self._readers):
+            if reader in self._readers and reader.readable():
+                busy = True
+                self._after(reader, reader.doRead())
+        return busy
 
     def advance(self, amount: float) -> None:
         """Carry what is there, let `amount` seconds pass, and carry what that sets off."""
@@ -91,19 +105,6 @@ class Network(Clock):
         if isinstance(results[0], Failure):
             results[0].raiseException()
         return results[0]
-
-    def _turn(self) -> bool:
-        busy = any(call.getTime() <= self.seconds() for call in self.getDelayedCalls())
-        super().advance(0)
-        for writer in list(self._writers):
-            if writer in self._writers and writer.writable():
-                busy = True
-                self._after(writer, writer.doWrite())
-        for reader in list(self._readers):
-            if reader in self._readers and reader.readable():
-                busy = True
-                self._after(reader, reader.doRead())
-        return busy
 
     def _after(self, descriptor: Any, why: Any) -> None:
         if why is not None and (not isinstance(why, int) or why < 0):

@@ -17,8 +17,9 @@ from zope.interface import implementer
 from imgateway.errors import LinkLost, OperatorError
 from imgateway.interfaces import Accept, ITransportAdapter
 
-from .datagram.client import DatagramClient
+from .datagram.client import ClientConnection, DatagramClient
 from .datagram.greeting import ServerGreeting
+from .datagram.measured import MeasuredConnection
 from .datagram.port import MAX_PACKET_SIZE
 from .datagram.server import DatagramServer
 from .dialling import TIMEOUT_S, parse_target
@@ -36,7 +37,8 @@ class UDPTransport:
 
     `options` of `listen`: ``udp_key``, key id → UDP key of a token; ``udp_reset_key``, bytes;
     ``max_resends``, 0: until it arrives. `options` of `connect`: ``udp``, (key id, UDP key) or None for a
-    connection that is not sealed, which only this machine may have; ``timeout_s``.
+    connection that is not sealed, which only this machine may have; ``timeout_s``; ``measured``: the
+    connection is an `IMeasured` too.
     """
 
     name = "udp"
@@ -105,12 +107,10 @@ class UDPTransport:
                 udp,
                 secrets.token_bytes,
                 options.get("timeout_s") or TIMEOUT_S,
+                MeasuredConnection if options.get("measured") else ClientConnection,
             )
             client.connection.receiver = receiver
-            try:
-                reactor.listenUDP(0, client, "::" if ":" in host else "", MAX_PACKET_SIZE)
-            except (CannotListenError, OSError) as error:
-                raise LinkLost(f"cannot open a socket for {url}: {error}") from None
+            client.listen()
             receiver.opened(wire)
             return client.connection
 

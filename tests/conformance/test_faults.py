@@ -132,7 +132,7 @@ def test_a_cut_in_the_middle_of_a_frame(house: House, wire: Wire) -> None:
     house.network.chunk = 1
     client.say(Hello("carol", "phone"))
     for _ in range(8):
-        house.network._turn()  # a few bytes of it are there
+        house.network.turn()  # a few bytes of it are there
     client.link.cut()
     house.network.chunk = 0
     house.settle()

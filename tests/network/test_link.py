@@ -7,54 +7,20 @@ import re
 import shlex
 import signal
 import socket
-import subprocess
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from imgateway.testing.conditions import SETTINGS, BothWays, changed
 from imgateway.testing.timeline import parse_script
-from tests.network.nodes import CLI, DEADLINE_S, Node, imgateway
+from tests.network.links import running
+from tests.network.nodes import DEADLINE_S, Node, imgateway
 
 pytestmark = pytest.mark.network
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "operations" / "link.md"
-
-
-class Running:
-    """A link as a process."""
-
-    def __init__(self, *args: str, cwd: Path | None = None) -> None:
-        self.process = subprocess.Popen(
-            [*CLI, "link", *args], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=cwd
-        )
-        assert self.process.stderr is not None
-        self.said = self.process.stderr.readline()
-        found = re.match(r"\w+:([\d.]+):(\d+) → ", self.said)
-        assert found is not None, self.said + self.process.stderr.read()
-        self.place = (found[1], int(found[2]))
-
-    def end(self, number: signal.Signals | None = signal.SIGTERM) -> dict[str, Any]:
-        """The summary, after a signal, or after its own end."""
-        if number is not None:
-            self.process.send_signal(number)
-        out, err = self.process.communicate(timeout=DEADLINE_S)
-        assert (self.process.returncode, err) == (0, "")
-        found: dict[str, Any] = json.loads(out)
-        return found
-
-
-@contextmanager
-def running(*args: str, cwd: Path | None = None) -> Iterator[Running]:
-    link = Running(*args, cwd=cwd)
-    try:
-        yield link
-    finally:
-        link.process.kill()
-        link.process.communicate()
 
 
 @pytest.fixture
@@ -97,6 +63,30 @@ def test_nobody_there_and_the_end_by_time(echo: socket.socket) -> None:
         found = link.end(None)
     assert (found["up"]["datagrams_in"], found["seed"]) == (3, 7)
     assert found["seconds"] >= 1
+
+
+def test_a_gateway_that_is_restarted(echo: socket.socket) -> None:
+    """Refused by the system meanwhile, which must not cost the client its way through."""
+    place = echo.getsockname()
+    with (
+        running("--listen", "udp:0", "--to", f"udp:{address(echo)}") as link,
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client,
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as again,
+    ):
+        client.settimeout(DEADLINE_S)
+        client.sendto(b"1", link.place)
+        source = echo.recvfrom(10)[1]
+        echo.close()
+        for _ in range(3):
+            client.sendto(b"2", link.place)
+            time.sleep(0.05)
+        again.bind(place)
+        again.settimeout(DEADLINE_S)
+        client.sendto(b"3", link.place)
+        assert again.recvfrom(10) == (b"3", source)
+        again.sendto(b"4", source)
+        assert client.recvfrom(10)[0] == b"4"
+        assert link.end()["up"]["datagrams_out"] == 5
 
 
 def read_all(connection: socket.socket) -> bytes:

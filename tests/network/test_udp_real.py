@@ -48,6 +48,12 @@ def test_the_command_line(node: Node) -> None:
     assert (sent.returncode, sent.stderr) == (0, "")
     shown = imgateway("listen", url_of(node), "--token", token, "--json", "--timeout", "1")
     assert json.loads(shown.stdout)["body"] == "hello"
+    probed = imgateway("probe", url_of(node), "--user", "probe", *data, "--json", "--interval", "0.01")
+    assert (probed.returncode, probed.stderr) == (0, "")
+    found = json.loads(probed.stdout)
+    assert (found["user"], found["pings"], found["pongs"]) == ("probe", 20, 20)
+    assert (found["udp"]["largest_up"], found["udp"]["largest_down"]) == (8_972, 8_972)
+    assert found["resume_ms"] is not None
     plain = imgateway("send", url_of(node), "--token", token, "--insecure", "user:bob", "hello")
     assert plain.returncode == 1
     assert "the gateway takes sealed datagrams only" in plain.stderr

@@ -9,17 +9,20 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable
 from typing import Any
 
-from imgateway.errors import CloseCode
+from twisted.internet.defer import Deferred, maybeDeferred, succeed
+from twisted.internet.error import CannotListenError
+
+from imgateway.errors import CloseCode, LinkLost
 
 from .connection import DatagramConnection
 from .flow import Flow
 from .greeting import Accepted, ClientGreeting
-from .messages import Challenge, MalformedDatagram, Note, ResetToken, answer, data_head, padding
+from .messages import MalformedDatagram, Note, ResetToken, data_head
 from .packets import (
     CLEAR_BYTES,
     FIRST_RESERVED,
     HELLO_ROOM,
-    LARGEST,
+    LONGEST,
     Accept,
     Reason,
     Refused,
@@ -28,7 +31,7 @@ from .packets import (
     parse,
 )
 from .path import Place
-from .port import Port
+from .port import MAX_PACKET_SIZE, Port
 from .seal import same
 
 __all__ = ("ClientConnection", "DatagramClient")
@@ -55,6 +58,8 @@ class ClientConnection(DatagramConnection):
 
     max_first_bytes = HELLO_ROOM - len(data_head(0, 0, 0, HELLO_ROOM))
     """The first message goes with the HELLO, in one datagram."""
+
+    flow_kind = Flow
 
     def __init__(self, port: DatagramClient, place: Place) -> None:
         super().__init__(port, NO_CID, b"", place, Flow(port.now(), port.max_resends))
@@ -108,7 +113,7 @@ class ClientConnection(DatagramConnection):
         """
         port = self._port
         # The HELLO was datagram 0 of this flow, whichever of its repetitions arrived.
-        flow = Flow(sent_at, port.max_resends)
+        flow = self.flow_kind(sent_at, port.max_resends)
         waiting = self._waiting
         assert waiting
         flow.send(*waiting[0])
@@ -145,12 +150,8 @@ class ClientConnection(DatagramConnection):
             self._armed = due
             self._port.wakeups.arm(due, self)
 
-    def _noted(self, note: Note, address: bytes | None, size: int) -> None:
-        if isinstance(note, Challenge):
-            reply = answer(note.nonce)
-            # As large as the question: the new path carries such datagrams both ways.
-            reply += padding(size - len(reply))
-            self._write(self._flow.next_number(), reply, self.place)
+    def _noted(self, notes: list[Note], address: bytes | None, size: int) -> None:
+        self._answer(notes, size)
 
 
 class DatagramClient(Port):
@@ -158,6 +159,8 @@ class DatagramClient(Port):
 
     :param url: what it was called, for people.
     :param udp: (key id, UDP key) of the token; None: nothing is sealed.
+
+    :param kind: what the connection is.
     """
 
     def __init__(
@@ -169,9 +172,10 @@ class DatagramClient(Port):
         udp: tuple[bytes, bytes] | None,
         random: Callable[[int], bytes],
         timeout_s: float,
+        kind: type[ClientConnection] = ClientConnection,
     ) -> None:
         super().__init__(reactor, wire.carriage.max_frame_bytes, 0)
-        self.connection = ClientConnection(self, place)
+        self.connection = kind(self, place)
         self._place = place
         self._url = url
         self._key_id, self._udp_key = udp or (b"", b"")
@@ -180,6 +184,7 @@ class DatagramClient(Port):
         self._timeout: Any = None
         self._greeting: ClientGreeting | None = None
         self._early: list[bytes] = []
+        self._over = False
         self._hint = "is it there, and its UDP port open to us?"
 
     # ------------------------------------------------------------------------------------ what Twisted calls
@@ -187,7 +192,7 @@ class DatagramClient(Port):
     def datagramReceived(self, datagram: bytes, addr: Any) -> None:
         connection, greeting = self.connection, self._greeting
         if datagram and datagram[0] < FIRST_RESERVED:
-            if not CLEAR_BYTES < len(datagram) <= LARGEST:
+            if not CLEAR_BYTES < len(datagram) <= LONGEST:
                 return
             if greeting is None:
                 if int.from_bytes(datagram[:8]) == connection.cid:
@@ -233,12 +238,28 @@ class DatagramClient(Port):
             self.write(greeting.datagram(now), self._place)
         self.connection.arm(greeting.due)
 
+    def listen(self) -> None:
+        """Open a socket, on any port. :raises LinkLost: there is none."""
+        host = "::" if ":" in self._place[0] else ""
+        try:
+            self.reactor.listenUDP(0, self, host, MAX_PACKET_SIZE)
+        except (CannotListenError, OSError) as error:
+            raise LinkLost(f"cannot open a socket for {self._url}: {error}") from None
+
+    def rebind(self) -> Deferred[None]:
+        """Go on from another port; in between what comes is lost, as it is when a NAT forgets."""
+        return self._leave().addCallback(lambda _: None if self._over else self.listen())
+
     def forget(self, connection: Any) -> None:
+        self._over = True
         self._settled()
         self.wakeups.stop()
+        self._leave()
+
+    def _leave(self) -> Deferred[Any]:
         transport: Any = self.transport
         self.transport = None
-        transport.stopListening()
+        return maybeDeferred(transport.stopListening) if transport is not None else succeed(None)
 
     # ----------------------------------------------------------------------------------------- the greeting
 

@@ -22,7 +22,7 @@ from imgateway.errors import CloseCode
 from imgateway.interfaces import IConnection
 
 from .flow import Flow
-from .messages import Close, MalformedDatagram, Note, close
+from .messages import Challenge, Close, MalformedDatagram, Note, answer, close, padding
 from .packets import CLEAR_BYTES
 from .path import Place, packed, unpacked
 from .port import Port
@@ -101,6 +101,11 @@ class DatagramConnection:
         """Where the peer is."""
         return unpacked(self._address)
 
+    @property
+    def is_closing(self) -> bool:
+        """It has been closed, and waits for its last acknowledgement."""
+        return self._life == CLOSING
+
     def send(self, data: bytes, order: Hashable | None = None) -> None:
         """:raises MessageTooLarge: it has more than `max_send_bytes`."""
         if self._life == OPEN:
@@ -156,8 +161,7 @@ class DatagramConnection:
         notes = flow.notes
         if notes is not None:
             flow.notes = None
-            for note in notes:
-                self._noted(note, address, len(payload))
+            self._noted(notes, address, len(payload))
         self._hand_over(messages)
         if notes is not None:
             self._parted(notes)
@@ -215,8 +219,17 @@ class DatagramConnection:
             self._hand_over(self._flow.resume())
             self._look()
 
-    def _noted(self, note: Note, address: bytes | None, size: int) -> None:
+    def _noted(self, notes: list[Note], address: bytes | None, size: int) -> None:
         """What the peer's end says to ours, in a payload of `size` bytes from `address`."""
+
+    def _answer(self, notes: list[Note], size: int) -> None:
+        """Answer a CHALLENGE with as many bytes as it came with: so the path carries them both ways. One of
+        them, lest a small datagram draw many large ones."""
+        for note in notes:
+            if isinstance(note, Challenge):
+                reply = answer(note.nonce)
+                self._write(self._flow.next_number(), reply + padding(size - len(reply)), self.place)
+                return
 
     def _parted(self, notes: list[Note]) -> None:
         """The peer's goodbye, after all else that its datagram held."""

@@ -16,7 +16,8 @@ from collections.abc import Hashable, Iterator
 
 from .incoming import Incoming, is_new
 from .messages import Ack, Data, Forget, Fragment, Note, parse
-from .outgoing import MAX_MESSAGE, PIECE, Outgoing
+from .outgoing import Outgoing
+from .pieces import MAX_MESSAGE, PIECE
 from .recovery import MIN_WINDOW, Recovery
 
 __all__ = ("Flow",)
@@ -58,7 +59,7 @@ class Flow:
 
     def send(self, data: bytes, order: Hashable | None = None) -> None:
         """Queue a message. What has the same `order` arrives in the order of the calls, None is an order too;
-        the first message of another `order` arrives after all that was sent before with None.
+        and with another `order` it arrives after all that was sent before with None.
 
         :raises MessageTooLarge: above MAX_MESSAGE; nothing is queued.
         """
@@ -112,7 +113,7 @@ class Flow:
         return due
 
     def unsent(self) -> int:
-        """Bytes given to `send` that no datagram has carried yet."""
+        """Bytes that are held for what no datagram has carried yet; a small message takes 250."""
         return self._out.unsent if self._out else 0
 
     def unacked(self) -> int:
@@ -227,7 +228,7 @@ class Flow:
         return out
 
     def _sleep(self, out: Outgoing, arrived: Incoming) -> None:
-        recovery = out.recovery
+        recovery, channels = out.recovery, out.channels
         self._asleep = (
             _ASLEEP.pack(
                 arrived.largest + 1,
@@ -241,10 +242,10 @@ class Flow:
                 recovery.rttvar,
                 recovery.best,
                 recovery.window,
-                out.turn,
-                len(out.nexts),
+                channels.turn,
+                len(channels.nexts),
             )
-            + array("Q", out.nexts + arrived.nexts).tobytes()
+            + array("Q", channels.nexts + arrived.nexts).tobytes()
         )
-        self._keys = out.keys
+        self._keys = channels.keys
         self._out = self._in = None

@@ -34,6 +34,7 @@ from .seal import (
     Keys,
     hello_key,
     open_sealed,
+    private_key,
     public_of,
     seal,
     session_keys,
@@ -73,9 +74,9 @@ class ClientGreeting:
     def __init__(self, key_id: bytes, udp_key: bytes, private: bytes, payload: bytes) -> None:
         self._key_id = key_id if udp_key else NO_KEY
         self._udp_key = udp_key
-        self._private = private
+        self._private = private_key(private)
         # Not sealed, the public key is nothing but the name of this attempt.
-        self._public = public_of(private) if udp_key else private
+        self._public = public_of(self._private) if udp_key else private
         self._key = hello_key(udp_key, self._public)
         self._payload = payload.ljust(HELLO_ROOM if udp_key else HELLO_ROOM + 16, b"\0")
         self._number = 0
@@ -184,11 +185,12 @@ class ServerGreeting:
         hello = greeted.hello
         if not greeted.udp_key:
             return NO_PUBLIC, UNSEALED
+        own = private_key(private)
         try:
-            shared = shared_secret(private, hello.public)
+            shared = shared_secret(own, hello.public)
         except ValueError:
             return None
-        public = public_of(private)
+        public = public_of(own)
         return public, session_keys(shared, greeted.udp_key, hello.key_id, hello.public, public, cid)
 
     def remember(self, hello: Hello, accept: bytes) -> None:

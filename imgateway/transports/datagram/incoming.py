@@ -2,8 +2,9 @@
 
 Bounded whatever the peer does: at most HELD messages or HELD_BYTES wait for their turn, at most PARTIAL
 messages or PARTIAL_BYTES for their other fragments. What finds no room is refused, and the datagram that
-brought it is not acknowledged, so that the peer sends it again. What comes next in its channel never needs
-room, so this cannot end in a deadlock.
+brought it is not acknowledged, so that the peer sends it again. What comes next in its channel needs no room,
+unless it has a barrier in front of it; and nothing with a barrier is sent before what it waits for. So what
+would make room is always on its way, and this cannot end in a deadlock.
 """
 
 from __future__ import annotations

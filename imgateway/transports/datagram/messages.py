@@ -192,7 +192,9 @@ def parse(payload: bytes) -> Iterator[Message]:
             elif kind == RESET_TOKEN:
                 token, at = _cut(payload, at, TOKEN_BYTES)
                 yield ResetToken(token)
-            elif kind != PADDING:
+            elif kind == PADDING:
+                at = end - len(payload[at:].lstrip(b"\0"))  # a HELLO has a thousand of them
+            else:
                 raise MalformedDatagram("a message of unknown type")
     except (IndexError, struct.error) as short:
         raise MalformedDatagram("a message that its datagram cuts off") from short

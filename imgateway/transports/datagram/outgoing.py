@@ -10,35 +10,14 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Hashable, Iterable
 from heapq import heappop, heappush
-from itertools import count
 
-from msgspec import Struct
-
-from .messages import (
-    ACK_BYTES,
-    CHANNELS,
-    FRAGMENTS,
-    Ack,
-    MalformedDatagram,
-    MessageTooLarge,
-    data_head,
-    forget,
-    fragment_head,
-)
+from .channels import Channel, Channels
+from .giving_up import FORGET_NUMBER, give_up, is_wanted, next_forget
+from .messages import Ack, MalformedDatagram, MessageTooLarge
+from .pieces import CHUNK, MAX_MESSAGE, Piece, cut
 from .recovery import PROBES, REORDERING, Recovery
 
-__all__ = ("CHUNK", "MAX_MESSAGE", "ROOM", "Outgoing", "Piece")
-
-ROOM = 1_172
-"""Bytes for messages in a datagram: 1,200 pass everywhere (RFC 9000 §14), and the seal takes 28."""
-
-PIECE = ROOM - ACK_BYTES
-"""The largest piece: an ACK must not have to wait for a datagram of its own."""
-
-CHUNK = PIECE - 24
-"""Bytes of a message in one fragment: 24 before it are the most, with numbers of 63 bits."""
-
-MAX_MESSAGE = FRAGMENTS * CHUNK
+__all__ = ("Outgoing",)
 
 AHEAD = 64
 """From a channel's oldest unacknowledged message so far and no further: the receiver holds as many."""
@@ -46,31 +25,8 @@ AHEAD = 64
 BROKEN, BROKEN_PARTS = 4, 262_144 // CHUNK
 """Fragmented messages unacknowledged, and their fragments: the receiver puts together no more at a time."""
 
-_FORGET = -1
-
-
-class Piece(Struct, gc=False):
-    """What is sent and resent as one. `serial` rises in the order of `send`; `parts` of one message."""
-
-    serial: int
-    channel: int
-    number: int
-    parts: int
-    head: bytes
-    body: bytes
-    losses: int = 0
-
-
-class _Channel:
-    """What a channel has unsent and unacknowledged."""
-
-    __slots__ = ("forget", "forgotten", "queue", "unacked")
-
-    def __init__(self) -> None:
-        self.queue: deque[Piece] = deque()
-        self.unacked: dict[int, int] = {}  # number, rising → pieces unacknowledged; 0: given up
-        self.forget: Piece | None = None  # the newest FORGET while it is unacknowledged
-        self.forgotten = 0  # the first number that it is about
+LATE = 64
+"""Datagrams taken for lost that are remembered: an ACK tells of no older ones."""
 
 
 class Outgoing:
@@ -78,30 +34,26 @@ class Outgoing:
 
     :param attempts: give a message up that was lost so often; 0: never.
     :param number: the number of the next datagram.
-    :param nexts: per channel the number of its next message.
-    :param keys: the `order` of channels 1, 2, …; `turn`: which of a full set is replaced next.
+    :param nexts, keys, turn: of its `Channels`.
     """
 
     __slots__ = (
         "_attempts",
         "_blocked",
         "_broken",
-        "_busy",
-        "_channel_of",
         "_flights",
         "_largest",
+        "_late",
         "_ready",
         "_resend",
         "_serial",
+        "channels",
         "given_up",
-        "keys",
         "lost",
-        "nexts",
         "number",
         "recovery",
         "resent",
         "said",
-        "turn",
         "unacked",
         "unsent",
     )
@@ -117,20 +69,17 @@ class Outgoing:
     ) -> None:
         self.recovery = recovery
         self.number = number
-        self.nexts = list(nexts)
-        self.keys = keys
-        self.turn = turn
+        self.channels = Channels(nexts, keys, turn)
         self.lost = self.resent = self.given_up = 0
         self.said: list[bytes] = []  # goes once, with the next datagram
-        self.unsent = 0  # bytes that were in no datagram yet
-        self.unacked = 0  # these, and bytes on their way
+        self.unsent = 0  # bytes that are held for what was in no datagram yet
+        self.unacked = 0  # bytes of messages that were not, and of those on their way
         self._attempts = attempts
-        self._channel_of: dict[Hashable, int] | None = None  # of `keys`, once somebody asks
-        self._busy: dict[int, _Channel] = {}
         self._ready: deque[int] = deque()  # channels with a queue, the next in turn first
-        self._blocked: list[int] = []  # channels with a queue that wait for an acknowledgement
+        self._blocked: list[int] = []  # channels with a queue that wait for an acknowledgement, or for control
         self._broken: dict[tuple[int, int], int] = {}  # fragmented messages on their way → fragments
         self._flights: dict[int, tuple[float, list[Piece]]] = {}  # by number, rising: when it went, what with
+        self._late: dict[int, float] = {}  # the newest that were taken for lost → when they went
         self._resend: list[tuple[int, Piece]] = []  # a heap by serial
         self._serial = 0
         self._largest = -1  # the largest number that the peer acknowledged
@@ -147,54 +96,16 @@ class Outgoing:
         size = len(data)
         if size > MAX_MESSAGE:
             raise MessageTooLarge(f"a message over UDP has at most {MAX_MESSAGE:,} bytes, this one {size:,}")
-        channel, barrier = (0, 0) if order is None else self._channel(order)
-        number = self.nexts[channel]
-        self.nexts[channel] = number + 1
-        busy = self._busy.get(channel)
-        if busy is None:
-            busy = self._busy[channel] = _Channel()
-        queue = busy.queue
+        channel, number, barrier = self.channels.place(order)
+        queue = self.channels.busy[channel].queue
         if not queue:
             self._ready.append(channel)
-        self.unsent += size
+        pieces = cut(data, self._serial, channel, number, barrier)
+        self._serial += len(pieces)
         self.unacked += size
-        serial = self._serial
-        head = data_head(channel, number, barrier, size)
-        if len(head) + size <= PIECE:
-            queue.append(Piece(serial, channel, number, 1, head, data))
-            self._serial = serial + 1
-            return
-        parts = -(-size // CHUNK)
-        for index in range(parts):
-            body = data[index * CHUNK : (index + 1) * CHUNK]
-            head = fragment_head(channel, number, barrier, index, parts - 1, len(body))
-            queue.append(Piece(serial + index, channel, number, parts, head, body))
-        self._serial = serial + parts
-
-    def _channel(self, order: Hashable) -> tuple[int, int]:
-        """The channel for this `order`, and the barrier of its next message.
-
-        The first message waits for all that was sent over channel 0 before it, the later ones only for the
-        first: no Deliver overtakes its Welcome, and a lost answer does not hold up a log.
-        """
-        channels = self._channel_of
-        if channels is None:
-            channels = self._channel_of = dict(zip(self.keys, count(1)))
-        channel = channels.get(order)
-        if channel is not None:
-            return channel, 0
-        if len(self.keys) < CHANNELS - 1:
-            self.keys = (*self.keys, order)
-            channel = len(self.keys)
-        else:
-            self.turn, at = (self.turn + 1) % (CHANNELS - 1), self.turn
-            del channels[self.keys[at]]
-            self.keys = (*self.keys[:at], order, *self.keys[at + 1 :])
-            channel = at + 1
-        channels[order] = channel
-        if channel == len(self.nexts):
-            self.nexts.append(0)
-        return channel, self.nexts[0]
+        for piece in pieces:
+            self.unsent += piece.held_bytes
+        queue.extend(pieces)
 
     # ----------------------------------------------------------------------------------------- datagrams
 
@@ -210,7 +121,7 @@ class Outgoing:
             if room < 0:
                 return pieces
             heappop(self._resend)
-            if self._alive(piece):
+            if is_wanted(self.channels.busy[piece.channel], piece):
                 self.resent += 1
                 pieces.append(piece)
             else:
@@ -218,7 +129,7 @@ class Outgoing:
         ready = self._ready
         while ready:
             channel = ready[0]
-            busy = self._busy[channel]
+            busy = self.channels.busy[channel]
             piece = busy.queue[0]
             number = piece.number
             if number not in busy.unacked and not self._may_start(busy, piece):
@@ -236,11 +147,24 @@ class Outgoing:
                 ready.popleft()
             elif len(ready) > 1:
                 ready.rotate(-1)
-            self.unsent -= len(piece.body)
+            self.unsent -= piece.held_bytes
             pieces.append(piece)
+            if channel == 0 and self._blocked and not (busy.queue and busy.queue[0].number == number):
+                self._unblock()  # a message of channel 0 is on its way, which others may have waited for
         return pieces
 
-    def _may_start(self, busy: _Channel, piece: Piece) -> bool:
+    def _unblock(self) -> None:
+        """Some channel may go on; `fill` looks which."""
+        self._ready.extend(self._blocked)
+        self._blocked.clear()
+
+    def _may_start(self, busy: Channel, piece: Piece) -> bool:
+        if piece.barrier:
+            control = self.channels.busy[0].queue
+            if control and control[0].number < piece.barrier:
+                # It would lie at the receiver until what it waits for is there, and with others like it take
+                # all the room and then, refused and repeated, the whole window: for ever.
+                return False
         if busy.unacked or busy.forget:
             oldest = busy.forgotten if busy.forget else next(iter(busy.unacked))
             if piece.number - oldest >= AHEAD:
@@ -285,8 +209,15 @@ class Outgoing:
                 break
             if taken >> (largest - number) & 1:
                 newly.append(number)
+        late = [number for number in self._late if number <= largest and taken >> (largest - number) & 1]
+        late_sent_at = now
+        for number in late:
+            late_sent_at = self._late.pop(number)
         if not newly:
-            self.recovery.heard()
+            if late:
+                self.recovery.late(now - late_sent_at)
+            else:
+                self.recovery.heard()
             return
         limited = len(self._flights) >= self.recovery.window
         sent_at = now
@@ -295,14 +226,13 @@ class Outgoing:
             for piece in pieces:
                 self._arrived(piece)
         self.recovery.acked(len(newly), now - sent_at, limited)
-        if self._blocked:  # something may go on; `fill` looks who
-            self._ready.extend(self._blocked)
-            self._blocked.clear()
+        if self._blocked:
+            self._unblock()
 
     def _arrived(self, piece: Piece) -> None:
         self.unacked -= len(piece.body)
-        busy = self._busy[piece.channel]
-        if piece.number == _FORGET:
+        busy = self.channels.busy[piece.channel]
+        if piece.number == FORGET_NUMBER:
             if piece is busy.forget:
                 busy.forget = None
                 for key in [key for key in self._broken if key[0] == piece.channel]:
@@ -351,58 +281,38 @@ class Outgoing:
         """What is on its way went to where nobody is any more; the new path is unknown."""
         for number in list(self._flights):
             self._lost(number)
+        self._late.clear()  # what comes of them now tells of the old path
         self.recovery = Recovery()
 
     def _lost(self, number: int) -> None:
-        _, pieces = self._flights.pop(number)
+        sent_at, pieces = self._flights.pop(number)
+        self._late[number] = sent_at
+        if len(self._late) > LATE:
+            del self._late[next(iter(self._late))]
         self.lost += 1
         self.recovery.lost(number, self.number)
         for piece in pieces:
             piece.losses += 1
-            if not self._alive(piece):
+            if not is_wanted(self.channels.busy[piece.channel], piece):
                 self.unacked -= len(piece.body)
-            elif 0 < self._attempts <= piece.losses and piece.number != _FORGET:
+            elif 0 < self._attempts <= piece.losses and piece.number != FORGET_NUMBER:
                 self._give_up(piece)
             else:
                 heappush(self._resend, (piece.serial, piece))
 
-    # ------------------------------------------------------------------------------------------ giving up
-
-    def _alive(self, piece: Piece) -> bool:
-        busy = self._busy[piece.channel]
-        if piece.number == _FORGET:
-            return piece is busy.forget
-        return bool(busy.unacked.get(piece.number))
-
     def _give_up(self, piece: Piece) -> None:
-        busy = self._busy[piece.channel]
-        busy.unacked[piece.number] = 0
+        busy = self.channels.busy[piece.channel]
         self.given_up += 1
         self.unacked -= len(piece.body)
-        while busy.queue and busy.queue[0].number == piece.number:
-            rest = busy.queue.popleft()
-            self.unsent -= len(rest.body)
+        for rest in give_up(busy, piece.number):
+            self.unsent -= rest.held_bytes
             self.unacked -= len(rest.body)
         if not busy.queue and piece.channel in self._ready:
             self._ready.remove(piece.channel)
         self._forget(piece.channel, busy)
 
-    def _forget(self, channel: int, busy: _Channel) -> None:
-        """Tell the peer to wait no longer for messages given up; not before all older ones are settled, for
-        those may yet arrive."""
-        unacked = busy.unacked
-        gone = []
-        for number, left in unacked.items():
-            if left:
-                break
-            gone.append(number)
-        if not gone:
-            return
-        for number in gone:
-            del unacked[number]
-        if busy.forget is None:
-            busy.forgotten = gone[0]
+    def _forget(self, channel: int, busy: Channel) -> None:
         self._serial += 1
-        piece = Piece(-self._serial, channel, _FORGET, 1, forget(channel, gone[-1] + 1), b"")
-        busy.forget = piece
-        heappush(self._resend, (piece.serial, piece))
+        piece = next_forget(busy, channel, -self._serial)  # before all that goes again
+        if piece is not None:
+            heappush(self._resend, (piece.serial, piece))

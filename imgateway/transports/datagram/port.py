@@ -11,14 +11,23 @@ from twisted.internet.protocol import DatagramProtocol
 
 from imgateway.transports.collect import collector_of
 
-from .packets import LARGEST
+from .packets import LONGEST
 from .path import Place
 from .wakeups import WakeUps
 
 __all__ = ("MAX_PACKET_SIZE", "Port")
 
-MAX_PACKET_SIZE = LARGEST + 1
+MAX_PACKET_SIZE = LONGEST + 1
 """What a socket reads at most: one byte more than is good, so that what is too long shows."""
+
+
+MTU_DISCOVER = {
+    socket.AF_INET: (socket.IPPROTO_IP, 10),
+    socket.AF_INET6: (socket.IPPROTO_IPV6, 23),
+}
+PMTUDISC_PROBE = 3
+"""Linux's, which Python has no names for: fragment nothing, and believe nothing that was learned of the path.
+"""
 
 
 class Port(DatagramProtocol):
@@ -44,6 +53,15 @@ class Port(DatagramProtocol):
     def forget(self, connection: Any) -> None:
         """This connection has ended."""
         raise NotImplementedError
+
+    def never_fragment(self) -> None:
+        """From now on a datagram that is too large for the path is lost instead of cut up, as far as the
+        system can see to it."""
+        handle = getattr(self.transport, "socket", None)
+        if handle is not None:
+            level, option = MTU_DISCOVER[handle.family]
+            with suppress(OSError):
+                handle.setsockopt(level, option, PMTUDISC_PROBE)
 
     def enlarge(self, size: int) -> None:
         """Ask the system for a receive buffer of `size` bytes; it gives what it allows."""

@@ -32,6 +32,10 @@ QUEUED = 1.25
 by one in a round trip, else it doubles. What radio loses at random leaves no queue, and the window is soon
 back. At 64 kbit/s before a queue of 1 s, 1.08 times the bodies are sent instead of 2.24."""
 
+AGEING = 1 / 256
+"""By so much of the difference each longer round trip raises the best one: a line that became slower for good
+is known as such after some hundreds, a queue of a minute is not."""
+
 REORDERING = 3
 """A datagram is lost if one sent so much later has arrived (RFC 9002 §6.1.1) …"""
 
@@ -41,6 +45,11 @@ LOSS_DELAY = 9 / 8
 PROBES = 2
 """Datagrams that one timeout repeats: one may be lost as well, more are waste if only answers were lost (RFC
 9002 §6.2.4)."""
+
+TOO_SHORT = 0.5
+"""A round trip of less than so much of the mean says that the mean was none: acknowledgements were lost, and
+what was measured was the wait for the next one. Then the mean begins anew, instead of being wrong for a dozen
+more round trips, which a device that says little takes minutes for."""
 
 BURST = 10
 """Datagrams in a row before pacing holds them back: what the smallest router queues still take (RFC 6928)."""
@@ -94,14 +103,9 @@ class Recovery:
 
         :param limited: the window was full, so that a wider one would have been of use.
         """
-        if self.srtt:
-            self.rttvar += (abs(self.srtt - rtt) - self.rttvar) / 4
-            self.srtt += (rtt - self.srtt) / 8
-        else:
-            self.srtt, self.rttvar = rtt, rtt / 2
-        self._backoff = 1
-        self._time_out_after()
-        self.best = min(self.best or rtt, rtt)
+        self._measured(rtt)
+        best = self.best or rtt
+        self.best = min(best + (rtt - best) * AGEING, rtt)
         if not limited:
             return
         if rtt > QUEUED * self.best + SLACK_S:
@@ -109,6 +113,21 @@ class Recovery:
             datagrams = self._credit // self.window
             self._credit %= self.window
         self.window = min(self.window + datagrams, MAX_WINDOW)
+
+    def late(self, rtt: float) -> None:
+        """An acknowledgement came after `rtt` seconds, when its datagram was already taken for lost: the line
+        is slower than was known. Without this, one that is slower than the timeout would stay so for ever."""
+        self._measured(rtt)
+        self.best = rtt
+
+    def _measured(self, rtt: float) -> None:
+        if rtt >= self.srtt * TOO_SHORT > 0:
+            self.rttvar += (abs(self.srtt - rtt) - self.rttvar) / 4
+            self.srtt += (rtt - self.srtt) / 8
+        else:
+            self.srtt, self.rttvar = rtt, rtt / 2
+        self._backoff = 1
+        self._time_out_after()
 
     def lost(self, number: int, next_number: int) -> None:
         """Datagram `number` is lost. Halves the window, unless that was sent before the last halving: the

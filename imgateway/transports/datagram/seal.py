@@ -26,6 +26,7 @@ __all__ = (
     "Keys",
     "hello_key",
     "open_sealed",
+    "private_key",
     "public_of",
     "reset_token",
     "same",
@@ -71,14 +72,19 @@ def hello_key(udp_key: bytes, client_public: bytes) -> bytes:
     return _derived(udp_key, client_public, "hello") if udp_key else b""
 
 
-def public_of(private: bytes) -> bytes:
-    """The X25519 public key, 32 B, of a private one, 32 random bytes."""
-    return X25519PrivateKey.from_private_bytes(private).public_key().public_bytes_raw()
+def private_key(private: bytes) -> X25519PrivateKey:
+    """The X25519 key of 32 random bytes; making it costs as much as an exchange with it."""
+    return X25519PrivateKey.from_private_bytes(private)
 
 
-def shared_secret(private: bytes, public: bytes) -> bytes:
+def public_of(private: X25519PrivateKey) -> bytes:
+    """Its public key, 32 B."""
+    return private.public_key().public_bytes_raw()
+
+
+def shared_secret(private: X25519PrivateKey, public: bytes) -> bytes:
     """:raises ValueError: the other's key is one of the few that no honest peer has."""
-    return X25519PrivateKey.from_private_bytes(private).exchange(X25519PublicKey.from_public_bytes(public))
+    return private.exchange(X25519PublicKey.from_public_bytes(public))
 
 
 def session_keys(

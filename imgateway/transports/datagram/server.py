@@ -18,7 +18,7 @@ from .messages import Answer, MalformedDatagram, Note, challenge, reset_token
 from .packets import (
     CLEAR_BYTES,
     FIRST_RESERVED,
-    LARGEST,
+    LONGEST,
     RESET_BYTES,
     TAG_BYTES,
     Accept,
@@ -59,14 +59,17 @@ class ServerConnection(DatagramConnection):
             # A datagram of its own: nothing else goes where nobody has answered yet.
             self._write(self._flow.next_number(), question, unpacked(address))
 
-    def _noted(self, note: Note, address: bytes | None, size: int) -> None:
-        candidate = self._candidate
-        if candidate is None or address is None or not isinstance(note, Answer):
-            return
-        if candidate.proven(note.nonce, address):
-            self._candidate = None
-            self._secrets = self._secrets[: -len(self._address)] + address
-            self._flow.moved(self._port.now())
+    def _noted(self, notes: list[Note], address: bytes | None, size: int) -> None:
+        for note in notes:
+            candidate = self._candidate
+            if candidate is None or address is None or not isinstance(note, Answer):
+                continue
+            if candidate.proven(note.nonce, address):
+                self._candidate = None
+                self._secrets = self._secrets[: -len(self._address)] + address
+                self._flow.moved(self._port.now())
+        if address == self._address:  # as much may go there as comes from there
+            self._answer(notes, size)
 
 
 @implementer(IListener)
@@ -110,7 +113,7 @@ class DatagramServer(Port):
 
     def datagramReceived(self, datagram: bytes, addr: Any) -> None:
         size = len(datagram)
-        if not CLEAR_BYTES < size <= LARGEST:
+        if not CLEAR_BYTES < size <= LONGEST:
             return
         if datagram[0] < FIRST_RESERVED:
             connection = self._connections.get(int.from_bytes(datagram[:8]))

@@ -25,7 +25,7 @@ from imgateway.transports.datagram.messages import (
     ResetToken,
     parse,
 )
-from imgateway.transports.datagram.outgoing import CHUNK, PIECE, ROOM
+from imgateway.transports.datagram.pieces import CHUNK, PIECE, ROOM
 from imgateway.transports.datagram.recovery import Recovery
 from tests.transports.datagram.pair import Pair, asleep
 

@@ -33,6 +33,15 @@ def test_later_ones_are_smoothed() -> None:
     assert recovery.rttvar == pytest.approx(0.2 + (0.4 - 0.2) / 4)
 
 
+def test_a_mean_that_was_none_begins_anew() -> None:
+    """The answer to the first datagram was lost, so that it seemed to take 3 s."""
+    recovery = measured(3.0, 1)
+    recovery.acked(1, 0.02, False)
+    assert (recovery.srtt, recovery.rto) == (0.02, 0.2)
+    recovery.acked(1, 0.015, False)
+    assert recovery.srtt == pytest.approx(0.02 - 0.005 / 8)
+
+
 @pytest.mark.parametrize(("rtt", "rto"), [(0.001, 0.2), (0.3, 0.35), (5.0, 5.05), (20.0, 10.0)])
 def test_the_timeout_has_bounds_and_slack(rtt: float, rto: float) -> None:
     assert measured(rtt).rto == pytest.approx(rto, rel=1e-3)

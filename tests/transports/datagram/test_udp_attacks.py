@@ -10,9 +10,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from imgateway.errors import CloseCode
-from imgateway.transports.datagram.messages import answer, challenge, data_head, reset_token
+from imgateway.transports.datagram.messages import Answer, answer, challenge, data_head, reset_token
 from imgateway.transports.datagram.packets import (
     LARGEST,
+    LONGEST,
     NO_COOKIE,
     RESET_BYTES,
     Hello,
@@ -22,7 +23,7 @@ from imgateway.transports.datagram.packets import (
     Retry,
     parse,
 )
-from imgateway.transports.datagram.seal import Cookies, session_keys, shared_secret
+from imgateway.transports.datagram.seal import Cookies, private_key, session_keys, shared_secret
 from tests.transports.datagram.peers import (
     HOME,
     KEY_ID,
@@ -322,7 +323,7 @@ def test_recorded_traffic_is_not_opened_with_the_key_of_the_token(house: House) 
     for shared in guesses:
         keys = session_keys(shared, UDP_KEY, KEY_ID, hello.public, accept.public, accept.cid)
         assert not set(keys) & set(device.accepted.keys)
-    shared = shared_secret(dice(1)(32), accept.public)
+    shared = shared_secret(private_key(dice(1)(32)), accept.public)
     assert (
         session_keys(shared, UDP_KEY, KEY_ID, hello.public, accept.public, accept.cid) == device.accepted.keys
     )
@@ -339,10 +340,32 @@ def test_what_breaks_the_grammar_ends_its_connection_alone(house: House, device:
     assert house.receivers[1].chunks[-1] == b"two"
 
 
-def test_questions_of_clients_are_not_for_the_server(house: House, device: Device) -> None:
-    house.put(device.saying(challenge(b"12345678") + reset_token(bytes(16))))
+def test_what_a_client_has_no_reason_to_say(house: House, device: Device) -> None:
+    house.put(device.saying(reset_token(bytes(16))))
     assert house.receivers[0].reason is None
     assert house.receivers[0].chunks == [b"hello", b"one"]
+
+
+@pytest.mark.parametrize("size", [37, 1_200, LONGEST])
+def test_a_question_draws_one_answer_and_no_larger_one(house: House, device: Device, size: int) -> None:
+    questions = b"".join(challenge(b"%8d" % number) for number in range(size // 37))
+    question = device.saying(questions + bytes(size - 28 - len(questions)))
+    assert len(question) == size
+    ((answered, where),) = house.put(question)
+    assert (len(answered), where) == (size, HOME)
+    device.hear([(answered, where)])
+    assert device.notes[1:] == [Answer(b"%8d" % 0)]
+    assert unchanged(house, question, HOME) == []  # a replay
+
+
+def test_a_question_from_elsewhere_draws_no_answer(house: House, device: Device) -> None:
+    sent = house.put(device.saying(challenge(b"12345678") + bytes(1_000)), ("192.0.2.99", 5))
+    assert [(len(data), where) for data, where in sent] == [(37, ("192.0.2.99", 5))]  # asked itself
+
+
+def test_the_longest_datagram(house: House, device: Device) -> None:
+    assert unchanged(house, device.saying(bytes(LONGEST - 27)), HOME) == []
+    assert house.put(device.saying(challenge(b"12345678") + bytes(LONGEST - 37))) != []
 
 
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
