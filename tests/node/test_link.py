@@ -466,7 +466,7 @@ def test_a_response_larger_than_a_frame_is_an_error_not_a_silence() -> None:
 
 
 def test_traits_are_the_wires() -> None:
-    assert NativeAdapter().traits == Traits()
+    assert NativeAdapter().traits == Traits(compressions=("zstd", "br"))
     assert parse_address("user:bob") == BOB
 
 
