@@ -21,8 +21,9 @@ from typing import Any
 
 import click
 
+from bench import rooms
 from bench.compression import measure
-from bench.servers import Server, gateway, mosquitto, rss_bytes, tokens
+from bench.servers import Server, cpu_seconds, gateway, mosquitto, rss_bytes, tokens
 
 HERE = Path(__file__).parent
 
@@ -132,6 +133,38 @@ def idle(sessions: int, brokers: tuple[str, ...]) -> None:
             click.echo(f"| `{broker}` | {ready:,} | {size / ready:,.0f} |")
 
 
+@main.command()
+@click.option(
+    "--members", default=0, help="0: 5,000 over TCP, 2,000 over WebSocket, 18,000 with --bystanders."
+)
+@click.option("--transport", type=click.Choice(["tcp", "websocket"]), default="tcp", show_default=True)
+@click.option("--size", default=100, show_default=True, help="Body bytes.")
+@click.option("--seconds", default=5.0, show_default=True)
+@click.option("--runs", default=3, show_default=True)
+@click.option("--rate", default=200.0, show_default=True, help="Messages a second, with the two below.")
+@click.option("--aggregate", is_flag=True, help="Entries per CPU-second with a tick of 50 ms and without.")
+@click.option("--bystanders", is_flag=True, help="How long a pair waits that is not in the room.")
+def room(
+    members: int,
+    transport: str,
+    size: int,
+    seconds: float,
+    runs: int,
+    rate: float,
+    aggregate: bool,
+    bystanders: bool,
+) -> None:
+    """One room: its members' deliveries against a bare send() loop, and against Autobahn's on WebSocket."""
+    with scratch() as directory:
+        if aggregate:
+            rooms.aggregation(directory, transport, members or 5_000, size, seconds, rate)
+        elif bystanders:
+            rooms.bystanders(directory, transport, members or 18_000, size, seconds, rate)
+        else:
+            count = members or (5_000 if transport == "tcp" else 2_000)
+            rooms.fan_out(directory, transport, count, size, seconds, runs)
+
+
 def grown(program: Path, server: Server, sessions: int) -> tuple[int, int]:
     """How many sessions logged in, and by how many bytes the server grew."""
     before = rss_bytes(server.pid)
@@ -147,6 +180,41 @@ def grown(program: Path, server: Server, sessions: int) -> tuple[int, int]:
         size = rss_bytes(server.pid) - before
         generator.terminate()
     return ready, size
+
+
+@main.command("udp-idle")
+@click.option("--sessions", default=200_000, show_default=True)
+@click.option(
+    "--ping", "ping_s", default=60.0, show_default=True, help="Each session pings so often, in seconds."
+)
+@click.option("--seconds", default=60.0, show_default=True, help="Of Pings that are measured.")
+@click.option("--broker", default="memory:", show_default=True)
+def udp_idle(sessions: int, ping_s: float, seconds: float, broker: str) -> None:
+    """Resident memory and processor time per UDP session that pings now and then."""
+    quiet = ("session.heartbeat_s=600", "session.dead_s=1200")
+    with scratch() as directory, gateway(directory, broker, "native+udp", quiet) as server:
+        before = rss_bytes(server.pid)
+        arguments = map(str, (server.port, server.data_dir, sessions, ping_s, seconds))
+        command = [sys.executable, "-m", "bench.udp_sessions", *arguments]
+        with subprocess.Popen(
+            command, stdout=subprocess.PIPE, text=True, preexec_fn=lambda: os.sched_setaffinity(0, {1})
+        ) as generator:
+            assert generator.stdout is not None
+            logged_in = json.loads(generator.stdout.readline())
+            cpu, began = cpu_seconds(server.pid), time.monotonic()
+            steady = json.loads(generator.stdout.readline())
+            share = (cpu_seconds(server.pid) - cpu) / (time.monotonic() - began)
+            ready = json.loads(generator.stdout.readline())["ready"]
+            time.sleep(2)
+            size = rss_bytes(server.pid) - before
+            generator.terminate()
+    click.echo(
+        "| broker | UDP sessions | bytes per session | logins/s | pings/s | of one core |\n"
+        + "|---" * 6
+        + "|"
+    )
+    rates = f"{logged_in['logins_per_s']:,} | {steady['pings_per_s']:,} | {share:.0%}"
+    click.echo(f"| `{broker}` | {ready:,} | {size / ready:,.0f} | {rates} |")
 
 
 @contextmanager

@@ -75,16 +75,28 @@ def mosquitto(directory: Path) -> Iterator[Server]:
 
 
 @contextmanager
-def gateway(directory: Path, broker: str) -> Iterator[Server]:
-    """A node on a fresh data directory."""
+def waiting(command: list[str], port: int) -> Iterator[Server]:
+    """A server that may be connected to once it has a log line's time; it is not probed, for it counts."""
+    with running(command) as child:
+        time.sleep(1)
+        yield Server(child.pid, port)
+
+
+@contextmanager
+def gateway(
+    directory: Path, broker: str, wire: str = "native+tcp", settings: tuple[str, ...] = ()
+) -> Iterator[Server]:
+    """A node on a fresh data directory. `settings`: more, each SECTION.KEY=VALUE."""
     port, http = free_port(), free_port()
     data_dir = directory / f"data-{port}"
+    where = f"127.0.0.1:{port}" if wire.endswith("udp") else f"tcp:{port}:interface=127.0.0.1"
     twistd = str(Path(sys.executable).with_name("twistd"))
     command = [
         twistd, "-n", "--pidfile", str(directory / f"{port}.pid"), "imgateway", "--data-dir", str(data_dir),
-        "--broker", broker, "--listen", f"native+tcp:tcp:{port}:interface=127.0.0.1",
+        "--broker", broker, "--listen", f"{wire}:{where}",
         "--http", f"tcp:{http}:interface=127.0.0.1", "--set", "log.level=warn",
         "--set", "limits.login_per_source=20000",
+        *(word for setting in settings for word in ("--set", setting)),
     ]  # fmt: skip
     with running(command) as child:
         for _ in range(200):
@@ -103,6 +115,12 @@ def tokens(server: Server, pairs: int, tag: str) -> Iterator[str]:
     for index in range(pairs):
         for role in "sr":
             yield mint(secret, f"{tag}{role}{index}", service=True, ttl_s=3600, now_s=time.time())
+
+
+def cpu_seconds(pid: int) -> float:
+    """Processor time of a process so far."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def rss_bytes(pid: int) -> int:

@@ -173,9 +173,9 @@ class QuotaSettings(Struct, frozen=True, forbid_unknown_fields=True):
     request_rate: Annotated[Rate, Meta(description="Requests a second.")] = 50.0
     request_burst: Annotated[PositiveInt, Meta(description="Requests at once after a quiet time.")] = 100
     subscribe_rate: Annotated[Rate, Meta(description="Subscriptions a second.")] = 20.0
-    subscribe_burst: Annotated[
-        PositiveInt, Meta(description="Subscriptions at once after a quiet time.")
-    ] = 100
+    subscribe_burst: Annotated[PositiveInt, Meta(description="Subscriptions at once after a quiet time.")] = (
+        100
+    )
 
 
 class BrokerSettings(Struct, frozen=True, forbid_unknown_fields=True):

@@ -163,6 +163,38 @@ MEASURES = (
     Measure(
         "room_members", GAUGE, "imgateway_room_members", "Sessions in rooms, counted once for each room."
     ),
+    Measure("users", GAUGE, "imgateway_users", "Users with a session now."),
+    Measure("rooms", GAUGE, "imgateway_rooms", "Rooms and areas now that somebody here is in."),
+    Measure(
+        "room_lagging",
+        GAUGE,
+        "imgateway_room_lagging_members",
+        "Members of rooms that are behind now, counted once for each room.",
+    ),
+    Measure("room_rounds", COUNTER, "imgateway_room_rounds_total", "Rounds in which rooms were served."),
+    Measure(
+        "room_slices", COUNTER, "imgateway_room_slices_total", "Slices of rounds: one a turn of the process."
+    ),
+    Measure(
+        "room_deliveries",
+        COUNTER,
+        "imgateway_room_deliveries_total",
+        "Deliver frames that members of rooms got in rounds.",
+    ),
+    Measure(
+        "room_blocks",
+        COUNTER,
+        "imgateway_room_blocks_total",
+        "Deliver frames that members who were behind got to catch up.",
+    ),
+    Measure("room_notifies", COUNTER, "imgateway_room_notifies_total", "Notify frames sent."),
+    Measure("room_pulls", COUNTER, "imgateway_room_pulls_total", "Pulls of rooms, areas and everyone's log."),
+    Measure(
+        "room_not_pulling",
+        COUNTER,
+        "imgateway_room_not_pulling_total",
+        "Members removed from a room because they did not pull.",
+    ),
     Measure(
         "held_unsent_bytes",
         GAUGE,
@@ -224,6 +256,16 @@ class Counters:
     ring_bytes: int
     ring_evictions: int
     room_members: int
+    users: int
+    rooms: int
+    room_lagging: int
+    room_rounds: int
+    room_slices: int
+    room_deliveries: int
+    room_blocks: int
+    room_notifies: int
+    room_pulls: int
+    room_not_pulling: int
     held_unsent_bytes: int
     plugin_errors: Counter[str]
 

@@ -36,18 +36,23 @@ class QuotaRates(Protocol):
     def request_rate(self) -> float: ...
     @property
     def request_burst(self) -> int: ...
+    @property
+    def subscribe_rate(self) -> float: ...
+    @property
+    def subscribe_burst(self) -> int: ...
 
 
 class UserQuota:
     """One user's buckets. Ask `Quotas.of` for it each time: what is kept longer may have been replaced."""
 
-    __slots__ = ("_bytes", "_pairs", "_publishes", "_rates", "_requests")
+    __slots__ = ("_bytes", "_pairs", "_publishes", "_rates", "_requests", "_subscribes")
 
     def __init__(self, rates: QuotaRates, now: float) -> None:
         self._rates = rates
         self._publishes = TokenBucket(rates.publish_rate, rates.publish_burst, now)
         self._bytes = TokenBucket(rates.publish_bytes_rate, rates.publish_bytes_burst, now)
         self._requests: TokenBucket | None = None
+        self._subscribes: TokenBucket | None = None
         self._pairs: dict[Address, TokenBucket] | None = None  # the longest unused first
 
     def publish(self, size_bytes: int, now: float) -> float:
@@ -82,12 +87,21 @@ class UserQuota:
             bucket = self._requests = TokenBucket(rates.request_rate, rates.request_burst, now)
         return bucket.take(1.0, now)
 
+    def subscribe(self, now: float) -> float:
+        """Count a subscription; seconds to wait, as `publish` says them."""
+        bucket = self._subscribes
+        if bucket is None:
+            rates = self._rates
+            bucket = self._subscribes = TokenBucket(rates.subscribe_rate, rates.subscribe_burst, now)
+        return bucket.charge(1.0, now)
+
     def full(self, now: float) -> bool:
         """Nothing that it counted still matters."""
         if not (self._publishes.full(now) and self._bytes.full(now)):
             return False
-        if self._requests is not None and not self._requests.full(now):
-            return False
+        for bucket in (self._requests, self._subscribes):
+            if bucket is not None and not bucket.full(now):
+                return False
         return all(bucket.full(now) for bucket in (self._pairs or {}).values())
 
     def set_rates(self, rates: QuotaRates) -> None:
@@ -100,6 +114,8 @@ class UserQuota:
         ]
         if self._requests is not None:
             changes.append((self._requests, rates.request_rate, rates.request_burst))
+        if self._subscribes is not None:
+            changes.append((self._subscribes, rates.subscribe_rate, rates.subscribe_burst))
         for bucket, rate, burst in changes:
             bucket.rate, bucket.burst = rate, burst
 

@@ -24,6 +24,11 @@ class Roster:
     def __len__(self) -> int:
         return self._size
 
+    @property
+    def users(self) -> int:
+        """How many users they are of."""
+        return len(self._users)
+
     def __iter__(self) -> Iterator[Session]:
         for user in tuple(self._users):
             yield from self.of(user)

@@ -23,6 +23,8 @@ class Session(Cursor):
     :ivar told: the session listeners know of it.
     :ivar publishing: publishes that wait for their outcome.
     :ivar answering: its questions that wait for our answer; `calls` are ours.
+    :ivar rooms: those that it is in; typed by whoever puts it there.
+    :ivar form: how its link's deliveries are written: one object for all links that are alike in that.
     """
 
     __slots__ = (
@@ -30,12 +32,14 @@ class Session(Cursor):
         "calls",
         "chain",
         "device",
+        "form",
         "generation",
         "identity",
         "link",
         "parking",
         "publishing",
         "reading",
+        "rooms",
         "told",
         "user",
     )
@@ -57,6 +61,8 @@ class Session(Cursor):
         self.answering = 0
         self.reading = False
         self.told = False
+        self.rooms: tuple[Any, ...] = ()
+        self.form: Any = None
 
     # Made when somebody asks: as objects of every session they would take 200 bytes.
 

@@ -147,7 +147,7 @@ class Delivery:
         if cursor.entries >= limits.deliver_window_entries or cursor.bytes >= limits.deliver_window_bytes:
             cursor.clog()
 
-    def say(self, link: Link, frame: Deliver, shared: Shared | None) -> bytes | None:
+    def say(self, link: Link, frame: Deliver, shared: Shared | None = None) -> bytes | None:
         """Encode, once for all codecs of a kind. A codec that raises has met content that it cannot say; what
         the link's transport cannot carry cannot be said there either."""
         wire = link.codec.wire
@@ -166,6 +166,7 @@ class Delivery:
     def answer(self, link: Link, frame: Deliver) -> None:
         """Send what the client asked to read. What its wire cannot say is left out, and told as a gap; of
         more than its transport carries at once the first part goes, and the client asks on."""
+        asked = frame
         data = self.say(link, frame, None)
         if data is None:
             sayable = tuple(
@@ -178,6 +179,14 @@ class Delivery:
         while data is None and len(frame.entries) > 1:
             first = frame.entries[: len(frame.entries) // 2]
             frame = replace(frame, entries=first, upto=first[-1].seq)
+            data = self.say(link, frame, None)
+        if data is None and frame.entries:
+            # One that fits, but not beside a gap, which is for others: these go first, or wait their turn.
+            one = frame.entries[0]
+            if one is asked.entries[0]:
+                frame = replace(frame, upto=one.seq, gap=asked.gap)
+            else:
+                frame = replace(frame, entries=(), upto=one.seq - 1)
             data = self.say(link, frame, None)
         if data:
             link.send_bytes(data)

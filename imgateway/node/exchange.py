@@ -20,6 +20,7 @@ from imgateway.errors import CloseCode, UnexpectedFrame
 from imgateway.frames import (
     DURABLE_KINDS,
     FRAME_NAMES,
+    RING_KINDS,
     Batch,
     Bye,
     Deliver,
@@ -41,12 +42,14 @@ from imgateway.frames import (
     log_of,
 )
 from imgateway.interfaces import IBroker, IConnection
+from imgateway.node.audience import LANES
 from imgateway.node.calls import Calls
 from imgateway.node.gate import Gate
 from imgateway.node.hub import Hub
 from imgateway.node.ingress import Ingress
 from imgateway.node.link import Link, Pause
 from imgateway.node.login import Login
+from imgateway.node.subscriptions import Subscriptions
 
 __all__ = ("Exchange",)
 
@@ -63,6 +66,7 @@ class Exchange:
         login: Login,
         ingress: Ingress,
         calls: Calls,
+        subscriptions: Subscriptions,
         gate: Gate,
         broker: IBroker,
         limits: LimitSettings,
@@ -89,13 +93,14 @@ class Exchange:
         self._login = login
         self._ingress = ingress
         self._calls = calls
+        self._subscriptions = subscriptions
         self._gate = gate
         self._broker = broker
         self._wall_ms = wall_ms
         self._number = 0
         # Straight through: nothing to decide here.
         self.greeted = login.greeted
-        self.writable = hub.delivery.writable
+        self.writable = hub.writable
         self.heard_without_acks = hub.delivery.heard_without_acks
 
     # ------------------------------------------------------------------------------------------ connections
@@ -171,6 +176,12 @@ class Exchange:
 
     def _pull(self, link: Link, session: Session, frame: Pull) -> None:
         """Read for the client; the link is not read meanwhile, so there is one at a time."""
+        if frame.address.kind in RING_KINDS:
+            if not self._subscriptions.pull(link, session, frame, self._ingress.policy):
+                self._refuse(
+                    link, frame, address_text(frame.address), RefusedCode.FORBIDDEN, "not yours to read"
+                )
+            return
         log = log_of(frame.address)
         if not self._ingress.policy.may(session.identity, "read", frame.address):
             self._refuse(link, frame, address_text(frame.address), RefusedCode.FORBIDDEN, "not yours to read")
@@ -200,6 +211,22 @@ class Exchange:
 
         self._delivery.read(start)
 
+    def _subscribe(self, link: Link, session: Session, frame: Subscribe) -> None:
+        if frame.address.kind != "room" or frame.lane not in LANES:
+            self._unsupported(link, session, frame)
+        elif not self._ingress.policy.may(session.identity, "subscribe", frame.address):
+            where = address_text(frame.address)
+            self._refuse(link, frame, where, RefusedCode.FORBIDDEN, "not for you to subscribe to")
+        elif not self._subscriptions.subscribe(link, session, frame):
+            where = address_text(frame.address)
+            self._refuse(link, frame, where, RefusedCode.RATE, "you are in as many rooms as you may")
+
+    def _unsubscribe(self, link: Link, session: Session, frame: Unsubscribe) -> None:
+        if frame.address.kind != "room":
+            self._unsupported(link, session, frame)
+        else:
+            self._subscriptions.unsubscribe(link, session, frame)
+
     def _unsupported(self, link: Link, session: Session, frame: Subscribe | Unsubscribe | Seen) -> None:
         where = address_text(frame.address)
         self._refuse(link, frame, where, RefusedCode.NOT_SUPPORTED, "not supported by this gateway")
@@ -217,8 +244,8 @@ class Exchange:
         Request: _request,
         Response: _response,
         Pull: _pull,
-        Subscribe: _unsupported,
-        Unsubscribe: _unsupported,
+        Subscribe: _subscribe,
+        Unsubscribe: _unsubscribe,
         Seen: _unsupported,
         Bye: _bye,
     }

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from zope.interface import implementer
 
-from imgateway.config import LimitSettings
+from imgateway.config import LimitSettings, RoomSettings
 from imgateway.core.counters import Counters
 from imgateway.core.handshake import LinkState
 from imgateway.core.roster import Roster
@@ -28,9 +29,10 @@ from imgateway.frames import (
     address_text,
     user_address,
 )
-from imgateway.interfaces import IBroker, IBrokerListener, Identity, ISessionListener
+from imgateway.interfaces import IBroker, IBrokerListener, Identity, IPolicy, ISessionListener
 from imgateway.node.delivery import Delivery, Shared
 from imgateway.node.link import Link, Pause
+from imgateway.node.rooms import Rooms
 
 __all__ = ("Hub",)
 
@@ -41,6 +43,7 @@ log = Logger()
 class Hub:
     """Sessions by key and by log, from login to their end.
 
+    :param reactor: for what waits less than the wheel's tick: rounds of rooms.
     :param now: monotonic seconds.
     :param arm: ``arm(due, wake)`` on the node's wheel.
     :param health: ``health(part, ok, why)``: the parts are ``store`` and ``load``.
@@ -50,7 +53,10 @@ class Hub:
         self,
         broker: IBroker,
         limits: LimitSettings,
+        rooms: RoomSettings,
+        policy: IPolicy,
         linger_s: float,
+        reactor: IReactorTime,
         now: Callable[[], float],
         arm: Callable[[float, Callable[[float], None]], object],
         counters: Counters,
@@ -61,6 +67,7 @@ class Hub:
         self.sessions = Roster()
         self.is_congested = False
         self.delivery = Delivery(broker, limits, now, counters)
+        self.rooms = Rooms(broker, self.sessions, self.delivery, policy, rooms, reactor, now, arm, counters)
         self.linger_s = linger_s
         self._now = now
         self._arm = arm
@@ -74,7 +81,8 @@ class Hub:
     def arrived(self, log: LogKey, epoch: int, after: int, upto: int, entries: tuple[Entry, ...]) -> None:
         """Entries: send them to every session that stands right before them."""
         if log.address.kind in RING_KINDS:
-            return  # of rooms nobody is told yet
+            self.rooms.arrived(log, epoch, after, upto, entries)
+            return
         sessions = self.sessions.of(log.address.id)
         shared: Shared | None = {} if len(sessions) > 1 else None
         size = len(entries[0].message) if len(entries) == 1 else sum(len(one.message) for one in entries)
@@ -83,6 +91,9 @@ class Hub:
 
     def moved(self, log: LogKey, epoch: int, head: int) -> None:
         """The log grew: whoever is live reads."""
+        if log.address.kind in RING_KINDS:
+            self.rooms.moved(log, epoch, head)
+            return
         for session in self.sessions.of(log.address.id):
             self.delivery.moved(session, head)
 
@@ -167,6 +178,7 @@ class Hub:
         if old is None:
             return False
         session.told = old.told
+        self.rooms.succeeded(old, session)
         if old.link is not None:
             old.link.close(CloseCode.REPLACED, "a newer login of this device took over")
         return session.told
@@ -179,6 +191,7 @@ class Hub:
         if session is None or session.link is not link:
             return
         session.detach()
+        self.rooms.detached(session)
         calls, session.calls = session.calls, None
         for call in (calls or {}).values():
             call.gone()
@@ -201,6 +214,7 @@ class Hub:
             session=address_text(Address("device", *session.key)),
         )
         self.sessions.remove(session)
+        self.rooms.ended(session)
         if not self.sessions.of(session.user):
             self.broker.unwatch(session.log)
         self.broker.close_session(session.key, session.generation).addErrback(
@@ -209,6 +223,12 @@ class Hub:
         if session.told:
             for listener in self._listeners:
                 self._tell(listener.closed, session.key, code, reason)
+
+    def writable(self, link: Link) -> None:
+        """A link has no unsent bytes any more."""
+        self.delivery.writable(link)
+        if link.session is not None:
+            self.rooms.writable(link.session)
 
     def kick(self, user: str, device: str | None, reason: str) -> int:
         """Close a user's sessions; how many there were."""

@@ -22,7 +22,16 @@ from imgateway.core.policy import names
 from imgateway.core.quota import Quotas
 from imgateway.core.session import Session
 from imgateway.errors import BadFrame
-from imgateway.frames import Address, Message, Outcome, OutcomeCode, Publish, PublishAck, user_address
+from imgateway.frames import (
+    RING_KINDS,
+    Address,
+    Message,
+    Outcome,
+    OutcomeCode,
+    Publish,
+    PublishAck,
+    user_address,
+)
 from imgateway.interfaces import IBroker, Identity, IInterceptor, IPolicy, Publication
 from imgateway.node.hub import Hub
 from imgateway.node.link import Link, Pause
@@ -88,8 +97,8 @@ class Ingress:
             self._begin(link, session, limits.publish_window)
             self._take(link, session, frame)
         else:
-            self._emit(identity, session.user, session.device, frame)
-        if self._hub.is_congested:
+            self._emit(identity, session.user, session.device, frame, session)
+        if self._hub.is_congested and any(one.kind not in RING_KINDS for one in frame.to):
             self._hub.stall(link)
 
     def submit(self, identity: Identity, device: str, frame: Publish) -> Deferred[Answer]:
@@ -112,15 +121,19 @@ class Ingress:
             link.pause(Pause.QUOTA)
             self._arm(now + wait, lambda now: link.resume(Pause.QUOTA))
 
-    def _allowed(self, identity: Identity, frame: Publish) -> tuple[Address, ...]:
+    def _allowed(self, identity: Identity, frame: Publish, session: Session | None) -> tuple[Address, ...]:
         for address in frame.to:
-            if not self._may(identity, address):
-                return tuple([one for one in frame.to if self._may(identity, one)])
+            if not self._may(identity, address, session):
+                return tuple([one for one in frame.to if self._may(identity, one, session)])
         return frame.to
 
-    def _may(self, identity: Identity, address: Address) -> bool:
-        if address.kind == "room" and not (identity.service or names(identity.claims, address)):
-            return False  # nobody is in a room yet
+    def _may(self, identity: Identity, address: Address, session: Session | None) -> bool:
+        if address.kind == "room" and not (
+            identity.service
+            or (session is not None and any(room.address == address for room in session.rooms))
+            or names(identity.claims, address)
+        ):
+            return False
         return self.policy.may(identity, "publish", address)
 
     def _is_large(self, frame: Publish) -> bool:
@@ -130,11 +143,13 @@ class Ingress:
                 return True
         return len(frame.body) > self.limits.max_body_bytes
 
-    def _submit(self, identity: Identity, user: str, device: str, frame: Publish) -> Deferred[Answer]:
+    def _submit(
+        self, identity: Identity, user: str, device: str, frame: Publish, session: Session | None = None
+    ) -> Deferred[Answer]:
         """Policy, then the broker; the outcomes come back in the order of `to`."""
         if self._is_large(frame):
             return succeed((Outcome(OutcomeCode.TOO_LARGE),) * len(frame.to))
-        allowed = self._allowed(identity, frame)
+        allowed = self._allowed(identity, frame, session)
         if not allowed:
             return succeed((Outcome(OutcomeCode.FORBIDDEN),) * len(frame.to))
         answer = self._broker.publish(self._publication(identity, user, device, frame, allowed))
@@ -142,9 +157,11 @@ class Ingress:
             return answer
         return answer.addCallback(_spread, allowed, frame.to)
 
-    def _emit(self, identity: Identity, user: str, device: str, frame: Publish) -> None:
+    def _emit(
+        self, identity: Identity, user: str, device: str, frame: Publish, session: Session | None = None
+    ) -> None:
         """qos 0: what may not be sent, or is too large, goes nowhere."""
-        allowed = self._allowed(identity, frame)
+        allowed = self._allowed(identity, frame, session)
         if len(allowed) > 1:  # at most once, also for who is named twice
             whole = dict.fromkeys(allowed)
             allowed = tuple([one for one in whole if not one.device or user_address(one.id) not in whole])
@@ -174,7 +191,7 @@ class Ingress:
     def _take(self, link: Link, session: Session, frame: Publish, came: Publish | None = None) -> None:
         """Give a begun publish its place in the broker's order. `came`: the frame that is answered, if it was
         another."""
-        answer = self._submit(session.identity, session.user, session.device, frame)
+        answer = self._submit(session.identity, session.user, session.device, frame, session)
         if came is not None and came.to != frame.to:
             answer.addCallback(_spread, frame.to, came.to)
         answer.addCallbacks(self._answer, link.broken, (link, session, (came or frame).msg_id))
@@ -241,7 +258,7 @@ class Ingress:
         """What the interceptors made of `frame`; the answer is for the frame as it came."""
         if not frame.qos:
             if isinstance(result, Publish):
-                self._emit(session.identity, session.user, session.device, result)
+                self._emit(session.identity, session.user, session.device, result, session)
             self._end(link, session)
         elif isinstance(result, Publish):
             self._take(link, session, result, frame)

@@ -52,6 +52,8 @@ class Pause(IntFlag):
     DRAIN = 256
     """The node is leaving."""
     CLOSED = 512
+    ROOM = 2048
+    """It is being put into a room."""
 
 
 RUNNING = 1024

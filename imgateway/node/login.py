@@ -36,9 +36,11 @@ from imgateway.frames import (
     check_id,
 )
 from imgateway.interfaces import Claim, IAuthenticator, IBroker, Identity, LoginPolicy, Opened, Place, Verdict
+from imgateway.node.audience import Room
 from imgateway.node.gate import Gate
 from imgateway.node.hub import Hub
 from imgateway.node.link import Link, Pause
+from imgateway.node.shares import Forms
 
 __all__ = ("Login",)
 
@@ -73,6 +75,7 @@ class Login:
         broker: IBroker,
         authenticator: IAuthenticator,
         settings: SessionSettings,
+        forms: Forms,
         limits_for: Callable[[Identity], Limits],
         now: Callable[[], float],
         wall_ms: Callable[[], int],
@@ -84,6 +87,7 @@ class Login:
         self._gate = gate
         self._broker = broker
         self._authenticator = authenticator
+        self._forms = forms
         self._limits_for = limits_for
         self._now = now
         self._wall_ms = wall_ms
@@ -177,18 +181,27 @@ class Login:
             )
             renewing = self._broker.reset_log(place.log)
             return renewing.addCallback(self._watched, session, place, resumed, link, hello)
-        self._enter(position, session, place, point, resumed, link)
-        return None
+        entering = self._hub.rooms.prepare(session, hello.resume, self._hub.delivery.limits.rooms)
+        if entering is None:
+            self._enter([], position, session, place, point, resumed, link, hello)
+            return None
+        return entering.addCallback(self._enter, position, session, place, point, resumed, link, hello)
 
     def _enter(
         self,
+        rooms: list[Room],
         position: Position,
         session: Session,
         place: Place,
         point: ResumePoint | None,
         resumed: bool,
         link: Link,
+        hello: Hello,
     ) -> None:
+        if link.session is not session:
+            for room in rooms:
+                self._hub.rooms.keep(session, room)
+            return
         identity: Identity = session.identity
         resume = resume_durable(point, position.epoch, place.acked, position.head)
         start = resume.position
@@ -202,6 +215,7 @@ class Login:
         session.place(position.epoch, start, max(start, place.acked), head)
         session.clog()
         link.accepted()
+        session.form = self._forms.of(link, hello.compressions)
         link.expire_token(self._token_deadline(identity))
         self._gate.release(link)
         self._counters.logins += 1
@@ -209,6 +223,7 @@ class Login:
             self._counters.resumed += 1
         if resume.gap:
             self._counters.gaps_told += 1
+        rings = self._hub.rooms.resume(session, rooms, hello.resume) if hello.resume else ()
         link.send(
             Welcome(
                 address_text(Address("device", *session.key)),
@@ -219,13 +234,17 @@ class Login:
                 self._wall_ms(),
                 identity.expires_at_s * 1000,
                 self._limits_for(identity),
-                (Resumed(place.log.address, 0, position.epoch, start, head, resume.gap),),
+                (Resumed(place.log.address, 0, position.epoch, start, head, resume.gap), *rings),
             )
         )
         log.debug(
             "session resumed" if resumed else "session opened", generation=session.generation, **link.about()
         )
         self._hub.opened(session, identity, resumed)
+        if session.rooms:
+            self._hub.rooms.invite(session, self._hub.linger_s)
+        if rings:
+            self._hub.rooms.remind(session, rings)
         self._hub.delivery.start(session)
         link.resume(Pause.LOGIN)
 

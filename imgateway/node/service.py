@@ -20,7 +20,7 @@ from imgateway.config import Settings
 from imgateway.core.counters import Counters, Measure
 from imgateway.core.quota import Quotas
 from imgateway.core.wheel import Wheel
-from imgateway.frames import Limits, Outcome, Publish, SessionKey
+from imgateway.frames import Address, Limits, Mode, Outcome, Publish, SessionKey
 from imgateway.interfaces import (
     Accept,
     IAuthenticator,
@@ -41,6 +41,9 @@ from imgateway.node.gate import Gate
 from imgateway.node.hub import Hub
 from imgateway.node.ingress import Ingress
 from imgateway.node.login import Login
+from imgateway.node.online import Online
+from imgateway.node.shares import Forms
+from imgateway.node.subscriptions import Subscriptions
 
 __all__ = ("Door", "Node")
 
@@ -105,13 +108,17 @@ class Node:
         self.hub = Hub(
             broker,
             limits,
+            settings.rooms,
+            policy,
             settings.session.linger_s,
+            reactor,
             now,
             arm,
             self.counters,
             listeners,
             health,
         )
+        self.online = Online(self.hub.sessions, broker)
         self.gate = Gate(limits, now, arm, lambda: self.listeners)
         self.calls = Calls(self.hub, self.quotas, limits, now, arm, self.counters)
         self.login = Login(
@@ -121,6 +128,7 @@ class Node:
             broker,
             authenticator,
             settings.session,
+            Forms(settings.compression.algorithms),
             self.limits_for,
             now,
             wall_ms,
@@ -129,11 +137,13 @@ class Node:
         self.ingress = Ingress(
             self.hub, broker, policy, self.quotas, limits, interceptors, now, wall_ms, arm, self.counters
         )
+        self.subscriptions = Subscriptions(self.hub, self.quotas, limits, now, arm, self.counters)
         self.exchange = Exchange(
             self.hub,
             self.login,
             self.ingress,
             self.calls,
+            self.subscriptions,
             self.gate,
             broker,
             limits,
@@ -162,6 +172,7 @@ class Node:
 
     def _store_ready(self, _: object) -> Deferred[None]:
         self._store_open = True
+        self.hub.rooms.start()
         before = maybeDeferred(self._before) if self._draining is None else succeed(None)
         return before.addCallback(self._open_doors)
 
@@ -227,6 +238,7 @@ class Node:
 
     def _stopped(self) -> Deferred[None] | None:
         self.hub.end_all()
+        self.hub.rooms.stop()
         if self._ticking is not None:
             self._ticking.cancel()
             self._ticking = None
@@ -253,9 +265,9 @@ class Node:
         self._authenticator.reload()
         self.settings = settings
         self.quotas.set_rates(settings.quota)
-        self.ingress.policy = policy
+        self.ingress.policy = self.hub.rooms.policy = policy
         limits = settings.limits
-        self.ingress.limits = self.calls.limits = self.exchange.limits = limits
+        self.ingress.limits = self.calls.limits = self.exchange.limits = self.subscriptions.limits = limits
         self.hub.delivery.limits = limits
         self.gate.set_limits(limits)
         self.exchange.max_frame_bytes = limits.max_body_bytes + FRAME_ROOM
@@ -272,6 +284,8 @@ class Node:
         counters.held_unsent_bytes = sum(link.connection.unsent() for link in links)
         counters.sessions = len(self.hub.sessions)
         counters.sessions_linked = sum(session.link is not None for session in self.hub.sessions)
+        counters.users = self.hub.sessions.users
+        self.hub.rooms.measure()
         self._broker.measure(counters)
         return counters.read()
 
@@ -296,6 +310,7 @@ class Node:
             quota.pair_rate,
             quota.pair_burst,
             quota.request_rate,
+            quota.subscribe_rate,
         )
 
     # --------------------------------------------------------------------------- for business code (IGateway)
@@ -326,6 +341,18 @@ class Node:
         return (
             presence if session is not None and session.link is not None else replace(presence, online=False)
         )
+
+    def join(self, session: SessionKey, room: Address, mode: Mode = Mode.PUSH) -> Deferred[bool]:
+        """Put a session into a room."""
+        return self.subscriptions.put(session, room, mode)
+
+    def leave(self, session: SessionKey, room: Address) -> Deferred[bool]:
+        """Take it out."""
+        return self.subscriptions.take_out(session, room)
+
+    def members(self, address: Address) -> Deferred[int]:
+        """How many sessions are in a room or area, or (all) open."""
+        return self.online.members(address)
 
     def revoke(self, user: str, not_before_s: int) -> Deferred[None]:
         """End what was opened with older tokens, and let none of them in again."""

@@ -221,12 +221,15 @@ class StreamConnection:
             if not self._clogged:
                 self._unsent = 0
             return
-        sent = self._plain.writeSomeData(data)
-        if sent == len(data):
-            self._unsent = 0
-            return
-        # An exception says that the connection is broken. Let the reactor find the same and tell everybody.
-        rest = data[sent:] if isinstance(sent, int) else data
+        # Not its writeSomeData, which is as much Python again as all the rest of a delivery.
+        try:
+            sent = self._plain.socket.send(data)  # type: ignore[attr-defined]
+            if sent == len(data):
+                self._unsent = 0
+                return
+        except OSError:
+            sent = 0  # it is full, or broken: then the reactor will find the same, and tell everybody
+        rest = data[sent:]
         self._unsent = len(rest)
         self._plain.write(rest)
         self._plain.registerProducer(self, False)

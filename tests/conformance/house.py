@@ -111,6 +111,7 @@ class House:
             reactor=self.network,
             settings=config.broker,
             retention=config.retention,
+            rooms=config.rooms,
             max_devices=config.session.max_devices,
             now_ms=self.wall_ms,
             entropy=random.randbytes,

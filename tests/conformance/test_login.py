@@ -148,10 +148,10 @@ def test_no_more_than_the_login_bytes_before_welcome(house: House, wire: Wire) -
 @pytest.mark.parametrize(
     "frame",
     [
-        Subscribe(Address("room", "1"), Mode.PUSH),
-        Unsubscribe(Address("room", "1")),
+        Subscribe(Address("area", "1"), Mode.PUSH),
+        Unsubscribe(Address("topic", "1")),
         Seen(user("bob"), SeenKind.READ, 1),
-        Pull(Address("room", "1")),
+        Pull(Address("node", "1")),
     ],
     ids=lambda frame: type(frame).__name__,
 )

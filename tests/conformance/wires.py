@@ -76,4 +76,4 @@ JSON, UDP = WIRES[2], WIRES[3]
 CONNECTED = WIRES[:3]
 """Where a connection exists before the first frame. Over UDP it begins with the greeting."""
 LISTEN = ("native+tcp:tcp:7901", "native,json+websocket:tcp:7902", "native+udp:127.0.0.1:7903")
-LISTENING = {"udp_key": lambda key_id: udp_key(SECRET, key_id), "udp_reset_key": udp_reset_key(SECRET)}
+LISTENING = {"udp_key": lambda key_id: udp_key(SECRET, key_id), "udp_reset_key": udp_reset_key(SECRET, "n1")}

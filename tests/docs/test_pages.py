@@ -43,8 +43,6 @@ def test_every_code_has_a_meaning(codes: type[IntEnum], tables: Any) -> None:
 
 def test_the_frames_that_wait_for_their_feature(tables: Any) -> None:
     assert {name for frame, name in frames.FRAME_NAMES.items() if tables.refused(frame)} == {
-        "subscribe",
-        "unsubscribe",
         "seen",
     }
 

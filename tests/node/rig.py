@@ -24,6 +24,7 @@ from imgateway.brokers.embedded import EmbeddedBroker
 from imgateway.config import Settings
 from imgateway.errors import BadFrame, CloseCode, LoginRefused
 from imgateway.frames import (
+    RING_KINDS,
     Acked,
     Address,
     Batch,
@@ -99,6 +100,7 @@ class FakeBroker:
         self.acked: dict[SessionKey, int] = {}
         self.parked: dict[SessionKey, tuple[int, ...]] = {}
         self.watched: set[LogKey] = set()
+        self.rings: set[LogKey] = set()
         self.rooms: dict[Address, set[SessionKey]] = {}
         self.generation = 0
         self.verdict = Verdict.OK
@@ -134,7 +136,7 @@ class FakeBroker:
         after = there[-1].seq if there else 0
         numbered = [one if one.seq else replace(one, seq=after + n + 1) for n, one in enumerate(entries)]
         there += numbered
-        if tell and log in self.watched:
+        if tell and (log in self.watched or log in self.rings):
             self.listener.arrived(log, self.epoch(log), after, numbered[-1].seq, tuple(numbered))
 
     def epoch(self, log: LogKey) -> int:
@@ -178,12 +180,18 @@ class FakeBroker:
             self.listener.passed(address, Entry(0, encode_message(publication.message), address.device))
 
     def watch(self, log: LogKey) -> Deferred[Any]:
-        self.calls.append(("watch", log))
-        self.watched.add(log)
+        if log.address.kind in RING_KINDS:
+            self.rings.add(log)
+        else:
+            self.calls.append(("watch", log))
+            self.watched.add(log)
         position = self.position(log)
         return self.answer("watch", lambda: position)
 
     def unwatch(self, log: LogKey) -> None:
+        if log.address.kind in RING_KINDS:
+            self.rings.discard(log)
+            return
         self.calls.append(("unwatch", log))
         self.watched.discard(log)
 
@@ -194,7 +202,11 @@ class FakeBroker:
             there = [one for one in self.logs.get(log, []) if one.seq > after]
             taken, size = [], 0
             for one in there:
-                if taken and (size >= max_bytes or len(taken) >= limit):
+                if (
+                    log.address.kind not in RING_KINDS
+                    and taken
+                    and (size >= max_bytes or len(taken) >= limit)
+                ):
                     break
                 taken.append(one)
                 size += len(one.message)
@@ -519,7 +531,9 @@ class Rig:
         self.steps = Steps()
         self.broker: Any = broker or FakeBroker()
         if broker == "memory":
-            self.broker = EmbeddedBroker(reactor=self.clock, now_ms=lambda: self.wall_ms, lane=self.steps)
+            self.broker = EmbeddedBroker(
+                reactor=self.clock, rooms=settings.rooms, now_ms=lambda: self.wall_ms, lane=self.steps
+            )
         self.tokens = Tokens()
         self.policy = options.pop("policy", DefaultPolicy())
         self.health: dict[str, tuple[bool, str]] = {}
@@ -567,8 +581,25 @@ class Rig:
             if self.steps.choices():
                 self.steps.run()
                 busy = True
+            busy = self.turn() or busy
             if not busy:
                 return
+
+    def turn(self) -> bool:
+        """What is due just now happens, and nothing that this sets off; whether there was something."""
+        due = [call for call in self.clock.calls if call.getTime() <= self.clock.seconds()]
+        for call in due:
+            if call.active():
+                self.clock.calls.remove(call)
+                call.called = 1
+                call.func(*call.args, **call.kw)
+        return bool(due)
+
+    def pass_ms(self, milliseconds: int) -> None:
+        """A moment goes by."""
+        self.wall_ms += milliseconds
+        self.clock.advance(milliseconds / 1000)
+        self.settle()
 
     def advance(self, seconds: float) -> None:
         """Time goes by, in the node's own steps."""

@@ -459,10 +459,10 @@ def test_whose_log_may_be_pulled() -> None:
     }
     rig.broker.store(log_of(parse_address("topic:news")), entry(1))
     bob, svc = rig.login("bob", token="t"), rig.login("svc")
-    bob.send(*(Pull(parse_address(text)) for text in ("user:eve", "topic:news", "room:7", "device:bob/x")))
+    bob.send(*(Pull(parse_address(text)) for text in ("user:eve", "topic:news", "area:7", "device:bob/x")))
     assert [(one.frame, one.id, one.code) for one in bob.of(Refused)] == [
         ("pull", "user:eve", RefusedCode.FORBIDDEN),
-        ("pull", "room:7", RefusedCode.NOT_SUPPORTED),
+        ("pull", "area:7", RefusedCode.FORBIDDEN),
         ("pull", "device:bob/x", RefusedCode.FORBIDDEN),
     ]
     assert [one.address.kind for one in bob.of(Deliver)] == ["topic"]

@@ -583,7 +583,7 @@ def test_a_check_that_never_ends_holds_nobody_for_long() -> None:
 
 def test_pauses_are_told_apart() -> None:
     names = [pause.name for pause in Pause]
-    assert len(names) == len(set(names)) == 10
+    assert len(names) == len(set(names)) == 11
     assert FakeBroker().dedup_s
 
 

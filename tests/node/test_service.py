@@ -44,21 +44,21 @@ from tests.node.rig import FakeListener, Rig
 from tests.node.test_calls import Shop
 
 BOB = user_address("bob")
-ROOM = parse_address("room:7")
+ROOM, AREA = parse_address("room:7"), parse_address("area:7")
 
 
 # ----------------------------------------------------------------------------------------------------- frames
 
 
 @pytest.mark.parametrize(
-    "frame", [Subscribe(ROOM, Mode.NOTIFY), Unsubscribe(ROOM), Seen(ROOM, SeenKind.READ, 3)], ids=str
+    "frame", [Subscribe(AREA, Mode.NOTIFY), Unsubscribe(AREA), Seen(AREA, SeenKind.READ, 3)], ids=str
 )
 def test_frames_of_later_features_are_refused(frame: Any) -> None:
     rig = Rig()
     bob = rig.login("bob").send(frame)
     assert bob.of(Refused) == [
         Refused(
-            FRAME_NAMES[type(frame)], "room:7", RefusedCode.NOT_SUPPORTED, "not supported by this gateway"
+            FRAME_NAMES[type(frame)], "area:7", RefusedCode.NOT_SUPPORTED, "not supported by this gateway"
         )
     ]
     assert bob.code is None

@@ -3,6 +3,8 @@ with less; who has another transport gets it whole."""
 
 from __future__ import annotations
 
+import pytest
+
 from imgateway.frames import Deliver, Pull, Request, Response, ResponseCode, SessionKey, user_address
 from tests.node.rig import EPOCH, Rig
 from tests.node.test_calls import Shop
@@ -44,6 +46,27 @@ def test_of_a_long_answer_to_pull_the_first_part_goes() -> None:
     bob.send(Pull(BOB, epoch=EPOCH, after=0, limit=4))
     answer = bob.of(Deliver)[before]
     assert (answer.after, answer.upto, answer.gap, answer.head) == (0, 1, False, 4)
+
+
+@pytest.mark.parametrize("bodies", [(300, 0), (0, 300)])
+def test_an_entry_that_does_not_fit_beside_a_gap_comes_without_it(bodies: tuple[int, int]) -> None:
+    """One of two entries is too large, and the other of every size."""
+    fits = []
+    for size in range(80, LARGEST):
+        rig = Rig()
+        rig.mail("bob", *(b"x" * (body or size) for body in bodies))
+        bob = rig.login("bob", stream=False)
+        bob.server.max_send_bytes = LARGEST
+        after = 0
+        while after < 2:
+            before = len(bob.of(Deliver))
+            bob.send(Pull(BOB, epoch=EPOCH, after=after, limit=4))
+            (answer,) = bob.of(Deliver)[before:]
+            assert answer.after == after < answer.upto
+            after = answer.upto
+            if answer.entries:
+                fits.append(size)
+    assert fits == list(range(80, fits[-1] + 1))  # what fits alone is never given up for a gap
 
 
 def test_an_answer_that_is_too_large_comes_without_its_body() -> None:

@@ -1,0 +1,246 @@
+"""An audience: those on this node who are told what is published to one room, one area, or to all.
+
+It follows both lanes of its ring. Whoever is at the head is an entry of a table and nothing more: how far all
+of them have got stands once, in the lane. Only who has fallen behind (its link is clogged, or it came with a
+position) has a place of its own, a `Lag`. So what a message costs does not depend on how the readers behave.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from imgateway.core.handshake import LinkState
+from imgateway.core.ring import RingLimits
+from imgateway.core.roomclass import RoomClass, limits_of
+from imgateway.core.session import Session
+from imgateway.frames import Address, Entry, LogKey, Mode, Position, log_of
+
+__all__ = ("LANES", "Area", "Asked", "Audience", "Everyone", "Lag", "Lane", "Room")
+
+LANES = (1, 0)
+"""In the order in which they are served."""
+
+
+class Lane:
+    """One ring as this node follows it: `sent` ≤ `head`, and between them what the next round takes along.
+
+    :ivar gap: something between them is lost.
+    :ivar used: the ring is there.
+    :ivar target: the ring has grown to here, and what is missing is being read; 0: nothing is.
+    """
+
+    __slots__ = ("bytes", "entries", "epoch", "gap", "head", "limits", "log", "sent", "target", "used")
+
+    def __init__(self, log: LogKey, limits: RingLimits) -> None:
+        self.log = log
+        self.limits = limits
+        self.epoch = self.head = self.sent = self.target = self.bytes = 0
+        self.entries: list[Entry] = []
+        self.gap = self.used = False
+
+    def watched(self, position: Position) -> None:
+        """The broker tells of the ring from this position on."""
+        self.epoch = position.epoch
+        self.head = self.sent = max(self.head, position.head)
+        self.used = position.first <= position.head
+
+    def restart(self, epoch: int, position: int) -> None:
+        """It is another ring now: whoever was here has missed something."""
+        self.epoch = epoch
+        self.head = self.sent = position
+        self.entries, self.bytes, self.target = [], 0, 0
+        self.gap = True
+
+    def add(self, upto: int, entries: Iterable[Entry]) -> None:
+        """The ring grew to `upto`. What is more than a ring may keep is not kept here either."""
+        for entry in entries:
+            self.entries.append(entry)
+            self.bytes += len(entry.message)
+        self.head = upto
+        self.used = True
+        while len(self.entries) > self.limits.entries or (
+            self.bytes > self.limits.bytes and len(self.entries) > 1
+        ):
+            self.bytes -= len(self.entries.pop(0).message)
+            self.gap = True
+
+    def news(self) -> bool:
+        """There is something to send."""
+        return self.head > self.sent or self.gap
+
+    def take(self) -> tuple[Entry, ...]:
+        """The entries up to `head`, which is sent from here on."""
+        entries, self.entries, self.bytes = tuple(self.entries), [], 0
+        self.sent, self.gap = self.head, False
+        return entries
+
+
+class Lag:
+    """The place of a session that is not at the head, in each lane. `queued`: its turn to read will come."""
+
+    __slots__ = ("audience", "epochs", "places", "queued", "session")
+
+    def __init__(self, session: Session, audience: Audience) -> None:
+        self.session = session
+        self.audience = audience
+        self.places = [lane.sent for lane in audience.lanes]
+        self.epochs = [lane.epoch for lane in audience.lanes]
+        self.queued = False
+
+    def stand(self, places: Iterable[int]) -> None:
+        """It is where a round began."""
+        self.places = [min(lane.sent, place) for lane, place in zip(self.audience.lanes, places, strict=True)]
+
+
+class Asked:
+    """Notices that went out together: what they said, by when a pull must come, and which time it is."""
+
+    __slots__ = ("due", "heads", "times")
+
+    def __init__(self, heads: tuple[int, ...], due: float, times: int) -> None:
+        self.heads = heads
+        self.due = due
+        self.times = times
+
+
+class Audience:
+    """:ivar lags: who is behind.
+
+    :ivar unanswered: who was notified and has not pulled since, the oldest first.
+    :ivar passed: while a round goes on: who is in it no more, since it has left or has another place now.
+    :ivar telling: it is told that there is something, instead of being sent it.
+    :ivar last: when its last round began. :ivar waiting: it has a place at a tick. :ivar round: the one that
+        goes on.
+    """
+
+    __slots__ = (
+        "address",
+        "armed",
+        "kind",
+        "lags",
+        "lanes",
+        "last",
+        "passed",
+        "ready",
+        "round",
+        "telling",
+        "unanswered",
+        "waiting",
+        "watching",
+    )
+
+    def __init__(self, address: Address, kind: RoomClass) -> None:
+        self.address = address
+        self.kind = kind
+        self.lanes = tuple([Lane(log_of(address, lane), limits_of(kind, lane)) for lane in (0, 1)])
+        self.lags: dict[Session, Lag] = {}
+        self.unanswered: dict[Session, Asked] = {}
+        self.passed: dict[Session, None] = {}  # an empty set takes three times as much
+        self.telling = self.waiting = self.armed = False
+        self.last = -1e9
+        self.round: Any = None
+        self.ready = 0
+        self.watching: list[Callable[[], None]] | None = []
+
+    def here(self) -> Iterable[Session]:
+        """Those that have a link, in an order that stays."""
+        raise NotImplementedError
+
+    def has(self, session: Session) -> bool:
+        """Is it one of them?"""
+        raise NotImplementedError
+
+    def asked_for_notices(self) -> Iterable[Session]:
+        """Those of them that want to be notified, whatever the others get."""
+        return ()
+
+    def place(self, session: Session, lane: int) -> int:
+        """How far it was sent this lane."""
+        lag = self.lags.get(session)
+        return self.lanes[lane].sent if lag is None else lag.places[lane]
+
+    def fall_behind(self, session: Session) -> Lag:
+        """From here on it has a place of its own: where everybody is, until somebody says another."""
+        lag = self.lags.get(session)
+        if lag is None:
+            lag = self.lags[session] = Lag(session, self)
+            if self.round is not None:
+                # Whether the round has been to it nobody knows: it may get twice what that brings.
+                lag.stand(self.round.before)
+                self.passed[session] = None
+        return lag
+
+    def drop(self, session: Session) -> None:
+        """It is not here any more."""
+        self.lags.pop(session, None)
+        self.unanswered.pop(session, None)
+        if self.round is not None:
+            self.passed[session] = None
+
+
+class Room(Audience):
+    """:ivar stays: sessions that are in it, also those that have no link now or were not told of it yet.
+
+    :ivar invited: those whose client was not told yet that it is in.
+    """
+
+    __slots__ = ("areas", "invited", "members", "notified", "stays")
+
+    def __init__(self, address: Address, kind: RoomClass) -> None:
+        super().__init__(address, kind)
+        self.areas: tuple[Area, ...] = ()
+        self.members: dict[Session, None] = {}
+        self.notified: dict[Session, None] = {}
+        self.invited: dict[Session, None] = {}
+        self.stays = 0
+
+    def here(self) -> Iterable[Session]:
+        return self.members
+
+    def has(self, session: Session) -> bool:
+        return session in self.members
+
+    def asked_for_notices(self) -> Iterable[Session]:
+        return self.notified
+
+    def mode(self, session: Session) -> Mode:
+        """How it is told just now."""
+        return Mode.NOTIFY if self.telling or session in self.notified else Mode.PUSH
+
+    def drop(self, session: Session) -> None:
+        super().drop(session)
+        self.members.pop(session, None)
+        self.notified.pop(session, None)
+
+
+class Area(Audience):
+    """Whoever is in one of its rooms, once."""
+
+    __slots__ = ("rooms",)
+
+    def __init__(self, address: Address, kind: RoomClass) -> None:
+        super().__init__(address, kind)
+        self.rooms: dict[Room, None] = {}
+
+    def here(self) -> Iterable[Session]:
+        return dict.fromkeys(session for room in self.rooms for session in room.members)
+
+    def has(self, session: Session) -> bool:
+        return any(self in room.areas and session in room.members for room in session.rooms)
+
+
+class Everyone(Audience):
+    """:param sessions: those of the node."""
+
+    __slots__ = ("_sessions",)
+
+    def __init__(self, address: Address, kind: RoomClass, sessions: Iterable[Session]) -> None:
+        super().__init__(address, kind)
+        self._sessions = sessions
+
+    def here(self) -> Iterable[Session]:
+        return [one for one in self._sessions if self.has(one)]
+
+    def has(self, session: Session) -> bool:
+        return session.link is not None and session.link.state is LinkState.OPEN

@@ -1,0 +1,442 @@
+"""The rooms of a node: who of its sessions is in which, what is told of them, and what they ask.
+
+A session is in a room from its join until it leaves or ends; the broker counts that. Here stand those that
+have a link and are told: a client that lost its link is told again from where it says that it is. `area` and
+`all` are joined by nobody: who is in one of an area's rooms, or logged in, is told.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+from twisted.internet.defer import Deferred, DeferredList, succeed
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+
+from imgateway.config import RoomSettings
+from imgateway.core.counters import Counters
+from imgateway.core.resume import resume_ring
+from imgateway.core.roomclass import RoomClasses
+from imgateway.core.roster import Roster
+from imgateway.core.session import Session
+from imgateway.frames import (
+    EVERYONE,
+    Address,
+    Batch,
+    Entry,
+    LogKey,
+    Mode,
+    Position,
+    Pull,
+    Resumed,
+    ResumePoint,
+    Subscribed,
+    Unsubscribed,
+    UnsubscribedCode,
+)
+from imgateway.interfaces import IBroker, IPolicy
+from imgateway.node.audience import Area, Audience, Everyone, Lane, Room
+from imgateway.node.delivery import Delivery
+from imgateway.node.link import Link
+from imgateway.node.notices import Notices
+from imgateway.node.rounds import Rounds
+
+__all__ = ("Rooms",)
+
+log = Logger()
+
+
+class Rooms:
+    """:param policy: says which areas a room belongs to. :param now: monotonic seconds.
+
+    :param arm: ``arm(due, wake)`` on the node's wheel.
+    """
+
+    def __init__(
+        self,
+        broker: IBroker,
+        sessions: Roster,
+        delivery: Delivery,
+        policy: IPolicy,
+        settings: RoomSettings,
+        reactor: IReactorTime,
+        now: Callable[[], float],
+        arm: Callable[[float, Callable[[float], None]], object],
+        counters: Counters,
+    ) -> None:
+        self.policy = policy
+        self.audiences: dict[Address, Audience] = {}
+        self._broker = broker
+        self._classes = RoomClasses(settings.classes)
+        self._sessions = sessions
+        self._delivery = delivery
+        self._now = now
+        self._arm = arm
+        self._counters = counters
+        self._notices = Notices(now, arm, counters, lambda round: self.rounds.serve(round), self._give_up)
+        self.rounds = Rounds(broker, delivery, reactor, counters, self._notices.tell)
+        self._everyone: Everyone | None = None
+
+    def start(self) -> None:
+        """The broker is ready."""
+        self._everyone = everyone = Everyone(EVERYONE, self._classes.of(""), self._sessions)
+        self._watch(everyone)
+
+    def stop(self) -> None:
+        self.rounds.stop()
+
+    def measure(self) -> None:
+        """Set the gauges that are counted here."""
+        audiences = self.audiences.values()
+        self._counters.rooms = len(audiences) - (self._everyone is not None)
+        self._counters.room_lagging = sum(len(one.lags) for one in audiences)
+
+    # ---------------------------------------------------------------------------------- what the broker says
+
+    def arrived(self, log: LogKey, epoch: int, after: int, upto: int, entries: tuple[Entry, ...]) -> None:
+        """A ring grew."""
+        audience = self.audiences.get(log.address)
+        if audience is None:
+            return
+        lane = audience.lanes[log.lane]
+        if audience.watching is not None:
+            lane.head = max(lane.head, upto)  # nobody is here yet
+            return
+        if epoch != lane.epoch:
+            lane.restart(epoch, after)
+        if upto <= lane.head:
+            return
+        if lane.target or after > lane.head:
+            self._fill(audience, lane, upto)
+            return
+        lane.add(upto, entries)
+        self.rounds.news(audience)
+
+    def moved(self, log: LogKey, epoch: int, head: int) -> None:
+        """A ring grew, and what came must be read."""
+        audience = self.audiences.get(log.address)
+        if audience is None or audience.watching is not None:
+            return
+        lane = audience.lanes[log.lane]
+        if epoch != lane.epoch:
+            lane.restart(epoch, head)
+            self.rounds.news(audience)
+        elif head > lane.head:
+            self._fill(audience, lane, head)
+
+    def _fill(self, audience: Audience, lane: Lane, target: int) -> None:
+        """Read what is between here and there, once for all."""
+        if lane.target:
+            lane.target = max(lane.target, target)
+            return
+        lane.target = target
+        self._read(audience, lane)
+
+    def _read(self, audience: Audience, lane: Lane) -> None:
+        after = lane.head
+        reading = self._broker.read(lane.log, after, 0, 0)
+        reading.addCallback(self._filled, audience, lane, after)
+        reading.addErrback(lambda failure: log.failure("reading a room failed", failure))
+
+    def _filled(self, batch: Batch, audience: Audience, lane: Lane, after: int) -> None:
+        if lane.head != after or not lane.target:
+            return  # it restarted meanwhile
+        if batch.epoch != lane.epoch:
+            lane.restart(batch.epoch, batch.head)
+        else:
+            lane.gap = lane.gap or batch.gap
+            lane.add(max(batch.upto, after), [entry for entry in batch.entries if entry.seq > after])
+            if after < lane.head < lane.target:
+                self._read(audience, lane)
+                return
+            if lane.head < lane.target:  # it is not there any more
+                lane.gap, lane.head = True, lane.target
+            lane.target = 0
+        self.rounds.news(audience)
+
+    # -------------------------------------------------------------------------------------------- audiences
+
+    def room(self, address: Address) -> Deferred[Room]:
+        """The room, once the broker tells of it. It is kept until it is `released`."""
+        room = self.audiences.get(address)
+        if room is None:
+            room = Room(address, self._classes.of(address.id))
+            areas = []
+            for ident in self.policy.areas(address):
+                where = Address("area", ident)
+                area = self.audiences.get(where)
+                if area is None:
+                    area = Area(where, self._classes.of(ident))
+                    self._watch(area)
+                area.rooms[room] = None  # type: ignore[attr-defined]
+                areas.append(area)
+            room.areas = tuple(areas)  # type: ignore[arg-type]
+            self._watch(room)
+        assert isinstance(room, Room)
+        room.stays += 1
+        if room.watching is None:
+            return succeed(room)
+        ready: Deferred[Room] = Deferred()
+        room.watching.append(lambda: ready.callback(room))
+        return ready
+
+    def release(self, room: Room) -> None:
+        """One who asked for it needs it no more."""
+        room.stays -= 1
+        if room.stays:
+            return
+        self._unwatch(room)
+        for area in room.areas:
+            del area.rooms[room]
+            if not area.rooms:
+                self._unwatch(area)
+
+    def _watch(self, audience: Audience) -> None:
+        self.audiences[audience.address] = audience
+        lanes = audience.lanes
+        watching = DeferredList(
+            [self._broker.watch(lane.log) for lane in lanes], fireOnOneErrback=True, consumeErrors=True
+        )
+        watching.addCallback(self._watched, audience)
+        watching.addErrback(lambda failure: log.failure("watching a room failed", failure))
+
+    def _watched(self, results: list[tuple[bool, Position]], audience: Audience) -> None:
+        for lane, (_, position) in zip(audience.lanes, results, strict=True):
+            lane.watched(position)
+        waiting, audience.watching = audience.watching or [], None
+        for ready in waiting:
+            ready()
+
+    def _unwatch(self, audience: Audience) -> None:
+        del self.audiences[audience.address]
+        for lane in audience.lanes:
+            self._broker.unwatch(lane.log)
+
+    def _of(self, session: Session) -> Iterator[Audience]:
+        """All audiences that a session is in; rooms first, and areas as often as they have one of them."""
+        yield from session.rooms
+        for room in session.rooms:
+            yield from room.areas
+        if self._everyone is not None:
+            yield self._everyone
+
+    def find(self, session: Session, address: Address) -> Audience | None:
+        """The audience of this address, if the session is in it and has a link."""
+        audience = self.audiences.get(address)
+        return audience if audience is not None and audience.has(session) else None
+
+    # -------------------------------------------------------------------------------------- coming and going
+
+    def enter(
+        self, session: Session, room: Room, mode: Mode, points: Sequence[ResumePoint]
+    ) -> tuple[Resumed, ...]:
+        """The session, which has an open link, is told of the room from now on; or from another place, or in
+        another mode. `points`: where its client is in the lanes. The broker knows already.
+
+        :returns: where it goes on in each lane.
+        """
+        if room not in session.rooms:
+            session.rooms = (*session.rooms, room)
+        else:
+            self.release(room)  # it was counted before
+        room.invited.pop(session, None)
+        room.members[session] = None
+        if mode is Mode.NOTIFY:
+            room.notified[session] = None
+        else:
+            room.notified.pop(session, None)
+        return self._place(session, room, points)
+
+    def _place(
+        self, session: Session, audience: Audience, points: Sequence[ResumePoint]
+    ) -> tuple[Resumed, ...]:
+        """Put the session where its client is, and bring it up to date."""
+        resumed = []
+        notify = audience.telling or session in audience.asked_for_notices()
+        for number, lane in enumerate(audience.lanes):
+            point = next((one for one in points if one.lane == number), None)
+            place, gap = audience.place(session, number), False
+            if point is not None and point.epoch:
+                place, gap, _ = resume_ring(point, lane.epoch, lane.head)
+                if place < lane.sent and not notify:
+                    lag = audience.fall_behind(session)
+                    lag.places[number], lag.epochs[number] = place, lane.epoch
+                    self.rounds.queue(lag)
+            self._counters.gaps_told += gap
+            resumed.append(Resumed(audience.address, number, lane.epoch, place, lane.head, gap))
+        if notify:
+            audience.lags.pop(session, None)
+        return tuple(resumed)
+
+    def remind(self, session: Session, resumed: Iterable[Resumed]) -> None:
+        """After the answer that said this: whoever pulls, and has not all, is told to."""
+        for one in resumed:
+            audience = self.audiences[one.address]
+            if (
+                one.position < one.head
+                and session not in audience.lags
+                and session not in audience.unanswered
+                and (audience.telling or session in audience.asked_for_notices())
+            ):
+                self._notices.tell_one(audience, session)
+
+    # ---------------------------------------------------------------------------------------------- reading
+
+    def answer(self, link: Link, session: Session, log: LogKey, batch: Batch, pull: Pull) -> int:
+        """Send what was read for a client: the part of the block that goes on where it is.
+
+        :returns: how far it goes.
+        """
+        shares = self.rounds.shelf.of(log, batch, 0)
+        share = next((one for one in shares if one.upto > pull.after), shares[-1])
+        for data in share.said(self._delivery, session):
+            link.send_bytes(data)
+        return share.upto
+
+    def pulled(self, audience: Audience, session: Session, lane: int, upto: int) -> None:
+        """A pull was answered as far as this."""
+        self._notices.pulled(audience, session, lane, upto)
+
+    def leave(self, session: Session, room: Room) -> Deferred[None]:
+        """The session is in the room no more."""
+        room.drop(session)
+        room.invited.pop(session, None)
+        session.rooms = tuple([one for one in session.rooms if one is not room])
+        for area in room.areas:
+            if not area.has(session):
+                area.drop(session)
+        self.release(room)
+        return self._broker.leave(session.key, session.generation, room.address)
+
+    def remove(self, session: Session, room: Room, code: UnsubscribedCode) -> Deferred[None]:
+        """Take the session out of a room and tell its client."""
+        left = self.leave(session, room)
+        if session.link is not None:
+            session.link.send(Unsubscribed(room.address, code))
+        return left
+
+    def _give_up(self, session: Session, room: Room) -> None:
+        self._counters.room_not_pulling += 1
+        self.remove(session, room, UnsubscribedCode.NOT_PULLING).addErrback(
+            lambda failure: log.failure("leaving a room failed", failure)
+        )
+
+    def detached(self, session: Session) -> None:
+        """Its link is gone: it is told nothing until its client says where it is."""
+        for audience in self._of(session):
+            audience.drop(session)
+
+    def ended(self, session: Session) -> None:
+        """It is gone; the broker knows."""
+        self.detached(session)
+        rooms, session.rooms = session.rooms, ()
+        for room in rooms:
+            room.invited.pop(session, None)
+            self.release(room)
+
+    def succeeded(self, old: Session, new: Session) -> None:
+        """A newer generation of a session is in the same rooms."""
+        self.detached(old)
+        new.rooms, old.rooms = old.rooms, ()
+        for room in new.rooms:
+            if old in room.invited:
+                room.invited.pop(old, None)
+                room.invited[new] = None
+
+    def writable(self, session: Session) -> None:
+        """Its link took everything: whoever was behind may catch up."""
+        for audience in self._of(session):
+            lag = audience.lags.get(session) if audience.lags else None
+            if lag is not None:
+                self.rounds.queue(lag)
+
+    # ----------------------------------------------------------------------------------------------- resuming
+
+    def prepare(
+        self, session: Session, points: Iterable[ResumePoint], most: int
+    ) -> Deferred[list[Room]] | None:
+        """Rooms that a greeting names, once they are there and the session is in them; None: none."""
+        wanted = dict.fromkeys(point.address for point in points if point.address.kind == "room")
+        may = [one for one in wanted if self.policy.may(session.identity, "subscribe", one)][:most]
+        if not may:
+            return None
+        found: list[Room] = []
+        joining = [
+            self.room(address).addCallback(self._join, session).addCallback(found.append) for address in may
+        ]
+        return DeferredList(joining, consumeErrors=True).addCallback(lambda results: found)
+
+    def _join(self, room: Room, session: Session) -> Deferred[Room]:
+        areas = tuple([area.address.id for area in room.areas])
+        joining = self._broker.join(session.key, session.generation, room.address, areas)
+        return joining.addCallback(lambda _: room)
+
+    def resume(
+        self, session: Session, rooms: Sequence[Room], points: Sequence[ResumePoint]
+    ) -> tuple[Resumed, ...]:
+        """The link is open: go on where the client says that it is, in what it named."""
+        resumed: list[Resumed] = []
+        for room in rooms:
+            mine = [point for point in points if point.address == room.address]
+            resumed += self.enter(session, room, mine[0].mode, mine)
+        for address in dict.fromkeys(one.address for one in points if one.address.kind in ("area", "all")):
+            audience = self.find(session, address)
+            if audience is not None:
+                mine = [point for point in points if point.address == address]
+                resumed += self._place(session, audience, mine)
+        return tuple(resumed)
+
+    def invite(self, session: Session, linger_s: float) -> None:
+        """After Welcome: tell of rooms that the business put it in, and wait for the client to name others in
+        which it was."""
+        others = [room for room in session.rooms if session not in room.members]
+        for room in others:
+            if session in room.invited:
+                room.stays += 1
+                self._tell_in(session, room, Mode.PUSH)
+        if any(session not in room.members for room in session.rooms):
+            self._arm(self._now() + linger_s, lambda now: self._forget(session))
+
+    def _forget(self, session: Session) -> None:
+        if session.link is not None:
+            for room in session.rooms:
+                if session not in room.members:
+                    self.leave(session, room)
+
+    def _tell_in(self, session: Session, room: Room, mode: Mode) -> None:
+        for one in self.enter(session, room, mode, ()):
+            session.link.send(self.subscribed(room, session, one))
+
+    # ------------------------------------------------------------------------------------------- subscribing
+
+    def subscribed(self, room: Room, session: Session, one: Resumed) -> Subscribed:
+        """The answer to Subscribe."""
+        return Subscribed(
+            room.address, 0, one.epoch, one.head, one.gap, room.mode(session), one.lane, one.position
+        )
+
+    def join(self, session: Session, address: Address) -> Deferred[Room]:
+        """The room, once the session is in it as far as the broker is concerned. To be followed by `enter`,
+        or by `release`."""
+        return self.room(address).addCallback(self._join, session)
+
+    def put(self, session: Session, address: Address, mode: Mode) -> Deferred[None]:
+        """The business puts a session into a room: its client is told, as soon as it has a link."""
+        return self.join(session, address).addCallback(self._put, session, mode)
+
+    def _put(self, room: Room, session: Session, mode: Mode) -> None:
+        if session.link is not None and session.form is not None:
+            self._tell_in(session, room, mode)
+        elif self.keep(session, room):
+            room.invited[session] = None
+
+    def keep(self, session: Session, room: Room) -> bool:
+        """The link went before it could `enter`: the session is in the room until it comes back or ends.
+
+        False: it was in it before, or has ended.
+        """
+        if room in session.rooms or not self._sessions.has(session):
+            self.release(room)
+            return False
+        session.rooms = (*session.rooms, room)
+        return True

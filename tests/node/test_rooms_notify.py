@@ -1,0 +1,289 @@
+"""Notices: telling that there is something, once until it is pulled, merged, repeated, and given up."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from imgateway.frames import (
+    Deliver,
+    LogKey,
+    Mode,
+    Notify,
+    Publish,
+    Pull,
+    ResumePoint,
+    Subscribe,
+    Subscribed,
+    Told,
+    Unsubscribed,
+    UnsubscribedCode,
+    Welcome,
+)
+from imgateway.node.notices import spread_ms
+from tests.node.rig import EPOCH, FakeBroker, Peer, Rig, entry
+from tests.node.test_rooms import ALL, OTHER, ROOM, bodies, clog, rig_with
+
+QUICK = {"rooms.classes": ("*: tick=0ms",)}
+
+
+def notified(user: str = "bob", **options: Any) -> tuple[Any, ...]:
+    """One who asked to be notified of a room."""
+    options.setdefault("set", QUICK)
+    rig, svc = rig_with(**options)
+    bob = rig.login(user).send(Subscribe(ROOM, Mode.NOTIFY))
+    bob.take()
+    return rig, svc, bob
+
+
+def told(peer: Peer) -> list[list[tuple[str, int, int]]]:
+    """The heads of its notices, which are forgotten."""
+    found = peer.of(Notify)
+    peer.frames = [one for one in peer.frames if one not in found]
+    return [[(one.address.id, one.lane, one.head) for one in notify.heads] for notify in found]
+
+
+def test_one_notice_until_it_is_pulled() -> None:
+    rig, svc, bob = notified()
+    svc.publish("1", "room:7")
+    svc.publish("2", "room:7").publish("g", "room:7", lane=1)
+    (notify,) = bob.of(Notify)
+    assert notify == Notify((Told(ROOM, 0, notify.heads[0].epoch, 1),), 0)
+    assert bob.of(Deliver) == []
+    told(bob)
+    bob.send(Pull(ROOM))
+    assert bodies(bob) == ["1", "2"]
+    assert told(bob) == [[("7", 1, 3), ("7", 0, 2)]]  # lane 1 it does not know of
+    bob.send(Pull(ROOM, lane=1))
+    assert bodies(bob) == ["g"]
+    assert told(bob) == []
+    svc.publish("3", "room:7")
+    assert told(bob) == [[("7", 1, 3), ("7", 0, 4)]]
+    assert rig.counters.room_notifies == 3
+    bob.send(Pull(ROOM, after=2)).send(Pull(ROOM, after=4))
+    assert told(bob) == []
+
+
+def test_who_asks_on_is_left_alone_until_it_does_not() -> None:
+    rig, svc, bob = notified()
+    for number in range(40):
+        svc.publish(str(number), "room:7")
+    bob.send(Pull(ROOM))  # told of 1, got 32
+    assert told(bob) == [[("7", 0, 1)], [("7", 0, 40)]]
+    for number in range(40):
+        svc.publish(f"b{number}", "room:7")
+    bob.send(Pull(ROOM, after=10))
+    assert told(bob) == []
+    bob.send(Pull(ROOM, after=32))
+    assert told(bob) == [[("7", 0, 80)]]
+    rig.advance(10.5)
+    assert told(bob) == [[("7", 0, 80)]]
+
+
+def test_who_does_not_pull_is_told_twice_more_and_then_removed() -> None:
+    rig, svc, bob = notified()
+    svc.publish("1", "room:7")
+    assert len(told(bob)) == 1
+    for _ in range(2):
+        rig.advance(9)
+        assert told(bob) == []
+        rig.advance(1.5)
+        assert len(told(bob)) == 1
+    rig.advance(11)
+    assert bob.of(Unsubscribed) == [Unsubscribed(ROOM, UnsubscribedCode.NOT_PULLING)]
+    assert rig.counters.room_not_pulling == 1
+    assert ROOM not in rig.hub.rooms.audiences
+    assert bob.code is None
+
+
+def test_a_pull_in_time_begins_it_anew() -> None:
+    rig, svc, bob = notified()
+    for number in range(4):
+        svc.publish(str(number), "room:7")
+        rig.advance(10.5)
+        bob.send(Pull(ROOM, after=number))
+    assert len(told(bob)) == 8
+    rig.advance(60)
+    assert bob.of(Unsubscribed) == []
+
+
+def test_rooms_of_a_session_are_told_together() -> None:
+    rig, svc = rig_with()
+    bob = rig.login("bob").send(Subscribe(ROOM, Mode.NOTIFY), Subscribe(OTHER, Mode.NOTIFY))
+    eve = rig.login("eve").send(Subscribe(ROOM, Mode.NOTIFY), Subscribe(OTHER))
+    rig.clock.advance(5.01)
+    svc.publish("1", "room:7", "room:8")
+    assert told(bob) == [[("7", 0, 1)], [("8", 0, 2)]]
+    bob.send(Pull(ROOM, after=0), Pull(OTHER, after=0))
+    eve.send(Pull(ROOM, after=0))
+    told(eve)
+    assert told(bob) == []
+    svc.publish("2", "room:7").publish("3", "room:8").publish("4", "room:7")
+    rig.pass_ms(50)
+    assert told(bob) == [[("7", 0, 5), ("8", 0, 4)]]
+    assert told(eve) == [[("7", 0, 5)]]
+    rig.advance(1)
+    assert told(bob) == []
+
+
+@pytest.mark.parametrize(("readers", "spread"), [(1, 0), (10, 1), (5_000, 500), (10**6, 10_000)])
+def test_the_spread_grows_with_the_room(readers: int, spread: int) -> None:
+    assert spread_ms(readers) == spread
+
+
+def test_a_room_that_grows_is_told_by_notices_and_sent_to_again_below_80_percent() -> None:
+    rig, svc, *members = rig_with(*"abcde", set={"rooms.classes": ("*: tick=0ms notify_above=5",)})
+    svc.publish("1", "room:7")
+    assert all(bodies(member) == ["1"] for member in members)
+    extra = rig.login("f").send(Subscribe(ROOM))
+    svc.publish("2", "room:7")
+    assert all(len(told(member)) == 1 and bodies(member) == [] for member in (*members, extra))
+    late = rig.login("g").send(Subscribe(ROOM))
+    assert late.of(Subscribed)[0].mode is Mode.NOTIFY
+    for gone in (late, extra, members.pop()):
+        gone.cut()
+    svc.publish("3", "room:7")
+    assert all(bodies(member) == [] for member in members)  # 4 are 80 %
+    members.pop().cut()
+    svc.publish("4", "room:7")
+    for member in members:
+        (deliver,) = member.of(Deliver)
+        assert (deliver.after, deliver.upto) == (3, 4)
+        member.take()
+        member.send(Pull(ROOM, after=1))
+        assert bodies(member) == ["1", "2", "3", "4"]
+        assert told(member) == []
+
+
+def test_who_was_behind_when_the_room_grew_pulls_like_the_others() -> None:
+    rig, svc, a, _b = rig_with("a", "b", set={"rooms.classes": ("*: tick=0ms notify_above=2",)})
+    clog(rig, a)
+    svc.publish("1", "room:7")
+    rig.login("c").send(Subscribe(ROOM))
+    svc.publish("2", "room:7")
+    room = rig.hub.rooms.audiences[ROOM]
+    assert not room.lags
+    a.take()
+    a.read_on()
+    assert a.of(Deliver) == []
+    rig.advance(10.5)
+    assert told(a) == [[("7", 0, 2)]]
+
+
+def test_everyone_may_be_told_so() -> None:
+    rig, svc, bob = rig_with(
+        "bob", set={"rooms.classes": ("?*:", ":".join(("*", " tick=0ms notify_above=1")))}
+    )
+    svc.publish("1", "all")
+    rig.settle()
+    assert [one.heads[0].address for one in bob.of(Notify)] == [ALL]
+    rig.advance(45)
+    assert len(bob.of(Notify)) == 3
+    assert bob.of(Unsubscribed) == []
+    svc.publish("2", "all")
+    assert len(bob.of(Notify)) == 4
+    bob.send(Pull(ALL))
+    assert bodies(bob) == ["1", "2"]
+
+
+def test_who_comes_back_is_told_what_it_missed() -> None:
+    rig, svc, bob = notified()
+    svc.publish("1", "room:7")
+    bob.send(Pull(ROOM))
+    epoch = bob.of(Deliver)[0].epoch
+    bob.cut()
+    svc.publish("2", "room:7")
+    point = ResumePoint(ROOM, 0, epoch, 1, Mode.NOTIFY)
+    bob = rig.login("bob", resume=(point,))
+    assert [type(frame) for frame in bob.frames] == [Welcome, Notify]
+    assert told(bob) == [[("7", 0, 2)]]
+    bob.send(Subscribe(ROOM, Mode.NOTIFY, 0, epoch, 1))
+    assert told(bob) == []  # that one is unanswered
+    bob.send(Pull(ROOM, after=1)).send(Subscribe(ROOM, Mode.NOTIFY, 0, epoch, 1))
+    assert told(bob) == [[("7", 0, 2)]]
+    svc.publish("3", "room:7")
+    assert told(bob) == []
+
+
+def test_the_mode_may_change() -> None:
+    _, svc, bob = notified()
+    bob.send(Subscribe(ROOM, Mode.PUSH))
+    assert bob.of(Subscribed)[-1].mode is Mode.PUSH
+    svc.publish("1", "room:7")
+    assert bodies(bob) == ["1"]
+    bob.send(Subscribe(ROOM, Mode.NOTIFY))
+    svc.publish("2", "room:7")
+    assert len(told(bob)) == 1
+
+
+def test_a_clogged_link_is_told_later() -> None:
+    rig, svc, bob = notified()
+    clog(rig, bob)
+    svc.publish("1", "room:7")
+    bob.take()
+    bob.read_on()
+    assert told(bob) == []
+    rig.advance(10.5)
+    assert len(told(bob)) == 1
+    clog(rig, bob)
+    rig.hub.rooms._notices.tell_one(rig.hub.rooms.audiences[ROOM], rig.session("bob"))
+    assert told(bob) == []
+
+
+def test_repeats_wait_for_a_round_that_goes_on(monkeypatch: Any) -> None:
+    monkeypatch.setattr("imgateway.node.rounds.SLICE", 1)
+    rig, svc = rig_with(set=QUICK)
+    names = "abc"
+    members = [rig.login(name).send(Subscribe(ROOM, Mode.NOTIFY)) for name in names]
+    svc.publish("1", "room:7")
+    rig.advance(5)
+    members[2].send(Pull(ROOM))
+    svc.publish("2", "room:7")
+    room = rig.hub.rooms.audiences[ROOM]
+    for member in members:
+        told(member)
+    rig.advance(4.75)
+    rig.hub.rooms.rounds._left = 0
+    rig.node.publish(Publish("3", (ROOM,)), "svc")  # a round that has served nobody
+    assert room.round is not None
+    rig.hub.rooms._notices._wake(room, rig.clock.seconds() + 0.5)
+    assert [asked.times for asked in room.unanswered.values()] == [1, 1, 1]
+    assert room.armed
+    rig.advance(1)
+    assert [len(told(member)) for member in members] == [1, 1, 0]
+    assert list(room.unanswered) == [rig.session("c"), rig.session("a"), rig.session("b")]
+    assert [asked.times for asked in room.unanswered.values()] == [1, 2, 2]
+
+
+def test_a_codec_that_raises_costs_nobody_else_anything(flush_logged_errors: Any) -> None:
+    rig, svc, _bob = notified()
+    eve = rig.login("eve").send(Subscribe(ROOM, Mode.NOTIFY))
+    rig.session("bob").form = object()
+
+    class Broken:
+        wire = "broken"
+
+        def encode(self, frame: Any) -> bytes:
+            raise ZeroDivisionError
+
+    rig.session("bob").link._codec = Broken()
+    svc.publish("1", "room:7")
+    assert len(told(eve)) == 1
+    assert len(flush_logged_errors(ZeroDivisionError)) == 1
+
+
+def test_a_notice_of_nothing_is_none() -> None:
+    broker = FakeBroker()
+    rig = Rig(broker)
+    bob = rig.login("bob").send(Subscribe(ROOM, Mode.NOTIFY))
+    room = rig.hub.rooms.audiences[ROOM]
+    for lane in room.lanes:
+        lane.used = False
+    rig.hub.rooms._notices.tell_one(room, rig.session("bob"))
+    rig.settle()
+    assert bob.of(Notify) == []
+    broker.listener.arrived(LogKey(ROOM), EPOCH, 0, 1, (entry(1),))
+    rig.settle()
+    bob.cut()
+    assert not room.unanswered
