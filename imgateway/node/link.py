@@ -316,7 +316,8 @@ class Link:
 
     def is_too_large(self, data: bytes) -> bool:
         """Whether the transport cannot carry this as one message."""
-        return 0 < self.connection.max_send_bytes < len(data)
+        limit: int = self.connection.max_send_bytes
+        return 0 < limit < len(data)
 
     def send_bytes(self, data: bytes) -> None:
         """Send an encoded control frame; count it while the peer does not read."""
