@@ -135,7 +135,7 @@ class IConnection(Interface):
         reactor turn.
 
         What has the same `order` arrives in the order of the calls; None is what answers and control frames
-        have. What comes first with another `order` arrives after all that was sent before with None. A
+        have. What comes with another `order` arrives after all that was sent before with None. A
         transport that keeps all in one order does not look at it; one that loses need not hold up one log for
         another.
         """

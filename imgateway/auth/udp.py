@@ -52,9 +52,13 @@ def udp_key(secret: bytes, key_id: bytes) -> bytes:
     return _derived(secret, b"key" + key_id, UDP_KEY_BYTES)
 
 
-def udp_reset_key(secret: bytes) -> bytes:
-    """What the gateway shows with when it says that it does not know a connection, 32 bytes."""
-    return _derived(secret, b"reset", 32)
+def udp_reset_key(secret: bytes, node: str) -> bytes:
+    """What a node shows with that it is the one when it says that it does not know a connection, 32 bytes.
+
+    Every node has its own: another one with the same secret knows none of its connections, and would end them
+    for anybody who has seen a datagram. Under another name a node cannot end what it had under the old one.
+    """
+    return _derived(secret, b"reset " + node.encode(), 32)
 
 
 def with_udp_key(token: str, secret: bytes) -> str:
@@ -66,11 +70,14 @@ def with_udp_key(token: str, secret: bytes) -> str:
 
 
 class UdpKeys:
-    """All that a transport needs of the secret."""
+    """All that a transport needs of the secret.
 
-    def __init__(self, secret: bytes) -> None:
+    :param node: the name of the node.
+    """
+
+    def __init__(self, secret: bytes, node: str) -> None:
         self._secret = secret
-        self.reset_key = udp_reset_key(secret)
+        self.reset_key = udp_reset_key(secret, node)
 
     def key_of(self, key_id: bytes) -> bytes:
         """The key of the token with this key id."""

@@ -141,8 +141,12 @@ class _Flow:
         self._carry_down(now)
 
     def rebind(self) -> None:
-        old, self._port = self._port, self._open()
-        old.stopListening()
+        try:
+            port = self._open()
+        except CannotListenError:  # no file descriptor is left: this client stays where it is
+            return
+        self._port.stopListening()
+        self._port = port
 
     def close(self) -> None:
         self._up_alarm.set(None)

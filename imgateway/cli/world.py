@@ -33,6 +33,8 @@ def run(main: Main) -> int:
     from imgateway.cli.remarks import show_log
 
     reactor: Any = installed
+    # Twisted's reactor keeps its timers on the wall clock: one step back would hold every deadline.
+    reactor.seconds = time.monotonic
     ended: list[Any] = []
     caught: list[int] = []
     tasks: list[Deferred[int]] = []

@@ -403,7 +403,9 @@ async def connect(url: str | Sequence[str], **options: Any) -> Client:
     :param tls: a Twisted connection creator for ``tls://`` and ``wss://``; None: the platform's trust.
     :param transport: an ITransportAdapter to use whatever the URL says.
     :param compressions: what the gateway may compress with; empty: nothing.
-    :param reactor: by default the one that is installed.
+    :param reactor: by default the one that is installed. Its `seconds` are the clock for everything; those of
+        Twisted are the wall clock's unless the program sets others. With an outbox file they must not begin
+        anew with the process.
     :raises ConnectRefused: the gateway turned the login down for good.
     :raises LinkLost: (without ``wait``) no URL led to a Welcome.
     :raises StoreError: a file is in use or broken, or belongs to another session.

@@ -44,7 +44,7 @@ def check(settings: Settings) -> None:
     find_all(IInterceptor, settings.plugins.interceptors, "plugins.interceptors")
     find_all(ISessionListener, settings.plugins.listeners, "plugins.listeners")
     together = Network()
-    options = transport_options(settings, UdpKeys(bytes(32)))
+    options = transport_options(settings, UdpKeys(bytes(32), ""))
     for text in settings.listen.clients:
 
         def open_(network: Network, text: str = _without_systemd(text)) -> Any:

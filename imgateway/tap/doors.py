@@ -55,7 +55,7 @@ def udp_keys(settings: Settings) -> UdpKeys | None:
     """
     if not any(parse_listen(text).transport == "udp" for text in settings.listen.clients):
         return None
-    return UdpKeys(load_udp_secret(settings.udp, settings.node.data_dir))
+    return UdpKeys(load_udp_secret(settings.udp, settings.node.data_dir), settings.node.name)
 
 
 def transport_options(settings: Settings, keys: UdpKeys | None) -> dict[str, Any]:

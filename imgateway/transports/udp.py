@@ -30,6 +30,8 @@ _ENDPOINT = re.compile(
     r"(?:(?P<host>\[[0-9A-Fa-f:.%]+\]|[^:\[\]]*):)?(?P<port>\d{1,5})(?P<plain>:insecure=1)?"
 )
 
+NO_SCOPE = "an address with a scope (%...) does not do for UDP; take one that needs none"
+
 
 @implementer(ITransportAdapter)
 class UDPTransport:
@@ -89,6 +91,8 @@ class UDPTransport:
         """``udp://HOST:PORT``. It opens the socket, no more: that nobody answers, `receiver.lost` says."""
         try:
             target = parse_target(url, {"udp": 0})
+            if "%" in target.host:
+                raise LinkLost(f"bad URL {url}: {NO_SCOPE}")
         except LinkLost as error:
             return fail(error)
 
@@ -128,6 +132,8 @@ def _parsed(endpoint: str) -> tuple[str, int, bool]:
         )
     host = (found["host"] or "").strip("[]")
     host = {"localhost": "127.0.0.1", "*": "", "0.0.0.0": ""}.get(host, host)
+    if "%" in host:
+        raise OperatorError(f"udp:{endpoint}: {NO_SCOPE}")
     if host:
         try:
             ip_address(host)

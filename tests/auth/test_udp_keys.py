@@ -73,10 +73,11 @@ def test_others_may_not_read_it(tmp_path: Path) -> None:
 def test_what_is_made_from_it() -> None:
     secret, key_id = bytes(range(32)), b"i" * 16
     key = HKDF(SHA256(), 16, None, b"imgateway udp 1 key" + key_id).derive(secret)
-    assert udp_key(secret, key_id) == UdpKeys(secret).key_of(key_id) == key
+    assert udp_key(secret, key_id) == UdpKeys(secret, "n1").key_of(key_id) == key
     assert udp_key(secret, b"j" * 16) != key
-    reset = HKDF(SHA256(), 32, None, b"imgateway udp 1 reset").derive(secret)
-    assert udp_reset_key(secret) == UdpKeys(secret).reset_key == reset
+    reset = HKDF(SHA256(), 32, None, b"imgateway udp 1 reset n1").derive(secret)
+    assert udp_reset_key(secret, "n1") == UdpKeys(secret, "n1").reset_key == reset
+    assert udp_reset_key(secret, "n2") != reset
 
 
 def test_a_token_and_its_key_together(tmp_path: Path) -> None:

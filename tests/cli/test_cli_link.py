@@ -446,6 +446,32 @@ def test_when_no_socket_is_left_a_client_is_turned_away(
     assert (found["clients"], found["turned_away"]) == (1, 1)
 
 
+def test_a_client_for_whom_there_is_no_other_socket_stays(
+    house: House, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "rebind.txt"
+    file.write_text("at 1s rebind\n")
+    ear = house.datagrams()
+
+    def during() -> None:
+        port, _ = house.client()
+        port.write(b"x", LINE)
+        house.network.settle()
+
+        def full(*args: Any) -> Any:
+            raise CannotListenError("", 0, OSError(24, "Too many open files"))
+
+        with monkeypatch.context() as patch:
+            patch.setattr(house.network, "listenUDP", full)
+            house.network.elapse(2)
+        port.write(b"y", LINE)
+        house.network.settle()
+
+    house.summary(*UDP, "--script", str(file), during=during)
+    assert ear.heard == [b"x", b"y"]
+    assert ear.sources[0] == ear.sources[1]
+
+
 def test_what_the_system_does_not_take_is_counted(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     house.datagrams()
     from imgateway.testing.datagrams import DatagramPort

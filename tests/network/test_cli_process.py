@@ -58,6 +58,19 @@ def test_a_signal_before_the_welcome_ends_it(number: signal.Signals) -> None:
     assert (process.returncode, out, err) == (128 + number, "", "")
 
 
+CLOCK = """
+import time
+from imgateway.cli.world import run
+async def main(reactor):
+    return int(reactor.seconds is not time.monotonic)
+raise SystemExit(run(main))
+"""
+
+
+def test_a_clock_that_is_set_back_holds_up_no_command() -> None:
+    assert subprocess.run([sys.executable, "-c", CLOCK], check=False).returncode == 0
+
+
 STUBBORN = """
 from twisted.internet.defer import CancelledError, Deferred
 from imgateway.cli.world import run

@@ -55,10 +55,10 @@ class Channels:
         """Channel, number and barrier for the next message of this order.
 
         It waits for what was sent over channel 0 since the order's last one, unless that has arrived. So no
-        Deliver overtakes the Welcome, nor, in a log that was left and joined again, the second Subscribed; no
-        order can tell those from an answer that nobody needs to wait for. What is lost of channel 0 thus holds
-        up a log's next message for one repetition, as its own loss would, and never those that are already on
-        their way.
+        Deliver overtakes the Welcome, nor, in a log that was left and joined again, the second Subscribed;
+        down here they look like any answer, and are hardly ever still under way. What is lost of channel 0
+        thus holds up a log's next message for one repetition, as its own loss would, and never those that are
+        on their way already.
         """
         channel = 0 if order is None else self._channel(order)
         nexts = self.nexts
@@ -84,20 +84,19 @@ class Channels:
         if len(self.keys) < CHANNELS - 1:
             self.keys = (*self.keys, order)
             channel = len(self.keys)
-        elif self.busy[0].is_quiet:
-            channel = self._given_away(channels, order)
+            if channel == len(self.nexts):
+                self.nexts.append(0)
         else:
-            return 0  # a log that lost its channel may have gone on there
-        if not channel:
-            return 0
-        channels[order] = channel
-        if channel == len(self.nexts):
-            self.nexts.append(0)
+            channel = self._given_away(channels, order)
+        if channel:
+            channels[order] = channel
         return channel
 
     def _given_away(self, channels: dict[Hashable, int], order: Hashable) -> int:
-        """The next channel in turn, now this order's; 0: it has something on its way, which its old order's
-        next message would not wait for."""
+        """The next channel in turn, now this order's. 0: something is on its way there, or on channel 0, for
+        which it may wait at the receiver; the old order's next message, elsewhere, would overtake it."""
+        if not self.busy[0].is_quiet:
+            return 0
         at = self.turn
         self.turn = (at + 1) % (CHANNELS - 1)
         busy = self.busy.get(at + 1)

@@ -107,7 +107,7 @@ class ClientConnection(DatagramConnection):
     # ------------------------------------------------------------------------------------ what its port calls
 
     def accepted(self, accepted: Accepted, sent_at: float) -> None:
-        """The gateway's ACCEPT, to the HELLO that was last sent at `sent_at`.
+        """The gateway's ACCEPT, to the HELLO that was first sent at `sent_at`.
 
         :raises MalformedDatagram: what is in it.
         """

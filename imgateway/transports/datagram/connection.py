@@ -151,10 +151,14 @@ class DatagramConnection:
         except InvalidTag:
             return
         newest = number > flow.largest
+        messages: list[bytes] = []
         try:
-            messages = flow.receive(number, payload, self._port.now())
+            if self._life == CLOSING:
+                flow.settle(payload, self._port.now())
+            else:
+                messages = flow.receive(number, payload, self._port.now())
         except MalformedDatagram as error:
-            self._close(CloseCode.BAD_FRAME, 0, str(error), CloseCode.BAD_FRAME)
+            self._end(CloseCode.BAD_FRAME, str(error), CloseCode.BAD_FRAME)
             return
         if newest and address is not None and address != self._address:
             self._elsewhere(address, len(data))

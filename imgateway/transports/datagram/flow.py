@@ -15,7 +15,7 @@ from array import array
 from collections.abc import Hashable, Iterator
 
 from .incoming import Incoming, is_new
-from .messages import Ack, Data, Forget, Fragment, Note, parse
+from .messages import Ack, Close, Data, Forget, Fragment, Note, parse
 from .outgoing import Outgoing
 from .pieces import MAX_MESSAGE, PIECE
 from .recovery import MIN_WINDOW, Recovery
@@ -113,7 +113,7 @@ class Flow:
         return due
 
     def unsent(self) -> int:
-        """Bytes that are held for what no datagram has carried yet; a small message takes 250."""
+        """Bytes that are held for what no datagram has carried yet; a small message takes 200."""
         return self._out.unsent if self._out else 0
 
     def unacked(self) -> int:
@@ -168,9 +168,23 @@ class Flow:
                 self.notes.append(message)
         if room:
             arrived.mark(number, answer, now)
-        elif arrived.ready is not None:
-            arrived.refused = True
+        else:
+            arrived.refuse(now)
         return ready
+
+    def settle(self, payload: bytes, now: float) -> None:
+        """Take of an opened datagram only what it acknowledges, and a CLOSE: nobody reads any more. The
+        datagram itself is not acknowledged, so the peer keeps what else is in it.
+
+        :raises MalformedDatagram: the connection must end.
+        """
+        messages = list(parse(payload))
+        out = self._out or self._wake()
+        for message in messages:
+            if isinstance(message, Ack):
+                out.acked(message, now)
+            elif isinstance(message, Close):
+                self.notes = [message]
 
     def pause(self) -> None:
         """Hand over nothing until `resume`."""

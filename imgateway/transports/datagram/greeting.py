@@ -13,6 +13,7 @@ ACCEPT again, so a lost ACCEPT, or one who sends captured HELLOs once more, make
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import inf
 from typing import NamedTuple
 
 from .packets import (
@@ -28,11 +29,12 @@ from .packets import (
     hello_clear,
 )
 from .seal import (
-    BUCKET_S,
+    COOKIE_S,
     Cookies,
     InvalidTag,
     Keys,
     hello_key,
+    made_before_ms,
     open_sealed,
     private_key,
     public_of,
@@ -85,7 +87,9 @@ class ClientGreeting:
         self._hello = self._built(NO_COOKIE)
         self.due = 0.0
         """When the HELLO is to be sent, or sent again."""
-        self.sent_at = 0.0
+        self.sent_at = inf
+        """When what the gateway accepts was first sent. An ACCEPT does not say which repetition it answers;
+        too long a round trip is soon measured anew, while too short a one repeats what is on its way."""
 
     @property
     def hello_id(self) -> bytes:
@@ -93,7 +97,7 @@ class ClientGreeting:
 
     def datagram(self, now: float) -> bytes:
         """The HELLO, to be sent now."""
-        self.sent_at = now
+        self.sent_at = min(self.sent_at, now)
         self.due = now + self._every_s
         self._every_s = min(SLOWEST_REPEAT_S, self._every_s * REPEAT_GROWTH)
         return self._hello
@@ -105,6 +109,8 @@ class ClientGreeting:
             self._number += 1  # other bytes under the same key
             self._hello = self._built(retry.cookie)
             self.due = now
+            if self._retries == 1:
+                self.sent_at = inf  # what went before had no cookie, and cannot be what is accepted
 
     def accepted(self, accept: Accept) -> Accepted | None:
         """None: it is not for us, or nobody who has the key sent it."""
@@ -129,8 +135,13 @@ class ClientGreeting:
 
 # ------------------------------------------------------------------------------------------------- the server
 
-KNOWN_S = 2 * BUCKET_S
-"""A HELLO is remembered at least as long as its cookie may be good."""
+KNOWN_S = COOKIE_S
+"""A HELLO is remembered at least as long as its cookie is good."""
+
+OVERTAKEN_MS = 2_000
+"""A HELLO whose cookie is so much older than one that was accepted since with the same key was held back on
+its way: its device has come again, and the login in it would take the session away from that. What is younger
+may be another device with the same token, or have been overtaken by chance."""
 
 
 class Greeted(NamedTuple):
@@ -155,6 +166,8 @@ class ServerGreeting:
         # Two generations: nobody has to look for what may be forgotten.
         self._known: dict[bytes, bytes] = {}
         self._known_before: dict[bytes, bytes] = {}
+        self._newest: dict[bytes, bytes] = {}  # key id → the youngest cookie that was accepted with it
+        self._newest_before: dict[bytes, bytes] = {}
         self._turned_at = 0.0
 
     def greet(self, hello: Hello, address: bytes, now: float) -> bytes | Greeted:
@@ -178,7 +191,11 @@ class ServerGreeting:
             payload = open_sealed(hello_key(udp_key, hello.public), hello.number, hello.clear, hello.sealed)
         except InvalidTag:
             return Refused(hello.hello_id, Reason.KEY).built()
-        return self._answered(hello, now) or Greeted(hello, udp_key, payload)
+        answer = self._answered(hello, now)
+        if answer is None and udp_key and self._is_overtaken(hello):
+            # Whoever still waits for it makes it anew; who only kept it cannot.
+            answer = Retry(hello.hello_id, self._cookies.make(address, now)).built()
+        return answer or Greeted(hello, udp_key, payload)
 
     def agree(self, greeted: Greeted, cid: bytes, private: bytes) -> tuple[bytes, Keys] | None:
         """Our public key, and the keys of the connection; None: the client's public key is none."""
@@ -196,12 +213,23 @@ class ServerGreeting:
     def remember(self, hello: Hello, accept: bytes) -> None:
         """What to answer when this HELLO comes again."""
         self._known[hello.key_id + hello.public] = accept
+        newest = self._newest_of(hello)
+        if newest is None or made_before_ms(newest, hello.cookie) > 0:
+            self._newest[hello.key_id] = hello.cookie
+
+    def _newest_of(self, hello: Hello) -> bytes | None:
+        return self._newest.get(hello.key_id) or self._newest_before.get(hello.key_id)
+
+    def _is_overtaken(self, hello: Hello) -> bool:
+        newest = self._newest_of(hello)
+        return newest is not None and made_before_ms(hello.cookie, newest) > OVERTAKEN_MS
 
     def _answered(self, hello: Hello, now: float) -> bytes | None:
         if now - self._turned_at >= KNOWN_S:
             late = now - self._turned_at >= 2 * KNOWN_S
             self._known_before = {} if late else self._known
-            self._known = {}
+            self._newest_before = {} if late else self._newest
+            self._known, self._newest = {}, {}
             self._turned_at = now
         who = hello.key_id + hello.public
         return self._known.get(who) or self._known_before.get(who)

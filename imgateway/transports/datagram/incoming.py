@@ -120,6 +120,14 @@ class Incoming:
         self.received += 1
         self.largest, self.taken = marked(number, self.largest, self.taken)
 
+    def refuse(self, now: float) -> None:
+        """A datagram found no room. While somebody reads, what is missing will make some: an ACK of nothing
+        new tells the peer that the line is alive, lest it waits longer and longer before it repeats that."""
+        if self.ready is not None:
+            self.refused = True
+        elif self.largest >= 0:
+            self.ack_at = now
+
     def ack(self) -> bytes:
         """The ACK that is owed; from here on none is."""
         self.ack_at = None

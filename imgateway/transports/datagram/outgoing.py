@@ -44,6 +44,7 @@ class Outgoing:
         "_flights",
         "_largest",
         "_late",
+        "_probes",
         "_ready",
         "_resend",
         "_serial",
@@ -76,11 +77,12 @@ class Outgoing:
         self.unacked = 0  # bytes of messages that were not, and of those on their way
         self._attempts = attempts
         self._ready: deque[int] = deque()  # channels with a queue, the next in turn first
-        self._blocked: list[int] = []  # channels with a queue that wait for an acknowledgement, or for control
+        self._blocked: list[int] = []  # … that wait for an acknowledgement, or for channel 0
         self._broken: dict[tuple[int, int], int] = {}  # fragmented messages on their way → fragments
         self._flights: dict[int, tuple[float, list[Piece]]] = {}  # by number, rising: when it went, what with
         self._late: dict[int, float] = {}  # the newest that were taken for lost → when they went
         self._resend: list[tuple[int, Piece]] = []  # a heap by serial
+        self._probes = 0  # datagrams that a timeout lets go, however many are on their way
         self._serial = 0
         self._largest = -1  # the largest number that the peer acknowledged
 
@@ -113,7 +115,7 @@ class Outgoing:
         """Take what goes into the next datagram; empty if nothing may go now."""
         pieces: list[Piece] = []
         recovery = self.recovery
-        if len(self._flights) >= recovery.window or recovery.free_at() > now:
+        if self._is_full() or recovery.free_at() > now:
             return pieces
         while self._resend:
             piece = self._resend[0][1]
@@ -153,6 +155,9 @@ class Outgoing:
                 self._unblock()  # a message of channel 0 is on its way, which others may have waited for
         return pieces
 
+    def _is_full(self) -> bool:
+        return len(self._flights) >= self.recovery.window and not self._probes
+
     def _unblock(self) -> None:
         """Some channel may go on; `fill` looks which."""
         self._ready.extend(self._blocked)
@@ -181,6 +186,7 @@ class Outgoing:
         if pieces:
             self._flights[number] = (now, pieces)
             self.recovery.sent(now)
+            self._probes = max(self._probes - 1, 0)
         return number
 
     def due(self) -> float | None:
@@ -189,7 +195,7 @@ class Outgoing:
         for number, (sent_at, _) in self._flights.items():
             due = sent_at + self._patience(number)
             break
-        if (self._ready or self._resend) and len(self._flights) < self.recovery.window:
+        if (self._ready or self._resend) and not self._is_full():
             free = self.recovery.free_at()
             due = free if due is None else min(due, free)
         return due
@@ -219,6 +225,7 @@ class Outgoing:
             else:
                 self.recovery.heard()
             return
+        self._probes = 0
         limited = len(self._flights) >= self.recovery.window
         sent_at = now
         for number in newly:
@@ -275,6 +282,9 @@ class Outgoing:
         for number in late:
             self._lost(number)
         if probes:
+            # They go even if a halved window is still full of what went before: the answer to one of them is
+            # what empties it.
+            self._probes = probes
             self.recovery.timed_out()
 
     def moved(self) -> None:

@@ -19,7 +19,7 @@ CHUNK = PIECE - 24
 
 MAX_MESSAGE = FRAGMENTS * CHUNK
 
-SMALLEST_HELD = 250
+SMALLEST_HELD = 200
 """Bytes that a piece takes while it waits, however little it says."""
 
 

@@ -31,7 +31,8 @@ PMTUDISC_PROBE = 3
 
 
 class Port(DatagramProtocol):
-    """A UDP socket with connections on it."""
+    """A UDP socket with connections on it. Its clock is the reactor's: the gateway and the commands see to it
+    that this is never set back, a program with a client of its own may."""
 
     noisy = False
 

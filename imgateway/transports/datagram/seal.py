@@ -25,6 +25,7 @@ __all__ = (
     "InvalidTag",
     "Keys",
     "hello_key",
+    "made_before_ms",
     "open_sealed",
     "private_key",
     "public_of",
@@ -36,8 +37,8 @@ __all__ = (
 )
 
 KEY_BYTES = 16
-BUCKET_S = 10
-"""A cookie is good in its own bucket of time and the next: 10 to 20 s."""
+COOKIE_S = 20
+"""So long a cookie is good."""
 
 same = bytes_eq
 """Whether two bytes are equal, in a time that does not tell where they differ."""
@@ -98,9 +99,12 @@ def session_keys(
 # ----------------------------------------------------------------------------------------- cookies and tokens
 
 
-def reset_token(key: bytes, cid: bytes) -> bytes:
-    """Shows a client that a RESET of this cid comes from its gateway. `key`: of a secret that outlives us."""
-    return _mac(key, cid)[:16]
+def reset_token(key: bytes, listener: str, cid: bytes) -> bytes:
+    """Shows a client that a RESET of this cid comes from its gateway. `key`: of a secret that outlives us.
+
+    Each listener has tokens of its own, or one would give away those of another's living connections.
+    """
+    return _mac(key, listener.encode() + cid)[:16]
 
 
 class Cookies:
@@ -113,19 +117,26 @@ class Cookies:
         self._secret = secret
 
     def make(self, address: bytes, now: float) -> bytes:
-        return self._of(address, int(now // BUCKET_S))
+        """A cookie begins with the time that it was made at, in ms."""
+        return self._of(address, int(now * 1000))
 
     def good(self, cookie: bytes, address: bytes, now: float) -> bool:
         if cookie == NO_COOKIE:
             return False
-        bucket = int.from_bytes(cookie[:4])
-        if int(now // BUCKET_S) & 0xFFFFFFFF not in (bucket, bucket + 1):
+        made_ms = int.from_bytes(cookie[:4])
+        if int(now * 1000) - made_ms & 0xFFFFFFFF >= 1000 * COOKIE_S:
             return False
-        return same(cookie, self._of(address, bucket))
+        return same(cookie, self._of(address, made_ms))
 
-    def _of(self, address: bytes, bucket: int) -> bytes:
-        stamp = (bucket & 0xFFFFFFFF).to_bytes(4)
+    def _of(self, address: bytes, made_ms: int) -> bytes:
+        stamp = (made_ms & 0xFFFFFFFF).to_bytes(4)
         return stamp + _mac(self._secret, stamp + address)[:20]
+
+
+def made_before_ms(cookie: bytes, other: bytes) -> int:
+    """By how much one good cookie is older than another; less than 0: it is younger."""
+    apart = int.from_bytes(other[:4]) - int.from_bytes(cookie[:4])
+    return (apart + 0x80000000 & 0xFFFFFFFF) - 0x80000000
 
 
 def _mac(key: bytes, data: bytes) -> bytes:

@@ -76,7 +76,7 @@ class ServerConnection(DatagramConnection):
 class DatagramServer(Port):
     """:param accept: IConnection → IReceiver or None; asked once the client has proven its address and key.
 
-    :param reset_key: makes the tokens of RESETs; from a secret that outlives the process.
+    :param reset_key: makes the tokens of RESETs, with our address; from a secret that outlives the process.
     :param random: n → n random bytes.
     """
 
@@ -179,7 +179,7 @@ class DatagramServer(Port):
         if connection.receiver is None:
             return
         flow.notes = None
-        flow.say(reset_token(token_of(self._reset_key, cid)))
+        flow.say(reset_token(token_of(self._reset_key, self.address, cid)))
         ((number, payload),) = flow.datagrams(now)
         accept = Accept(greeted.hello.hello_id, cid, public, number)
         clear = accept.head()
@@ -205,4 +205,4 @@ class DatagramServer(Port):
         address = packed(addr)
         if address not in self._reset_to and len(self._reset_to) < RESETS_A_SECOND:
             self._reset_to.add(address)
-            self.write(Reset(cid, token_of(self._reset_key, cid)).built(), addr)
+            self.write(Reset(cid, token_of(self._reset_key, self.address, cid)).built(), addr)

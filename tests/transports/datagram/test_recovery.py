@@ -91,6 +91,27 @@ def test_the_window_grows_by_one_in_a_round_trip_while_a_queue_shows() -> None:
     assert (recovery.best, recovery.window) == (0.05, 11)
 
 
+def test_what_was_taken_for_lost_and_was_not_tells_of_a_slower_line() -> None:
+    recovery = measured(0.3)
+    recovery.timed_out()
+    recovery.late(2.0)
+    assert recovery.rto > 2.0
+    assert recovery.best == 2.0
+    recovery.acked(1, 1.9, False)
+    assert recovery.best == 1.9
+
+
+def test_the_best_round_trip_ages() -> None:
+    """Else the window would grow slowly for ever on a line that became longer without losing anything."""
+    recovery = Recovery(0.1, 0.0, 0.02, 4)
+    for _ in range(100):
+        recovery.acked(1, 0.15, False)
+    assert 0.05 < recovery.best < 0.07
+    for _ in range(900):
+        recovery.acked(1, 0.15, False)
+    assert recovery.best > 0.14
+
+
 def test_the_window_is_halved_once_a_round_trip() -> None:
     recovery = Recovery(0.1, 0.0, 0.1, 64)
     recovery.lost(10, 74)

@@ -466,6 +466,40 @@ def test_close_does_not_wait_for_ever(room: Room) -> None:
     assert client.reason == "closed with code 0"
 
 
+def test_what_comes_while_closing_is_not_held(room: Room) -> None:
+    """Nobody reads it any more, so it is as if it had not arrived; what is acknowledged with it counts."""
+    room.echo = False
+    client = room.login()
+    server = room.accepted[0]
+    room.pass_time(1)
+    room.network.datagrams.conditions = LinkConditions(delay_s=0.05)
+    server.connection.send(b"bye")
+    client.connection.pause_reading()
+    server.connection.close(CloseCode.KICKED)
+    flow = server.connection._flow
+    received = flow.received
+    for _ in range(10):
+        client.connection.send(b"late" * 250)
+    room.pass_time(0.07)
+    assert server.connection.is_closing
+    assert flow.received == received
+    room.pass_time(0.1)
+    assert (server.reason, server.chunks) == ("closed with code 200", [b"hello"])
+
+
+def test_a_close_that_crosses_a_close_ends_both(room: Room) -> None:
+    room.echo = False
+    client = room.login()
+    server = room.accepted[0]
+    room.pass_time(1)
+    room.network.datagrams.conditions = LinkConditions(delay_s=0.05)
+    server.connection.send(b"bye")
+    server.connection.close(CloseCode.KICKED)
+    client.connection.abort()
+    room.pass_time(0.07)
+    assert server.reason == "closed by the peer with code 1"
+
+
 def test_what_comes_while_closing_does_not_count(room: Room) -> None:
     client = room.login()
     room.pass_time(1)

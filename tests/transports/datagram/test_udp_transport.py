@@ -64,6 +64,7 @@ def test_any_port() -> None:
         ("::1:7901", "is not HOST:PORT"),
         ("im.example.org:7901", "im.example.org is no address"),
         ("[fe80]:7901", "fe80 is no address"),
+        ("[fe80::1%1]:7901", "an address with a scope"),
         ("7901:insecure=1", r"insecure=1 is for 127.0.0.1 and \[::1\] alone"),
         ("0.0.0.0:7901:insecure=1", "insecure=1 is for"),
         ("192.0.2.1:7901:insecure=1", "insecure=1 is for"),
@@ -190,6 +191,14 @@ def test_nobody_waits_for_the_name_any_more(network: Any) -> None:
 def test_urls_that_are_none(network: Any, url: str) -> None:
     with pytest.raises(LinkLost):
         network.result(connect(network, url)[0])
+
+
+@pytest.mark.parametrize("scope", ["%eth0", "%25eth0", "%1"])
+def test_an_address_with_a_scope(network: Any, scope: str) -> None:
+    """Twisted takes it to listen, and then cannot send to it."""
+    with pytest.raises(LinkLost, match="an address with a scope") as raised:
+        network.result(connect(network, f"udp://[fe80::1{scope}]:7901")[0])
+    assert "\n" not in str(raised.value)
 
 
 @pytest.mark.parametrize(("host", "plain"), [("127.0.0.1", True), ("[::1]", True), ("192.0.2.1", False)])
