@@ -413,10 +413,13 @@ class Unsubscribed(Struct, frozen=True):
 
 
 class Told(Struct, frozen=True, gc=False):
+    """How far a log goes. `after`: where a client begins that has no position; None: at its end."""
+
     address: Address
     lane: int
     epoch: int
     head: int
+    after: int | None = None
 
 
 class Notify(Struct, frozen=True):

@@ -131,7 +131,7 @@ BY_FRAME: dict[type, st.SearchStrategy] = {
     Subscribed: st.builds(Subscribed, addresses, u32, u64, u64, st.booleans()),
     Unsubscribe: st.builds(Unsubscribe, addresses),
     Unsubscribed: st.builds(Unsubscribed, addresses, u32),
-    Notify: st.builds(Notify, some(st.builds(Told, addresses, lanes, u64, u64)), u32),
+    Notify: st.builds(Notify, some(st.builds(Told, addresses, lanes, u64, u64, u64 | st.none())), u32),
     Pull: st.builds(Pull, addresses, lanes, u64, u64, u32),
     Seen: st.builds(Seen, addresses, st.sampled_from(SeenKind), u64, maybe_ids),
     Request: st.builds(Request, u64, ids, texts, bodies, u32),

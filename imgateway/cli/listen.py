@@ -63,6 +63,8 @@ def listen(
     """
 
     places = [address for room in rooms for address in addresses(room)]
+    if mode == "notify" and not places:
+        raise click.UsageError("--mode notify is for rooms: name them with --subscribe, such as room:7")
 
     async def talk(client: Any, reactor: Any) -> int:
         from imgateway.cli.reception import be_in, receive

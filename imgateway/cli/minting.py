@@ -28,7 +28,7 @@ def minter(
     """
     from imgateway.auth.keys import load_secret
     from imgateway.auth.token import mint
-    from imgateway.auth.udp import load_udp_secret, with_udp_key
+    from imgateway.auth.udp import load_udp_secret, udp_secret_path, with_udp_key
     from imgateway.config import load
 
     try:
@@ -46,12 +46,22 @@ def minter(
         try:
             secret = load_secret(auth, directory)
             token = mint(secret, user, device, ttl_s, service, time.time(), auth.audience, rooms)
-            return with_udp_key(token, load_udp_secret(settings.udp, directory, make=False)) if udp else token
+            if not udp:
+                return token
+            if not settings.udp.secret_file and not udp_secret_path(settings.udp, directory).exists():
+                raise click.ClickException(f"{_no_udp_secret(directory)}{otherwise}")
+            return with_udp_key(token, load_udp_secret(settings.udp, directory, make=False))
         except InvalidAddress as error:
             raise click.UsageError(f"{user if not device else f'{user}, {device}'!r}: {error}") from None
         except OperatorError as error:
-            which = "a node that listens on udp" if "udp" in str(error).lower() else "a node"
-            hint = f"name the node's directory with --data-dir ({which} makes the secret at its first start)"
+            hint = "name the node's directory with --data-dir (a node makes the secret at its first start)"
             raise click.ClickException(f"{error}; {hint}{otherwise}") from None
 
     return make
+
+
+def _no_udp_secret(directory: str) -> str:
+    return (
+        f"no UDP secret in {directory}/secrets: this node has never listened on udp; start it with "
+        "--listen native+udp:127.0.0.1:7901 (or, for another node, name its directory with --data-dir)"
+    )

@@ -12,10 +12,11 @@ from twisted.internet.task import deferLater
 from zope.interface import implementer
 
 from imgateway.client.adapters import protocol_named, transport_for
-from imgateway.core.credentials import split
+from imgateway.core.credentials import Credentials, credentials_for
 from imgateway.errors import CloseCode, ConnectRefused, LinkError, LinkLost
 from imgateway.frames import Bye, Frame, Hello, Ping, Pong, ResumePoint, Start, Welcome
 from imgateway.interfaces import IMeasured, IReceiver, PathStatistics
+from imgateway.transports.plugin import TransportPlugin
 
 __all__ = ("Found", "Line", "Plan", "Times", "probe")
 
@@ -222,21 +223,30 @@ class _Probe:
         options = {
             "tls": self._login.tls,
             "timeout_s": self._plan.timeout_s,
-            "udp": split(self._token()).udp,
+            "udp": self._credentials().udp,
             "measured": True,
         }
+        self._import()
         began = self._reactor.seconds()
         connecting = self._transport.connect(self._login.url, self._wire, line, self._reactor, options)
         line.attach(await connecting)
         self._line = line
         return line, self._reactor.seconds() - began
 
-    def _token(self) -> str:
+    def _import(self) -> None:
+        """What a first connection imports: that time is this program's, not the line's."""
+        if isinstance(self._transport, TransportPlugin):
+            self._transport.loaded()
+        if self._login.url.startswith(("tls://", "wss://")):
+            import twisted.internet.ssl
+            import twisted.protocols.tls  # noqa: F401
+
+    def _credentials(self) -> Credentials:
         token = self._login.token
-        return token if isinstance(token, str) else str(token())
+        return credentials_for(self._login.url, token if isinstance(token, str) else str(token()))
 
     def _hello(self, resume: Sequence[ResumePoint] = ()) -> Hello:
-        login, token = self._login, split(self._token()).token
+        login, token = self._login, self._credentials().token
         return Hello(token, login.device, login.platform, "imgateway-probe/1", (), Start.HEAD, tuple(resume))
 
     async def _in_time(self, answer: Deferred[Any], otherwise: str, later_s: float = 0.0) -> Any:

@@ -49,7 +49,8 @@ def explained(error: GatewayError, url: str) -> str:
     name, reason = _code_name(error.code), error.reason or "no reason given"
     if name == "LOST":
         return _why_not(reason, url)
-    advice = ADVICE.get(error.code)
+    # A reason that asks is our own, about what was typed: it says what to look at.
+    advice = "" if reason.endswith("?") else ADVICE.get(error.code)
     return f"{url}: {name}: {reason}" + (f"; {advice}" if advice else "")
 
 
@@ -100,8 +101,12 @@ def remark_on(client: Any, url: str, patient: bool = False) -> None:
 
 def lose(gap: Gap) -> None:
     """Tell what cannot be shown any more."""
-    where = f"{address_text(gap.address)} (epoch {gap.epoch})"
-    tell(f"{where}: something after {gap.after} and up to {gap.upto} is lost")
+    lane = f"lane {gap.lane}, " if gap.lane else ""
+    where = f"{address_text(gap.address)} ({lane}epoch {gap.epoch})"
+    if gap.after == gap.upto:
+        tell(f"{where}: what came before may be lost (the gateway was restarted)")
+    else:
+        tell(f"{where}: something after {gap.after} and up to {gap.upto} is lost")
 
 
 def put_out(subscription: Any) -> None:

@@ -60,14 +60,18 @@ def send(
     stderr, in the same form. Exits with 0 when all were acknowledged.
     """
     from imgateway.cli.dispatch import Dispatch, Order
+    from imgateway.frames import RING_KINDS
 
     if body == "-" and count is not None:
         raise click.UsageError("--count is for a BODY, not for lines of standard input")
     many = body == "-" or (count or 1) > 1
     if msg_id is not None:
         _check_msg_id(f"{msg_id}-{count or ''}" if many else msg_id)
+    places = addresses(to)
+    if lane and not all(place.partition(":")[0] in RING_KINDS for place in places):
+        raise click.UsageError("--lane 1 is for rooms, such as room:7: users and devices have one lane")
     order = Order(
-        to=addresses(to),
+        to=places,
         # What the shell handed over, if it was no UTF-8 too.
         bodies=None if body == "-" else (os.fsencode(body), count or 1),
         name=msg_id or "",

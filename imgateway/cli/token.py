@@ -23,7 +23,7 @@ __all__ = ("token",)
     "rooms",
     multiple=True,
     metavar="ID",
-    help="May send to room:ID without being in it; repeatable.",
+    help="May send to room:ID without being in it, 7 or room:7; repeatable.",
 )
 @click.option(
     "--udp", is_flag=True, help="With the key that udp:// needs: TOKEN~KEY, taken wherever a token is."
@@ -46,4 +46,19 @@ def token(
     """
     from imgateway.cli.minting import minter
 
-    click.echo(minter(config, data_dir, rooms=rooms)(user, device, ttl, service, udp))
+    ids = [_room_id(room) for room in rooms]
+    click.echo(minter(config, data_dir, rooms=ids)(user, device, ttl, service, udp))
+
+
+def _room_id(text: str) -> str:
+    """``7`` and ``room:7`` are the room 7."""
+    from imgateway.cli.conversation import room_of
+    from imgateway.errors import InvalidAddress
+
+    try:
+        room = room_of(text)
+    except InvalidAddress as error:
+        raise click.UsageError(f"--room {text!r}: {error}") from None
+    if room.kind != "room":
+        raise click.UsageError(f"--room {text!r}: is not a room; write 7 or room:7")
+    return room.id

@@ -146,11 +146,14 @@ class Inbox:
         self._take_in(place, frame, gap)
         return self._go_on(place, before) if answer else None
 
-    def told(self, log: LogKey, epoch: int, head: int) -> bool:
-        """A Notify says how far a log goes. True: we have not got so far."""
+    def told(self, log: LogKey, epoch: int, head: int, after: int | None = None) -> bool:
+        """A Notify says how far a log goes. True: we have not got so far.
+
+        :param after: where we begin if we have not been here yet; None: with the last there is.
+        """
         place = self._places.get(log)
         if place is None:
-            place = self._places[log] = Place(log, epoch, max(0, head - 1))
+            place = self._places[log] = Place(log, epoch, max(0, head - 1) if after is None else after)
         if epoch != place.told_epoch or head > place.told:
             place.told, place.told_epoch = head, epoch
         return place.behind

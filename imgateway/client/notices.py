@@ -36,7 +36,7 @@ class Notices:
         logs = []
         for told in heads:
             log = LogKey(told.address, told.lane)
-            if self._inbox.told(log, told.epoch, told.head) and log not in self._waiting:
+            if self._inbox.told(log, told.epoch, told.head, told.after) and log not in self._waiting:
                 logs.append(log)
         if logs:
             seconds = self._random() * spread_ms / 1000

@@ -31,7 +31,7 @@ from imgateway.client.rooms import Rooms
 from imgateway.client.sending import Sending
 from imgateway.client.store import ClientStore
 from imgateway.client.tokens import Tokens
-from imgateway.core.credentials import split
+from imgateway.core.credentials import credentials_for
 from imgateway.errors import (
     ClientError,
     CloseCode,
@@ -211,7 +211,7 @@ class Session:
     async def _one_link(self) -> Ended:
         """From a token to the end of a link; what goes wrong is an Ended as well."""
         try:
-            credentials = split(await self._wait_for(ensureDeferred(self._tokens.get())))
+            token = await self._wait_for(ensureDeferred(self._tokens.get()))
         except CancelledError:
             raise
         except Exception as error:
@@ -221,6 +221,10 @@ class Session:
                 self._log.failure("no token")
             return Ended(CloseCode.LOST, f"no token: {error}")
         url = self._urls[self._next_url % len(self._urls)]
+        try:
+            credentials = credentials_for(url, token)
+        except ConnectRefused as error:
+            return Ended(error.code, error.reason)
         hello = replace(self._hello, token=credentials.token, resume=self._resume_points())
         link = self._link = Link(
             self._reactor,

@@ -11,7 +11,9 @@ from base64 import urlsafe_b64decode, urlsafe_b64encode
 from hashlib import sha256
 from typing import NamedTuple
 
-__all__ = ("Credentials", "bare_token", "join", "key_id_of", "split")
+from imgateway.errors import CloseCode, ConnectRefused
+
+__all__ = ("Credentials", "bare_token", "credentials_for", "join", "key_id_of", "split")
 
 UDP_KEY_BYTES = 16
 
@@ -31,7 +33,8 @@ def bare_token(text: str) -> str:
 def split(text: str) -> Credentials:
     """Token and key apart.
 
-    :raises ValueError: what stands after the ~ is no key, or the token has no jti that one could belong to.
+    :raises ConnectRefused: what stands after the ~ is no key, or the token has no jti that one could belong
+        to. Trying again does not help.
     """
     token, tilde, encoded = text.partition("~")
     if not tilde:
@@ -41,8 +44,23 @@ def split(text: str) -> Credentials:
     except ValueError:
         key = b""
     if len(key) != UDP_KEY_BYTES:
-        raise ValueError("the UDP key after the token's ~ is none: was it cut off?")
-    return Credentials(token, (key_id_of(token), key))
+        raise ConnectRefused(
+            CloseCode.BAD_TOKEN,
+            f"the UDP key after the token's ~ is not a key ({UDP_KEY_BYTES} bytes in base64url): "
+            "was it cut off?",
+        )
+    try:
+        return Credentials(token, (key_id_of(token), key))
+    except ValueError as error:
+        raise ConnectRefused(CloseCode.BAD_TOKEN, str(error)) from None
+
+
+def credentials_for(url: str, text: str) -> Credentials:
+    """What a connection to `url` wants: over UDP the key too, and elsewhere the key is not even looked at.
+
+    :raises ConnectRefused: as `split` does.
+    """
+    return split(text) if url.startswith("udp://") else Credentials(bare_token(text), None)
 
 
 def join(token: str, key: bytes) -> str:

@@ -13,37 +13,38 @@ from typing import Any
 from imgateway.core.handshake import LinkState
 from imgateway.core.ring import RingLimits
 from imgateway.core.roomclass import RoomClass, limits_of
+from imgateway.core.roster import Roster
 from imgateway.core.session import Session
 from imgateway.frames import Address, Entry, LogKey, Mode, Position, log_of
 
-__all__ = ("LANES", "Area", "Asked", "Audience", "Everyone", "Lag", "Lane", "Room")
+__all__ = ("LANES", "Area", "Asked", "Audience", "Everyone", "Lag", "Lane", "Room", "Since")
 
 LANES = (1, 0)
 """In the order in which they are served."""
+Since = tuple[tuple[int, int], ...]
+"""Lanes that have news, each with where those stand who are told of it."""
 
 
 class Lane:
     """One ring as this node follows it: `sent` ≤ `head`, and between them what the next round takes along.
 
     :ivar gap: something between them is lost.
-    :ivar used: the ring is there.
     :ivar target: the ring has grown to here, and what is missing is being read; 0: nothing is.
     """
 
-    __slots__ = ("bytes", "entries", "epoch", "gap", "head", "limits", "log", "sent", "target", "used")
+    __slots__ = ("bytes", "entries", "epoch", "gap", "head", "limits", "log", "sent", "target")
 
     def __init__(self, log: LogKey, limits: RingLimits) -> None:
         self.log = log
         self.limits = limits
         self.epoch = self.head = self.sent = self.target = self.bytes = 0
         self.entries: list[Entry] = []
-        self.gap = self.used = False
+        self.gap = False
 
     def watched(self, position: Position) -> None:
         """The broker tells of the ring from this position on."""
         self.epoch = position.epoch
         self.head = self.sent = max(self.head, position.head)
-        self.used = position.first <= position.head
 
     def restart(self, epoch: int, position: int) -> None:
         """It is another ring now: whoever was here has missed something."""
@@ -58,7 +59,6 @@ class Lane:
             self.entries.append(entry)
             self.bytes += len(entry.message)
         self.head = upto
-        self.used = True
         while len(self.entries) > self.limits.entries or (
             self.bytes > self.limits.bytes and len(self.entries) > 1
         ):
@@ -94,18 +94,23 @@ class Lag:
 
 
 class Asked:
-    """Notices that went out together: what they said, by when a pull must come, and which time it is."""
+    """Notices that went out together: what they said, by when a pull must come, and which time it is.
 
-    __slots__ = ("due", "heads", "times")
+    :ivar heads: how far each lane went; where nothing was said of it, how far its rounds had been.
+    """
 
-    def __init__(self, heads: tuple[int, ...], due: float, times: int) -> None:
+    __slots__ = ("due", "heads", "since", "times")
+
+    def __init__(self, heads: tuple[int, ...], due: float, times: int, since: Since) -> None:
+        self.since = since
         self.heads = heads
         self.due = due
         self.times = times
 
 
 class Audience:
-    """:ivar lags: who is behind.
+    """:ivar lags: who is behind. :ivar ahead: who has pulled what the rounds have yet to bring: by lane, the
+        epoch and how far.
 
     :ivar unanswered: who was notified and has not pulled since, the oldest first.
     :ivar passed: while a round goes on: who is in it no more, since it has left or has another place now.
@@ -116,6 +121,7 @@ class Audience:
 
     __slots__ = (
         "address",
+        "ahead",
         "armed",
         "kind",
         "lags",
@@ -136,6 +142,7 @@ class Audience:
         self.lanes = tuple([Lane(log_of(address, lane), limits_of(kind, lane)) for lane in (0, 1)])
         self.lags: dict[Session, Lag] = {}
         self.unanswered: dict[Session, Asked] = {}
+        self.ahead: dict[Session, dict[int, tuple[int, int]]] = {}
         self.passed: dict[Session, None] = {}  # an empty set takes three times as much
         self.telling = self.waiting = self.armed = False
         self.last = -1e9
@@ -145,6 +152,10 @@ class Audience:
 
     def here(self) -> Iterable[Session]:
         """Those that have a link, in an order that stays."""
+        raise NotImplementedError
+
+    def size(self) -> int:
+        """About how many they are, without looking at each."""
         raise NotImplementedError
 
     def has(self, session: Session) -> bool:
@@ -171,9 +182,38 @@ class Audience:
                 self.passed[session] = None
         return lag
 
+    def pulled(self, session: Session, number: int, upto: int) -> None:
+        """It was answered up to here; a pull also brings what waits for the tick."""
+        lane = self.lanes[number]
+        if self.round is not None or upto > lane.sent:
+            self.ahead.setdefault(session, {})[number] = lane.epoch, upto
+
+    def is_ahead(self, session: Session, since: Since) -> bool:
+        """It has pulled all that there is in these lanes."""
+        seen = self.ahead.get(session)
+        if seen is None:
+            return False
+        nowhere = -1, -1
+        return all(
+            seen.get(number, nowhere)[0] == self.lanes[number].epoch
+            and seen[number][1] >= self.lanes[number].head
+            for number, _ in since
+        )
+
+    def caught_up(self) -> None:
+        """A round is over: who was ahead of it may be ahead of the next one."""
+        self.passed.clear()
+        if self.ahead:
+            self.ahead = {
+                session: seen
+                for session, seen in self.ahead.items()
+                if any(upto > self.lanes[number].sent for number, (_, upto) in seen.items())
+            }
+
     def drop(self, session: Session) -> None:
         """It is not here any more."""
         self.lags.pop(session, None)
+        self.ahead.pop(session, None)
         self.unanswered.pop(session, None)
         if self.round is not None:
             self.passed[session] = None
@@ -197,6 +237,9 @@ class Room(Audience):
 
     def here(self) -> Iterable[Session]:
         return self.members
+
+    def size(self) -> int:
+        return len(self.members)
 
     def has(self, session: Session) -> bool:
         return session in self.members
@@ -226,6 +269,9 @@ class Area(Audience):
     def here(self) -> Iterable[Session]:
         return dict.fromkeys(session for room in self.rooms for session in room.members)
 
+    def size(self) -> int:
+        return sum(len(room.members) for room in self.rooms)
+
     def has(self, session: Session) -> bool:
         return any(self in room.areas and session in room.members for room in session.rooms)
 
@@ -235,12 +281,15 @@ class Everyone(Audience):
 
     __slots__ = ("_sessions",)
 
-    def __init__(self, address: Address, kind: RoomClass, sessions: Iterable[Session]) -> None:
+    def __init__(self, address: Address, kind: RoomClass, sessions: Roster) -> None:
         super().__init__(address, kind)
         self._sessions = sessions
 
     def here(self) -> Iterable[Session]:
         return [one for one in self._sessions if self.has(one)]
+
+    def size(self) -> int:
+        return len(self._sessions)
 
     def has(self, session: Session) -> bool:
         return session.link is not None and session.link.state is LinkState.OPEN

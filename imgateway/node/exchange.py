@@ -55,6 +55,10 @@ __all__ = ("Exchange",)
 
 PULL_BYTES = 49_152
 """A pulled answer goes out however slow the link is, so it stays below what stops the reading."""
+_BY_ITSELF = "what is sent to an area or to all comes by itself"
+_NOT_SUPPORTED = "not supported by this gateway"
+_NOT_SUBSCRIBED = {"area": _BY_ITSELF, "all": _BY_ITSELF, "room": _NOT_SUPPORTED}
+"""Why not, by the kind of the address; a room's reason is about its lane."""
 
 
 class Exchange:
@@ -213,7 +217,7 @@ class Exchange:
 
     def _subscribe(self, link: Link, session: Session, frame: Subscribe) -> None:
         if frame.address.kind != "room" or frame.lane not in LANES:
-            self._unsupported(link, session, frame)
+            self._not_subscribed(link, frame)
         elif not self._ingress.policy.may(session.identity, "subscribe", frame.address):
             where = address_text(frame.address)
             self._refuse(link, frame, where, RefusedCode.FORBIDDEN, "not for you to subscribe to")
@@ -223,13 +227,17 @@ class Exchange:
 
     def _unsubscribe(self, link: Link, session: Session, frame: Unsubscribe) -> None:
         if frame.address.kind != "room":
-            self._unsupported(link, session, frame)
+            self._not_subscribed(link, frame)
         else:
             self._subscriptions.unsubscribe(link, session, frame)
 
-    def _unsupported(self, link: Link, session: Session, frame: Subscribe | Unsubscribe | Seen) -> None:
+    def _not_subscribed(self, link: Link, frame: Subscribe | Unsubscribe) -> None:
+        reason = _NOT_SUBSCRIBED.get(frame.address.kind, "only rooms are subscribed to")
+        self._refuse(link, frame, address_text(frame.address), RefusedCode.NOT_SUPPORTED, reason)
+
+    def _unsupported(self, link: Link, session: Session, frame: Seen) -> None:
         where = address_text(frame.address)
-        self._refuse(link, frame, where, RefusedCode.NOT_SUPPORTED, "not supported by this gateway")
+        self._refuse(link, frame, where, RefusedCode.NOT_SUPPORTED, _NOT_SUPPORTED)
 
     def _refuse(self, link: Link, frame: Frame, ident: str, code: RefusedCode, reason: str) -> None:
         self.counters.refused[code] += 1

@@ -156,9 +156,16 @@ class Login:
         if opened.verdict is not Verdict.OK:
             code, reason = REFUSALS[opened.verdict]
             raise LoginRefused(reason, code)
-        if link.state is not LinkState.CHECKING:
-            return self._broker.close_session(key, opened.generation)
         there = self._hub.sessions.get(key)
+        if link.state is not LinkState.CHECKING:
+            if there is None or there.generation > opened.generation:
+                return self._broker.close_session(key, opened.generation)
+            # The older session still waits for its client, and is in its rooms: to close the claim would end
+            # these stays at the broker. It takes the claim over, and gives it back when it ends.
+            there.generation = opened.generation
+            if there.link is not None:
+                there.link.close(CloseCode.REPLACED, "a newer login of this device took over")
+            return None
         if there is not None and there.generation > opened.generation:  # the answers came out of order
             code, reason = REFUSALS[Verdict.OUTRUN]
             raise LoginRefused(reason, code)

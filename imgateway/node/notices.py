@@ -8,14 +8,14 @@ seconds after each, and is then removed from the room.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from twisted.logger import Logger
 
 from imgateway.core.counters import Counters
 from imgateway.core.session import Session
 from imgateway.frames import Notify, Told
-from imgateway.node.audience import LANES, Asked, Audience, Room
+from imgateway.node.audience import LANES, Asked, Audience, Room, Since
 from imgateway.node.link import Link
 from imgateway.node.rounds import Round
 
@@ -33,6 +33,19 @@ TIMES = 3
 def spread_ms(readers: int) -> int:
     """Within what time so many shall pull."""
     return min(readers * 1000 // PULLS_A_SECOND, MAX_SPREAD_MS)
+
+
+class Repeat(Round):
+    """Notices that nobody answered go out again.
+
+    :ivar since: the lanes that those were told of who get them, and where they stood.
+    """
+
+    __slots__ = ("since",)
+
+    def __init__(self, audience: Audience, sessions: list[Session], times: int, since: Since) -> None:
+        super().__init__(audience, [lane.sent for lane in audience.lanes], [], [], sessions, times)
+        self.since = since
 
 
 class Notices:
@@ -61,61 +74,68 @@ class Notices:
         audience = round.audience
         passed, unanswered = audience.passed, audience.unanswered
         spread = spread_ms(len(round.tell))
-        asked = self._asked(audience, spread, round.times)
+        since = _since(round)
+        asked = self._asked(audience, since, spread, round.times)
         for session in sessions:
             link = session.link
             if link is None or session in unanswered or (passed and session in passed):
                 continue
+            if audience.ahead and audience.is_ahead(session, since):
+                continue  # it pulled meanwhile, and would have nothing to answer with
             unanswered[session] = asked
             if link.clogged:
                 continue  # the repeat finds it again
             others = self._others(session, audience) if len(session.rooms) > 1 else ()
-            for other in others:
-                other.unanswered[session] = self._asked(other, spread, 1)
+            for other, news in others:
+                other.unanswered[session] = self._asked(other, news, spread, 1)
             key = (session.form, others)
             if key not in round.heads:
-                round.heads[key] = _encoded(link, (audience, *others), spread)
+                round.heads[key] = _encoded(link, ((audience, since), *others), spread)
             self._send(link, round.heads[key])
         self._watch(audience)
 
-    def tell_one(self, audience: Audience, session: Session) -> None:
+    def tell_one(self, audience: Audience, session: Session, since: Since) -> None:
         """Tell one that is behind, and has no unanswered notice."""
-        spread = spread_ms(sum(1 for _ in audience.here()))
-        audience.unanswered[session] = self._asked(audience, spread, 1)
+        spread = spread_ms(audience.size())
+        audience.unanswered[session] = self._asked(audience, since, spread, 1)
         if not session.link.clogged:
-            self._send(session.link, _encoded(session.link, (audience,), spread))
+            self._send(session.link, _encoded(session.link, ((audience, since),), spread))
         self._watch(audience)
 
     def pulled(self, audience: Audience, session: Session, lane: int, upto: int) -> None:
         """It was answered up to here: what it does not know of yet it must be told."""
+        audience.pulled(session, lane, upto)
         asked = audience.unanswered.pop(session, None)
         if asked is None:
             return
         if upto < asked.heads[lane]:
             # It knows that there is more, and asks on.
-            audience.unanswered[session] = Asked(asked.heads, self._now() + REPEAT_S, 1)
+            due = self._now() + REPEAT_S
+            audience.unanswered[session] = Asked(asked.heads, due, 1, asked.since)
             self._watch(audience)
             return
-        for number, one in enumerate(audience.lanes):
-            if one.sent > max(asked.heads[number], upto if number == lane else 0):
-                self.tell_one(audience, session)
-                return
+        known = [max(head, upto) if n == lane else head for n, head in enumerate(asked.heads)]
+        since = tuple([(n, known[n]) for n in LANES if audience.lanes[n].sent > known[n]])
+        if since:
+            self.tell_one(audience, session, since)
 
-    def _asked(self, audience: Audience, spread: int, times: int) -> Asked:
-        heads = tuple([lane.head for lane in audience.lanes])
-        return Asked(heads, self._now() + spread / 1000 + REPEAT_S, times)
+    def _asked(self, audience: Audience, since: Since, spread: int, times: int) -> Asked:
+        told = dict(since)
+        heads = tuple([lane.head if n in told else lane.sent for n, lane in enumerate(audience.lanes)])
+        return Asked(heads, self._now() + spread / 1000 + REPEAT_S, times, since)
 
-    def _others(self, session: Session, audience: Audience) -> tuple[Audience, ...]:
+    def _others(self, session: Session, audience: Audience) -> tuple[tuple[Audience, Since], ...]:
         """Its other rooms that have news for it and have not told it."""
         return tuple(
             [
-                room
+                (room, since)
                 for room in session.rooms
                 if room is not audience
                 and (room.waiting or room.round is not None)
                 and (room.telling or session in room.notified)
                 and session in room.members
                 and session not in room.unanswered
+                and not room.is_ahead(session, since := _news(room))
             ]
         )
 
@@ -133,31 +153,59 @@ class Notices:
 
     def _wake(self, audience: Audience, now: float) -> None:
         audience.armed = False
-        again: dict[int, list[Session]] = {}
+        again: dict[int, dict[Session, Asked]] = {}
         for session, asked in tuple(audience.unanswered.items()):
             if asked.due > now:
                 break
             del audience.unanswered[session]
+            if not audience.telling and session not in audience.asked_for_notices():
+                continue  # it is sent the messages now, and has nothing to pull
             if asked.times < TIMES:
-                again.setdefault(asked.times + 1, []).append(session)
+                again.setdefault(asked.times + 1, {})[session] = asked
             elif isinstance(audience, Room):
                 self._give_up(session, audience)
         for times, sessions in again.items():
             if audience.round is None:
-                before = [lane.sent for lane in audience.lanes]
-                self._again(Round(audience, before, [], [], sessions, times))
+                self._again(Repeat(audience, list(sessions), times, _missed(audience, sessions.values())))
             else:  # they are told with the next wake-up
-                late = dict.fromkeys(sessions, Asked((0, 0), now, times - 1))
+                late = {one: Asked(was.heads, now, was.times, was.since) for one, was in sessions.items()}
                 audience.unanswered = {**late, **audience.unanswered}
         self._watch(audience)
 
 
-def _encoded(link: Link, audiences: tuple[Audience, ...], spread: int) -> bytes | None:
+def _since(round: Round) -> Since:
+    """The lanes that a round brings something of, and where those whom it serves stand in them."""
+    if isinstance(round, Repeat):
+        return round.since
+    lanes = {share.log.lane for share in round.shares}
+    return tuple([(number, round.before[number]) for number in LANES if number in lanes])
+
+
+def _news(audience: Audience) -> Since:
+    """The same of the round that goes on, and of what waits for the next one."""
+    stood = dict(_since(audience.round)) if audience.round is not None else {}
+    for number, lane in enumerate(audience.lanes):
+        if lane.news():
+            stood.setdefault(number, lane.sent)
+    return tuple([(number, stood[number]) for number in LANES if number in stood])
+
+
+def _missed(audience: Audience, asked: Iterable[Asked]) -> Since:
+    """What any of those who did not answer was told of, and what came since. The earliest place: whoever
+    has one of its own goes on from that."""
+    stood: dict[int, int] = {}
+    for one in set(asked):
+        news = [(n, head) for n, head in enumerate(one.heads) if audience.lanes[n].head > head]
+        for number, place in (*news, *one.since):
+            stood[number] = min(place, stood.get(number, place))
+    return tuple([(number, stood[number]) for number in LANES if number in stood])
+
+
+def _encoded(link: Link, audiences: tuple[tuple[Audience, Since], ...], spread: int) -> bytes | None:
     heads = [
-        Told(one.address, number, lane.epoch, lane.head)
-        for one in audiences
-        for number in LANES
-        if (lane := one.lanes[number]).used
+        Told(one.address, number, one.lanes[number].epoch, one.lanes[number].head, after)
+        for one, since in audiences
+        for number, after in since
     ]
     if not heads:
         return None

@@ -245,6 +245,8 @@ class Rooms:
             room.notified[session] = None
         else:
             room.notified.pop(session, None)
+            if not room.telling:
+                room.unanswered.pop(session, None)  # it has nothing to pull any more
         return self._place(session, room, points)
 
     def _place(
@@ -268,7 +270,7 @@ class Rooms:
             audience.lags.pop(session, None)
         return tuple(resumed)
 
-    def remind(self, session: Session, resumed: Iterable[Resumed]) -> None:
+    def remind(self, session: Session, resumed: Sequence[Resumed]) -> None:
         """After the answer that said this: whoever pulls, and has not all, is told to."""
         for one in resumed:
             audience = self.audiences[one.address]
@@ -278,7 +280,12 @@ class Rooms:
                 and session not in audience.unanswered
                 and (audience.telling or session in audience.asked_for_notices())
             ):
-                self._notices.tell_one(audience, session)
+                since = [
+                    (each.lane, each.position)
+                    for each in resumed
+                    if each.address == one.address and each.position < each.head
+                ]
+                self._notices.tell_one(audience, session, tuple(since))
 
     # ---------------------------------------------------------------------------------------------- reading
 
@@ -311,7 +318,7 @@ class Rooms:
     def remove(self, session: Session, room: Room, code: UnsubscribedCode) -> Deferred[None]:
         """Take the session out of a room and tell its client."""
         left = self.leave(session, room)
-        if session.link is not None:
+        if session.link is not None and session.form is not None:  # nothing goes before Welcome
             session.link.send(Unsubscribed(room.address, code))
         return left
 
@@ -355,9 +362,16 @@ class Rooms:
     def prepare(
         self, session: Session, points: Iterable[ResumePoint], most: int
     ) -> Deferred[list[Room]] | None:
-        """Rooms that a greeting names, once they are there and the session is in them; None: none."""
+        """Rooms that a greeting names, once they are there and the session is in them; None: none.
+
+        :param most: rooms that it may be in, with those that it is in already, named or not.
+        """
         wanted = dict.fromkeys(point.address for point in points if point.address.kind == "room")
-        may = [one for one in wanted if self.policy.may(session.identity, "subscribe", one)][:most]
+        may = [one for one in wanted if self.policy.may(session.identity, "subscribe", one)]
+        held = {room.address for room in session.rooms}
+        # Else each greeting could name others, and the session would be in all of them.
+        others = [one for one in may if one not in held][: max(0, most - len(held))]
+        may = [one for one in may if one in held] + others
         if not may:
             return None
         found: list[Room] = []

@@ -25,6 +25,7 @@ from twisted.python.failure import Failure
 
 from imgateway.core.counters import Counters
 from imgateway.core.session import Session
+from imgateway.errors import CloseCode
 from imgateway.frames import Batch, LogKey
 from imgateway.interfaces import IBroker
 from imgateway.node.audience import LANES, Audience, Lag, Room
@@ -159,6 +160,13 @@ class Rounds:
             self._begin(audience, due)
 
     def _begin(self, audience: Audience, now: float) -> None:
+        # What fails here must stop neither whoever published nor the audiences of the same tick.
+        try:
+            self._gather(audience, now)
+        except Exception:
+            log.failure("a round could not begin")
+
+    def _gather(self, audience: Audience, now: float) -> None:
         audience.last = now
         before = [lane.sent for lane in audience.lanes]
         shares: list[Share] = []
@@ -217,14 +225,18 @@ class Rounds:
             else:
                 self._over(round)
         for _ in range(min(CATCH_UPS, len(self._behind))):
-            self._catch_up(self._behind.popleft())
+            lag = self._behind.popleft()
+            try:
+                self._catch_up(lag)
+            except Exception:
+                self._cut_off(lag.session, Failure())
         if going or self._behind:
             self._turn_soon()
 
     def _over(self, round: Round) -> None:
         audience = round.audience
         audience.round = None
-        audience.passed.clear()
+        audience.caught_up()
         if any(lane.news() for lane in audience.lanes):
             self.news(audience)
 
@@ -232,12 +244,17 @@ class Rounds:
         """Serve up to so many; how many it were."""
         at, push = round.at, round.push
         self._counters.room_slices += 1
-        if at < len(push):
-            end = min(at + most, len(push))
-            self._push(round, push[at:end] if at or end < len(push) else push)
-        else:
-            end = min(at + most, len(push) + len(round.tell))
-            self._notices(round, round.tell[at - len(push) : end - len(push)])
+        try:
+            if at < len(push):
+                end = min(at + most, len(push))
+                self._push(round, push[at:end] if at or end < len(push) else push)
+            else:
+                end = min(at + most, len(push) + len(round.tell))
+                self._notices(round, round.tell[at - len(push) : end - len(push)])
+        except Exception:
+            # A round that never ended would keep its audience silent for ever.
+            log.failure("serving a round failed")
+            end = len(push) + len(round.tell)
         round.at = end
         return end - at
 
@@ -251,18 +268,23 @@ class Rounds:
             if link is None or (passed and session in passed):
                 continue
             connection = link.connection
-            if link.clogged or connection.unsent() >= full:
-                self._fell_behind(round, session)
+            try:
+                if link.clogged or connection.unsent() >= full:
+                    self._fell_behind(round, session)
+                    continue
+                if session.form is not form:
+                    self._count(frames, served - counted)
+                    counted, frames = served, round.written(self._delivery, session)
+                    form = session.form
+                    data, order = frames[0] if len(frames) == 1 else (b"", None)
+                if data:
+                    connection.send(data, order)
+                else:
+                    for each in frames:
+                        connection.send(*each)
+            except Exception:
+                self._cut_off(session, Failure())  # the others of the slice have nothing to do with it
                 continue
-            if session.form is not form:
-                self._count(frames, served - counted)
-                form, counted, frames = session.form, served, round.written(self._delivery, session)
-                data, order = frames[0] if len(frames) == 1 else (b"", None)
-            if data:
-                connection.send(data, order)
-            else:
-                for each in frames:
-                    connection.send(*each)
             served += 1
         self._count(frames, served - counted)
         self._counters.entries_delivered += round.entries * served
@@ -273,6 +295,12 @@ class Rounds:
         counters.deliver_frames += len(frames) * served
         counters.room_deliveries += len(frames) * served
         counters.bytes_out += sum(len(data) for data, _ in frames) * served
+
+    def _cut_off(self, session: Session, failure: Failure) -> None:
+        """Its connection raised: nothing more goes there, not even a Bye. Its client comes again."""
+        log.failure("sending to a session failed", failure)
+        if session.link is not None:
+            session.link.drop(CloseCode.INTERNAL_ERROR, "internal error")
 
     def _fell_behind(self, round: Round, session: Session) -> None:
         lag = round.audience.fall_behind(session)
@@ -311,7 +339,10 @@ class Rounds:
     def _read(self, lag: Lag, number: int) -> Deferred[None] | None:
         lane = lag.audience.lanes[number]
         reading = self._broker.read(lane.log, lag.places[number], 0, 0)
-        return reading.addCallbacks(self._found, self._failed, (lag, number), errbackArgs=(lag,))
+        found: Deferred[None] = reading.addCallbacks(
+            self._found, self._failed, (lag, number), errbackArgs=(lag,)
+        )
+        return found.addErrback(lambda failure: self._cut_off(lag.session, failure))
 
     def _found(self, batch: Batch, lag: Lag, number: int) -> None:
         lag.queued = False

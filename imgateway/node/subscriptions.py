@@ -109,7 +109,7 @@ class Subscriptions:
 
     def _wait(self, asked: Deferred[Any], link: Link, why: Pause) -> None:
         """Read on when it is answered; at once, if it is."""
-        if not asked.called:
+        if not asked.called or asked.paused:  # paused: it was called, and now waits for a step of its own
             link.pause(why)
             asked.addCallback(lambda _: link.resume(why))
         asked.addErrback(link.broken)

@@ -24,7 +24,8 @@ class TransportPlugin:
         self._where = where
         self._transport: Any = None
 
-    def _loaded(self) -> Any:
+    def loaded(self) -> Any:
+        """The transport itself; whoever takes times asks for it before the clock starts."""
         if self._transport is None:
             self._transport = namedAny(self._where)()
         return self._transport
@@ -32,9 +33,9 @@ class TransportPlugin:
     def listen(
         self, endpoint: str, wires: Sequence[Any], accept: Accept, reactor: Any, options: Mapping[str, Any]
     ) -> Deferred[Any]:
-        return maybeDeferred(self._loaded().listen, endpoint, wires, accept, reactor, options)
+        return maybeDeferred(self.loaded().listen, endpoint, wires, accept, reactor, options)
 
     def connect(
         self, url: str, wire: Any, receiver: Any, reactor: Any, options: Mapping[str, Any]
     ) -> Deferred[Any]:
-        return maybeDeferred(self._loaded().connect, url, wire, receiver, reactor, options)
+        return maybeDeferred(self.loaded().connect, url, wire, receiver, reactor, options)

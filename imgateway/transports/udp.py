@@ -59,7 +59,7 @@ class UDPTransport:
         where = f"{','.join(wire.name for wire in wires)}+udp:{endpoint}"
         if len(wires) != 1:
             raise OperatorError(f"{where}: udp takes one protocol a listener; give each its own")
-        if not wires[0].carriage.message:
+        if not wires[0].carriage.message or wires[0].carriage.text:
             raise OperatorError(f"{where}: {wires[0].name} does not ride on udp")
         host, port, insecure = _parsed(endpoint)
         key_of = options.get("udp_key")

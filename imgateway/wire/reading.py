@@ -231,7 +231,16 @@ def _subscribed(proto: pb.Subscribed) -> Subscribed:
 
 
 def _notify(proto: pb.Notify) -> Notify:
-    heads = (Told(parse_address(t.address), _lane(t.lane), t.epoch, t.head) for t in proto.heads)
+    heads = (
+        Told(
+            parse_address(t.address),
+            _lane(t.lane),
+            t.epoch,
+            t.head,
+            t.after if t.HasField("after") else None,
+        )
+        for t in proto.heads
+    )
     return Notify(tuple(heads), proto.spread_ms)
 
 

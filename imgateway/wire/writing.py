@@ -136,7 +136,13 @@ def _welcome(frame: Welcome) -> pb.Welcome:
 def _notify(frame: Notify) -> pb.Notify:
     return pb.Notify(
         heads=[
-            pb.Told(address=address_text(told.address), lane=told.lane, epoch=told.epoch, head=told.head)
+            pb.Told(
+                address=address_text(told.address),
+                lane=told.lane,
+                epoch=told.epoch,
+                head=told.head,
+                after=told.after,
+            )
             for told in frame.heads
         ],
         spread_ms=frame.spread_ms,

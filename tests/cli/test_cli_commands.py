@@ -86,9 +86,12 @@ def test_token_prints_a_token_alone(run: Run, data_dir: str) -> None:
 
 
 def test_a_token_may_name_rooms(run: Run, data_dir: str) -> None:
-    args = ("--room", "7", "--room", "a.b", "--data-dir", data_dir)
+    args = ("--room", "7", "--room", "room:a.b", "--data-dir", data_dir)
     assert claims(run("token", "bob", *args).stdout.strip(), data_dir)["rooms"] == ["7", "a.b"]
-    assert run("token", "bob", "--room", "", "--data-dir", data_dir).exit_code == 2
+    for room, said in (("", "--room '': "), ("user:bob", "--room 'user:bob': is not a room")):
+        result = run("token", "bob", "--room", room, "--data-dir", data_dir)
+        assert result.exit_code == 2
+        assert said in result.stderr
 
 
 def test_token_takes_device_ttl_and_service(run: Run, data_dir: str) -> None:

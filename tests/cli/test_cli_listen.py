@@ -179,6 +179,7 @@ def test_options_reach_the_client(run: Run, stage: Stage) -> None:
 def test_gaps_and_lost_links_are_told(run: Run, stage: Stage) -> None:
     stage.script = [
         lambda client: client.on_gap(Gap(parse_address("user:alice"), 0, 7, 3, 9)),
+        lambda client: client.on_gap(Gap(parse_address("room:7"), 1, 7, 4, 4)),
         lambda client: client.down(5, "\x1b[2J"),
         lambda client: client.up(),
         lambda client: client.down(103, ""),
@@ -188,6 +189,7 @@ def test_gaps_and_lost_links_are_told(run: Run, stage: Stage) -> None:
     result = run("listen", *LOGIN, "--timeout", "1", stage=stage)
     assert result.stderr.splitlines() == [
         "user:alice (epoch 7): something after 3 and up to 9 is lost",
+        "room:7 (lane 1, epoch 7): what came before may be lost (the gateway was restarted)",
         "no connection (\\u001b[2J); trying again",
         "connected again",
         "no connection (UNAVAILABLE); trying again",
@@ -219,6 +221,12 @@ def test_rooms_are_joined_first(run: Run, stage: Stage) -> None:
     assert (result.exit_code, json.loads(result.stdout)["address"]) == (0, "room:7")
     assert stage.client is not None
     assert stage.client.rooms == [("room:7", "notify"), ("room:8", "notify"), ("room:9", "notify")]
+
+
+def test_only_rooms_are_notified_of(run: Run, stage: Stage) -> None:
+    result = run("listen", *LOGIN, "--mode", "notify", stage=stage)
+    assert (result.exit_code, stage.client) == (2, None)
+    assert "--mode notify is for rooms: name them with --subscribe" in result.stderr
 
 
 def test_a_room_that_refuses_ends_it(run: Run, stage: Stage) -> None:

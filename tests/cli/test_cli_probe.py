@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -162,6 +164,46 @@ def test_nobody_there(places: Callable[..., Place]) -> None:
 def test_not_let_in(places: Callable[..., Place]) -> None:
     place = places("native+tcp:tcp:7901")
     assert "BAD_TOKEN" in failed(probe(place, "tcp://127.0.0.1:7901", token="nonsense"))
+
+
+def test_a_udp_key_that_was_cut_off(places: Callable[..., Place]) -> None:
+    place = places("native+tcp:tcp:7901")
+    said = failed(probe(place, UDP_URL, token="a.b.c~xx"))
+    assert said.endswith("~ is not a key (16 bytes in base64url): was it cut off?\n")
+    url = "tcp://127.0.0.1:7901"
+    assert (
+        found(probe(place, url, "--json", "--count", "1", token=place.token("probe") + "~xx"))["pongs"] == 1
+    )
+
+
+@pytest.mark.parametrize("scheme", ["ws", "tls", "udp"])
+def test_imports_are_not_the_lines_time(scheme: str) -> None:
+    program = f"""
+import sys
+from types import SimpleNamespace
+from twisted.internet.defer import fail
+from imgateway.cli.probing import Plan, _Probe
+from imgateway.errors import LinkLost
+
+class Reactor:
+    def __init__(self):
+        self.modules = None
+    def seconds(self):
+        self.modules = set(sys.modules)
+        return 0.0
+
+reactor = Reactor()
+login = SimpleNamespace(url="{scheme}://[", token="t", protocol="native", tls=None)
+try:
+    _Probe(reactor, login, Plan(1, 1.0, 1.0))._connect().send(None)
+except LinkLost:
+    print(sorted(set(sys.modules) - reactor.modules))
+print(*[one for one in ("autobahn", "OpenSSL", "imgateway.transports.udp") if one in reactor.modules])
+"""
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    expected = {"ws": "autobahn", "tls": "OpenSSL", "udp": "imgateway.transports.udp"}[scheme]
+    assert run.stdout.splitlines()[0] == "[]", run.stderr
+    assert expected in run.stdout.splitlines()[1].split()
 
 
 def test_waiting_for_the_gateway(places: Callable[..., Place], monkeypatch: pytest.MonkeyPatch) -> None:

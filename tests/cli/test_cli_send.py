@@ -34,12 +34,10 @@ def test_one_message_is_one_line(run: Run, stage: Stage) -> None:
 
 def test_all_options_reach_the_message(run: Run, stage: Stage) -> None:
     options = ("--content-type", "a/b", "--ttl", "2m", "--lane", "1", "--copy-self")
-    assert run(
-        "send", *LOGIN, "device:bob/phone", b"\xff".decode("utf-8", "surrogateescape"), *options, stage=stage
-    )
+    assert run("send", *LOGIN, "room:7", b"\xff".decode("utf-8", "surrogateescape"), *options, stage=stage)
     assert stage.client is not None
     ((_, to, body, fields),) = stage.client.published
-    assert (to, body) == (("device:bob/phone",), b"\xff")
+    assert (to, body) == (("room:7",), b"\xff")
     assert fields == {"qos": 1, "content_type": "a/b", "ttl_s": 120, "lane": 1, "copy_self": True}
 
 
@@ -233,6 +231,8 @@ def test_being_sent_away_ends_it_with_one_line(run: Run) -> None:
         (("user:a", "x", "--count", "0"), "--count"),
         (("user:a", "-", "--count", "2"), "--count"),
         (("user:a", "x", "--qos", "2"), "--qos"),
+        (("user:a", "x", "--lane", "1"), "--lane 1 is for rooms"),
+        (("room:7,device:a/d", "x", "--lane", "1"), "--lane 1 is for rooms"),
         (("user:a", "x", "--ttl", "soon"), "--ttl"),
         (("user:a", "x", "--msg-id", ""), "msg_id"),
         (("user:a", "x", "--msg-id", "m" * 65), "64"),

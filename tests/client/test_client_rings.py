@@ -132,6 +132,17 @@ def test_a_refused_pull_ends_it_and_the_next_notify_tries_again() -> None:
     assert inbox.catch_up(LOG) is not None
 
 
+def test_a_notify_of_a_log_that_we_do_not_know_says_where_to_begin() -> None:
+    inbox = Inbox(decode_message)
+    everyone = LogKey(parse_address("all"))
+    assert inbox.told(everyone, EPOCH, 9, 6)
+    pull = inbox.catch_up(everyone)
+    assert pull is not None
+    assert pull.after == 6
+    assert inbox.told(everyone, EPOCH, 9, 2)
+    assert inbox.position(everyone) == (EPOCH, 6)
+
+
 def test_a_notify_of_a_log_that_we_do_not_know_begins_at_its_newest() -> None:
     inbox = Inbox(decode_message)
     everyone = LogKey(parse_address("all"))

@@ -443,6 +443,20 @@ def test_a_token_function_that_fails(world: World, flush_logged_errors: Any) -> 
     assert len(flush_logged_errors(KeyError)) == 4
 
 
+@pytest.mark.parametrize("wait", [False, True])
+def test_a_udp_key_that_was_cut_off_ends_it(world: World, wait: bool) -> None:
+    client = world.client(url="udp://gateway:1", token="a.b.c~xx", wait=wait)
+    with pytest.raises(ConnectRefused, match=r"16 bytes in base64url\): was it cut off"):
+        done(client.start())
+    assert client.state is State.CLOSED
+    assert world.gateway.pipes == []
+
+
+def test_over_other_transports_the_udp_key_does_not_matter(world: World) -> None:
+    world.up(url="tcp://gateway:1", token="a.b.c~xx")
+    assert world.gateway.pipe.of(Hello)[0].token == "a.b.c"
+
+
 def test_a_token_is_renewed_before_it_expires(world: World) -> None:
     tokens = iter("abc")
     world.gateway.token_expires_ms = int((world.clock.seconds() + 600) * 1000)

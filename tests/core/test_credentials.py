@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imgateway.core.credentials import Credentials, bare_token, join, key_id_of, split
+from imgateway.core.credentials import Credentials, bare_token, credentials_for, join, key_id_of, split
+from imgateway.errors import CloseCode, ConnectRefused
 
 
 def token_of(payload: bytes) -> str:
@@ -35,8 +36,20 @@ def test_a_token_with_its_key() -> None:
 
 @pytest.mark.parametrize("key", ["", "AAAA", "A", "AAAAAAAAAAAAAAAAAAAAAAAAAA", "\xe9" * 22, "~" * 22])
 def test_a_key_that_is_none(key: str) -> None:
-    with pytest.raises(ValueError, match="was it cut off"):
+    with pytest.raises(ConnectRefused) as refused:
         split(f"{TOKEN}~{key}")
+    assert refused.value.code == CloseCode.BAD_TOKEN
+    assert refused.value.reason == (
+        "the UDP key after the token's ~ is not a key (16 bytes in base64url): was it cut off?"
+    )
+
+
+def test_the_key_is_for_udp_alone() -> None:
+    assert credentials_for("udp://h:1", join(TOKEN, KEY)) == split(join(TOKEN, KEY))
+    for url in ("tcp://h:1", "wss://h:1", "unix:///udp://"):
+        assert credentials_for(url, f"{TOKEN}~xx") == Credentials(TOKEN, None)
+    with pytest.raises(ConnectRefused):
+        credentials_for("udp://h:1", f"{TOKEN}~xx")
 
 
 @pytest.mark.parametrize(
@@ -53,8 +66,10 @@ def test_a_key_that_is_none(key: str) -> None:
     ],
 )
 def test_a_token_that_has_no_jti(token: str) -> None:
-    with pytest.raises(ValueError, match="has no jti"):
+    with pytest.raises(ConnectRefused, match="has no jti"):
         split(join(token, KEY))
+    with pytest.raises(ValueError, match="has no jti"):
+        key_id_of(token)
 
 
 def test_a_jti_may_be_any_text() -> None:
@@ -65,6 +80,6 @@ def test_a_jti_may_be_any_text() -> None:
 def test_any_text(text: str) -> None:
     try:
         found = split(text)
-    except ValueError:
+    except ConnectRefused:
         return
     assert found.token == bare_token(text)

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from imgateway.auth.token import TokenAuthenticator
 from imgateway.config import Settings
-from imgateway.errors import LinkLost
+from imgateway.errors import ConnectRefused, LinkLost
 from imgateway.frames import OutcomeCode
 from imgateway.tap.doors import transport_options, udp_keys
 from imgateway.testing.conditions import LinkConditions
@@ -118,7 +118,7 @@ def test_without_a_key(place: Place) -> None:
 
 def test_with_a_key_that_is_none(place: Place) -> None:
     client = place.client("bob", lambda: place.token("bob", udp=False) + "~cut")
-    with pytest.raises(ValueError, match="was it cut off"):
+    with pytest.raises(ConnectRefused, match="was it cut off"):
         place.result(client.start())
 
 

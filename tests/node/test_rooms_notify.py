@@ -6,13 +6,16 @@ from typing import Any
 
 import pytest
 
+from imgateway.client.inbox import Inbox
 from imgateway.frames import (
     Deliver,
     LogKey,
     Mode,
     Notify,
+    Ping,
     Publish,
     Pull,
+    Resumed,
     ResumePoint,
     Subscribe,
     Subscribed,
@@ -20,8 +23,11 @@ from imgateway.frames import (
     Unsubscribed,
     UnsubscribedCode,
     Welcome,
+    parse_address,
 )
+from imgateway.interfaces import Identity
 from imgateway.node.notices import spread_ms
+from imgateway.wire.messages import decode_message
 from tests.node.rig import EPOCH, FakeBroker, Peer, Rig, entry
 from tests.node.test_rooms import ALL, OTHER, ROOM, bodies, clog, rig_with
 
@@ -49,17 +55,17 @@ def test_one_notice_until_it_is_pulled() -> None:
     svc.publish("1", "room:7")
     svc.publish("2", "room:7").publish("g", "room:7", lane=1)
     (notify,) = bob.of(Notify)
-    assert notify == Notify((Told(ROOM, 0, notify.heads[0].epoch, 1),), 0)
+    assert notify == Notify((Told(ROOM, 0, notify.heads[0].epoch, 1, 0),), 0)
     assert bob.of(Deliver) == []
     told(bob)
     bob.send(Pull(ROOM))
     assert bodies(bob) == ["1", "2"]
-    assert told(bob) == [[("7", 1, 3), ("7", 0, 2)]]  # lane 1 it does not know of
+    assert told(bob) == [[("7", 1, 3)]]  # lane 1 it does not know of
     bob.send(Pull(ROOM, lane=1))
     assert bodies(bob) == ["g"]
     assert told(bob) == []
     svc.publish("3", "room:7")
-    assert told(bob) == [[("7", 1, 3), ("7", 0, 4)]]
+    assert told(bob) == [[("7", 0, 4)]]
     assert rig.counters.room_notifies == 3
     bob.send(Pull(ROOM, after=2)).send(Pull(ROOM, after=4))
     assert told(bob) == []
@@ -227,7 +233,7 @@ def test_a_clogged_link_is_told_later() -> None:
     rig.advance(10.5)
     assert len(told(bob)) == 1
     clog(rig, bob)
-    rig.hub.rooms._notices.tell_one(rig.hub.rooms.audiences[ROOM], rig.session("bob"))
+    rig.hub.rooms._notices.tell_one(rig.hub.rooms.audiences[ROOM], rig.session("bob"), ((0, 0),))
     assert told(bob) == []
 
 
@@ -278,12 +284,146 @@ def test_a_notice_of_nothing_is_none() -> None:
     rig = Rig(broker)
     bob = rig.login("bob").send(Subscribe(ROOM, Mode.NOTIFY))
     room = rig.hub.rooms.audiences[ROOM]
-    for lane in room.lanes:
-        lane.used = False
-    rig.hub.rooms._notices.tell_one(room, rig.session("bob"))
+    rig.hub.rooms._notices.tell_one(room, rig.session("bob"), ())
     rig.settle()
     assert bob.of(Notify) == []
     broker.listener.arrived(LogKey(ROOM), EPOCH, 0, 1, (entry(1),))
     rig.settle()
     bob.cut()
     assert not room.unanswered
+
+
+def members(mode: Mode, *users: str) -> tuple[Any, ...]:
+    """A rig whose rooms have ticks, a service, and those who are in the room."""
+    rig = Rig("memory")
+    rig.tokens.identities["svc"] = Identity("svc", service=True)
+    return (rig, rig.login("svc"), *(rig.login(user).send(Subscribe(ROOM, mode)) for user in users))
+
+
+def live(rig: Any, seconds: int, *peers: Any) -> None:
+    """Time passes; nobody falls silent."""
+    for _ in range(seconds // 5):
+        rig.advance(5)
+        for peer in peers:
+            peer.send(Ping(1))
+
+
+def test_who_pulled_ahead_of_the_round_is_not_thrown_out_for_not_pulling() -> None:
+    rig, svc, bob = members(Mode.NOTIFY, "bob")
+    told = bob.of(Subscribed)[0]
+    inbox = Inbox(decode_message)
+    log = LogKey(ROOM)
+    inbox.resumed(Resumed(ROOM, 0, told.epoch, told.position, told.head))
+    svc.publish("1", "room:7")  # at once
+    svc.publish("2", "room:7")  # waits for the tick
+    (notify,) = bob.of(Notify)
+    assert inbox.told(log, notify.heads[0].epoch, notify.heads[0].head)
+    bob.take()
+    bob.send(inbox.catch_up(log))
+    (deliver,) = bob.of(Deliver)
+    assert inbox.deliver(deliver) is None  # it has both, and wants no more
+    assert bob.shown() == ["1", "2"]
+    bob.take()
+    live(rig, 60, svc, bob)
+    asked = [inbox.told(log, one.heads[0].epoch, one.heads[0].head) for one in bob.of(Notify)]
+    assert not any(asked)  # our own client has nothing to pull
+    assert bob.of(Unsubscribed) == []
+
+
+def test_who_went_from_notices_to_pushes_is_not_thrown_out_for_not_pulling() -> None:
+    rig, svc, bob = members(Mode.NOTIFY, "bob")
+    told = bob.of(Subscribed)[0]
+    svc.publish("1", "room:7")
+    assert len(bob.of(Notify)) == 1
+    bob.send(Subscribe(ROOM, Mode.PUSH, 0, told.epoch, told.position))
+    assert bob.shown() == ["1"]
+    live(rig, 60, svc, bob)
+    assert len(bob.of(Notify)) == 1
+    assert bob.of(Unsubscribed) == []
+
+
+def test_a_pull_under_a_flood_does_not_count_the_room() -> None:
+    rig, svc, bob, *_ = members(Mode.NOTIFY, "bob", "eve", "dan")
+    room = rig.hub.rooms.audiences[ROOM]
+    svc.publish("1", "room:7")
+    for n in range(2, 80):
+        svc.publish(str(n), "room:7")
+    rig.pass_ms(100)
+    looked = 0
+
+    class Members(dict[Any, None]):
+        def __iter__(self) -> Any:
+            nonlocal looked
+            for one in dict.__iter__(self):
+                looked += 1
+                yield one
+
+    room.members = Members(room.members)
+    bob.send(Pull(ROOM, 0, bob.of(Notify)[0].heads[0].epoch, 0, 64))
+    assert looked == 0
+
+
+def test_the_first_notice_of_all_loses_nothing_without_a_gap() -> None:
+    rig = Rig("memory", set={"rooms.classes": ("*: notify_above=1 tick=50ms",)})
+    rig.tokens.identities["svc"] = Identity("svc", service=True)
+    svc = rig.login("svc")
+    svc.publish("old", "all", lane=1)
+    rig.advance(1)
+    bob = rig.login("bob")
+    inbox = Inbox(decode_message)
+    inbox.linked(bob.of(Welcome)[0].resumed)
+    bob.take()
+    rig.hub.rooms.audiences[parse_address("all")].last = rig.clock.seconds()  # within a tick of a round
+    svc.publish("1", "all")
+    svc.publish("2", "all")
+    rig.pass_ms(60)
+    (notify,) = bob.of(Notify)
+    for told in notify.heads:
+        log = LogKey(told.address, told.lane)
+        if inbox.told(log, told.epoch, told.head, told.after):
+            pull: Any = inbox.catch_up(log)
+            while pull is not None:
+                bob.take()
+                bob.send(pull)
+                pull = inbox.deliver(bob.of(Deliver)[0])
+    shown = []
+    while (item := inbox.next()) is not None:
+        shown.append(getattr(getattr(item.what, "message", None), "msg_id", "gap"))
+        inbox.take(item)
+    assert shown == ["1", "2"]
+
+
+def test_a_lane_without_news_is_told_only_when_it_has_some() -> None:
+    rig, svc, bob = notified()
+    svc.publish("1", "room:7", lane=1)
+    (first,) = bob.of(Notify)
+    epoch = first.heads[0].epoch
+    bob.take()
+    bob.send(Pull(ROOM, 1, epoch, 0, 64))
+    svc.publish("2", "room:7")
+    assert told(bob) == [[("7", 0, 2)]]
+    svc.publish("3", "room:7", lane=1)
+    assert told(bob) == []
+    live(rig, 15, svc, bob)
+    assert bob.of(Notify)[0].heads == (
+        Told(ROOM, 1, epoch, 3, 1),
+        Told(ROOM, 0, epoch, 2, 0),
+    )
+
+
+def test_who_pulled_ahead_in_one_room_is_not_told_of_it_with_another() -> None:
+    rig, svc, bob = members(Mode.NOTIFY, "bob")
+    bob.send(Subscribe(OTHER, Mode.NOTIFY))
+    svc.publish("1", "room:7")
+    svc.publish("2", "room:7")  # waits for the tick
+    bob.send(Pull(ROOM, 0, bob.of(Notify)[0].heads[0].epoch, 0, 64))
+    assert bob.shown() == ["1", "2"]
+    bob.take()
+    svc.publish("3", "room:8")
+    assert told(bob) == [[("8", 0, 3)]]
+    rig.pass_ms(100)
+    assert told(bob) == []
+    svc.publish("4", "room:7")
+    rig.pass_ms(100)
+    assert rig.hub.rooms.audiences[ROOM].ahead == {}
+    assert told(bob) == [[("7", 0, 4)]]

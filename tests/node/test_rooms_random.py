@@ -91,9 +91,10 @@ class Reader:
             for told in frame.heads:
                 log = LogKey(told.address, told.lane)
                 if (told.address.kind != "room" or told.address in self.modes) and self.inbox.told(
-                    log, told.epoch, told.head
+                    log, told.epoch, told.head, told.after
                 ):
-                    self.begun.setdefault(log, told.head - 1)
+                    assert told.after is not None
+                    self.begun.setdefault(log, told.after)
                     pull = self.inbox.catch_up(log)
                     if pull is not None:
                         peer.client.send(peer.codec.encode(pull) or b"")
