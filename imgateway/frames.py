@@ -275,8 +275,13 @@ class Limits(Struct, frozen=True, gc=False):
 
 
 class Hello(Struct, frozen=True):
-    """The greeting. `on_same_device` and `order` are filled by adapters whose wire has its own replacement
-    rule."""
+    """The greeting. What follows `resume` is filled by adapters whose wire has more to say.
+
+    `on_same_device` and `order`: its own replacement rule. `user`: whom the greeting names; a token must not
+    name another. `will`: published if the connection breaks, `will_delay_s` later unless the client is
+    back by then. `linger_s`: how long the session waits for its client, if that is less than the node's
+    setting; negative: as the node has it.
+    """
 
     token: str
     device: str = ""
@@ -287,6 +292,10 @@ class Hello(Struct, frozen=True):
     resume: tuple[ResumePoint, ...] = ()
     on_same_device: str = "replace"
     order: int = 0
+    user: str = ""
+    will: Publish | None = None
+    will_delay_s: float = 0.0
+    linger_s: float = -1.0
 
 
 class Welcome(Struct, frozen=True):
@@ -379,6 +388,8 @@ class Subscribe(Struct, frozen=True):
     lane: int = 0
     epoch: int = 0
     seq: int = 0
+    last: bool = False
+    """Whoever has no position here begins with the newest entry, not after it."""
 
 
 class Subscribed(Struct, frozen=True):
@@ -503,12 +514,23 @@ class Refused(Struct, frozen=True):
 
 
 class Bye(Struct, frozen=True):
-    """`code` is an `errors.CloseCode`; its range says whether to reconnect."""
+    """`code` is an `errors.CloseCode`; its range says whether to reconnect. `detail`: the application's own
+    number, for wires that can carry one (0: none)."""
 
     code: int
     reason: str = ""
     retry_after_ms: int = 0
     endpoints: tuple[str, ...] = ()
+    detail: int = 0
+
+
+class Keep(Struct, frozen=True):
+    """Goes over no wire: a codec's own state, to be kept with the session for its next login.
+
+    It is on its way to the disk before what the codec says after it.
+    """
+
+    data: bytes
 
 
 Frame = (

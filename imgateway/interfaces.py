@@ -26,6 +26,7 @@ from imgateway.frames import (
     Entry,
     Frame,
     Hello,
+    Keep,
     LogKey,
     Message,
     Mode,
@@ -61,6 +62,10 @@ class Carriage(Struct, frozen=True):
     """The largest frame that either side may send."""
     expansion: int = 1
     """Bytes that one byte of a body may take in a frame; limits on frames are multiplied by it."""
+    bare: Any = None
+    """The IProtocolAdapter that speaks this wire in bare datagrams: one frame each, lost, repeated or
+    overtaken as it comes, peers told apart by their address. None: datagrams are sealed, and carry this
+    wire as messages."""
 
 
 class Traits(Struct, frozen=True):
@@ -76,8 +81,11 @@ class Traits(Struct, frozen=True):
     """The gateway may ask with Ping; otherwise it only listens."""
     ack_timeout_s: float = 30.0
     """Oldest unacknowledged entry this long after its flush: close ACK_TIMEOUT (0: never)."""
-    heartbeat_s: float = 0.0
-    """The wire's own idle limit is this long (0: the node's setting)."""
+    resend_s: float = 0.0
+    """What is unacknowledged this long after it was sent is asked of `ICodec.again` (0: never)."""
+    authenticates: bool = True
+    """Its greeting proves who the client is. Otherwise `Hello.user` is believed: the operator said so by
+    listening for it."""
     compressions: tuple[str, ...] = ()
     """The values of `Deliver.compression` that its codec acts on; others it passes over."""
 
@@ -89,8 +97,15 @@ class ICodec(Interface):
         "str: codecs with equal `wire` encode a Deliver to equal bytes, so one encoding serves all; "
         "'' = never shared"
     )
+    silence_s = Attribute(
+        "float: the connection is dead after this long without a word from the peer; 0: the node's setting, "
+        "inf: never"
+    )
+    window = Attribute(
+        "int: entries of durable logs that may be unacknowledged at once; 0: the node's setting"
+    )
 
-    def receive(data: bytes) -> Iterator[Frame | bytes]:
+    def receive(data: bytes) -> Iterator[Frame | Keep | bytes]:
         """Feed what arrived (any chunk of a stream, or one whole message); iterate over the frames in it.
 
         A `bytes` item is an answer that the wire wants sent at once. The caller exhausts the iterator before
@@ -102,6 +117,29 @@ class ICodec(Interface):
         """The bytes of one frame; ``b""`` when the wire has nothing to say for it; None: unsayable content.
 
         Never raises for content.
+        """
+
+    def restore(record: bytes) -> Sequence[Frame]:
+        """The login was taken; `record` is what a `Keep` of this session's codecs left last, b"" if none
+        did. Called before `encode` gets the Welcome.
+
+        :returns: frames that the core takes after its Welcome as if the client had sent them.
+        """
+
+    def again(now: float) -> tuple[bytes, float]:
+        """What the wire wants sent once more at `now` (the node's monotonic seconds), and when it is to be
+        asked next; inf: when something is delivered again. See `Traits.resend_s`."""
+
+
+class IProtocolMaker(IPlugin):
+    """The plugin of a wire that needs settings or a clock; others are their own plugins."""
+
+    name = Attribute("str: as written in --listen; its section of the settings has the same name")
+
+    def make(settings: Any, now: Callable[[], float], wall_ms: Callable[[], int]) -> Any:
+        """An IProtocolAdapter of its own for one node.
+
+        `settings`: the section of its name, or None; `now`: monotonic seconds; `wall_ms`: Unix milliseconds.
         """
 
 
@@ -139,6 +177,9 @@ class IConnection(Interface):
         transport that keeps all in one order does not look at it; one that loses need not hold up one log for
         another.
         """
+
+    def proven() -> None:
+        """The peer's login was taken: it is who it says, and it is where it says."""
 
     def unsent() -> int:
         """Bytes that were given to `send` and that the operating system has not taken."""

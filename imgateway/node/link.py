@@ -253,6 +253,12 @@ class Link:
                 self.heard = self.desk.heard()
                 self._settle()
 
+    def owe(self, wait_s: float) -> None:
+        """More was taken than its user's quota has: read on when that is paid, in `wait_s` seconds."""
+        self.desk.counters.quota_waits += 1
+        self.pause(Pause.QUOTA)
+        self.desk.arm(self.desk.now() + wait_s, lambda now: self.resume(Pause.QUOTA))
+
     def _stop_reading(self) -> list[bytes | Iterator[Frame | bytes]]:
         """From here until it is read on there is a list, of what is left to do before."""
         if self._left is None:
@@ -283,6 +289,7 @@ class Link:
     def accepted(self) -> None:
         """The login is over; frames may be exchanged. The caller sends Welcome, then resumes LOGIN."""
         self.state = after(self.state, Event.ACCEPTED)
+        self.connection.proven()
         if not self.connection.stream:
             self.connection.max_message_bytes = self._max_frame_bytes()
 
@@ -422,7 +429,7 @@ class Link:
 
     def _silence_s(self) -> float:
         """How long silence is taken for life: the wire's own limit, or the node's."""
-        limit: float = self.wire.traits.heartbeat_s or self.desk.session.dead_s
+        limit: float = self._codec.silence_s or self.desk.session.dead_s
         return limit
 
     def _ask_s(self) -> float:

@@ -149,6 +149,9 @@ class MessageConnection:
     def unacked(self) -> int | None:
         return self._stream.unacked()
 
+    def proven(self) -> None:
+        """Nobody's answers are limited here."""
+
     def pause_reading(self) -> None:
         self._reading = False
         self._stream.pause_reading()

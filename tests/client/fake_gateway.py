@@ -76,6 +76,8 @@ class Pipe:
     def unacked(self) -> int | None:
         return 0
 
+    def proven(self) -> None: ...
+
     def pause_reading(self) -> None:
         self.reading = False
 

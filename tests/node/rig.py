@@ -62,6 +62,7 @@ from imgateway.interfaces import (
 )
 from imgateway.node.service import Node
 from imgateway.protocols.native import NativeAdapter
+from imgateway.protocols.plain import PlainCodec
 from imgateway.testing.disk import Steps
 from imgateway.testing.wires import MemoryConnection, connection_pair, pump
 from imgateway.wire.messages import decode_message, encode_message
@@ -391,7 +392,7 @@ class FakeListener:
 
 
 @implementer(ICodec)
-class AsciiCodec:
+class AsciiCodec(PlainCodec):
     """One entry a message, as ``seq body``; only ASCII. Everything else is the native wire's."""
 
     def __init__(self, inner: Any, wire: str, ranges: bool) -> None:
@@ -421,13 +422,18 @@ class AsciiWire:
 
     carriage = Carriage()
 
-    def __init__(self, name: str = "ascii", ranges: bool = False, **traits: Any) -> None:
+    def __init__(
+        self, name: str = "ascii", ranges: bool = False, silence_s: float = 0.0, **traits: Any
+    ) -> None:
+        self.silence_s = silence_s
         self.name = name
         self.ranges = ranges
         self.traits = Traits(**{"batches": False, **traits})
 
     def codec(self, stream: bool, max_frame_bytes: int) -> Any:
-        return AsciiCodec(NativeAdapter().codec(stream, max_frame_bytes), self.name, self.ranges)
+        codec = AsciiCodec(NativeAdapter().codec(stream, max_frame_bytes), self.name, self.ranges)
+        codec.silence_s = self.silence_s
+        return codec
 
 
 class Peer:
