@@ -40,7 +40,7 @@ __all__ = ("listen",)
     type=click.Choice(["push", "notify"]),
     default="push",
     show_default=True,
-    help="notify: of rooms the gateway only tells that there is something, and it is fetched.",
+    help="With --subscribe. notify: of rooms the gateway only tells that there is something; it is fetched.",
 )
 @click.option("--json", "_", is_flag=True, expose_value=False, help="What is printed anyway.")
 @pass_world

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-from base64 import urlsafe_b64decode
 from collections.abc import Callable, Coroutine, Sequence
 from functools import wraps
 from pathlib import Path
@@ -94,11 +92,20 @@ def login_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def with_client(
-    world: World, login: Login, talk: Callable[[Any, Any], Coroutine[Any, Any, int]], **options: Any
+    world: World,
+    login: Login,
+    talk: Callable[[Any, Any], Coroutine[Any, Any, int]],
+    timeout_s: float = 0.0,
+    **options: Any,
 ) -> None:
-    """Log in, ``talk(client, reactor)`` → exit status, log out, exit. A refusal is one line on stderr."""
+    """Log in, ``talk(client, reactor)`` → exit status, log out, exit. A refusal is one line on stderr.
+
+    :param timeout_s: how long the login may take; 0.0: as long as the client tries.
+    """
+    from twisted.python.failure import Failure
+
     from imgateway.cli.remarks import explained, remark_on
-    from imgateway.errors import GatewayError
+    from imgateway.errors import GatewayError, LinkLost
 
     async def main(reactor: Any) -> int:
         client = world.client(
@@ -114,7 +121,11 @@ def with_client(
         )
         remark_on(client, login.url, login.wait)
         try:
-            await client.start()
+            starting = client.start()
+            if timeout_s:
+                late = LinkLost(f"no login within {timeout_s:g} s")
+                starting.addTimeout(timeout_s, reactor, lambda *_: Failure(late))
+            await starting
             return await talk(client, reactor)
         finally:
             # What has no outcome by now is not waited for any longer: talk did that.
@@ -202,12 +213,10 @@ def _from_file(path: str) -> str:
 
 def _pinned_device(token: str) -> str:
     """The device that a token names, if it is one that we can read; the gateway checks it, not we."""
-    try:
-        payload = token.split(".")[1]
-        claims = json.loads(urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
-        device = claims.get("device", claims.get("dev", ""))
-    except (IndexError, ValueError, AttributeError):
-        return ""
+    from imgateway.core.credentials import claims_of
+
+    claims = claims_of(token)
+    device = claims.get("device", claims.get("dev", ""))
     return device if isinstance(device, str) else ""
 
 

@@ -59,6 +59,12 @@ class Subscription:
         self._begun = False
         self._waiters: list[Deferred[Subscription]] = []
 
+    def __repr__(self) -> str:
+        state = "active" if self.active else "not active"
+        if self.ended is not None:
+            state = f"ended: {getattr(self.ended, 'name', self.ended)}"
+        return f"<Subscription {address_text(self.address)}, {self.mode.name}, {state}>"
+
     @property
     def active(self) -> bool:
         return self.ended is None and self._lanes.issuperset(LANES)

@@ -64,7 +64,6 @@ class Ingress:
         interceptors: Sequence[IInterceptor],
         now: Callable[[], float],
         wall_ms: Callable[[], int],
-        arm: Callable[[float, Callable[[float], None]], object],
         counters: Counters,
     ) -> None:
         self.limits = limits
@@ -75,7 +74,6 @@ class Ingress:
         self._interceptors = tuple(interceptors)
         self._now = now
         self._wall_ms = wall_ms
-        self._arm = arm
         self._counters = counters
 
     def publish(self, link: Link, session: Session, frame: Publish) -> None:
@@ -117,9 +115,7 @@ class Ingress:
         for address in frame.to:
             wait = max(wait, quota.pair(address, now))
         if wait:
-            self._counters.quota_waits += 1
-            link.pause(Pause.QUOTA)
-            self._arm(now + wait, lambda now: link.resume(Pause.QUOTA))
+            link.owe(wait)
 
     def _allowed(self, identity: Identity, frame: Publish, session: Session | None) -> tuple[Address, ...]:
         for address in frame.to:

@@ -226,6 +226,11 @@ def test_a_web_socket_is_told_of_a_web_socket() -> None:
     assert remarks.explained(error, "wss://h:1") == "wss://h:1: no TLS on this port: try ws://"
 
 
+def test_a_reason_that_names_the_gateway_is_not_told_twice() -> None:
+    reason = "no answer from udp://h:1 within 10 s: is it there, and its UDP port open to us?"
+    assert remarks.explained(LinkLost(reason), "udp://h:1") == reason
+
+
 def test_with_patience_every_attempt_is_told(run: Run) -> None:
     result = refused(run, LinkLost(""), "--wait")
     assert result.stderr.splitlines()[0] == "no connection (why); trying again"

@@ -624,3 +624,14 @@ def test_entries_of_the_mailbox_may_be_compressed_as_well(world: World) -> None:
     _, _, shown = joined(world)
     world.gateway.pipe.say(deliver(0, 60, entries=tuple(map(entry, range(1, 61))), compression="br"))
     assert shown == list(range(1, 61))
+
+
+@pytest.mark.parametrize(("code", "name"), [(UnsubscribedCode.REMOVED, "REMOVED"), (77, "77")])
+def test_a_subscription_says_what_it_is(world: World, code: int, name: str) -> None:
+    _client, room, _shown = joined(world, "notify")
+    assert repr(room) == "<Subscription room:7, NOTIFY, active>"
+    world.gateway.pipe.cut()
+    assert repr(room) == "<Subscription room:7, NOTIFY, not active>"
+    world.wait(1)
+    world.gateway.pipe.say(Unsubscribed(ROOM, code))
+    assert repr(room) == f"<Subscription room:7, NOTIFY, ended: {name}>"

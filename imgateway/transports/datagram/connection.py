@@ -20,6 +20,7 @@ from zope.interface import implementer
 
 from imgateway.errors import CloseCode
 from imgateway.interfaces import IConnection
+from imgateway.transports.places import host_port, source_of
 
 from .flow import Flow
 from .messages import Challenge, Close, MalformedDatagram, Note, answer, close, padding
@@ -84,13 +85,11 @@ class DatagramConnection:
 
     @property
     def peer(self) -> str:
-        host, port = self.place
-        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        return host_port(*self.place)
 
     @property
     def source(self) -> str:
-        host = self.place[0]
-        return "" if host.startswith(("127.", "::ffff:127.")) or host == "::1" else host
+        return source_of(self.place[0])
 
     @property
     def secure(self) -> bool:
@@ -340,12 +339,12 @@ class DatagramConnection:
 
     @property
     def _address(self) -> bytes:
-        return self._secrets[KEYS_BYTES:] if len(self._secrets) > KEYS_BYTES else self._secrets
+        return self._secrets[KEYS_BYTES:] if self.secure else self._secrets
 
     @property
     def _key_in(self) -> bytes:
-        return self._secrets[:KEY_BYTES] if len(self._secrets) > KEYS_BYTES else b""
+        return self._secrets[:KEY_BYTES] if self.secure else b""
 
     @property
     def _key_out(self) -> bytes:
-        return self._secrets[KEY_BYTES:KEYS_BYTES] if len(self._secrets) > KEYS_BYTES else b""
+        return self._secrets[KEY_BYTES:KEYS_BYTES] if self.secure else b""
