@@ -20,6 +20,8 @@ from imgateway.errors import InvalidAddress
 # -------------------------------------------------------------------------------------------------- addresses
 
 DURABLE_KINDS = frozenset({"user", "topic", "service"})
+FOLLOWED_KINDS = frozenset({"topic", "service"})
+"""Durable logs that are read by whoever subscribes to them."""
 RING_KINDS = frozenset({"room", "area", "all"})
 KINDS = DURABLE_KINDS | RING_KINDS | {"device", "node"}
 
@@ -390,6 +392,8 @@ class Subscribe(Struct, frozen=True):
     seq: int = 0
     last: bool = False
     """Whoever has no position here begins with the newest entry, not after it."""
+    acks: bool = True
+    """False: what comes from this durable log is not acknowledged; what was sent is taken."""
 
 
 class Subscribed(Struct, frozen=True):
@@ -501,7 +505,7 @@ class RefusedCode(IntEnum):
     INVALID = 4
     """A field has a value that makes no sense here; reserved."""
     UNAVAILABLE = 5
-    """Not just now; reserved."""
+    """Not just now: ask again later."""
 
 
 class Refused(Struct, frozen=True):

@@ -58,6 +58,9 @@ class Carriage(Struct, frozen=True):
     """WebSocket subprotocols that choose this wire."""
     any_origin: bool = False
     """Its browsers come from anywhere; without it a listener's origin allow-list counts."""
+    bye: str = ""
+    """Its WebSockets are closed with status 1009 for what was too large, else with 1000 and this reason;
+    empty: with 4000 + the close code and its name."""
     max_frame_bytes: int = 1_048_576
     """The largest frame that either side may send."""
     expansion: int = 1
@@ -113,13 +116,14 @@ class ICodec(Interface):
         codec is then done.
         """
 
-    def encode(frame: Frame) -> bytes | None:
+    def encode(frame: Frame) -> Any:
         """The bytes of one frame; ``b""`` when the wire has nothing to say for it; None: unsayable content.
 
-        Never raises for content.
+        What is no Deliver may take several of the wire's messages: then a tuple of them. Never raises for
+        content.
         """
 
-    def restore(record: bytes) -> Sequence[Frame]:
+    def restore(record: bytes) -> Sequence[Frame | Keep]:
         """The login was taken; `record` is what a `Keep` of this session's codecs left last, b"" if none
         did. Called before `encode` gets the Welcome.
 
@@ -128,7 +132,14 @@ class ICodec(Interface):
 
     def again(now: float) -> tuple[bytes, float]:
         """What the wire wants sent once more at `now` (the node's monotonic seconds), and when it is to be
-        asked next; inf: when something is delivered again. See `Traits.resend_s`."""
+        asked next; inf: when something is delivered again. See `Traits.resend_s`.
+
+        :raises LinkError: the peer takes nothing any more; close.
+        """
+
+    def waive() -> int:
+        """The window is full: do without the receipts that the wire does not insist on. The position in the
+        mailbox that this makes, 0: none."""
 
 
 class IProtocolMaker(IPlugin):
@@ -375,6 +386,17 @@ class Opened(Struct, frozen=True):
     record: bytes = b""
 
 
+class Followed(Struct, frozen=True):
+    """Where a session stands in a log that it follows. `known`: it did before; else it begins here.
+
+    `parked` as in Place.
+    """
+
+    known: bool
+    acked: int
+    parked: tuple[int, ...] = ()
+
+
 class Presence(Struct, frozen=True):
     session: SessionKey
     platform: str
@@ -395,7 +417,7 @@ class IBrokerListener(Interface):
         """A watched log has grown to `head`; whoever wants the entries reads them."""
 
     def passed(address: Address, entry: Entry) -> None:
-        """A qos 0 message for a user or device: now or never."""
+        """A qos 0 message for a user or device, or for those who follow a log: now or never."""
 
     def unattended(log: LogKey, message: Message) -> None:
         """A message was stored in a mailbox none of whose devices is online."""
@@ -483,6 +505,15 @@ class IBroker(Interface):
     def open_session(claim: Claim) -> Deferred[Opened]:
         """Apply the login policy, raise the generation, say where the device stands. Displaced ones are told
         by `displaced`."""
+
+    def follow(session: SessionKey, generation: int, log: LogKey, begin: int) -> Deferred[Followed]:
+        """The session's device follows a durable log beside its mailbox: its position there is kept from now
+        on, and outlives session and process. Who follows already stands where it stood, whatever `begin` is.
+        Fenced by the generation."""
+
+    def unfollow(session: SessionKey, generation: int, log: LogKey) -> Deferred[None]:
+        """Forget the device's position in this log; nothing of it is kept for the device any more. Fenced by
+        the generation; to unfollow again is nothing."""
 
     def advance(
         session: SessionKey,
@@ -575,8 +606,9 @@ class IPolicy(IPlugin):
     name = Attribute("str: as written in auth.policy")
 
     def may(identity: Identity, action: str, address: Address) -> bool:
-        """`action` is ``publish``, ``subscribe`` or ``read``. To publish to a room a client must be in it,
-        too, unless its token names the room."""
+        """`action` is ``publish``, ``publish-first``, ``subscribe`` or ``read``. To publish to a room a
+        client must be in it, too, unless its token names the room. A publish to lane 1, which goes before
+        everything else, needs ``publish-first`` as well."""
 
     def areas(address: Address) -> tuple[str, ...]:
         """The ids of the areas that a room belongs to; always the same for the same room."""
@@ -654,6 +686,10 @@ class ISessionListener(IPlugin):
 
     def stored_offline(address: Address, message: Message) -> None:
         """A message was stored for a user none of whose devices is online."""
+
+    def gap(session: SessionKey, address: Address) -> None:
+        """Messages at this address are gone (too old, over quota, lost with a log), which the wire of this
+        session, online just now, cannot tell its client: what the business still has it may send again."""
 
     def entered(session: SessionKey, address: Address) -> None:
         """The session is in this room: once, until `left`, however often its client loses the connection."""

@@ -17,13 +17,14 @@ from typing import Any, TypeVar
 from twisted.internet.defer import Deferred, succeed
 
 from imgateway.brokers.appends import Change
-from imgateway.brokers.cursors import Saved, forget_device, register, revoke, save
+from imgateway.brokers.cursors import Saved, follow, forget_device, register, revoke, save, unfollow
 from imgateway.brokers.reading import Found, FoundDevice, Reader
+from imgateway.brokers.records import Records
 from imgateway.brokers.store import Store
 from imgateway.brokers.tails import Seat, Tail, Tails
 from imgateway.errors import CloseCode
 from imgateway.frames import LogKey, SessionKey, user_address
-from imgateway.interfaces import Claim, LoginPolicy, Opened, Place, Presence, Verdict
+from imgateway.interfaces import Claim, Followed, LoginPolicy, Opened, Place, Presence, Verdict
 
 __all__ = ("MAX_PARKED", "Sessions")
 
@@ -75,6 +76,9 @@ class Sessions:
         self.online = 0
         """Sessions that are open."""
         self._dirty: dict[SessionKey, Seat] = {}
+        self._records = Records(change, self._recorded)
+        self._moved: dict[SessionKey, set[LogKey]] = {}  # of the dirty ones, beside their mailboxes
+        self._following: dict[LogKey, dict[SessionKey, Seat]] = {}
 
     # ------------------------------------------------------------------------------------------------- logins
 
@@ -120,9 +124,10 @@ class Sessions:
             if not other.online:
                 continue
             if other is seat:
-                self._leave(
-                    tail, other, Verdict.OUTRUN, CloseCode.REPLACED, "the same device logged in again", gone
-                )
+                # By order, an equal one is the same login on another connection: nobody took its place.
+                same = claim.on_same_device == "newest-order-wins" and claim.order == other.order
+                code = CloseCode.STALE if same else CloseCode.REPLACED
+                self._leave(tail, other, Verdict.OUTRUN, code, "the same device logged in again", gone)
             elif claim.policy is LoginPolicy.ONE or (
                 claim.policy is LoginPolicy.ONE_PER_PLATFORM and other.platform == claim.platform
             ):
@@ -219,9 +224,13 @@ class Sessions:
             if other is not None and other.online:  # it came back while it was being forgotten
                 again = SessionKey(session.user, device)
                 self._register(Claim(again, other.platform), tail, other)
+                for log in other.others or ():
+                    self._move(again, other, log)
                 self._mark(again, other)
+                if other.record:
+                    self._records.keep(again, other, other.record)
             elif other is not None:
-                self._dirty.pop(SessionKey(session.user, device), None)
+                self._clean(SessionKey(session.user, device))
                 tail.seats = tuple(one for one in tail.seats if one is not other)
         answer, seat.waiting = seat.waiting, None
         if answer is not None:
@@ -247,12 +256,14 @@ class Sessions:
             else:
                 acked, owed = (seat.others or {}).get(log, (0, ()))
                 seat.others = {**(seat.others or {}), log: (max(acked, seq), owed)}
+                self._move(session, seat, log)
         for log, seq in parked:
             if _is_mailbox(log, session.user):
                 seat.parked = _park(seat.parked, seq)
             else:
                 acked, owed = (seat.others or {}).get(log, (0, ()))
                 seat.others = {**(seat.others or {}), log: (acked, _park(owed, seq))}
+                self._move(session, seat, log)
         self._mark(session, seat)
 
     def unpark(self, session: SessionKey, generation: int, log: LogKey, seq: int) -> None:
@@ -264,14 +275,64 @@ class Sessions:
         elif seat.others and log in seat.others:
             acked, owed = seat.others[log]
             seat.others = {**seat.others, log: (acked, tuple(one for one in owed if one != seq))}
+            self._move(session, seat, log)
         self._mark(session, seat)
+
+    def follow(self, session: SessionKey, generation: int, log: LogKey, begin: int) -> Deferred[Followed]:
+        seat = self._current(session, generation, True)
+        if seat is None:
+            return succeed(Followed(False, begin))
+        there = (seat.others or {}).get(log)
+        if there is not None:  # from the disk, or by way of it
+            self._following.setdefault(log, {})[session] = seat
+            return succeed(Followed(True, *there))
+        answer: Deferred[Followed] = Deferred()
+        seat.saving += 1
+
+        def followed(found: tuple[bool, int, tuple[int, ...]] | None) -> None:
+            seat.saving -= 1
+            known, acked, parked = found or (False, begin, ())
+            seat.others = {**(seat.others or {}), log: (acked, parked)}
+            if found is None:  # it is being registered again, and this is written after that
+                self._move(session, seat, log)
+            if self.is_open(session, generation):
+                self._following.setdefault(log, {})[session] = seat
+            self.release(self._tails.enter_mailbox(session.user))
+            answer.callback(Followed(known, acked, parked))
+
+        self._change(Change(lambda writer: follow(writer, self._store, session, log, begin), followed))
+        return answer
+
+    def unfollow(self, session: SessionKey, generation: int, log: LogKey) -> Deferred[None]:
+        seat = self._current(session, generation, True)
+        if seat is None:
+            return succeed(None)
+        done: Deferred[None] = Deferred()
+        seat.saving += 1
+
+        def forget() -> None:
+            seat.others = {one: where for one, where in (seat.others or {}).items() if one != log} or None
+
+        def forgotten(result: Any) -> None:
+            seat.saving -= 1
+            forget()  # once more: to follow may have been on its way
+            self.release(self._tails.enter_mailbox(session.user))
+            done.callback(None)
+
+        self._part(log, session, seat)
+        forget()
+        self._change(Change(lambda connection: unfollow(connection, session, log), forgotten))
+        return done
 
     def record(self, session: SessionKey, generation: int, data: bytes) -> None:
         seat = self._current(session, generation, True)
-        if seat is not None:
-            seat.record = data
-            self._mark(session, seat)
-            self._save([(session, seat)], None)  # rare, and a wire's state: not left to the next flush
+        if seat is not None and seat.record != data:
+            self._records.keep(session, seat, data)
+
+    def _recorded(self, session: SessionKey, seat: Seat) -> None:
+        tail = self._tails.of(session.user)
+        if tail is not None and not seat.saving:
+            self.release(tail)
 
     def close(self, session: SessionKey, generation: int, forget: bool) -> Deferred[None]:
         seat = self._current(session, generation, False)
@@ -280,11 +341,13 @@ class Sessions:
         tail = self._tails.enter_mailbox(session.user)
         seat.online = False
         self.online -= 1
+        for log in seat.others or ():
+            self._part(log, session, seat)
         if self._now_ms() - seat.seen_ms > SEEN_GRAIN_MS:
             self._mark(session, seat)
         done: Deferred[None] = Deferred()
         if forget:
-            self._dirty.pop(session, None)
+            self._clean(session)
             tail.seats = tuple(one for one in tail.seats if one is not seat)
             tail.pins += 1
 
@@ -363,7 +426,14 @@ class Sessions:
         return answer
 
     def positions(self, log: LogKey) -> Iterable[tuple[str, str, int]]:
-        """Called from the writer's thread: reads a tuple that is replaced as a whole, and ints."""
+        """How far those in memory have got who count for what may go of a log: (user, device, acked).
+
+        Called from the writer's thread: reads what is replaced as a whole or copied in one go, and ints.
+        """
+        if log.address.kind != "user":
+            following = self._following.get(log, {}).copy()
+            others = [(session, (seat.others or {}).get(log)) for session, seat in following.items()]
+            return [(*session, where[0]) for session, where in others if where is not None]
         tail = self._tails.get(log)
         if tail is None:
             return ()
@@ -399,11 +469,13 @@ class Sessions:
         """This generation ends now. Who has no answer yet gets the verdict instead of being displaced."""
         seat.online = False
         self.online -= 1
+        session = SessionKey(tail.log.address.id, seat.device)
+        for log in seat.others or ():
+            self._part(log, session, seat)
         answer, seat.waiting = seat.waiting, None
         if answer is not None:
             gone.append(partial(answer.callback, Opened(verdict)))
         else:
-            session = SessionKey(tail.log.address.id, seat.device)
             gone.append(partial(self._displaced, session, seat.generation, code, reason))
 
     def _mark(self, session: SessionKey, seat: Seat) -> None:
@@ -412,6 +484,24 @@ class Sessions:
             if not self._dirty:
                 self._flush_later()
             self._dirty[session] = seat
+
+    def _move(self, session: SessionKey, seat: Seat, log: LogKey) -> None:
+        """Its place in this log is to be written, too."""
+        self._moved.setdefault(session, set()).add(log)
+        self._mark(session, seat)
+
+    def _clean(self, session: SessionKey) -> None:
+        """Nothing of it is to be written."""
+        self._dirty.pop(session, None)
+        self._moved.pop(session, None)
+
+    def _part(self, log: LogKey, session: SessionKey, seat: Seat) -> None:
+        """It follows this log no more, or is offline: the disk knows where it stands, if it does."""
+        following = self._following.get(log)
+        if following is not None and following.get(session) is seat:
+            del following[session]
+            if not following:
+                del self._following[log]
 
     def _save(self, seats: list[tuple[SessionKey, Seat]], done: Deferred[None] | None) -> None:
         now_ms = self._now_ms()
@@ -422,8 +512,9 @@ class Sessions:
             seat.seen_ms = now_ms
             self._dirty.pop(session, None)
             cursors = [(LogKey(user_address(session.user)), seat.acked, seat.parked)]
-            cursors += [(log, *where) for log, where in (seat.others or {}).items()]
-            rows.append(Saved(session, seat.platform, now_ms, seat.record, tuple(cursors)))
+            moved, others = self._moved.pop(session, ()), seat.others or {}
+            cursors += [(log, *others[log]) for log in moved if log in others]
+            rows.append(Saved(session, seat.platform, now_ms, tuple(cursors)))
 
         def saved(result: Any) -> None:
             for session, seat in seats:

@@ -117,6 +117,7 @@ class Node:
             self.counters,
             listeners,
             health,
+            lambda session, will: self.ingress.bequeath(session, will),
         )
         self.online = Online(self.hub.sessions, broker)
         self.gate = Gate(limits, now, arm, lambda: self.listeners)

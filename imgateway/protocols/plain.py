@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import inf
 
-from imgateway.frames import Frame
+from imgateway.frames import Frame, Keep
 
 __all__ = ("PlainCodec",)
 
@@ -18,10 +18,14 @@ class PlainCodec:
     silence_s = 0.0
     window = 0
 
-    def restore(self, record: bytes) -> Sequence[Frame]:
+    def restore(self, record: bytes) -> Sequence[Frame | Keep]:
         """Nothing is kept."""
         return ()
 
     def again(self, now: float) -> tuple[bytes, float]:
         """Nothing is resent while a connection lives."""
         return b"", inf
+
+    def waive(self) -> int:
+        """Every receipt counts."""
+        return 0

@@ -40,7 +40,9 @@ def exposed(settings: Settings, listeners: Sequence[IListener]) -> Iterator[str]
             yield url
 
 
-def banner(settings: Settings, listeners: Sequence[IListener], http: str) -> str:
+def banner(
+    settings: Settings, listeners: Sequence[IListener], http: str, warnings: Sequence[str] = ()
+) -> str:
     """Where the node listens, and the two commands to try next, on each listener that understands them."""
     lines = [f"imgateway {__version__} listens on"]
     urls = []
@@ -55,6 +57,7 @@ def banner(settings: Settings, listeners: Sequence[IListener], http: str) -> str
         lines.append(f"  {what:25} {_with_reach(url or listener.address)}")
     if http:
         lines.append(f"  {'health and metrics':25} {_with_reach(http)}")
+    lines += [f"Warning: {warning}" for warning in warnings]
     if urls:
         command = os.path.join(os.path.dirname(sys.argv[0]), "imgateway")
         if not os.path.exists(command):

@@ -60,6 +60,13 @@ def test_the_banner_names_every_place_that_the_commands_can_call(tmp_path: Path)
     assert "or with" not in alone
 
 
+def test_the_banner_warns(tmp_path: Path) -> None:
+    options = Options()
+    options.parseOptions(["--data-dir", str(tmp_path), "--listen", "chat+tcp:0"])
+    text = banner(options.settings, [At("tcp:127.0.0.1:4710")], "", ["look out"])  # type: ignore[list-item]
+    assert text.endswith(" tcp://127.0.0.1:4710\nWarning: look out\n")
+
+
 def test_without_a_place_to_call_the_banner_names_no_commands(tmp_path: Path) -> None:
     text = shown(tmp_path, ("native+tcp:unix:/run/s", "unix:/run/s"))
     assert "unix:/run/s" in text
