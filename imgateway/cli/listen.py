@@ -33,7 +33,7 @@ __all__ = ("listen",)
     "rooms",
     multiple=True,
     metavar="ADDRESS",
-    help="Be in this room, such as room:7, while listening; repeatable.",
+    help="Be in this room, such as room:7, while listening, or follow topic:news; repeatable.",
 )
 @click.option(
     "--mode",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -81,8 +81,8 @@ def login_options(command: Callable[..., Any]) -> Callable[..., Any]:
         _check_wire(url, protocol)
         tls = _tls(url, ca, insecure)
         scheme = urlsplit(url).scheme
-        rooms = _rooms_in(rest.get("to", ""))
-        source, pinned = _credentials(user, token, config, data_dir, scheme == "udp" and not insecure, rooms)
+        named = _named(rest.get("to", ""), *rest.get("rooms", ()))
+        source, pinned = _credentials(user, token, config, data_dir, scheme == "udp" and not insecure, named)
         if scheme == "udp" and insecure:
             source = _without_key(source)
         login = Login(url, source, device or pinned or f"cli-{name}", platform, protocol, tls, wait)
@@ -161,16 +161,16 @@ def _credentials(
     config: str | None,
     data_dir: str | None,
     udp: bool,
-    rooms: Sequence[str],
+    named: dict[str, tuple[str, ...]],
 ) -> tuple[str | Callable[[], str], str]:
     """What the SDK takes as token, and the device that it is pinned to. `udp`: make one with its UDP key;
-    `rooms`: that may send to these."""
+    `named`: that is good for these rooms and topics."""
     if user is not None and token is not None:
         raise click.UsageError("--user and --token exclude each other")
     if user is not None:
         from imgateway.cli.minting import minter
 
-        make = minter(config, data_dir, "; or log in with --token", rooms)
+        make = minter(config, data_dir, "; or log in with --token", **named)
         make(user, "", TTL_S, False, udp)  # what is wrong is wrong at once
         return lambda: make(user, "", TTL_S, False, udp), ""
     text = token if token is not None else os.environ.get("IMGATEWAY_TOKEN", "").strip()
@@ -182,14 +182,18 @@ def _credentials(
     return text, _pinned_device(text)
 
 
-def _rooms_in(to: str) -> tuple[str, ...]:
-    """The ids of the rooms among the addresses that a command sends to. Its session is in none of them."""
-    if "room:" not in to:
-        return ()
-    from imgateway.frames import parse_address
+def _named(to: str, *subscribed: str) -> dict[str, tuple[str, ...]]:
+    """What a token must name: the ids of rooms among the addresses that a command sends to, for its session
+    is in none of them; and of topics among all addresses."""
+    found: dict[str, dict[str, None]] = {"room": {}, "topic": {}}
+    for text in (to, *subscribed):
+        if "topic:" in text or ("room:" in text and text is to):
+            from imgateway.frames import parse_address
 
-    places = [parse_address(address) for address in addresses(to)]
-    return tuple(place.id for place in places if place.kind == "room")
+            for place in map(parse_address, addresses(text)):
+                if place.kind == "topic" or (place.kind == "room" and text is to):
+                    found[place.kind][place.id] = None
+    return {"rooms": tuple(found["room"]), "topics": tuple(found["topic"])}
 
 
 def _without_key(source: str | Callable[[], str]) -> str | Callable[[], str]:

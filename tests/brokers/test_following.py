@@ -155,27 +155,43 @@ def test_a_disk_that_fails_makes_it_wait(rig: Rig) -> None:
     assert box == [Followed(False, 3)]
 
 
-def test_one_that_is_forgotten_while_it_asks_follows_all_the_same(rig: Rig) -> None:
+@pytest.mark.parametrize("when", ["before", "while it is forgotten"])
+def test_one_that_is_forgotten_as_it_comes_back_follows_all_the_same(rig: Rig, when: str) -> None:
     """Two devices may be remembered: a third makes the longest unseen one go, which is just coming back."""
+    key = SessionKey("bob", "old")
+    fill(rig)
     old = Device(rig, "bob", "old")
+    if when == "before":
+        old.follow(3)
     old.close()
-    Device(rig, "bob", "web")
-    boxes: list[list[Any]] = [rig.later(rig.broker.open_session(rig.claim("bob", "new")))]
+    Device(rig, "bob", "web").close()
+    new = rig.later(rig.broker.open_session(rig.claim("bob", "new")))
     rig.steps.lanes["reader"].step()
-    rig.steps.report()  # it is about to be registered
-    boxes.append(rig.later(rig.broker.open_session(rig.claim("bob", "old"))))
-    while not boxes[1]:
-        choices = [lane for name, lane in rig.steps.lanes.items() if name == "reader" and lane.jobs]
-        if choices:
-            choices[0].step()
+    rig.steps.report()  # it is being entered, and the old one will be forgotten for it
+    back = rig.later(rig.broker.open_session(rig.claim("bob", "old")))
+    rig.steps.lanes["reader"].step()
+    while rig.steps.results:
         rig.steps.report()
-    generation = boxes[1][0].generation
-    boxes.append(rig.later(rig.broker.follow(SessionKey("bob", "old"), generation, NEWS, 3)))
+    assert back
+    followed = rig.later(rig.broker.follow(key, back[0].generation, NEWS, 3))
     rig.run()
-    assert boxes[2] == [Followed(False, 3)]
+    assert new
+    assert followed == [Followed(when == "before", 3)]
     rig.pass_time(6)
     rig.crash()
     assert Device(rig, "bob", "old").follow() == Followed(True, 3)
+
+
+def test_who_is_replaced_while_it_asks_stands_there_all_the_same(rig: Rig) -> None:
+    bob = Device(rig, "bob")
+    box = rig.later(rig.broker.follow(bob.key, bob.opened.generation, NEWS, 3))
+    again = Device(rig, "bob")
+    assert box == [Followed(False, 3)]
+    assert NEWS not in rig.broker._sessions._following
+    assert again.follow() == Followed(True, 3)
+    assert NEWS in rig.broker._sessions._following
+    again.close()
+    assert NEWS not in rig.broker._sessions._following
 
 
 def test_orders_of_events_agree(tmp_path: Path) -> None:
