@@ -306,7 +306,6 @@ class Link:
     def accepted(self) -> None:
         """The login is over; frames may be exchanged. The caller sends Welcome, then resumes LOGIN."""
         self.state = after(self.state, Event.ACCEPTED)
-        self.connection.proven()
         if not self.connection.stream:
             self.connection.max_message_bytes = self._max_frame_bytes()
         self._look_at(self._next(self.desk.now()))  # its greeting may have set a limit that comes early
