@@ -180,7 +180,7 @@ def room(
 @click.option("--seconds", default=20.0, show_default=True)
 @click.option("--rate", default=200.0, show_default=True, help="Messages a second.")
 def stalled(size: int, seconds: float, rate: float) -> None:
-    """A member of a flooded room stops reading for a while: what is held for it, what it is told, what it gets."""
+    """A member of a flooded room stops reading for a while: what is held for it, and what it gets."""
     with scratch() as directory:
         rooms.stall(directory, size, seconds, rate)
 

@@ -1,8 +1,8 @@
 """``python -m bench large-room``: one very large room in one process, with connections that are not there.
 
 The members log in and subscribe as over a socket; what they are sent is counted and forgotten. So this shows
-what the gateway itself takes, and how long it keeps others waiting: a child writes the time into a pipe, which
-the reactor reads between everything else.
+what the gateway itself takes, and how long it keeps others waiting: a child writes the time into a pipe,
+which the reactor reads between everything else.
 """
 
 from __future__ import annotations
@@ -20,13 +20,15 @@ from msgspec.structs import replace
 from twisted.internet.abstract import FileDescriptor
 from twisted.internet.defer import Deferred, inlineCallbacks, succeed
 from twisted.internet.task import deferLater
+from twisted.plugin import IPlugin
+from zope.interface import implementer
 
 from bench.servers import rss_bytes
 from imgateway.auth.policy import DefaultPolicy
 from imgateway.brokers.embedded import EmbeddedBroker
 from imgateway.config import Settings
 from imgateway.frames import Hello, Publish, Subscribe, parse_address
-from imgateway.interfaces import Identity
+from imgateway.interfaces import IAuthenticator, IConnection, Identity
 from imgateway.node.service import Node
 from imgateway.protocols.native import NativeAdapter
 
@@ -35,18 +37,20 @@ WIRE = NativeAdapter()
 CLOCK = "import time\nwhile True:\n    print(time.monotonic_ns(), flush=True)\n    time.sleep(0.002)\n"
 
 
+@implementer(IConnection)
 class Line:
     """A connection that takes everything at once. What all lines were sent is counted in the class."""
 
     __slots__ = ("receiver",)
 
-    frames = bytes = 0
+    frames = 0
     stream, secure, peer, source = True, False, "memory", ""
     max_send_bytes = max_message_bytes = 0
 
+    receiver: Any
+
     def send(self, data: bytes, order: Any = None) -> None:
         Line.frames += 1
-        Line.bytes += len(data)
 
     def unsent(self) -> int:
         return 0
@@ -65,6 +69,7 @@ class Line:
     def abort(self) -> None: ...
 
 
+@implementer(IPlugin, IAuthenticator)
 class Names:
     """Whoever says a name has it."""
 
@@ -157,7 +162,9 @@ def scene(reactor: Any, members: int, size: int, seconds: float, rate: float) ->
         yield deferLater(reactor, 0.1, lambda: None)
     grown = rss_bytes(os.getpid()) - empty
     click.echo(f"{members:,} members: {grown / members:,.0f} bytes each, links and sessions included")
-    rounds, turns, begins = node.hub.rooms.rounds, [], []
+    rounds = node.hub.rooms.rounds
+    turns: list[float] = []
+    begins: list[float] = []
     rounds._turn, rounds._tick = timed(rounds._turn, turns), timed(rounds._tick, turns)  # type: ignore[method-assign]
     rounds._gather = timed(rounds._gather, begins)  # type: ignore[method-assign]
     with subprocess.Popen([sys.executable, "-c", CLOCK], stdout=subprocess.PIPE) as child:
@@ -194,7 +201,7 @@ def run(members: int, size: int, seconds: float, rate: float) -> None:
     done: Deferred[Any] = succeed(None)
     done.addCallback(lambda _: scene(reactor, members, size, seconds, rate))
     done.addErrback(failed.append)
-    done.addBoth(lambda _: reactor.callLater(0, reactor.stop))  # type: ignore[attr-defined]
-    reactor.run()  # type: ignore[attr-defined]
+    done.addBoth(lambda _: reactor.callLater(0, reactor.stop))
+    reactor.run()
     if failed:
         failed[0].raiseException()

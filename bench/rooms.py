@@ -26,7 +26,8 @@ from imgateway.config import AuthSettings
 
 HERE = Path(__file__).parent
 WIRES = {"tcp": ("native", "native+tcp"), "websocket": ("websocket", "native+websocket")}
-READY_S = 300
+ALONE = 1.05
+"""Entries in a frame, at most, where each is said to go in one of its own."""
 
 
 def compiled(directory: Path) -> str:
@@ -138,17 +139,24 @@ def aggregation(
     directory: Path, transport: str, members: int, size: int, seconds: float, runs: int, rate: float
 ) -> None:
     """Entries for a second of the server's processor, at so many messages a second: each in a frame of its
-    own, and with a tick that gathers them. With more members than it can serve one by one the node gathers by
-    itself, and there would be nothing to compare with."""
+    own, and with a tick that gathers them. A node that cannot keep up gathers by itself, also because another
+    process has its core: such a run is no base, and is made again."""
     program = compiled(directory)
     mode, wire = WIRES[transport]
     found: dict[int, list[dict[str, Any]]] = {0: [], 50: []}
-    for run in range(runs):
-        for tick_ms, results in found.items():
-            with gateway(directory, "memory:", wire, room_settings(tick_ms)) as server:
-                lines = tokens(server, members, 0)
-                results.append(crowd(program, mode, server, lines, members, size, seconds, rate))
-            click.echo(f"run {run + 1}/{runs}  tick {tick_ms} ms  {results[-1]}", err=True)
+    for _ in range(4 * runs):
+        tick_ms, results = min(found.items(), key=lambda one: len(one[1]))
+        if len(results) == runs:
+            break
+        with gateway(directory, "memory:", wire, room_settings(tick_ms)) as server:
+            lines = tokens(server, members, 0)
+            result = crowd(program, mode, server, lines, members, size, seconds, rate)
+        is_alone = result["entries"] <= ALONE * result["deliveries"]
+        if tick_ms or is_alone:
+            results.append(result)
+        click.echo(f"tick {tick_ms} ms  {'' if tick_ms or is_alone else 'not counted: '}{result}", err=True)
+    if not all(found.values()):
+        raise click.ClickException("the machine is too busy, or there are too many members")
     click.echo(
         f"| {members:,} members, {transport}, {rate:,.0f} messages/s | entries/s | entries a frame | cores "
         "| entries per CPU-second |\n|---|---|---|---|---|"

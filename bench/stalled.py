@@ -109,7 +109,8 @@ def stalled(
     well, slow = Member(port, token("well", False)), Member(port, token("slow", False), 4_096)
     well.join()
     slow.join()
-    messages, gifts, most = 0, [], 0.0
+    gifts: list[str] = []
+    messages, most = 0, 0.0
     began = time.monotonic()
     gift_due = began
     while (now := time.monotonic()) < began + seconds:

@@ -58,6 +58,8 @@ class Carriage(Struct, frozen=True):
     """WebSocket subprotocols that choose this wire."""
     any_origin: bool = False
     """Its browsers come from anywhere; without it a listener's origin allow-list counts."""
+    fragments: bool = True
+    """A WebSocket message may come in parts; without it, whoever begins one that goes on is closed."""
     bye: str = ""
     """Its WebSockets are closed with status 1009 for what was too large, else with 1000 and this reason;
     empty: with 4000 + the close code and its name."""
@@ -190,7 +192,7 @@ class IConnection(Interface):
         """
 
     def proven() -> None:
-        """The peer's login was taken: it is who it says, and it is where it says."""
+        """The peer's token is good: it is who it says, and it is where it says."""
 
     def unsent() -> int:
         """Bytes that were given to `send` and that the operating system has not taken."""

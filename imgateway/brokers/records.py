@@ -44,6 +44,12 @@ class Records:
             taken: list[Waiting] = []
             self._change(Change(partial(self._write, taken), partial(self._written, taken)))
 
+    def renew(self, session: SessionKey, seat: Seat) -> None:
+        """Its device is entered anew by what was given to the writer last: its record must come behind that,
+        which the line need not."""
+        seat.saving += 1
+        self._change(Change(partial(_save, session, seat), partial(self._written, [(session, seat, b"")])))
+
     def _write(self, taken: list[Waiting], connection: sqlite3.Connection) -> None:
         """In the writer's thread; again after a commit that failed."""
         # First this, then the line: whoever comes too late to be seen there sees that it must ask.
@@ -57,3 +63,8 @@ class Records:
         for session, seat, _ in taken:
             seat.saving -= 1
             self._told(session, seat)
+
+
+def _save(session: SessionKey, seat: Seat, connection: sqlite3.Connection) -> None:
+    # As it is by then: what is in the line may be older, or go before this in vain.
+    connection.execute(SAVE_RECORD, (seat.record, *session))

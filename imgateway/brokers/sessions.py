@@ -228,7 +228,7 @@ class Sessions:
                     self._move(again, other, log)
                 self._mark(again, other)
                 if other.record:
-                    self._records.keep(again, other, other.record)
+                    self._records.renew(again, other)
             elif other is not None:
                 self._clean(SessionKey(session.user, device))
                 tail.seats = tuple(one for one in tail.seats if one is not other)

@@ -152,16 +152,20 @@ class Cursor:
             self._flights = None
         return True
 
-    def settled(self, unacked: int) -> int:
+    def is_awaited(self) -> bool:
+        """Something is on its way, or was passed and not acknowledged."""
+        return self._flights is not None or self.sent > self.acked
+
+    def settled(self, unacked: int) -> int | None:
         """How far the peer's system has taken what was sent, of which it has not yet taken `unacked` bytes:
-        the newest, at the most."""
+        the newest, at the most. None: it took no whole flight."""
         if unacked <= 0:
             return self.sent
         for upto, _, size, _ in reversed(self._flights or ()):
             if unacked <= 0:
                 return upto
             unacked -= size
-        return self.acked
+        return None
 
     def may_unclog(self, max_entries: int, max_bytes: int) -> bool:
         """Half of the window is free again: enough to make a read worth its while."""

@@ -178,8 +178,10 @@ class Delivery:
             if cursor.acked == upto:
                 self._broker.advance(cursor.key, cursor.generation, ((cursor.log, upto),))
             return
+        link: Link | None = cursor.link
+        if link is None:
+            return  # it went while this was being said
         now = self._now()
-        link: Link = cursor.link
         link.deliver(data, cursor.log)
         link.expect_ack(now)
         cursor.send(upto, entries, len(data), now)
@@ -198,9 +200,16 @@ class Delivery:
             or sent_bytes >= limits.deliver_window_bytes
         ):
             cursor.clog()
+            self._waive(cursor, link)
+
+    def _waive(self, cursor: Place, link: Link) -> None:
+        try:
             waived = link.codec.waive()
             if waived:
                 self._took(_session(cursor), waived)
+        except Exception:
+            log.failure("the codec of {wire} raised", **link.about())
+            link.drop(CloseCode.INTERNAL_ERROR, "internal error")
 
     def say(self, link: Link, frame: Deliver, shared: Shared | None = None) -> bytes | None:
         """Encode, once for all codecs of a kind. A codec that raises has met content that it cannot say; what
@@ -430,10 +439,13 @@ class Delivery:
                 self._arrived(cursor, link)
 
     def _arrived(self, cursor: Place, link: Link) -> None:
-        if cursor.entries:
-            # What is unacknowledged may all be of this log: then it is this log's newest.
-            upto = cursor.settled(link.connection.unacked() or 0)
-            if upto > cursor.acked:
+        if cursor.is_awaited():
+            unacked = link.connection.unacked()
+            if unacked is None:
+                unacked = link.connection.unsent()
+            # All of that may be of this log: then it is this log's newest.
+            upto = cursor.settled(unacked)
+            if upto is not None:
                 self._took(cursor, upto)
 
     def writable(self, link: Link) -> None:

@@ -230,7 +230,7 @@ class Hub:
         for call in (calls or {}).values():
             call.gone()
         if code != CloseCode.NORMAL:
-            self.partings.lost(session)
+            self.partings.lost(session, self.linger_s)
         if not self.sessions.has(session):
             return
         linger_s = self.partings.linger_s(session, self.linger_s)

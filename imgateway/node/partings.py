@@ -76,14 +76,15 @@ class Partings:
         parting = self._partings.get(session)
         return most if parting is None or parting.linger_s < 0 else min(most, parting.linger_s)
 
-    def lost(self, session: Session) -> None:
-        """Its link is gone, and it did not say goodbye: its will is due, now or later."""
+    def lost(self, session: Session, most: float) -> None:
+        """Its link is gone, and it did not say goodbye: its will is due now, or later, or when the session
+        ends, which is after `linger_s`."""
         parting = self._partings.get(session)
         if parting is None or parting.will is None:
             return
         if not parting.delay_s:
             self._say(session, parting)
-        else:
+        elif parting.delay_s < self.linger_s(session, most):
             self._arm(self._now() + parting.delay_s, lambda now: self._due(session, parting))
 
     def _due(self, session: Session, parting: Parting) -> None:

@@ -313,6 +313,8 @@ class MessageConnection:
             limit = min(limit, self.max_message_bytes)
         if len(self._message or b"") + length > limit:
             self._fail(CloseCode.FRAME_TOO_LARGE, "message too large")
+        if not self._ws.current_frame.fin and not self._wire.carriage.fragments:
+            self._fail(CloseCode.BAD_FRAME, "a message in parts where they come whole")
 
     def frame_data(self, payload: bytes) -> None:
         if self._message is not None and not self._deaf():

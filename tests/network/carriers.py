@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import threading
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from types import SimpleNamespace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
+from paho.mqtt.enums import MQTTProtocolVersion
 from paho.mqtt.packettypes import PacketTypes
 from twisted.internet import task
 from twisted.internet.threads import deferToThread
@@ -47,7 +48,7 @@ class Peer:
     """It can send bytes that are no text."""
     largest: ClassVar[int] = 65_536
     """The longest text that it can send."""
-    device: ClassVar[str] = "phone"
+    device: str = "phone"
 
     def __init__(self, node: Node, port: int, user: str) -> None:
         self.node, self.port, self.user = node, port, user
@@ -89,7 +90,7 @@ class Ours(Peer):
         self.client = Client(
             f"{self.scheme}://127.0.0.1:{self.port}",
             token=self._token(),
-            device="phone",
+            device=self.device,
             protocol=self.protocol,
             on_message=self._shown,
         )
@@ -180,6 +181,7 @@ class Chat(Peer):
 
     async def leave(self) -> None:
         self._beat.stop()
+        await self.client.pinged()  # without a word more nothing has arrived
         await self.client.kill()
 
 
@@ -189,48 +191,49 @@ def _text(body: str) -> bytes:
 
 
 class Mobile(Peer):
-    says = ("`dataContent` `hello`, with `QoS` and `fp`", f"`dataContent` `{VALUE}`, `typeu` 7, with `QoS` and `fp`")
+    says = ("`dataContent` `hello`, with `QoS`", f"`dataContent` `{VALUE}`, `typeu` 7, with `QoS`")
     binary = False
     device = "mobileimsdk"
     largest = 5_000
-    phones: ClassVar[Callable[[int], Phone]] = Phone
-    look_s: ClassVar[float] = 60.0
+    phones: ClassVar[type[Phone]] = Phone
+    wait_s: ClassVar[float] = 60.0
 
     async def log_in(self) -> None:
-        self._leaving = False
+        self._leaving = self.lost = False
         self._lock = threading.Lock()
         self._receipts: set[str] = set()
         self._phone = type(self).phones(self.port)
         await until(deferToThread(self._phone.log_in, self.user, self.node.token(self.user)))
-        self._phone.socket.settimeout(self.look_s)
+        self._phone.socket.settimeout(self.wait_s)
         self._thread = threading.Thread(target=self._listen, daemon=True)
         self._thread.start()
         self._beat = task.LoopingCall(self._say, 1, "{}", self.user)
         self._beat.start(3.0)
-        self.lost = False
 
     def _say(self, *words: Any, **more: Any) -> None:
         with self._lock, suppress(OSError):  # the gateway may have closed it
             self._phone.say(said(*words, **more))
 
     def _listen(self) -> None:
-        while (heard := self._heard()) is not None:
+        """Until the gateway closes it, or we leave."""
+        while not self._leaving:
+            try:
+                heard = self._phone.hear()
+            except TimeoutError:
+                continue
+            except OSError:
+                heard = None
+            if heard is None:
+                break
             if heard["type"] == 4:
                 self._receipts.add(heard["dataContent"])
             elif heard["type"] == 2:
-                names = {"from": "from", "dataContent": "dataContent", "typeu": "typeu", "QoS": "QoS", "fp": "id"}
-                look = {name: heard.get(field, "") for field, name in names.items()}
-                self.looks.append({name: str(value) for name, value in look.items()})
-                self.got.append(heard["dataContent"].encode())
                 if heard.get("QoS"):
                     self._say(4, heard["fp"], heard["to"], heard["from"])
-        self.lost = True
-
-    def _heard(self) -> Any:
-        try:
-            return self._phone.hear()
-        except OSError:
-            return None
+                look = {name: str(heard[name]) for name in ("from", "dataContent", "typeu", "QoS")}
+                self.looks.append(look | {"id": heard.get("fp", "")})
+                self.got.append(heard["dataContent"].encode())
+        self.lost = not self._leaving
 
     def send(self, to: str, body: bytes, is_text: bool) -> str:
         fp = str(uuid.uuid4())
@@ -248,6 +251,7 @@ class Mobile(Peer):
         return fp
 
     async def leave(self) -> None:
+        self._leaving = True
         self._beat.stop()
         with suppress(OSError):
             self._phone.socket.shutdown(2)
@@ -258,7 +262,7 @@ class Mobile(Peer):
 class MobileOnUdp(Mobile):
     largest = 1_500
     phones = UdpPhone
-    look_s = 0.2  # nothing wakes who waits for a datagram
+    wait_s = 0.2  # nothing wakes who waits for a datagram
 
 
 class MobileOnWebSocket(Mobile):
@@ -272,15 +276,15 @@ class Mqtt(Peer):
         f"payload `{VALUE}`, content type `application/json`, user property `colour=red`, response topic "
         "`topic/answers`, correlation data `c1`",
     )
-    version: ClassVar[int] = V5
-    transport: ClassVar[str] = "tcp"
+    version: ClassVar[MQTTProtocolVersion] = V5
+    transport: ClassVar[Literal["tcp", "websockets"]] = "tcp"
     secure: ClassVar[bool] = False
 
     async def log_in(self) -> None:
         place: Any = SimpleNamespace(tcp=self.port, ws=self.port, token=self.node.token)
         self._paho = Paho(place, self.user, self.version, transport=self.transport)
         if self.secure:
-            self._paho.client.tls_set(str(self.node.directory / "cert.pem"))
+            self._paho.client.tls_set(str(self.node.directory.parent / "cert.pem"))
         await until(deferToThread(self._paho.connect))
 
     def send(self, to: str, body: bytes, is_text: bool) -> str:

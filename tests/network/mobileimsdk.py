@@ -140,9 +140,9 @@ class WebPhone(Phone):
             head, size = head + more, int.from_bytes(more, "big")
         return head + self._exactly(size)
 
-    def framed(self, body: bytes, opcode: int = 1) -> bytes:
+    def framed(self, body: bytes, opcode: int = 1, fin: bool = True) -> bytes:
         size, mask = len(body), os.urandom(4)
-        head = bytes((0x80 | opcode,))
+        head = bytes((0x80 * fin | opcode,))
         if size < 126:
             head += bytes((0x80 | size,))
         elif size < 65_536:

@@ -190,10 +190,11 @@ def test_the_end_of_a_websocket(node: Node, phone: Callable[..., Phone]) -> None
         web.send(web.framed(data))
         assert web.hear() is None
         assert web.goodbye == goodbye
-    web = phone("ws", "bob")
-    web.send(web.framed(json.dumps(said(1)).encode(), opcode=2))
-    assert web.hear() is None
-    assert web.goodbye == b"\x03\xe8Bye"
+    for how in ({"opcode": 2}, {"fin": False}):
+        web = phone("ws", "bob")
+        web.send(web.framed(json.dumps(said(1)).encode(), **how))
+        assert web.hear() is None
+        assert web.goodbye == b"\x03\xe8Bye"
 
 
 def test_over_tcp_a_length_ends_it(node: Node, phone: Callable[..., Phone]) -> None:

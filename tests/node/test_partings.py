@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import inf
 from typing import Any
 
 import pytest
@@ -123,6 +124,16 @@ def test_the_end_of_the_session_ends_the_wait() -> None:
     rig.advance(1.5)
     assert rig.session("bob") is None
     assert published(rig) == ["w"]
+
+
+def test_a_delay_beyond_the_end_of_the_session_leaves_nothing_behind() -> None:
+    """A client may ask for a hundred years, again and again: nobody remembers it for so long."""
+    rig = Rig()
+    for delay_s in (4e9, inf, 60.0):
+        login(rig, will=will(), will_delay_s=delay_s).cut()
+        rig.advance(100)
+    assert published(rig) == ["w"] * 3
+    assert rig.node.wheel._slots == {}
 
 
 def test_whoever_is_kicked_while_away_is_gone() -> None:

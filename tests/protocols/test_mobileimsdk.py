@@ -548,8 +548,8 @@ def test_once_more_after_five_seconds() -> None:
     assert asked_at == 107.0
     data, asked_at = talk.codec.again(107.0)
     assert [one["fp"] for one in talk.heard(data)] == ["m4"]
-    assert asked_at == 115.0
-    assert talk.codec.again(115.0) == (b"", 130.0)
+    assert asked_at == inf
+    assert talk.codec.again(130.0) == (b"", inf)
     assert talk.say(said(4, "m4", to="ann"), said(4, "m1", to="ann")) == [acked(4)]
     assert talk.codec.again(130.0) == (b"", inf)
 
@@ -564,7 +564,7 @@ def test_messages_go_once_more_one_by_one(transport: str) -> None:
     assert asked_at == 106.0
     data, asked_at = talk.codec.again(106.0)
     assert [one["fp"] for one in talk.heard(data)] == ["m2"]
-    assert asked_at == 115.0
+    assert asked_at == inf
 
 
 def test_a_window_that_stays_full_ends_it() -> None:
@@ -578,13 +578,31 @@ def test_a_window_that_stays_full_ends_it() -> None:
         talk.codec.again(115.0)
     assert caught.value.code is CloseCode.ACK_TIMEOUT
     talk.say(said(4, "m1", to="ann"))
-    assert talk.codec.again(116.0) == (b"", 131.0)
+    assert talk.codec.again(116.0) == (b"", inf)
+
+
+def test_its_window_must_be_full_all_the_time() -> None:
+    talk = Talk().log_in()
+    talk.hear(deliver(entry(1)))
+    talk.clock = 114.0
+    for seq in range(2, 33):
+        talk.hear(deliver(entry(seq)))
+    assert [one["fp"] for one in talk.heard(talk.codec.again(114.0)[0])] == ["m1"]
+    assert talk.codec.again(115.0) == (b"", 119.0)
+    data, asked_at = talk.codec.again(119.0)
+    assert len(talk.heard(data)) == 31
+    assert asked_at == 129.0
+    assert talk.codec.again(128.9) == (b"", 129.0)
+    talk.say(*(said(4, f"m{seq}", to="ann") for seq in range(2, 33)))  # all but the oldest: no room yet
+    with pytest.raises(LinkError):
+        talk.codec.again(129.0)
 
 
 def test_a_window_full_of_what_wants_no_receipt_does_not() -> None:
     talk = Talk().log_in()
-    for seq in range(1, 40):
+    for seq in range(1, 33):
         talk.hear(deliver(entry(seq, headers=LOOSE)))
+    assert talk.codec.waive() == 32
     assert talk.codec.again(200.0) == (b"", inf)
 
 

@@ -193,6 +193,18 @@ def test_an_earlier_device_is_put_out_again(transport: str) -> None:
 
 
 @on_all
+def test_an_earlier_device_may_come_in_while_nobody_is_there(transport: str) -> None:
+    """Its session still waits for the later device, and that is all."""
+    house = House()
+    house.phone().log_in("bob", 2_000).cut()
+    early = house.phone(transport=transport).log_in("bob", 1_000)
+    assert early.first == 1_000
+    assert (early.heard(), early.gone) == ([], None)
+    assert house.phone().log_in("bob", 2_000).first == 2_000
+    assert early.heard() == [said(54, KICKED, "0", "bob")]
+
+
+@on_all
 def test_a_second_login_on_the_same_connection(transport: str) -> None:
     phone = House().phone(transport=transport).log_in("bob")
     first = phone.first

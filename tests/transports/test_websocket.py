@@ -321,6 +321,22 @@ def test_fragments_make_one_message_and_empty_ones_cost_nothing():
     assert room.server.chunks == [b"one two", b"x"]
 
 
+@pytest.mark.parametrize("chunk", [0, 1])
+def test_a_wire_may_want_its_messages_whole(chunk):
+    whole = BareWire("whole", Carriage(text=True, fragments=False))
+    for sent in (
+        frame(b"one", TEXTUAL, fin=False) + frame(b"two", CONTINUE),
+        frame(b"", TEXTUAL, fin=False),
+    ):
+        room = Room(Network(chunk=chunk), wires=[whole])
+        peer = room.raw()
+        peer.send(frame(b"first", TEXTUAL) + frame(b"?", PING) + sent)
+        assert peer.data.startswith(b"\x8a\x01?")
+        peer.data = peer.data[3:]
+        assert closed(peer) == (4208, "bad frame")
+        assert room.server.chunks == [b"first"]
+
+
 def test_the_limit_may_be_set_and_is_lower_before_the_login():
     room = Room(max_frame_bytes=50)
     peer = room.raw()

@@ -10,8 +10,9 @@ from zope.interface import implementer
 
 from imgateway.interfaces import Carriage, ICodec, IProtocolAdapter, IProtocolMaker, Traits
 
-from .codec import WIRE, MobileImsdkCodec
+from .codec import MobileImsdkCodec
 from .flights import ONCE_MORE_S
+from .mapping import WIRE
 from .words import Form, Words
 
 __all__ = ("MobileImsdkAdapter", "MobileImsdkMaker")
@@ -67,7 +68,13 @@ class MobileImsdkAdapter:
         datagrams = Form(False, True, DATAGRAM_BYTES, CLIENT_DATAGRAM_BYTES, datagram_silence_s, *clocks)
         bare = BareAdapter(Words(datagrams))
         self.carriage = Carriage(
-            text=True, path="/websocket", any_origin=True, max_frame_bytes=MESSAGE_BYTES, bye="Bye", bare=bare
+            text=True,
+            path="/websocket",
+            any_origin=True,
+            fragments=False,
+            bye="Bye",
+            max_frame_bytes=MESSAGE_BYTES,
+            bare=bare,
         )
 
     def codec(self, stream: bool, max_frame_bytes: int) -> ICodec:

@@ -6,12 +6,11 @@ not say.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from math import inf
 from secrets import token_hex
 from typing import Any
 
-from google.protobuf.message import DecodeError
 from zope.interface import implementer
 
 from imgateway.errors import CloseCode, FrameTooLarge, LinkError
@@ -31,11 +30,10 @@ from imgateway.frames import (
 )
 from imgateway.interfaces import ICodec
 from imgateway.protocols.plain import PlainCodec
-from imgateway.wire import imgateway_pb2 as pb
 
 from .flights import Flights
 from .framing import Splitter
-from .mapping import BRIDGE, FP, QOS, TYPEU, UPLINK, as_data, as_msg_id, as_typeu, as_user
+from .mapping import WIRE, as_msg_id, as_object, as_publish, as_receiver, as_user
 from .packet import (
     ACK,
     DATA,
@@ -43,7 +41,6 @@ from .packet import (
     KEEPALIVE,
     LOGIN,
     LOGOUT,
-    SERVER,
     Packet,
     quoted,
     read_greeting,
@@ -52,10 +49,7 @@ from .packet import (
 )
 from .words import REFUSED, Form, Words
 
-__all__ = ("WIRE", "MobileImsdkCodec")
-
-WIRE = "mobileimsdk"
-"""Its name, and so the device of everybody who logs in with a token for any device."""
+__all__ = ("MobileImsdkCodec",)
 
 WINDOW = 32
 """Deliveries that may be without a receipt at once."""
@@ -138,12 +132,12 @@ class MobileImsdkCodec(PlainCodec):
         if settled:
             yield self._arrived(settled)
 
-    def _bodies(self, data: bytes) -> Iterator[bytes]:
+    def _bodies(self, data: bytes) -> Iterable[bytes]:
         if self._splitter is not None:
             return self._splitter.feed(data)
         if len(data) > self._form.max_in:
             raise FrameTooLarge(f"a body of {len(data)} bytes; {self._form.max_in} are allowed")
-        return iter((data,))
+        return (data,)
 
     def _arrived(self, upto: int) -> DeliverAck:
         return DeliverAck((Acked(self._log, self._epoch, upto),))
@@ -189,30 +183,21 @@ class MobileImsdkCodec(PlainCodec):
 
     def _publish(self, packet: Packet) -> Publish | None:
         """None: it is for nobody."""
-        receiver = packet.to or ""
-        to = UPLINK if receiver == SERVER else as_user(receiver)
+        to = as_receiver(packet.to or "")
         if to is None:
             return None
-        headers: tuple[tuple[str, str], ...] = ()
-        if packet.typeu != -1:
-            headers = ((TYPEU, str(packet.typeu)),)
-        if packet.bridge:
-            headers += ((BRIDGE, "1"),)
         fp = packet.fp
-        if fp and packet.qos:
-            msg_id = as_msg_id(fp)
-            if self._keeps_fps or msg_id is not fp:
-                headers += ((FP, fp),)
-            self._receipts.setdefault(msg_id, []).append((quoted(fp), quoted(receiver), packet.bridge))
-        else:
+        if not (fp and packet.qos):
             # Nobody repeats what gets no receipt, so it is another message even if its fp is not.
-            msg_id = self._fresh_id()
-            headers += ((FP, fp or ""),) if packet.qos or fp else ()
-            headers += () if packet.qos else ((QOS, "0"),)
-        data = packet.data
-        if data is None:
-            return Publish(msg_id, (to,), headers=headers)
-        return Publish(msg_id, (to,), "text/plain", data.encode(), headers=headers)
+            return as_publish(packet, to, self._fresh_id(), True)
+        msg_id = as_msg_id(fp)
+        receipt = quoted(fp), quoted(packet.to), packet.bridge
+        waiting = self._receipts.get(msg_id)
+        if waiting is None:
+            self._receipts[msg_id] = [receipt]
+        else:
+            waiting.append(receipt)
+        return as_publish(packet, to, msg_id, self._keeps_fps)
 
     def _fresh_id(self) -> str:
         self._ids = self._ids or token_hex(8)
@@ -237,11 +222,11 @@ class MobileImsdkCodec(PlainCodec):
         flights = self._flights
         if flights is None:
             return b"", inf
-        stuck_at = flights.owed_since() + STUCK_S
-        if now >= stuck_at and len(flights) >= WINDOW:
+        stuck_at = flights.full_since(WINDOW) + STUCK_S
+        if now >= stuck_at:
             raise LinkError("its window is full and stays so", CloseCode.ACK_TIMEOUT)
         due, next_at = flights.again(now, one=self._splitter is None)
-        return b"".join(due), min(next_at, stuck_at if now < stuck_at else now + STUCK_S)
+        return b"".join(due), min(next_at, stuck_at)
 
     def waive(self) -> int:
         """What wants no receipt has arrived once it is written, if there is much of it."""
@@ -254,29 +239,17 @@ class MobileImsdkCodec(PlainCodec):
             if is_mail and self._flights is not None and not entries:
                 self._flights.passed(frame.upto)
             return None if entries else b""
-        try:
-            message = pb.Message.FromString(entries[0].message)
-            data = as_data(message)
-        except (DecodeError, UnicodeError):
-            return None
-        if data is None and message.body:
-            return None
-        sender, fp, qos, typeu, bridge = message.sender, None, is_mail, -1, False
-        if len(message.headers):
-            fp, qos, typeu, bridge = _extras(message.headers, is_mail)
-        if fp is None and qos:
-            # Another wire's ids are each sender's own affair; receivers here know a message by its fp alone.
-            fp = message.msg_id if message.device == WIRE else f"{frame.epoch:x}-{entries[0].seq:x}"
         words = self._words
-        quoted_fp = quoted(fp) if fp else None
-        body = write_packet(DATA, data, quoted(sender), self._me, quoted_fp, qos, typeu, bridge, words.sm())
-        data = words.fitting(body, self._form.max_out)
+        relayed = as_object(entries[0], frame.epoch, is_mail, self._me, words.sm())
+        if relayed is None:
+            return None
+        body, key = relayed
+        data = words.fitting(body)
         if is_mail and data:
             if self._flights is None:
                 self._flights = Flights()
             self._epoch = frame.epoch
-            key = (sender, fp) if qos and fp else None
-            self._flights.began(frame.upto, key, data, self._form.now())
+            self._flights.began(frame.upto, key, data, words.form.now())
         return data or None
 
     def _receipt(self, frame: PublishAck) -> bytes:
@@ -291,7 +264,7 @@ class MobileImsdkCodec(PlainCodec):
         if frame.outcomes[0].code not in _TAKEN:
             return b""
         body = write_packet(ACK, fp, receiver, self._me, bridge=bridge, sm=self._words.sm())
-        return self._words.fitting(body, self._form.max_out)
+        return self._words.fitting(body)
 
     def _welcome(self, frame: Welcome) -> bytes:
         self._user = frame.user
@@ -316,12 +289,6 @@ class MobileImsdkCodec(PlainCodec):
             if frame.detail or (code >= CloseCode.KICKED and code not in _BROKEN):
                 return words.refusal(frame.detail if frame.detail >= REFUSED else REFUSED)
         return b""
-
-
-def _extras(headers: Mapping[str, str], is_mail: bool) -> tuple[str | None, bool, int, bool]:
-    """fp, QoS, typeu and bridge, as headers have them."""
-    qos = is_mail and headers.get(QOS) != "0"
-    return headers.get(FP), qos, as_typeu(headers.get(TYPEU)), headers.get(BRIDGE) == "1"
 
 
 def _if_any(answer: bytes) -> tuple[bytes, ...]:

@@ -39,9 +39,6 @@ class Flights:
         self._open: deque[Flight] = deque()
         self._loose = 0
 
-    def __len__(self) -> int:
-        return len(self._open)
-
     def began(self, upto: int, key: Key | None, data: bytes, now: float) -> None:
         """An entry went out. `key`: the sender and the fp that its receipt will have; None: it wants none."""
         self._open.append(Flight(upto, key, data if key is not None else b"", now))
@@ -81,9 +78,9 @@ class Flights:
                 flight.data = b""
         return due, inf
 
-    def owed_since(self) -> float:
-        """When the oldest that wants a receipt was sent; inf: none does."""
-        return next((flight.sent_at for flight in self._open if flight.key is not None), inf)
+    def full_since(self, window: int) -> float:
+        """When the one was sent that filled the window; inf: there is room."""
+        return self._open[window - 1].sent_at if len(self._open) >= window else inf
 
     def _settled(self) -> int:
         upto = 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from imgateway.errors import BadFrame, FrameTooLarge
 
@@ -34,12 +34,18 @@ class Splitter:
         """Bytes of an unfinished body with its length."""
         return len(self._held)
 
-    def feed(self, data: bytes) -> Iterator[bytes]:
+    def feed(self, data: bytes) -> Iterable[bytes]:
         """Iterate over the bodies that `data` completes; exhaust it before the next call.
 
         :raises FrameTooLarge: as soon as a length above the limit is known.
         :raises BadFrame: a length of zero or less.
         """
+        if int.from_bytes(data[:LENGTH_BYTES], "big") == len(data) - LENGTH_BYTES <= self._most:
+            if LENGTH_BYTES < len(data) and not self._held and not self._broken:
+                return (data[LENGTH_BYTES:],)  # one and whole, as nearly always
+        return self._split(data)
+
+    def _split(self, data: bytes) -> Iterator[bytes]:
         if self._broken:
             raise BadFrame("nothing can follow a broken frame")
         self._broken = True  # until the end of this chunk is reached

@@ -9,13 +9,30 @@ import re
 from functools import lru_cache
 from hashlib import sha256
 
+from google.protobuf.message import DecodeError
+
 from imgateway.errors import InvalidAddress
-from imgateway.frames import MAX_ID_BYTES, MAX_MSG_ID_BYTES, Address, check_id, user_address
+from imgateway.frames import MAX_ID_BYTES, MAX_MSG_ID_BYTES, Address, Entry, Publish, check_id, user_address
 from imgateway.wire import imgateway_pb2 as pb
 
-from .packet import NOBODY, SERVER, quoted
+from .packet import DATA, NOBODY, SERVER, Packet, quoted, write_packet
 
-__all__ = ("BRIDGE", "FP", "QOS", "TYPEU", "UPLINK", "as_data", "as_msg_id", "as_typeu", "as_user")
+__all__ = (
+    "BRIDGE",
+    "FP",
+    "QOS",
+    "TYPEU",
+    "UPLINK",
+    "WIRE",
+    "as_msg_id",
+    "as_object",
+    "as_publish",
+    "as_receiver",
+    "as_user",
+)
+
+WIRE = "mobileimsdk"
+"""Its name, and so the device of everybody who logs in with a token for any device."""
 
 TYPEU = "mobileimsdk-typeu"
 """The header that keeps the application's own type, unless that is -1."""
@@ -35,6 +52,11 @@ _NUMBER = re.compile("-?[0-9]{1,10}").fullmatch
 def as_user(text: str) -> Address | None:
     """The address of a user; None: nobody can have this id."""
     return _known_user(text) if len(text) <= MAX_ID_BYTES else None
+
+
+def as_receiver(text: str) -> Address | None:
+    """Where that goes which is for `text`; None: it is for nobody."""
+    return UPLINK if text == SERVER else as_user(text)
 
 
 @lru_cache(maxsize=16384)
@@ -59,7 +81,52 @@ def as_msg_id(fp: str) -> str:
     return sha256(fp.encode()).hexdigest()
 
 
-def as_data(message: pb.Message) -> bytes | None:
+def as_publish(packet: Packet, to: Address, msg_id: str, keeps_fp: bool) -> Publish:
+    """What a client sends. `keeps_fp`: from `msg_id` alone receivers would not know its fp."""
+    data, fp, qos = packet.data, packet.fp, packet.qos
+    headers: tuple[tuple[str, str], ...] = ()
+    if packet.typeu != -1:
+        headers = ((TYPEU, str(packet.typeu)),)
+    if packet.bridge:
+        headers += ((BRIDGE, "1"),)
+    if (keeps_fp or msg_id != fp) and (fp or qos):
+        headers += ((FP, fp or ""),)
+    if not qos:
+        headers += ((QOS, "0"),)
+    if data is None:
+        return Publish(msg_id, (to,), headers=headers)
+    return Publish(msg_id, (to,), "text/plain", data.encode(), headers=headers)
+
+
+def as_object(
+    entry: Entry, epoch: int, is_mail: bool, to: bytes, sm: int
+) -> tuple[bytes, tuple[str, str] | None] | None:
+    """What a client is sent, and the sender and the fp that its receipt will name (None: it wants none).
+
+    None: this wire has no words for it. `is_mail`: it has a place in the client's mailbox. `to` is `quoted`.
+    """
+    try:
+        message = pb.Message.FromString(entry.message)
+        data = _as_data(message)
+    except (DecodeError, UnicodeError):
+        return None
+    if data is None and message.body:
+        return None
+    sender, fp, qos, typeu, bridge = message.sender, None, is_mail, -1, False
+    headers = message.headers
+    if len(headers):
+        fp, typeu, bridge = headers.get(FP), _as_typeu(headers.get(TYPEU)), headers.get(BRIDGE) == "1"
+        qos = is_mail and headers.get(QOS) != "0"
+    if fp is None and qos:
+        # Another wire's ids are each sender's own affair; receivers here know a message by its fp alone.
+        fp = message.msg_id if message.device == WIRE else f"{epoch:x}-{entry.seq:x}"
+    if not fp:
+        return write_packet(DATA, data, quoted(sender), to, None, qos, typeu, bridge, sm), None
+    body = write_packet(DATA, data, quoted(sender), to, quoted(fp), qos, typeu, bridge, sm)
+    return body, ((sender, fp) if qos else None)
+
+
+def _as_data(message: pb.Message) -> bytes | None:
     """The body as a JSON string; None: there is none, or it is of a type that is no text.
 
     :raises UnicodeDecodeError: it should be text and is none.
@@ -76,7 +143,7 @@ def _is_text(kind: str) -> bool:
     return kind.startswith("text/") or kind == "application/json" or kind.endswith("+json")
 
 
-def as_typeu(text: str | None) -> int:
+def _as_typeu(text: str | None) -> int:
     """What the header says; -1 without it, or if that is no number of this wire."""
     number = int(text) if text is not None and _NUMBER(text) else -1
     return number if -(2**31) <= number < 2**31 else -1

@@ -159,18 +159,20 @@ def write_packet(
     sm: int = -1,
 ) -> bytes:
     """The object as this wire wants it. Texts come as `quoted` made them; None is left out."""
-    head = _HEADS.get(kind) if not bridge else None
-    parts = [head or b'{"bridge":%s,"type":%d' % (_BOOLS[bridge], kind)]
-    if data is not None:
-        parts += (b',"dataContent":', data)
-    parts += (b',"from":', sender, b',"to":', to)
-    if fp is not None:
-        parts += (b',"fp":', fp)
+    head = (
+        _HEADS[kind] if kind in _HEADS and not bridge else b'{"bridge":%s,"type":%d' % (_BOOLS[bridge], kind)
+    )
     if typeu == sm == -1:
-        parts.append(_TAILS[qos])
+        tail = _TAILS[qos]
     else:
-        parts.append(b',"QoS":%s,"typeu":%d,"sm":%d}' % (_BOOLS[qos], typeu, sm))
-    return b"".join(parts)
+        tail = b',"QoS":%s,"typeu":%d,"sm":%d}' % (_BOOLS[qos], typeu, sm)
+    if data is not None and fp is not None:
+        return b"".join(
+            (head, b',"dataContent":', data, b',"from":', sender, b',"to":', to, b',"fp":', fp, tail)
+        )
+    content = b"" if data is None else b',"dataContent":' + data
+    named = b"" if fp is None else b',"fp":' + fp
+    return b"".join((head, content, b',"from":', sender, b',"to":', to, named, tail))
 
 
 # What nearly every object begins and ends with.

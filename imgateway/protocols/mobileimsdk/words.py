@@ -57,10 +57,11 @@ class Form(Struct, frozen=True):
 class Words:
     """The server's own words, each ready to go out; b"": too long for this client. Ids come `quoted`."""
 
-    __slots__ = ("form",)
+    __slots__ = ("_is_stream", "_max_out", "_stamps", "form")
 
     def __init__(self, form: Form) -> None:
         self.form = form
+        self._is_stream, self._max_out, self._stamps = form.is_stream, form.max_out, form.stamps
 
     def success(self, user: bytes, first_ms: int) -> bytes:
         return self._said(LOGGED_IN, {"code": 0, "firstLoginTime": first_ms}, user)
@@ -80,7 +81,7 @@ class Words:
         return self._said(KICKOUT, {"code": DUPLICATE_LOGIN}, user)
 
     def echo(self, packet: Packet) -> bytes:
-        return self.fitting(self._copy(packet, ECHOED), self.form.max_out)
+        return self.fitting(self._copy(packet, ECHOED))
 
     def not_logged_in(self, packet: Packet, size: int) -> bytes:
         """With the offending object, of `size` bytes, as far as there is room for it."""
@@ -94,15 +95,15 @@ class Words:
             answer = answer or self.fitting(self._written(ERROR, content, _NOBODY), most)
         return answer
 
-    def fitting(self, body: bytes, most: int) -> bytes:
-        """The body as it goes out; b"": it is longer than that."""
-        if len(body) > most:
+    def fitting(self, body: bytes, most: int = 0) -> bytes:
+        """The body as it goes out; b"": it is longer than the client takes, or than `most` if that is given."""
+        if len(body) > (most or self._max_out):
             return b""
-        return length_prefixed(body) if self.form.is_stream else body
+        return length_prefixed(body) if self._is_stream else body
 
     def sm(self) -> int:
         """What every object says in its last field."""
-        return self.form.wall_ms() if self.form.stamps else -1
+        return self.form.wall_ms() if self._stamps else -1
 
     def _copy(self, packet: Packet, kind: int) -> bytes:
         data, fp = packet.data, packet.fp
@@ -119,7 +120,7 @@ class Words:
         )
 
     def _said(self, kind: int, content: dict[str, Any], to: bytes) -> bytes:
-        return self.fitting(self._written(kind, content, to), self.form.max_out)
+        return self.fitting(self._written(kind, content, to))
 
     def _written(self, kind: int, content: dict[str, Any], to: bytes) -> bytes:
         return write_packet(kind, quoted(quoted(content).decode()), _SERVER, to, sm=self.sm())

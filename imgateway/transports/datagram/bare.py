@@ -1,8 +1,8 @@
 """Bare datagrams, for wires that are plain by nature: a peer is an address, a datagram is a frame.
 
 Nothing is sealed, repeated, ordered or paced here; the wire's own receipts have to do. What an address is
-told before its login was taken is little and rare, for anybody may write any sender on a datagram: whoever
-wants to flood a third party through us gains nothing.
+told before it has shown a good token is little and rare, for anybody may write any sender on a datagram:
+whoever wants to flood a third party through us gains nothing.
 
 A datagram that draws its answer at once leaves nothing behind. Only one that begins a login does, and whose
 login was taken stays until its link closes.
@@ -124,7 +124,7 @@ class BareConnection:
         return len(data) <= self._question + ANSWER_BYTES and server.second.may_answer(self._address)
 
     def proven(self) -> None:
-        """It has logged in: from now on what it is sent has no limit."""
+        """Its token is good: from now on what it is sent has no limit."""
         self._is_proven = True
 
     def unsent(self) -> int:
@@ -151,7 +151,7 @@ class BareConnection:
 
     @property
     def is_known(self) -> bool:
-        """It has logged in, or its login is being looked at."""
+        """Its token is good, or it is being looked at."""
         return self._is_proven or not self._reading
 
     def datagram(self, data: bytes) -> None:
