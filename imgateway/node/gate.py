@@ -30,7 +30,9 @@ class Gate:
         arm: Callable[[float, Callable[[float], None]], object],
         listeners: Callable[[], Iterable[IListener]],
     ) -> None:
-        self.waiting = 0
+        self.links: dict[Link, str] = {}
+        """Those that have not logged in, and where they came from: a connection that is lost knows it no
+        more."""
         self.checking = 0
         self.limits = limits
         self._now = now
@@ -43,28 +45,33 @@ class Gate:
         self._starting = False
         self._shut = False
 
-    def admit(self, source: str) -> bool:
-        """A connection came from `source` ('' is not counted by source). False: too many wait for their
-        login."""
-        if self.waiting >= self.limits.login_pending:
+    @property
+    def waiting(self) -> int:
+        """How many have not logged in."""
+        return len(self.links)
+
+    def admits(self, source: str) -> bool:
+        """Whether a connection from `source` ('' is not counted by source) may come in. False: too many wait
+        for their login."""
+        if len(self.links) >= self.limits.login_pending:
             return False
-        if source and self._per_source.get(source, 0) >= self.limits.login_per_source:
-            return False
-        self.waiting += 1
+        return not source or self._per_source.get(source, 0) < self.limits.login_per_source
+
+    def admit(self, link: Link, source: str) -> None:
+        """It comes in."""
+        self.links[link] = source
         if source:
             self._per_source[source] = self._per_source.get(source, 0) + 1
         wait = self._bucket.charge(1, self._now())
         if wait:
             self._shut_for(wait)
-        return True
 
     def release(self, link: Link) -> None:
         """An admitted link has logged in, or is gone; only the first call counts."""
-        if link.source is None:
+        source = self.links.pop(link, None)
+        if source is None:
             return
-        source, link.source = link.source, None
         self._checks.pop(link, None)
-        self.waiting -= 1
         if source:
             left = self._per_source[source] - 1
             if left:

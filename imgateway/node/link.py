@@ -70,6 +70,7 @@ class Desk(Protocol):
     incarnation: str
 
     def now(self) -> float: ...
+    def number(self) -> int: ...
     def heard(self) -> float: ...
     def arm(self, due: float, wake: Callable[[float], None]) -> float: ...
     def greeted(self, link: Link, hello: Hello) -> None: ...
@@ -100,17 +101,15 @@ class Link:
         "heard",
         "number",
         "session",
-        "source",
         "state",
         "token_deadline",
         "wire",
     )
 
-    def __init__(self, connection: IConnection, desk: Desk, number: int) -> None:
+    def __init__(self, connection: IConnection, desk: Desk) -> None:
         self.connection = connection
-        self.source: str | None = connection.source  # as it was counted, while it waits for its login
         self.desk = desk
-        self.number = number
+        self.number = 0  # from the first thing that is told of it on, and from its session on
         self.state = LinkState.CONNECTED
         self.session: Session | None = None
         self.wire: Any = None
@@ -132,6 +131,8 @@ class Link:
     def about(self) -> dict[str, Any]:
         """The fields by which log lines tell links and sessions apart. `trace` is unique among all
         processes."""
+        if not self.number:
+            self.number = self.desk.number()
         fields = {
             "trace": f"{self.desk.incarnation}.{self.number:x}",
             "peer": self.connection.peer,
@@ -283,6 +284,9 @@ class Link:
     def accepted(self) -> None:
         """The login is over; frames may be exchanged. The caller sends Welcome, then resumes LOGIN."""
         self.state = after(self.state, Event.ACCEPTED)
+        self._arrived_bytes = 0  # it has served
+        if not self.number and self.session is not None:
+            self.number = self.session.generation  # an object that is there already
         if not self.connection.stream:
             self.connection.max_message_bytes = self._max_frame_bytes()
 

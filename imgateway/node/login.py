@@ -7,6 +7,8 @@ step the link may be gone by the time the answer comes; what was claimed by then
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
+from math import ceil
 from sys import intern
 from typing import Any
 
@@ -271,7 +273,8 @@ class Login:
         """When the link must go unless the token is renewed, on the monotonic clock; 0.0 for never."""
         if not identity.expires_at_s:
             return 0.0
-        return self._now() + identity.expires_at_s - self._wall_ms() / 1000 + self.settings.renew_grace_s
+        in_s = identity.expires_at_s - self._wall_ms() / 1000 + self.settings.renew_grace_s
+        return _quarters(ceil((self._now() + in_s) * 4))
 
     # ------------------------------------------------------------------------------------------------ renew
 
@@ -301,3 +304,10 @@ class Login:
         link.expire_token(self._token_deadline(identity))
         link.send(Renewed(identity.expires_at_s * 1000))
         link.resume(Pause.RENEW)
+
+
+@lru_cache(maxsize=8192)
+def _quarters(number: int) -> float:
+    """So many quarters of a second, which is as finely as the node's wheel turns: the same object for the same
+    number, for links keep it, and their tokens end by whole seconds."""
+    return number / 4
