@@ -14,13 +14,14 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
+from msgspec.structs import replace
 from twisted.internet.defer import Deferred, succeed
 
 from imgateway.brokers.appends import Change
 from imgateway.brokers.cursors import Saved, forget_device, register, revoke, save
 from imgateway.brokers.reading import Found, FoundDevice, Reader
 from imgateway.brokers.store import Store
-from imgateway.brokers.tails import Seat, Tail, Tails
+from imgateway.brokers.tails import Owed, Seat, Tail, Tails
 from imgateway.errors import CloseCode
 from imgateway.frames import LogKey, SessionKey, user_address
 from imgateway.interfaces import Claim, LoginPolicy, Opened, Place, Presence, Verdict
@@ -74,7 +75,13 @@ class Sessions:
         self._generation = generation
         self.online = 0
         """Sessions that are open."""
-        self._dirty: dict[SessionKey, Seat] = {}
+        # What few seats have at a time stands here, not in each of them.
+        self._dirty: dict[Seat, SessionKey] = {}
+        self._saving: dict[Seat, int] = {}  # how many changes of it are on their way to the disk
+        self._waiting: dict[Seat, Deferred[Opened]] = {}  # logins that a registration answers
+        # User → devices that were deleted from the disk, which a question under way may have seen there.
+        self._forgotten: dict[str | LogKey, tuple[str, ...]] = {}
+        self._login_ms = 0
 
     # ------------------------------------------------------------------------------------------------- logins
 
@@ -83,11 +90,11 @@ class Sessions:
         seat = tail.seat(claim.session.device)
         answer: Deferred[Opened] = Deferred()
         # From memory only if nobody who came before is still waiting for the reader.
-        if tail.asked and not tail.pins and tail.first >= 0 and seat and seat.registered and not seat.others:
+        if tail.asked and not tail.pins and tail.first >= 0 and seat and seat.registered and not seat.owed.others:
             self._admit(claim, tail, seat, None, answer)
         else:
             tail.pins += 1
-            also = tuple(seat.others or ()) if seat else ()
+            also = tuple(seat.owed.others) if seat else ()
             self._ask(
                 lambda reader: reader.login(claim.session, also), partial(self._found, claim, tail, answer)
             )
@@ -96,7 +103,7 @@ class Sessions:
     def _found(self, claim: Claim, tail: Tail, answer: Deferred[Opened], found: Found) -> None:
         tail.pins -= 1
         tail.asked = True
-        if claim.session.device in tail.forgotten:
+        if claim.session.device in self._forgotten.get(claim.session.user, ()):
             # The reader may have seen the device before it was deleted. Registering finds out which it is.
             found = Found(found.not_before_s, "", 0, b"", ())
         tail.not_before_s = max(tail.not_before_s, found.not_before_s)
@@ -139,16 +146,18 @@ class Sessions:
         seat.generation = self._generation
         seat.platform, platform_before = claim.platform, seat.platform
         seat.issued_at_s, seat.order = claim.issued_at_s, claim.order
-        seat.since_ms = now_ms = self._now_ms()
-        seat.online = True
+        now_ms = self._now_ms()
+        if not 0 <= now_ms - self._login_ms < 1_000:
+            self._login_ms = now_ms
+        seat.since_ms = self._login_ms  # one object for all logins of a second
         self.online += 1
         if known:
             if now_ms - seat.seen_ms > SEEN_GRAIN_MS or claim.platform != platform_before:
                 self._mark(claim.session, seat)
         else:
-            if seat.waiting is None and not seat.saving:
+            if seat not in self._waiting and seat not in self._saving:
                 self._register(claim, tail, seat)
-            seat.waiting = answer
+            self._waiting[seat] = answer
         for tell in gone:
             tell()
         self.release(tail)  # of the displaced: nobody closes them any more
@@ -157,32 +166,35 @@ class Sessions:
 
     def _sit(self, tail: Tail, seat: Seat, found: Found) -> None:
         """Fill a seat from the disk."""
-        seat.seen_ms, seat.platform, seat.record = found.seen_ms, found.platform, found.record
+        seat.seen_ms, seat.platform = found.seen_ms, found.platform
+        parked: tuple[int, ...] = ()
+        others = {}
         for cursor in found.cursors:
             if cursor.log == tail.log:
                 seat.registered = True
-                seat.acked, seat.parked = cursor.acked, cursor.parked
+                seat.acked, parked = cursor.acked, cursor.parked
             else:
-                seat.others = seat.others or {}
-                seat.others[cursor.log] = (cursor.acked, cursor.parked)
+                others[cursor.log] = (cursor.acked, cursor.parked)
+        if parked or others or found.record:
+            seat.owed = Owed(parked, others, found.record)
 
     def _opened(self, tail: Tail, seat: Seat, found: Found | None, known: bool) -> Opened:
-        log = tail.log
+        log, owed = tail.log, seat.owed
         mailbox = Place(
-            log, self._epoch_of(log), min(seat.acked, tail.head), max(tail.first, 1), tail.head, seat.parked
+            log, self._epoch_of(log), min(seat.acked, tail.head), max(tail.first, 1), tail.head, owed.parked
         )
         places = [mailbox]
         for cursor in found.cursors if found else ():
             if cursor.log != log:
-                acked, parked = (seat.others or {}).get(cursor.log, (cursor.acked, cursor.parked))
+                acked, parked = owed.others.get(cursor.log, (cursor.acked, cursor.parked))
                 places.append(
                     Place(cursor.log, self._epoch_of(cursor.log), acked, cursor.first, cursor.head, parked)
                 )
-        return Opened(Verdict.OK, seat.generation, tuple(places), known, seat.record)
+        return Opened(Verdict.OK, seat.generation, tuple(places), known, owed.record)
 
     def _register(self, claim: Claim, tail: Tail, seat: Seat) -> None:
         tail.pins += 1
-        seat.saving += 1
+        self._saving[seat] = self._saving.get(seat, 0) + 1
         keep = [other.device for other in tail.seats if other.online]
         furthest = max((other.acked for other in tail.seats), default=0)
         self._change(
@@ -209,11 +221,11 @@ class Sessions:
         acked, first, head, forgotten = result
         tail.pins -= 1
         tail.learn(first, head)
-        seat.saving -= 1
+        self._saved(seat)
         seat.registered = True
         seat.acked = max(seat.acked, acked)
         seat.seen_ms = seat.since_ms
-        tail.forgotten += forgotten
+        self._forget(session.user, forgotten)
         for device in forgotten:
             other = tail.seat(device)
             if other is not None and other.online:  # it came back while it was being forgotten
@@ -221,9 +233,9 @@ class Sessions:
                 self._register(Claim(again, other.platform), tail, other)
                 self._mark(again, other)
             elif other is not None:
-                self._dirty.pop(SessionKey(session.user, device), None)
+                self._dirty.pop(other, None)
                 tail.seats = tuple(one for one in tail.seats if one is not other)
-        answer, seat.waiting = seat.waiting, None
+        answer = self._waiting.pop(seat, None)
         if answer is not None:
             answer.callback(self._opened(tail, seat, None, False))
         self.release(tail)
@@ -245,14 +257,14 @@ class Sessions:
                 if seq > seat.acked:
                     seat.acked = seq
             else:
-                acked, owed = (seat.others or {}).get(log, (0, ()))
-                seat.others = {**(seat.others or {}), log: (max(acked, seq), owed)}
+                acked, kept = seat.owed.others.get(log, (0, ()))
+                _keep(seat, log, max(acked, seq), kept)
         for log, seq in parked:
             if _is_mailbox(log, session.user):
-                seat.parked = _park(seat.parked, seq)
+                seat.owed = replace(seat.owed, parked=_park(seat.owed.parked, seq))
             else:
-                acked, owed = (seat.others or {}).get(log, (0, ()))
-                seat.others = {**(seat.others or {}), log: (acked, _park(owed, seq))}
+                acked, kept = seat.owed.others.get(log, (0, ()))
+                _keep(seat, log, acked, _park(kept, seq))
         self._mark(session, seat)
 
     def unpark(self, session: SessionKey, generation: int, log: LogKey, seq: int) -> None:
@@ -260,16 +272,16 @@ class Sessions:
         if seat is None:
             return
         if _is_mailbox(log, session.user):
-            seat.parked = tuple(one for one in seat.parked if one != seq)
-        elif seat.others and log in seat.others:
-            acked, owed = seat.others[log]
-            seat.others = {**seat.others, log: (acked, tuple(one for one in owed if one != seq))}
+            seat.owed = replace(seat.owed, parked=tuple(one for one in seat.owed.parked if one != seq))
+        elif log in seat.owed.others:
+            acked, kept = seat.owed.others[log]
+            _keep(seat, log, acked, tuple(one for one in kept if one != seq))
         self._mark(session, seat)
 
     def record(self, session: SessionKey, generation: int, data: bytes) -> None:
         seat = self._current(session, generation, True)
         if seat is not None:
-            seat.record = data
+            seat.owed = replace(seat.owed, record=data)
             self._mark(session, seat)
             self._save([(session, seat)], None)  # rare, and a wire's state: not left to the next flush
 
@@ -278,13 +290,13 @@ class Sessions:
         if seat is None:
             return succeed(None)
         tail = self._tails.enter_mailbox(session.user)
-        seat.online = False
+        seat.generation = 0
         self.online -= 1
         if self._now_ms() - seat.seen_ms > SEEN_GRAIN_MS:
             self._mark(session, seat)
         done: Deferred[None] = Deferred()
         if forget:
-            self._dirty.pop(session, None)
+            self._dirty.pop(seat, None)
             tail.seats = tuple(one for one in tail.seats if one is not seat)
             tail.pins += 1
 
@@ -293,9 +305,9 @@ class Sessions:
                 self.release(tail)
                 done.callback(None)
 
-            tail.forgotten += (session.device,)
+            self._forget(session.user, (session.device,))
             self._change(Change(lambda connection: forget_device(connection, session), forgotten))
-        elif seat.dirty:
+        elif seat in self._dirty:
             self._save([(session, seat)], done)
         else:
             self.release(tail)
@@ -371,7 +383,7 @@ class Sessions:
 
     def flush(self) -> None:
         """Give all that is dirty to the writer."""
-        dirty = list(self._dirty.items())
+        dirty = [(session, seat) for seat, session in self._dirty.items()]
         for start in range(0, len(dirty), SAVE_STEP):
             self._save(dirty[start : start + SAVE_STEP], None)
 
@@ -381,7 +393,7 @@ class Sessions:
         """The session's seat if this is the generation that has it; a stale one is told so."""
         tail = self._tails.of(session.user)
         seat = tail.seat(session.device) if tail else None
-        if seat is not None and seat.online and seat.generation == generation:
+        if seat is not None and seat.generation == generation > 0:
             return seat
         if tell:
             self._displaced(session, generation, CloseCode.STALE, "a newer login has this session")
@@ -397,37 +409,36 @@ class Sessions:
         gone: list[Callable[[], None]],
     ) -> None:
         """This generation ends now. Who has no answer yet gets the verdict instead of being displaced."""
-        seat.online = False
+        generation, seat.generation = seat.generation, 0
         self.online -= 1
-        answer, seat.waiting = seat.waiting, None
+        answer = self._waiting.pop(seat, None)
         if answer is not None:
             gone.append(partial(answer.callback, Opened(verdict)))
         else:
             session = SessionKey(tail.log.address.id, seat.device)
-            gone.append(partial(self._displaced, session, seat.generation, code, reason))
+            gone.append(partial(self._displaced, session, generation, code, reason))
 
     def _mark(self, session: SessionKey, seat: Seat) -> None:
-        if not seat.dirty:
-            seat.dirty = True
+        if seat not in self._dirty:
             if not self._dirty:
                 self._flush_later()
-            self._dirty[session] = seat
+            self._dirty[seat] = session
 
     def _save(self, seats: list[tuple[SessionKey, Seat]], done: Deferred[None] | None) -> None:
         now_ms = self._now_ms()
         rows = []
         for session, seat in seats:
-            seat.dirty = False
-            seat.saving += 1
+            self._dirty.pop(seat, None)
+            self._saving[seat] = self._saving.get(seat, 0) + 1
             seat.seen_ms = now_ms
-            self._dirty.pop(session, None)
-            cursors = [(LogKey(user_address(session.user)), seat.acked, seat.parked)]
-            cursors += [(log, *where) for log, where in (seat.others or {}).items()]
-            rows.append(Saved(session, seat.platform, now_ms, seat.record, tuple(cursors)))
+            owed = seat.owed
+            cursors = [(LogKey(user_address(session.user)), seat.acked, owed.parked)]
+            cursors += [(log, *where) for log, where in owed.others.items()]
+            rows.append(Saved(session, seat.platform, now_ms, owed.record, tuple(cursors)))
 
         def saved(result: Any) -> None:
             for session, seat in seats:
-                seat.saving -= 1
+                self._saved(seat)
                 tail = self._tails.of(session.user)
                 if tail is not None:
                     self.release(tail)
@@ -436,13 +447,23 @@ class Sessions:
 
         self._change(Change(partial(_save_rows, rows), saved))
 
+    def _saved(self, seat: Seat) -> None:
+        left = self._saving.pop(seat) - 1
+        if left:
+            self._saving[seat] = left
+
+    def _forget(self, user: str, devices: tuple[str, ...]) -> None:
+        if devices:
+            self._forgotten[user] = self._forgotten.get(user, ()) + devices
+
     def release(self, tail: Tail) -> None:
         """Forget what need not be remembered: seats that are offline and written, an unused tail."""
         if tail.pins:
             return
-        tail.forgotten = ()
+        if self._forgotten:
+            self._forgotten.pop(tail.name, None)
         for seat in tail.seats:
-            if not (seat.online or seat.dirty or seat.saving):
+            if not (seat.online or seat in self._dirty or seat in self._saving):
                 tail.seats = tuple(one for one in tail.seats if one is not seat)
         if not (tail.seats or tail.watched):
             self._tails.drop(tail)
@@ -465,6 +486,10 @@ def _verdict(claim: Claim, tail: Tail, seat: Seat | None) -> Verdict:
 
 def _is_mailbox(log: LogKey, user: str) -> bool:
     return log.address.id == user and log.address.kind == "user"
+
+
+def _keep(seat: Seat, log: LogKey, acked: int, parked: tuple[int, ...]) -> None:
+    seat.owed = replace(seat.owed, others={**seat.owed.others, log: (acked, parked)})
 
 
 def _park(owed: tuple[int, ...], seq: int) -> tuple[int, ...]:

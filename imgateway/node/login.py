@@ -134,16 +134,14 @@ class Login:
         if hello.device and hello.device != device:
             raise LoginRefused("the token is for another device")
         try:
-            if hello.platform:
-                check_id(hello.platform)
-            key = SessionKey(
-                check_id(identity.user), intern(check_id(device))
-            )  # few devices have names of their own
+            # Few devices and platforms have names of their own.
+            platform = intern(check_id(hello.platform)) if hello.platform else ""
+            key = SessionKey(check_id(identity.user), intern(check_id(device)))
         except InvalidAddress as error:
             raise BadFrame(str(error)) from None
         claim = Claim(
             key,
-            hello.platform,
+            platform,
             POLICIES[self.settings.login_policy],
             hello.start,
             identity.issued_at_s,
