@@ -104,6 +104,7 @@ class Exchange:
         self._wall_ms = wall_ms
         self._number = 0
         # Straight through: nothing to decide here.
+        self.arrived = gate.arrived
         self.greeted = login.greeted
         self.writable = hub.writable
         self.heard_without_acks = hub.delivery.heard_without_acks

@@ -17,6 +17,16 @@ from imgateway.node.link import Link
 __all__ = ("Gate",)
 
 
+class Stranger:
+    """What is counted of one who has not logged in. `source`: a connection that is lost knows it no more."""
+
+    __slots__ = ("arrived_bytes", "source")
+
+    def __init__(self, source: str) -> None:
+        self.source = source
+        self.arrived_bytes = 0
+
+
 class Gate:
     """Admission of connections, and of token checks.
 
@@ -30,9 +40,8 @@ class Gate:
         arm: Callable[[float, Callable[[float], None]], object],
         listeners: Callable[[], Iterable[IListener]],
     ) -> None:
-        self.links: dict[Link, str] = {}
-        """Those that have not logged in, and where they came from: a connection that is lost knows it no
-        more."""
+        self.links: dict[Link, Stranger] = {}
+        """Those that have not logged in."""
         self.checking = 0
         self.limits = limits
         self._now = now
@@ -59,18 +68,25 @@ class Gate:
 
     def admit(self, link: Link, source: str) -> None:
         """It comes in."""
-        self.links[link] = source
+        self.links[link] = Stranger(source)
         if source:
             self._per_source[source] = self._per_source.get(source, 0) + 1
         wait = self._bucket.charge(1, self._now())
         if wait:
             self._shut_for(wait)
 
+    def arrived(self, link: Link, size: int) -> bool:
+        """So many bytes came from one who has not logged in. False: more than may come."""
+        stranger = self.links[link]
+        stranger.arrived_bytes += size
+        return stranger.arrived_bytes <= self.limits.login_bytes
+
     def release(self, link: Link) -> None:
         """An admitted link has logged in, or is gone; only the first call counts."""
-        source = self.links.pop(link, None)
-        if source is None:
+        stranger = self.links.pop(link, None)
+        if stranger is None:
             return
+        source = stranger.source
         self._checks.pop(link, None)
         if source:
             left = self._per_source[source] - 1

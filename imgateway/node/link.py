@@ -73,6 +73,7 @@ class Desk(Protocol):
     def number(self) -> int: ...
     def heard(self) -> float: ...
     def arm(self, due: float, wake: Callable[[float], None]) -> float: ...
+    def arrived(self, link: Link, size: int) -> bool: ...
     def greeted(self, link: Link, hello: Hello) -> None: ...
     def frame(self, link: Link, frame: Frame) -> None: ...
     def heard_without_acks(self, link: Link) -> None: ...
@@ -81,20 +82,28 @@ class Desk(Protocol):
     def gone(self, link: Link) -> None: ...
 
 
+class Unsent:
+    """The control frames that the peer does not read, and since when."""
+
+    __slots__ = ("bytes", "since")
+
+    def __init__(self, since: float) -> None:
+        self.since = since
+        self.bytes = 0
+
+
 @implementer(IReceiver)
 class Link:
     """One connection's place in the node. Made when the socket is accepted, before TLS, upgrade or Hello."""
 
     __slots__ = (
         "_able_since",
-        "_arrived_bytes",
         "_codec",
-        "_control",
-        "_control_since",
         "_due",
         "_left",
         "_pauses",
         "_pinged",
+        "_unsent",
         "clogged",
         "connection",
         "desk",
@@ -120,10 +129,8 @@ class Link:
         self._left: list[bytes | Iterator[Frame | bytes]] | None = None
         self._pauses = 0
         self._pinged = False
-        self._control = 0
-        self._control_since = 0.0
+        self._unsent: Unsent | None = None
         self._able_since = 0.0
-        self._arrived_bytes = 0
         self._due = desk.arm(self.heard + desk.limits.login_timeout_s, self)
         if not connection.stream:
             connection.max_message_bytes = desk.limits.login_bytes
@@ -160,8 +167,7 @@ class Link:
         if self.state is not LinkState.OPEN:
             if self.state is LinkState.CLOSED:
                 return
-            self._arrived_bytes += len(data)
-            if self._arrived_bytes > self.desk.limits.login_bytes:
+            if not self.desk.arrived(self, len(data)):
                 self.close(CloseCode.FRAME_TOO_LARGE, "more than may be sent before Welcome")
                 return
         elif not self.wire.traits.acks:
@@ -191,7 +197,7 @@ class Link:
         """The socket took everything."""
         if self.clogged:
             self.clogged = False
-            self._control = 0
+            self._unsent = None
             self._able_since = self.desk.now()
             self.desk.writable(self)
             self.resume(Pause.CONTROL)
@@ -284,7 +290,6 @@ class Link:
     def accepted(self) -> None:
         """The login is over; frames may be exchanged. The caller sends Welcome, then resumes LOGIN."""
         self.state = after(self.state, Event.ACCEPTED)
-        self._arrived_bytes = 0  # it has served
         if not self.number and self.session is not None:
             self.number = self.session.generation  # an object that is there already
         if not self.connection.stream:
@@ -328,17 +333,18 @@ class Link:
         self.connection.send(data)
         self.desk.counters.bytes_out += len(data)
         if self.clogged:
-            self._unsent_control(len(data))
-            if self._control >= self.desk.limits.control_abort_bytes:
+            if self._unsent_control(len(data)) >= self.desk.limits.control_abort_bytes:
                 self.drop(CloseCode.SLOW_READER, "it does not read its answers")
 
-    def _unsent_control(self, size: int) -> None:
-        if not self._control:
-            self._control_since = now = self.desk.now()
-            self._look_at(now + self.desk.limits.control_abort_s)
-        self._control += size
-        if self._control >= self.desk.limits.control_pause_bytes:
+    def _unsent_control(self, size: int) -> int:
+        unsent = self._unsent
+        if unsent is None:
+            unsent = self._unsent = Unsent(self.desk.now())
+            self._look_at(unsent.since + self.desk.limits.control_abort_s)
+        unsent.bytes += size
+        if unsent.bytes >= self.desk.limits.control_pause_bytes:
             self.pause(Pause.CONTROL)
+        return unsent.bytes
 
     def deliver(self, data: bytes, log: LogKey) -> None:
         """Send an encoded Deliver of a log; the caller has made sure that the link is not clogged."""
@@ -449,8 +455,8 @@ class Link:
             due = min(due, self.heard + self._ask_s())
         if self.token_deadline:
             due = min(due, self.token_deadline)
-        if self._control:
-            due = min(due, self._control_since + self.desk.limits.control_abort_s)
+        if self._unsent is not None:
+            due = min(due, self._unsent.since + self.desk.limits.control_abort_s)
         ack_due = self._ack_due()
         if ack_due is not None:
             due = min(due, ack_due)
@@ -461,7 +467,7 @@ class Link:
         ack_due = self._ack_due()
         if self.token_deadline and now >= self.token_deadline:
             self.close(CloseCode.TOKEN_EXPIRED, "the token expired and was not renewed")
-        elif self._control and now - self._control_since >= self.desk.limits.control_abort_s:
+        elif self._unsent is not None and now - self._unsent.since >= self.desk.limits.control_abort_s:
             self.drop(CloseCode.SLOW_READER, "its answers are unsent for too long")
         elif silent >= self._silence_s():
             self.close(CloseCode.HEARTBEAT_TIMEOUT, "silent for too long")

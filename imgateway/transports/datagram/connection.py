@@ -52,7 +52,6 @@ class DatagramConnection:
         "_armed",
         "_cid",
         "_clogged",
-        "_collected",
         "_deadline",
         "_life",
         "_port",
@@ -78,7 +77,6 @@ class DatagramConnection:
         self._life = OPEN
         self._armed = inf
         self._clogged = False
-        self._collected = False
         self._reading = True
         self._deadline: Any = None
 
@@ -181,7 +179,6 @@ class DatagramConnection:
 
     def flush(self) -> None:
         """Send what may go now. The collector calls it at the end of the turn."""
-        self._collected = False
         if self._traffic is not None:
             self._transmit()
 
@@ -254,9 +251,7 @@ class DatagramConnection:
     # ---------------------------------------------------------------------------------------------- sending
 
     def _collect(self) -> None:
-        if not self._collected:
-            self._collected = True
-            self._port.collector.add(self)
+        self._port.collector.add(self)
 
     def _look(self) -> None:
         """See that the flow is asked again when it wants to be."""

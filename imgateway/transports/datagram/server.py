@@ -192,8 +192,9 @@ class DatagramServer(Port):
 
     def _fresh_cid(self) -> bytes:
         while True:
-            cid = self.random(8)
-            if cid[0] < FIRST_RESERVED and int.from_bytes(cid) not in self._connections:
+            # Half of the first byte is 0: a number of 60 bits takes 32 bytes, one of 64 takes 48.
+            cid = (int.from_bytes(self.random(8)) >> 4).to_bytes(8)
+            if int.from_bytes(cid) not in self._connections:
                 return cid
 
     def _reset(self, cid: bytes, addr: Place) -> None:
