@@ -526,10 +526,10 @@ class EmbeddedBroker:
             return succeed(Position(self._epoch_of(log), tail.first, tail.head))
         answer: Deferred[Position] = Deferred()
         tail.told = bool(tail.told)
-        tail.pins += 1
+        self._tails.pins.begin(tail)
 
         def found(position: Position) -> None:
-            tail.pins -= 1
+            self._tails.pins.end(tail)
             tail.learn(position.first, position.head)
             tail.told = True if tail.watched else None
             self._sessions.release(tail)

@@ -22,7 +22,7 @@ from imgateway.brokers.appends import Change
 from imgateway.brokers.cursors import Saved, forget_device, register, revoke, save
 from imgateway.brokers.reading import Found, FoundDevice, Reader
 from imgateway.brokers.store import Store
-from imgateway.brokers.tails import Owed, Seat, Tail, Tails
+from imgateway.brokers.tails import Owed, Seat, Tail, Tails, UnderWay
 from imgateway.errors import CloseCode
 from imgateway.frames import LogKey, SessionKey, user_address
 from imgateway.interfaces import Claim, LoginPolicy, Opened, Place, Presence, Verdict
@@ -78,7 +78,7 @@ class Sessions:
         """Sessions that are open."""
         # What few seats have at a time stands here, not in each of them.
         self._dirty: dict[Seat, SessionKey] = {}
-        self._saving: dict[Seat, int] = {}  # how many changes of it are on their way to the disk
+        self._saving = UnderWay()  # changes that are on their way to the disk
         self._waiting: dict[Seat, Deferred[Opened]] = {}  # logins that a registration answers
         # User → devices that were deleted from the disk, which a question under way may have seen there.
         self._forgotten: dict[str | LogKey, tuple[str, ...]] = {}
@@ -91,10 +91,12 @@ class Sessions:
         seat = tail.seat(claim.session.device)
         answer: Deferred[Opened] = Deferred()
         # From memory only if nobody who came before is still waiting for the reader.
-        if tail.asked and not tail.pins and tail.first >= 0 and seat and seat.registered and not seat.owed.others:
+        # A seat is there only once the disk was asked.
+        waited_for = tail in self._tails.pins
+        if seat and seat.registered and not seat.owed.others and tail.first >= 0 and not waited_for:
             self._admit(claim, tail, seat, None, answer)
         else:
-            tail.pins += 1
+            self._tails.pins.begin(tail)
             also = tuple(seat.owed.others) if seat else ()
             self._ask(
                 lambda reader: reader.login(claim.session, also), partial(self._found, claim, tail, answer)
@@ -102,8 +104,7 @@ class Sessions:
         return answer
 
     def _found(self, claim: Claim, tail: Tail, answer: Deferred[Opened], found: Found) -> None:
-        tail.pins -= 1
-        tail.asked = True
+        self._tails.pins.end(tail)
         if claim.session.device in self._forgotten.get(claim.session.user, ()):
             # The reader may have seen the device before it was deleted. Registering finds out which it is.
             found = Found(found.not_before_s, "", 0, b"", ())
@@ -193,8 +194,8 @@ class Sessions:
         return Opened(Verdict.OK, seat.generation, tuple(places), known, owed.record)
 
     def _register(self, claim: Claim, tail: Tail, seat: Seat) -> None:
-        tail.pins += 1
-        self._saving[seat] = self._saving.get(seat, 0) + 1
+        self._tails.pins.begin(tail)
+        self._saving.begin(seat)
         keep = [other.device for other in tail.seats if other.online]
         furthest = max((other.acked for other in tail.seats), default=0)
         self._change(
@@ -219,9 +220,9 @@ class Sessions:
         self, session: SessionKey, tail: Tail, seat: Seat, result: tuple[int, int, int, tuple[str, ...]]
     ) -> None:
         acked, first, head, forgotten = result
-        tail.pins -= 1
+        self._tails.pins.end(tail)
         tail.learn(first, head)
-        self._saved(seat)
+        self._saving.end(seat)
         seat.registered = True
         seat.acked = max(seat.acked, acked)
         seat.seen_ms = seat.since_ms
@@ -298,10 +299,10 @@ class Sessions:
         if forget:
             self._dirty.pop(seat, None)
             tail.seats = tuple(one for one in tail.seats if one is not seat)
-            tail.pins += 1
+            self._tails.pins.begin(tail)
 
             def forgotten(result: Any) -> None:
-                tail.pins -= 1
+                self._tails.pins.end(tail)
                 self.release(tail)
                 done.callback(None)
 
@@ -322,10 +323,10 @@ class Sessions:
             if seat.online and seat.issued_at_s < not_before_s:
                 self._leave(tail, seat, Verdict.REVOKED, CloseCode.REVOKED, "the token was revoked", gone)
         done: Deferred[None] = Deferred()
-        tail.pins += 1
+        self._tails.pins.begin(tail)
 
         def written(result: Any) -> None:
-            tail.pins -= 1
+            self._tails.pins.end(tail)
             self.release(tail)
             done.callback(None)
 
@@ -429,7 +430,7 @@ class Sessions:
         rows = []
         for session, seat in seats:
             self._dirty.pop(seat, None)
-            self._saving[seat] = self._saving.get(seat, 0) + 1
+            self._saving.begin(seat)
             seat.seen_ms = now_ms
             owed = seat.owed
             cursors = [(LogKey(user_address(session.user)), seat.acked, owed.parked)]
@@ -438,7 +439,7 @@ class Sessions:
 
         def saved(result: Any) -> None:
             for session, seat in seats:
-                self._saved(seat)
+                self._saving.end(seat)
                 tail = self._tails.of(session.user)
                 if tail is not None:
                     self.release(tail)
@@ -447,18 +448,13 @@ class Sessions:
 
         self._change(Change(partial(_save_rows, rows), saved))
 
-    def _saved(self, seat: Seat) -> None:
-        left = self._saving.pop(seat) - 1
-        if left:
-            self._saving[seat] = left
-
     def _forget(self, user: str, devices: tuple[str, ...]) -> None:
         if devices:
             self._forgotten[user] = self._forgotten.get(user, ()) + devices
 
     def release(self, tail: Tail) -> None:
         """Forget what need not be remembered: seats that are offline and written, an unused tail."""
-        if tail.pins:
+        if tail in self._tails.pins:
             return
         if self._forgotten:
             self._forgotten.pop(tail.name, None)

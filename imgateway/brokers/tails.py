@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from imgateway.frames import LogKey, user_address
 
-__all__ = ("Owed", "Seat", "Tail", "Tails")
+__all__ = ("Owed", "Seat", "Tail", "Tails", "UnderWay")
 
 
 class Owed(Struct, frozen=True, gc=False):
@@ -66,14 +66,10 @@ class Tail(Struct, gc=False, eq=False):
     head: int = -1
     told: bool | None = None
     """Whoever watches has the position, and is told of what follows it; None: nobody watches."""
-    pins: int = 0
-    """Questions and changes under way that need this object, and its seats, to stay: what the reader saw may
-    be older than what was written since."""
-    asked: bool = False
-    """The disk's part of what follows is known."""
     not_before_s: int = 0
     sitting: Seat | tuple[Seat, ...] = ()
-    """`seats`; most have one, which spares a tuple."""
+    """`seats`, which are known with `not_before_s` from the first login on; most have one, which spares a
+    tuple."""
 
     @property
     def watched(self) -> bool:
@@ -111,6 +107,26 @@ class Tail(Struct, gc=False, eq=False):
             self.head = max(self.head, head)
 
 
+class UnderWay:
+    """How much is under way for whom: for most nothing is, so they need no field for it."""
+
+    __slots__ = ("_counts",)
+
+    def __init__(self) -> None:
+        self._counts: dict[Seat | Tail, int] = {}
+
+    def __contains__(self, one: Seat | Tail) -> bool:
+        return one in self._counts
+
+    def begin(self, one: Seat | Tail) -> None:
+        self._counts[one] = self._counts.get(one, 0) + 1
+
+    def end(self, one: Seat | Tail) -> None:
+        left = self._counts.pop(one) - 1
+        if left:
+            self._counts[one] = left
+
+
 class Tails:
     """The tails in memory, by log. Mailboxes have a table of their own, whose keys are all texts: it is a
     third smaller."""
@@ -118,6 +134,9 @@ class Tails:
     def __init__(self) -> None:
         self._mailboxes: dict[str, Tail] = {}
         self._others: dict[LogKey, Tail] = {}
+        self.pins = UnderWay()
+        """Questions and changes that need a tail, and its seats, to stay: what the reader saw may be older than
+        what was written since."""
 
     def __len__(self) -> int:
         return len(self._mailboxes) + len(self._others)
