@@ -1,4 +1,4 @@
-"""The gateway's end: one socket, a table from cid to connection, and silence for everybody else."""
+"""The gateway's end: one socket, its connections by cid, and silence for everybody else."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ from .packets import (
     parse,
 )
 from .path import Candidate, Place, packed, unpacked
+from .places import Places
 from .port import Port
 from .seal import reset_token as token_of
 from .seal import seal
@@ -97,7 +98,7 @@ class DatagramServer(Port):
         self._accept = accept
         self._greeting = greeting
         self._reset_key = reset_key
-        self._connections: dict[int, ServerConnection] = {}
+        self._connections = Places(random)
         self._paused = self._stopped = False
         self._reset_second = 0
         self._reset_to: set[bytes] = set()
@@ -142,7 +143,7 @@ class DatagramServer(Port):
     # ------------------------------------------------------------------------------------------- connections
 
     def forget(self, connection: Any) -> None:
-        self._connections.pop(connection.cid, None)
+        self._connections.leave(connection)
         if self._stopped and not self._connections:
             self.reactor.callLater(0, self._leave)  # it may have a last word to send
 
@@ -160,7 +161,7 @@ class DatagramServer(Port):
             self._welcome(found, addr)
 
     def _welcome(self, greeted: Greeted, addr: Place) -> None:
-        cid = self._fresh_cid()
+        cid = self._connections.fresh()
         agreed = self._greeting.agree(greeted, cid, self.random(32))
         if agreed is None:
             return
@@ -185,17 +186,10 @@ class DatagramServer(Port):
         clear = accept.head()
         answer = clear + seal(keys.to_client, number, clear, payload)
         self._greeting.remember(greeted.hello, answer)
-        self._connections[connection.cid] = connection
+        self._connections.put(connection)
         self.write(answer, addr)
         connection.receiver.opened(self._wire)
         connection.begin(messages)
-
-    def _fresh_cid(self) -> bytes:
-        while True:
-            # Half of the first byte is 0: a number of 60 bits takes 32 bytes, one of 64 takes 48.
-            cid = (int.from_bytes(self.random(8)) >> 4).to_bytes(8)
-            if int.from_bytes(cid) not in self._connections:
-                return cid
 
     def _reset(self, cid: bytes, addr: Place) -> None:
         """Somebody goes on with a connection that is not there: after a restart, or a goodbye unheard."""
