@@ -146,7 +146,9 @@ class Sessions:
         known = seat.registered
         seat.generation = next(self._generations)
         seat.platform, platform_before = claim.platform, seat.platform
-        seat.issued_at_s, seat.order = claim.issued_at_s, claim.order
+        seat.issued_at_s = claim.issued_at_s
+        if seat.owed.order != claim.order:
+            seat.owed = replace(seat.owed, order=claim.order)
         now_ms = self._now_ms()
         if not 0 <= now_ms - self._login_ms < 1_000:
             self._login_ms = now_ms
@@ -172,7 +174,6 @@ class Sessions:
         others = {}
         for cursor in found.cursors:
             if cursor.log == tail.log:
-                seat.registered = True
                 seat.acked, parked = cursor.acked, cursor.parked
             else:
                 others[cursor.log] = (cursor.acked, cursor.parked)
@@ -197,7 +198,7 @@ class Sessions:
         self._tails.pins.begin(tail)
         self._saving.begin(seat)
         keep = [other.device for other in tail.seats if other.online]
-        furthest = max((other.acked for other in tail.seats), default=0)
+        furthest = max([0, *(other.acked for other in tail.seats)])
         self._change(
             Change(
                 lambda connection: register(
@@ -223,7 +224,6 @@ class Sessions:
         self._tails.pins.end(tail)
         tail.learn(first, head)
         self._saving.end(seat)
-        seat.registered = True
         seat.acked = max(seat.acked, acked)
         seat.seen_ms = seat.since_ms
         self._forget(session.user, forgotten)
@@ -433,8 +433,9 @@ class Sessions:
             self._saving.begin(seat)
             seat.seen_ms = now_ms
             owed = seat.owed
-            cursors = [(LogKey(user_address(session.user)), seat.acked, owed.parked)]
-            cursors += [(log, *where) for log, where in owed.others.items()]
+            cursors = [(log, *where) for log, where in owed.others.items()]
+            if seat.registered:
+                cursors.append((LogKey(user_address(session.user)), seat.acked, owed.parked))
             rows.append(Saved(session, seat.platform, now_ms, owed.record, tuple(cursors)))
 
         def saved(result: Any) -> None:
@@ -474,7 +475,7 @@ def _verdict(claim: Claim, tail: Tail, seat: Seat | None) -> Verdict:
         seat is not None
         and seat.online
         and claim.on_same_device == "newest-order-wins"
-        and seat.order > claim.order
+        and seat.owed.order > claim.order
     ):
         return Verdict.OUTRUN
     return Verdict.OK

@@ -18,11 +18,12 @@ __all__ = ("Owed", "Seat", "Tail", "Tails", "UnderWay")
 
 class Owed(Struct, frozen=True, gc=False):
     """What few devices have besides a position: seqs of the mailbox that are parked, positions and parked
-    seqs of further logs, and what the wire keeps."""
+    seqs of further logs, what the wire keeps, and the order of their login."""
 
     parked: tuple[int, ...] = ()
     others: Mapping[LogKey, tuple[int, tuple[int, ...]]] = {}
     record: bytes = b""
+    order: int = 0
 
 
 NOTHING = Owed()
@@ -42,15 +43,17 @@ class Seat(Struct, gc=False, eq=False):
     since_ms: int = 0
     seen_ms: int = 0
     """When the disk last heard of it."""
-    order: int = 0
-    registered: bool = False
-    acked: int = 0
-    """In the mailbox."""
+    acked: int = -1
+    """In the mailbox; -1: the mailbox does not know the device yet."""
     owed: Owed = NOTHING
 
     @property
     def online(self) -> bool:
         return self.generation > 0
+
+    @property
+    def registered(self) -> bool:
+        return self.acked >= 0
 
 
 class Tail(Struct, gc=False, eq=False):
