@@ -138,8 +138,8 @@ class Tails:
         self._mailboxes: dict[str, Tail] = {}
         self._others: dict[LogKey, Tail] = {}
         self.pins = UnderWay()
-        """Questions and changes that need a tail, and its seats, to stay: what the reader saw may be older than
-        what was written since."""
+        """Questions and changes that need a tail, and its seats, to stay: what the reader saw may be older
+        than what was written since."""
 
     def __len__(self) -> int:
         return len(self._mailboxes) + len(self._others)

@@ -332,9 +332,8 @@ class Link:
         """Send an encoded control frame; count it while the peer does not read."""
         self.connection.send(data)
         self.desk.counters.bytes_out += len(data)
-        if self.clogged:
-            if self._unsent_control(len(data)) >= self.desk.limits.control_abort_bytes:
-                self.drop(CloseCode.SLOW_READER, "it does not read its answers")
+        if self.clogged and self._unsent_control(len(data)) >= self.desk.limits.control_abort_bytes:
+            self.drop(CloseCode.SLOW_READER, "it does not read its answers")
 
     def _unsent_control(self, size: int) -> int:
         unsent = self._unsent

@@ -306,6 +306,6 @@ class Login:
 
 @lru_cache(maxsize=8192)
 def _quarters(number: int) -> float:
-    """So many quarters of a second, which is as finely as the node's wheel turns: the same object for the same
-    number, for links keep it, and their tokens end by whole seconds."""
+    """So many quarters of a second, which is as finely as the node's wheel turns: one object for the links
+    that keep it, whose tokens end by whole seconds."""
     return number / 4

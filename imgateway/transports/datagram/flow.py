@@ -236,8 +236,8 @@ class Flow:
 
     @property
     def rest(self) -> bytes:
-        """REST_BYTES bytes of which another is made that goes on from here. b"": it is awake, or there is more
-        to it."""
+        """REST_BYTES bytes of which another is made that goes on from here. b"": it is awake, or there is
+        more to it."""
         return self._asleep if len(self._asleep) == REST_BYTES and not self._keys else b""
 
     def _wake(self) -> Outgoing:
