@@ -27,8 +27,8 @@ from .packets import (
     parse,
 )
 from .path import Candidate, Place, packed, unpacked
-from .places import Places
 from .port import Port
+from .roll import Roll
 from .seal import reset_token as token_of
 from .seal import seal
 
@@ -98,7 +98,7 @@ class DatagramServer(Port):
         self._accept = accept
         self._greeting = greeting
         self._reset_key = reset_key
-        self._connections = Places(random)
+        self._connections = Roll(random)
         self._paused = self._stopped = False
         self._reset_second = 0
         self._reset_to: set[bytes] = set()

@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-__all__ = ("Places",)
+__all__ = ("Roll",)
 
 RANDOM_BYTES = 4
 
 
-class Places:
+class Roll:
     """:param random: n → n random bytes."""
 
     __slots__ = ("_free", "_places", "_random")
