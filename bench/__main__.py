@@ -21,6 +21,7 @@ from typing import Any
 
 import click
 
+from bench import large_room as simulated
 from bench import rooms
 from bench.compression import measure
 from bench.servers import Server, cpu_seconds, gateway, mosquitto, rss_bytes, tokens
@@ -75,16 +76,23 @@ def compression(seed: int, entries: int, runs: int) -> None:
 @click.option("--size", default=100, show_default=True, help="Body bytes.")
 @click.option("--seconds", default=5, show_default=True)
 @click.option("--runs", default=3, show_default=True)
-def pairs(pairs: int, windows: tuple[int, ...], size: int, seconds: int, runs: int) -> None:
+@click.option(
+    "--protocol",
+    type=click.Choice(["native", "mobileimsdk", "mqtt", "mqtt-kept"]),
+    default="native",
+    show_default=True,
+)
+def pairs(pairs: int, windows: tuple[int, ...], size: int, seconds: int, runs: int, protocol: str) -> None:
     """Closed loop, QoS 1: on SQLite with synchronous=FULL, in memory, and mosquitto in memory."""
     if shutil.which("mosquitto") is None:
         raise click.ClickException("mosquitto is not installed: apt-get install mosquitto")
     with scratch() as directory:
         program = compiled(directory)
+        wire = f"{protocol.removesuffix('-kept')}+tcp"
         kinds = {
             "mosquitto, memory": ("mqtt", lambda: mosquitto(directory)),
-            "imgateway, SQLite FULL": ("native", lambda: gateway(directory, "embedded:")),
-            "imgateway, memory": ("native", lambda: gateway(directory, "memory:")),
+            "imgateway, SQLite FULL": (protocol, lambda: gateway(directory, "embedded:", wire)),
+            "imgateway, memory": (protocol, lambda: gateway(directory, "memory:", wire)),
         }
         rows: dict[tuple[str, int], list[dict[str, Any]]] = {}
         for run in range(runs):
@@ -93,7 +101,7 @@ def pairs(pairs: int, windows: tuple[int, ...], size: int, seconds: int, runs: i
                     for window in windows:
                         tag = f"w{window}"  # users of its own: what an earlier run left unread is not counted
                         lines = (
-                            "".join(f"{t}\n" for t in tokens(server, pairs, tag)) if mode == "native" else ""
+                            "".join(f"{t}\n" for t in tokens(server, pairs, tag)) if server.data_dir else ""
                         )
                         result = generate(
                             program, 1, mode, server, [pairs, window, size, seconds, tag], lines
@@ -135,7 +143,9 @@ def idle(sessions: int, brokers: tuple[str, ...]) -> None:
 
 @main.command()
 @click.option(
-    "--members", default=0, help="0: 5,000 over TCP, 2,000 over WebSocket, 18,000 with --bystanders."
+    "--members",
+    default=0,
+    help="0: 5,000 over TCP, 2,000 over WebSocket, 450 with --aggregate, 18,000 with --bystanders.",
 )
 @click.option("--transport", type=click.Choice(["tcp", "websocket"]), default="tcp", show_default=True)
 @click.option("--size", default=100, show_default=True, help="Body bytes.")
@@ -157,12 +167,32 @@ def room(
     """One room: its members' deliveries against a bare send() loop, and against Autobahn's on WebSocket."""
     with scratch() as directory:
         if aggregate:
-            rooms.aggregation(directory, transport, members or 5_000, size, seconds, rate)
+            rooms.aggregation(directory, transport, members or 450, size, seconds, runs, rate)
         elif bystanders:
             rooms.bystanders(directory, transport, members or 18_000, size, seconds, rate)
         else:
             count = members or (5_000 if transport == "tcp" else 2_000)
             rooms.fan_out(directory, transport, count, size, seconds, runs)
+
+
+@main.command()
+@click.option("--size", default=4_000, show_default=True, help="Body bytes.")
+@click.option("--seconds", default=20.0, show_default=True)
+@click.option("--rate", default=200.0, show_default=True, help="Messages a second.")
+def stalled(size: int, seconds: float, rate: float) -> None:
+    """A member of a flooded room stops reading for a while: what is held for it, what it is told, what it gets."""
+    with scratch() as directory:
+        rooms.stall(directory, size, seconds, rate)
+
+
+@main.command("large-room")
+@click.option("--members", default=100_000, show_default=True)
+@click.option("--size", default=100, show_default=True, help="Body bytes.")
+@click.option("--seconds", default=10.0, show_default=True)
+@click.option("--rate", default=20.0, show_default=True, help="Messages a second.")
+def large_room(members: int, size: int, seconds: float, rate: float) -> None:
+    """A very large room in one process without sockets: time of a slice, memory, how long others wait."""
+    simulated.run(members, size, seconds, rate)
 
 
 def grown(program: Path, server: Server, sessions: int) -> tuple[int, int]:

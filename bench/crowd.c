@@ -23,6 +23,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "wire.h"
+
 #define LATENCIES (1 << 22)
 
 struct peer {
@@ -38,45 +40,6 @@ static uint64_t entries, deliveries, bytes, published, pair_got;
 static uint8_t body[65536];
 static char run_id[16];
 static uint64_t pair_epoch, pair_upto;
-
-static double now(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return t.tv_sec + t.tv_nsec / 1e9;
-}
-
-static void die(const char *what) {
-    fprintf(stderr, "crowd: %s: %s\n", what, strerror(errno));
-    exit(1);
-}
-
-static int varint(uint8_t *to, uint64_t value) {
-    int n = 0;
-    while (value >= 128) {
-        to[n++] = (uint8_t)(value | 128);
-        value >>= 7;
-    }
-    to[n++] = (uint8_t)value;
-    return n;
-}
-
-static int read_varint(const uint8_t *from, const uint8_t *end, uint64_t *value) {
-    int shift = 0, n = 0;
-    *value = 0;
-    while (from + n < end && n < 10) {
-        *value |= (uint64_t)(from[n] & 127) << shift;
-        if (!(from[n++] & 128)) return n;
-        shift += 7;
-    }
-    return 0;
-}
-
-static int field(uint8_t *to, int number, const void *data, int len) {
-    int n = varint(to, (uint64_t)number << 3 | 2);
-    n += varint(to + n, (uint64_t)len);
-    memcpy(to + n, data, len);
-    return n + len;
-}
 
 static void send_all(struct peer *p, const uint8_t *data, int len) {
     while (len) {

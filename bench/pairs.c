@@ -1,11 +1,13 @@
 /* Closed-loop load: N pairs, each with a sender and a receiver, W messages of a pair outstanding.
  *
  * A message counts as done when its sender has the acknowledgement and its receiver has the message; only then does the
- * pair send another. The same loop speaks the native protocol and MQTT 3.1.1 at QoS 1, so both servers get the same
- * load from the same program. One thread, one epoll; written in C so that the generator is not the limit.
+ * pair send another. The same loop speaks the native protocol, MobileIMSDK's with receipts, and MQTT 3.1.1 at QoS 1, so
+ * all servers get the same load from the same program. One thread, one epoll; in C, so that the generator is not the limit.
  *
- *   pairs native|mqtt HOST PORT PAIRS WINDOW SIZE SECONDS TAG < tokens  (native: 2 x PAIRS tokens, a line each)
+ *   pairs native|mobileimsdk|mqtt|mqtt-kept HOST PORT PAIRS WINDOW SIZE SECONDS TAG < tokens
  *   pairs idle HOST PORT SESSIONS 0 0 SECONDS TAG < tokens               (logs in, then only answers pings)
+ *
+ * A line of `tokens` for each peer; a server that asks for none is given none. mqtt-kept: without clean session.
  *
  * The senders are the users TAGs0, TAGs1 ..., the receivers TAGr0, TAGr1 ...
  *
@@ -24,6 +26,8 @@
 #include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
+
+#include "wire.h"
 
 #define IN_BYTES 65536
 #define OUT_BYTES 65536
@@ -46,49 +50,17 @@ struct pair {
     uint64_t sent, acked, delivered;
 };
 
-static enum { NATIVE, MQTT, IDLE } mode;
+static enum { NATIVE, MQTT, MOBILE, IDLE } mode;
 static struct peer *peers;
 static struct pair *pairs;
 static int n_pairs, n_peers, window, size, n_ready, epoll_fd;
 static uint64_t measured, extra;
 static float *latencies;
 static uint64_t n_latencies;
-static int measuring;
+static int measuring, kept;
 static uint8_t body[65536];
 static char run_id[16];
 static const char *tag;
-
-static double now(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return t.tv_sec + t.tv_nsec / 1e9;
-}
-
-static void die(const char *what) {
-    fprintf(stderr, "pairs: %s: %s\n", what, strerror(errno));
-    exit(1);
-}
-
-static int varint(uint8_t *to, uint64_t value) {
-    int n = 0;
-    while (value >= 128) {
-        to[n++] = (uint8_t)(value | 128);
-        value >>= 7;
-    }
-    to[n++] = (uint8_t)value;
-    return n;
-}
-
-static int read_varint(const uint8_t *from, const uint8_t *end, uint64_t *value) {
-    int shift = 0, n = 0;
-    *value = 0;
-    while (from + n < end && n < 10) {
-        *value |= (uint64_t)(from[n] & 127) << shift;
-        if (!(from[n++] & 128)) return n;
-        shift += 7;
-    }
-    return 0;
-}
 
 static void flush(struct peer *p) {
     int done = 0;
@@ -109,13 +81,6 @@ static uint8_t *room(struct peer *p, int bytes) {
 }
 
 /* ---- native: Frame in protobuf behind a varint32 length ---------------------------------------------------------- */
-
-static int field(uint8_t *to, int number, const void *data, int len) {
-    int n = varint(to, (uint64_t)number << 3 | 2);
-    n += varint(to + n, (uint64_t)len);
-    memcpy(to + n, data, len);
-    return n + len;
-}
 
 static void native_frame(struct peer *p, int number, const uint8_t *content, int len) {
     uint8_t head[16];
@@ -175,16 +140,20 @@ static int mqtt_text(uint8_t *to, const char *text) {
     return len + 2;
 }
 
-static void mqtt_connect(struct peer *p) {
-    uint8_t packet[128];
+static void mqtt_connect(struct peer *p, const char *token) {
+    uint8_t packet[4096];
     char id[32];
     int n = mqtt_text(packet, "MQTT");
     packet[n++] = 4;
-    packet[n++] = 2; /* clean session */
+    packet[n++] = (kept ? 0 : 2) | (token ? 0xc0 : 0); /* clean session; user name and password */
     packet[n++] = 0;
     packet[n++] = 0; /* no keepalive */
     sprintf(id, "%c%d", p->receiver ? 'r' : 's', p->index);
     n += mqtt_text(packet + n, id);
+    if (token) {
+        n += mqtt_text(packet + n, "");
+        n += mqtt_text(packet + n, token);
+    }
     mqtt_packet(p, 0x10, packet, n);
 }
 
@@ -211,6 +180,42 @@ static void mqtt_publish(struct peer *p, uint64_t number) {
     mqtt_packet(p, 0x32, packet, n + size);
 }
 
+/* ---- MobileIMSDK: JSON behind four bytes of length ----------------------------------------------------------------- */
+
+static void mobile_packet(struct peer *p, const char *content, int len) {
+    uint8_t *to = room(p, len + 4);
+    to[0] = (uint8_t)(len >> 24);
+    to[1] = (uint8_t)(len >> 16);
+    to[2] = (uint8_t)(len >> 8);
+    to[3] = (uint8_t)len;
+    memcpy(to + 4, content, len);
+    p->out_len += len + 4;
+}
+
+static void mobile_login(struct peer *p, const char *token) {
+    static char packet[8192];
+    char user[64];
+    sprintf(user, "%s%c%d", tag, p->receiver ? 'r' : 's', p->index);
+    mobile_packet(p, packet, snprintf(packet, sizeof packet,
+        "{\"bridge\":false,\"type\":0,\"dataContent\":\"{\\\"loginUserId\\\":\\\"%s\\\",\\\"loginToken\\\":\\\"%s\\\","
+        "\\\"firstLoginTime\\\":0}\",\"from\":\"%s\",\"to\":\"0\",\"QoS\":false,\"typeu\":-1,\"sm\":-1}", user, token, user));
+}
+
+static void mobile_publish(struct peer *p, uint64_t number) {
+    static char packet[70000];
+    mobile_packet(p, packet, snprintf(packet, sizeof packet,
+        "{\"bridge\":false,\"type\":2,\"dataContent\":\"%.*s\",\"from\":\"%ss%d\",\"to\":\"%sr%d\","
+        "\"fp\":\"%s-%d-%016llx\",\"QoS\":true,\"typeu\":-1,\"sm\":-1}",
+        size, (const char *)body, tag, p->index, tag, p->index, run_id, p->index, (unsigned long long)number));
+}
+
+static void mobile_receipt(struct peer *p, const char *fp, int len) {
+    char packet[512];
+    mobile_packet(p, packet, snprintf(packet, sizeof packet,
+        "{\"bridge\":false,\"type\":4,\"dataContent\":\"%.*s\",\"from\":\"%sr%d\",\"to\":\"%ss%d\",\"QoS\":false,"
+        "\"typeu\":-1,\"sm\":-1}", len, fp, tag, p->index, tag, p->index));
+}
+
 /* ---- the loop ----------------------------------------------------------------------------------------------------- */
 
 static void pump(int index) {
@@ -221,6 +226,7 @@ static void pump(int index) {
         if (pair->sent - done >= (uint64_t)window) break;
         pair->sent_at[pair->sent % (MAX_WINDOW * 2)] = now();
         if (mode == NATIVE) native_publish(sender, pair->sent);
+        else if (mode == MOBILE) mobile_publish(sender, pair->sent);
         else mqtt_publish(sender, pair->sent);
         pair->sent++;
     }
@@ -311,12 +317,42 @@ static int take_mqtt(struct peer *p) {
     }
 }
 
+static void mobile_got(struct peer *p, const char *content, int len) {
+    static const char head[] = "{\"bridge\":false,\"type\":", fp_head[] = "\",\"fp\":\"";
+    int type = len > (int)sizeof head ? atoi(content + sizeof head - 1) : -1;
+    if (type == 50 && memmem(content, len, "\\\"code\\\":0,", 11)) became_ready(p);
+    else if (type == 4) pairs[p->index].acked++;
+    else if (type == 2) {
+        const char *fp = memmem(content, len, fp_head, sizeof fp_head - 1);
+        if (fp) {
+            fp += sizeof fp_head - 1;
+            mobile_receipt(p, fp, (int)strcspn(fp, "\""));
+        }
+        delivered(p, 1);
+    } else {
+        fprintf(stderr, "pairs: unexpected: %.*s\n", len, content);
+        exit(1);
+    }
+}
+
+static int take_mobile(struct peer *p) {
+    int at = 0;
+    for (;;) {
+        const uint8_t *in = p->in + at;
+        if (at + 4 > p->in_len) return at;
+        int len = in[0] << 24 | in[1] << 16 | in[2] << 8 | in[3];
+        if (at + 4 + len > p->in_len) return at;
+        mobile_got(p, (const char *)in + 4, len);
+        at += 4 + len;
+    }
+}
+
 static void readable(struct peer *p) {
     ssize_t n = recv(p->fd, p->in + p->in_len, IN_BYTES - p->in_len, 0);
     if (n == 0) { fprintf(stderr, "pairs: the server closed a connection\n"); exit(1); }
     if (n < 0) { if (errno == EAGAIN) return; die("recv"); }
     p->in_len += (int)n;
-    int used = mode == MQTT ? take_mqtt(p) : take_native(p);
+    int used = mode == MQTT ? take_mqtt(p) : mode == MOBILE ? take_mobile(p) : take_native(p);
     memmove(p->in, p->in + used, p->in_len - used);
     p->in_len -= used;
 }
@@ -356,12 +392,15 @@ static void connect_all(const char *host, int port) {
         if (p->fd < 0 || connect(p->fd, (struct sockaddr *)&to, sizeof to) < 0) die("connect");
         int one = 1;
         setsockopt(p->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
-        if (mode == MQTT) mqtt_connect(p);
-        else {
-            ssize_t len = getline(&line, &cap, stdin);
+        ssize_t len = getline(&line, &cap, stdin);
+        if (mode == MQTT) {
+            if (len > 0) line[strcspn(line, "\n")] = 0;
+            mqtt_connect(p, len > 0 ? line : NULL);
+        } else {
             if (len <= 0) { fprintf(stderr, "pairs: too few tokens\n"); exit(1); }
             line[strcspn(line, "\n")] = 0;
-            native_hello(p, line);
+            if (mode == MOBILE) mobile_login(p, line);
+            else native_hello(p, line);
         }
         flush(p);
         struct epoll_event event = {.events = EPOLLIN, .data.u32 = (uint32_t)i};
@@ -377,8 +416,9 @@ static void connect_all(const char *host, int port) {
 }
 
 int main(int argc, char **argv) {
-    if (argc != 9) { fprintf(stderr, "usage: pairs native|mqtt|idle HOST PORT PAIRS WINDOW SIZE SECONDS TAG\n"); return 2; }
-    mode = argv[1][0] == 'n' ? NATIVE : argv[1][0] == 'm' ? MQTT : IDLE;
+    if (argc != 9) { fprintf(stderr, "usage: pairs native|mobileimsdk|mqtt|mqtt-kept|idle HOST PORT PAIRS WINDOW SIZE SECONDS TAG\n"); return 2; }
+    kept = !strcmp(argv[1], "mqtt-kept");
+    mode = !strcmp(argv[1], "native") ? NATIVE : !strncmp(argv[1], "mqtt", 4) ? MQTT : argv[1][0] == 'm' ? MOBILE : IDLE;
     n_pairs = atoi(argv[4]);
     window = atoi(argv[5]);
     size = atoi(argv[6]);

@@ -18,7 +18,8 @@ from typing import Any
 
 import click
 
-from bench.servers import Server, free_port, gateway, waiting
+from bench.servers import Server, free_port, gateway, measure, rss_bytes, waiting
+from bench.stalled import stalled
 from imgateway.auth.keys import load_secret
 from imgateway.auth.token import mint
 from imgateway.config import AuthSettings
@@ -134,24 +135,33 @@ def fan_out(directory: Path, transport: str, members: int, size: int, seconds: f
 
 
 def aggregation(
-    directory: Path, transport: str, members: int, size: int, seconds: float, rate: float
+    directory: Path, transport: str, members: int, size: int, seconds: float, runs: int, rate: float
 ) -> None:
-    """Entries for a second of the server's processor: each in a frame of its own, one after the other; and so
-    many a second, with a tick that gathers them."""
+    """Entries for a second of the server's processor, at so many messages a second: each in a frame of its
+    own, and with a tick that gathers them. With more members than it can serve one by one the node gathers by
+    itself, and there would be nothing to compare with."""
     program = compiled(directory)
     mode, wire = WIRES[transport]
-    per_cpu = {}
+    found: dict[int, list[dict[str, Any]]] = {0: [], 50: []}
+    for run in range(runs):
+        for tick_ms, results in found.items():
+            with gateway(directory, "memory:", wire, room_settings(tick_ms)) as server:
+                lines = tokens(server, members, 0)
+                results.append(crowd(program, mode, server, lines, members, size, seconds, rate))
+            click.echo(f"run {run + 1}/{runs}  tick {tick_ms} ms  {results[-1]}", err=True)
     click.echo(
-        "| tick | entries/s | entries a frame | cores | entries per CPU-second |\n|---|---|---|---|---|"
+        f"| {members:,} members, {transport}, {rate:,.0f} messages/s | entries/s | entries a frame | cores "
+        "| entries per CPU-second |\n|---|---|---|---|---|"
     )
-    for tick_ms in (0, 50):
-        with gateway(directory, "memory:", wire, room_settings(tick_ms)) as server:
-            lines = tokens(server, members, 0)
-            found = crowd(program, mode, server, lines, members, size, seconds, rate if tick_ms else 0)
-        per_cpu[tick_ms] = found["entries"] / found["cpu"]
+    per_cpu = {}
+    for tick_ms, results in found.items():
+        entries, frames, cores = (
+            statistics.median(result[key] for result in results) for key in ("entries", "deliveries", "cpu")
+        )
+        per_cpu[tick_ms] = statistics.median(result["entries"] / result["cpu"] for result in results)
         click.echo(
-            f"| {tick_ms} ms | {found['entries']:,.0f} | {found['entries'] / found['deliveries']:.1f} "
-            f"| {found['cpu']:.2f} | {per_cpu[tick_ms]:,.0f} |"
+            f"| tick {tick_ms} ms | {entries:,.0f} | {entries / frames:.1f} | {cores:.2f} "
+            f"| {per_cpu[tick_ms]:,.0f} |"
         )
     click.echo(f"\n{per_cpu[50] / per_cpu[0]:.1f} times the entries for the same time of the processor")
 
@@ -171,3 +181,33 @@ def bystanders(directory: Path, transport: str, members: int, size: int, seconds
             f"| {count:,} | {found['deliveries']:,.0f} | {found['entries']:,.0f} | {found['cpu']:.2f} "
             f"| {found['pair_p50_ms']} ms | {found['pair_p99_ms']} ms | {found['pair_max_ms']} ms |"
         )
+
+
+def stall(directory: Path, size: int, seconds: float, rate: float) -> None:
+    """A member of a flooded room that does not read."""
+    with gateway(directory, "memory:") as server:
+        secret = load_secret(AuthSettings(), server.data_dir)
+        before = rss_bytes(server.pid)
+        found = stalled(
+            server.port,
+            lambda user, service: mint(secret, user, service=service, ttl_s=3600, now_s=time.time()),
+            lambda: measure(server, "imgateway_held_unsent_bytes"),
+            seconds,
+            size,
+            rate,
+        )
+        grown = rss_bytes(server.pid) - before
+    well, slow = found.well, found.slow
+    click.echo("| | reads along | stopped reading |\n|---|---|---|")
+    for name, values in (
+        (f"messages, of {found.messages:,}", [len(one.shown[0]) for one in (well, slow)]),
+        (f"of lane 1, of {len(found.gifts):,}", [len(one.shown[1]) for one in (well, slow)]),
+        ("gaps told", [one.gaps[0] for one in (well, slow)]),
+        ("gaps told in lane 1", [one.gaps[1] for one in (well, slow)]),
+        ("bytes received", [one.bytes for one in (well, slow)]),
+    ):
+        click.echo(f"| {name} | {values[0]:,} | {values[1]:,} |")
+    click.echo(
+        f"\nheld for it: {found.held:,.0f} bytes at most; the process grew by {grown:,} bytes; "
+        f"caught up in {found.caught_up_s:.1f} s"
+    )

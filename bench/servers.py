@@ -26,6 +26,7 @@ class Server(NamedTuple):
     pid: int
     port: int
     data_dir: str = ""
+    http: int = 0
 
 
 def free_port() -> int:
@@ -106,7 +107,7 @@ def gateway(
                         break
             except OSError:
                 time.sleep(0.05)
-        yield Server(child.pid, port, str(data_dir))
+        yield Server(child.pid, port, str(data_dir), http)
 
 
 def tokens(server: Server, pairs: int, tag: str) -> Iterator[str]:
@@ -129,3 +130,10 @@ def rss_bytes(pid: int) -> int:
         if line.startswith("VmRSS:"):
             return int(line.split()[1]) * 1024
     raise ValueError("no VmRSS")
+
+
+def measure(server: Server, name: str) -> float:
+    """A gateway's metric now."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{server.http}/metrics") as answer:
+        lines = answer.read().decode().splitlines()
+    return sum(float(line.split()[-1]) for line in lines if line.startswith((f"{name} ", f"{name}{{")))

@@ -324,6 +324,33 @@ class UdpSettings(Struct, frozen=True, forbid_unknown_fields=True):
     ] = 0
 
 
+class MobileImsdkSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """For MobileIMSDK's clients, which must be set to the same."""
+
+    sense_mode: Annotated[
+        Literal["none", "3S", "5S", "10S", "15S", "30S", "60S", "120S"],
+        Meta(
+            description="How often the clients say that they are there, which decides how long silence is "
+            "taken for life; none: 20 s over TCP and WebSocket, 10 s over UDP."
+        ),
+    ] = "none"
+    sm: Annotated[bool, Meta(description="Whatever is sent to them says when, in milliseconds.")] = False
+
+
+class MqttSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """For clients of MQTT."""
+
+    max_keepalive_s: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=65_535,
+            description="The longest keepalive of a client of MQTT 5, which is told so; 0: whatever it asks "
+            "for. 3.1.1 has no way to tell it.",
+        ),
+    ] = 0
+
+
 class PluginSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """Names of installed plugins to use, in order."""
 
@@ -362,6 +389,8 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     auth: AuthSettings = AuthSettings()
     websocket: WebSocketSettings = WebSocketSettings()
     udp: UdpSettings = UdpSettings()
+    mobileimsdk: MobileImsdkSettings = MobileImsdkSettings()
+    mqtt: MqttSettings = MqttSettings()
     plugins: PluginSettings = PluginSettings()
     log: LogSettings = LogSettings()
 
@@ -420,6 +449,8 @@ def _allowed(kind: Any) -> str:
     if get_origin(plain) is tuple:
         item = get_args(plain)[0]
         return "a list of " + (" and ".join(get_args(item)) if get_origin(item) is Literal else "texts")
+    if plain is bool:
+        return "true or false"
     if plain is str:
         return "text, not empty" if any(meta.min_length for meta in metas) else "text"
     bounds = []

@@ -20,6 +20,8 @@ from imgateway.errors import InvalidAddress
 # -------------------------------------------------------------------------------------------------- addresses
 
 DURABLE_KINDS = frozenset({"user", "topic", "service"})
+FOLLOWED_KINDS = frozenset({"topic", "service"})
+"""Durable logs that are read by whoever subscribes to them."""
 RING_KINDS = frozenset({"room", "area", "all"})
 KINDS = DURABLE_KINDS | RING_KINDS | {"device", "node"}
 
@@ -275,8 +277,13 @@ class Limits(Struct, frozen=True, gc=False):
 
 
 class Hello(Struct, frozen=True):
-    """The greeting. `on_same_device` and `order` are filled by adapters whose wire has its own replacement
-    rule."""
+    """The greeting. What follows `resume` is filled by adapters whose wire has more to say.
+
+    `on_same_device` and `order`: its own replacement rule. `user`: whom the greeting names; a token must not
+    name another. `will`: published if the connection breaks, `will_delay_s` later unless the client is
+    back by then. `linger_s`: how long the session waits for its client, if that is less than the node's
+    setting; negative: as the node has it.
+    """
 
     token: str
     device: str = ""
@@ -287,6 +294,10 @@ class Hello(Struct, frozen=True):
     resume: tuple[ResumePoint, ...] = ()
     on_same_device: str = "replace"
     order: int = 0
+    user: str = ""
+    will: Publish | None = None
+    will_delay_s: float = 0.0
+    linger_s: float = -1.0
 
 
 class Welcome(Struct, frozen=True):
@@ -379,6 +390,10 @@ class Subscribe(Struct, frozen=True):
     lane: int = 0
     epoch: int = 0
     seq: int = 0
+    last: bool = False
+    """Whoever has no position here begins with the newest entry, not after it."""
+    acks: bool = True
+    """False: what comes from this durable log is not acknowledged; what was sent is taken."""
 
 
 class Subscribed(Struct, frozen=True):
@@ -490,7 +505,7 @@ class RefusedCode(IntEnum):
     INVALID = 4
     """A field has a value that makes no sense here; reserved."""
     UNAVAILABLE = 5
-    """Not just now; reserved."""
+    """Not just now: ask again later."""
 
 
 class Refused(Struct, frozen=True):
@@ -503,12 +518,23 @@ class Refused(Struct, frozen=True):
 
 
 class Bye(Struct, frozen=True):
-    """`code` is an `errors.CloseCode`; its range says whether to reconnect."""
+    """`code` is an `errors.CloseCode`; its range says whether to reconnect. `detail`: the application's own
+    number, for wires that can carry one (0: none)."""
 
     code: int
     reason: str = ""
     retry_after_ms: int = 0
     endpoints: tuple[str, ...] = ()
+    detail: int = 0
+
+
+class Keep(Struct, frozen=True):
+    """Goes over no wire: a codec's own state, to be kept with the session for its next login.
+
+    It is on its way to the disk before what the codec says after it.
+    """
+
+    data: bytes
 
 
 Frame = (

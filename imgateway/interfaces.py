@@ -26,6 +26,7 @@ from imgateway.frames import (
     Entry,
     Frame,
     Hello,
+    Keep,
     LogKey,
     Message,
     Mode,
@@ -57,10 +58,17 @@ class Carriage(Struct, frozen=True):
     """WebSocket subprotocols that choose this wire."""
     any_origin: bool = False
     """Its browsers come from anywhere; without it a listener's origin allow-list counts."""
+    bye: str = ""
+    """Its WebSockets are closed with status 1009 for what was too large, else with 1000 and this reason;
+    empty: with 4000 + the close code and its name."""
     max_frame_bytes: int = 1_048_576
     """The largest frame that either side may send."""
     expansion: int = 1
     """Bytes that one byte of a body may take in a frame; limits on frames are multiplied by it."""
+    bare: Any = None
+    """The IProtocolAdapter that speaks this wire in bare datagrams: one frame each, lost, repeated or
+    overtaken as it comes, peers told apart by their address. None: datagrams are sealed, and carry this
+    wire as messages."""
 
 
 class Traits(Struct, frozen=True):
@@ -76,8 +84,11 @@ class Traits(Struct, frozen=True):
     """The gateway may ask with Ping; otherwise it only listens."""
     ack_timeout_s: float = 30.0
     """Oldest unacknowledged entry this long after its flush: close ACK_TIMEOUT (0: never)."""
-    heartbeat_s: float = 0.0
-    """The wire's own idle limit is this long (0: the node's setting)."""
+    resend_s: float = 0.0
+    """What is unacknowledged this long after it was sent is asked of `ICodec.again` (0: never)."""
+    authenticates: bool = True
+    """Its greeting proves who the client is. Otherwise `Hello.user` is believed: the operator said so by
+    listening for it."""
     compressions: tuple[str, ...] = ()
     """The values of `Deliver.compression` that its codec acts on; others it passes over."""
 
@@ -89,8 +100,15 @@ class ICodec(Interface):
         "str: codecs with equal `wire` encode a Deliver to equal bytes, so one encoding serves all; "
         "'' = never shared"
     )
+    silence_s = Attribute(
+        "float: the connection is dead after this long without a word from the peer; 0: the node's setting, "
+        "inf: never"
+    )
+    window = Attribute(
+        "int: entries of durable logs that may be unacknowledged at once; 0: the node's setting"
+    )
 
-    def receive(data: bytes) -> Iterator[Frame | bytes]:
+    def receive(data: bytes) -> Iterator[Frame | Keep | bytes]:
         """Feed what arrived (any chunk of a stream, or one whole message); iterate over the frames in it.
 
         A `bytes` item is an answer that the wire wants sent at once. The caller exhausts the iterator before
@@ -98,10 +116,41 @@ class ICodec(Interface):
         codec is then done.
         """
 
-    def encode(frame: Frame) -> bytes | None:
+    def encode(frame: Frame) -> Any:
         """The bytes of one frame; ``b""`` when the wire has nothing to say for it; None: unsayable content.
 
-        Never raises for content.
+        What is no Deliver may take several of the wire's messages: then a tuple of them. Never raises for
+        content.
+        """
+
+    def restore(record: bytes) -> Sequence[Frame | Keep]:
+        """The login was taken; `record` is what a `Keep` of this session's codecs left last, b"" if none
+        did. Called before `encode` gets the Welcome.
+
+        :returns: frames that the core takes after its Welcome as if the client had sent them.
+        """
+
+    def again(now: float) -> tuple[bytes, float]:
+        """What the wire wants sent once more at `now` (the node's monotonic seconds), and when it is to be
+        asked next; inf: when something is delivered again. See `Traits.resend_s`.
+
+        :raises LinkError: the peer takes nothing any more; close.
+        """
+
+    def waive() -> int:
+        """The window is full: do without the receipts that the wire does not insist on. The position in the
+        mailbox that this makes, 0: none."""
+
+
+class IProtocolMaker(IPlugin):
+    """The plugin of a wire that needs settings or a clock; others are their own plugins."""
+
+    name = Attribute("str: as written in --listen; its section of the settings has the same name")
+
+    def make(settings: Any, now: Callable[[], float], wall_ms: Callable[[], int]) -> Any:
+        """An IProtocolAdapter of its own for one node.
+
+        `settings`: the section of its name, or None; `now`: monotonic seconds; `wall_ms`: Unix milliseconds.
         """
 
 
@@ -139,6 +188,9 @@ class IConnection(Interface):
         transport that keeps all in one order does not look at it; one that loses need not hold up one log for
         another.
         """
+
+    def proven() -> None:
+        """The peer's login was taken: it is who it says, and it is where it says."""
 
     def unsent() -> int:
         """Bytes that were given to `send` and that the operating system has not taken."""
@@ -334,6 +386,17 @@ class Opened(Struct, frozen=True):
     record: bytes = b""
 
 
+class Followed(Struct, frozen=True):
+    """Where a session stands in a log that it follows. `known`: it did before; else it begins here.
+
+    `parked` as in Place.
+    """
+
+    known: bool
+    acked: int
+    parked: tuple[int, ...] = ()
+
+
 class Presence(Struct, frozen=True):
     session: SessionKey
     platform: str
@@ -354,7 +417,7 @@ class IBrokerListener(Interface):
         """A watched log has grown to `head`; whoever wants the entries reads them."""
 
     def passed(address: Address, entry: Entry) -> None:
-        """A qos 0 message for a user or device: now or never."""
+        """A qos 0 message for a user or device, or for those who follow a log: now or never."""
 
     def unattended(log: LogKey, message: Message) -> None:
         """A message was stored in a mailbox none of whose devices is online."""
@@ -442,6 +505,15 @@ class IBroker(Interface):
     def open_session(claim: Claim) -> Deferred[Opened]:
         """Apply the login policy, raise the generation, say where the device stands. Displaced ones are told
         by `displaced`."""
+
+    def follow(session: SessionKey, generation: int, log: LogKey, begin: int) -> Deferred[Followed]:
+        """The session's device follows a durable log beside its mailbox: its position there is kept from now
+        on, and outlives session and process. Who follows already stands where it stood, whatever `begin` is.
+        Fenced by the generation."""
+
+    def unfollow(session: SessionKey, generation: int, log: LogKey) -> Deferred[None]:
+        """Forget the device's position in this log; nothing of it is kept for the device any more. Fenced by
+        the generation; to unfollow again is nothing."""
 
     def advance(
         session: SessionKey,
@@ -534,8 +606,9 @@ class IPolicy(IPlugin):
     name = Attribute("str: as written in auth.policy")
 
     def may(identity: Identity, action: str, address: Address) -> bool:
-        """`action` is ``publish``, ``subscribe`` or ``read``. To publish to a room a client must be in it,
-        too, unless its token names the room."""
+        """`action` is ``publish``, ``publish-first``, ``subscribe`` or ``read``. To publish to a room a
+        client must be in it, too, unless its token names the room. A publish to lane 1, which goes before
+        everything else, needs ``publish-first`` as well."""
 
     def areas(address: Address) -> tuple[str, ...]:
         """The ids of the areas that a room belongs to; always the same for the same room."""
@@ -613,6 +686,10 @@ class ISessionListener(IPlugin):
 
     def stored_offline(address: Address, message: Message) -> None:
         """A message was stored for a user none of whose devices is online."""
+
+    def gap(session: SessionKey, address: Address) -> None:
+        """Messages at this address are gone (too old, over quota, lost with a log), which the wire of this
+        session, online just now, cannot tell its client: what the business still has it may send again."""
 
     def entered(session: SessionKey, address: Address) -> None:
         """The session is in this room: once, until `left`, however often its client loses the connection."""

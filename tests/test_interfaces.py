@@ -24,6 +24,7 @@ INTERFACES: list[InterfaceClass] = [
 ]
 PLUGINS = {
     "IProtocolAdapter",
+    "IProtocolMaker",
     "ITransportAdapter",
     "IAuthenticator",
     "IAuthenticatorMaker",

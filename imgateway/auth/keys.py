@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from imgateway.config import AuthSettings
 from imgateway.errors import OperatorError
 
-__all__ = ("Key", "KeySet", "load_keys", "load_secret", "make_secret", "read_file", "secret_path")
+__all__ = ("Key", "KeySet", "key_file", "load_keys", "load_secret", "make_secret", "read_file", "secret_path")
 
 MIN_SECRET_BYTES = 32  # an HMAC key shorter than the hash weakens it (RFC 7518, 3.2)
 MIN_RSA_BITS = 2048
@@ -77,7 +77,13 @@ def load_keys(settings: AuthSettings, data_dir: str, make: bool = True) -> KeySe
 
 def secret_path(settings: AuthSettings, data_dir: str) -> Path:
     """Where the HS256 secret is, or will be."""
-    return Path(settings.secret_file) if settings.secret_file else Path(data_dir) / "secrets" / "token.key"
+    return key_file(settings.secret_file, data_dir, "token")
+
+
+def key_file(set_to: str, data_dir: str, name: str) -> Path:
+    """The file of a secret: what the settings say; if they say nothing ("") ``secrets/NAME.key`` of the data
+    directory."""
+    return Path(set_to) if set_to else Path(data_dir) / "secrets" / f"{name}.key"
 
 
 def make_secret(data_dir: str, name: str = "token") -> None:
@@ -89,7 +95,7 @@ def make_secret(data_dir: str, name: str = "token") -> None:
 
     :raises OperatorError: the directory cannot be written.
     """
-    path = Path(data_dir) / "secrets" / f"{name}.key"
+    path = key_file("", data_dir, name)
     fresh = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
     try:
         if path.exists():

@@ -65,7 +65,11 @@ class TokenAuthenticator:
 
     def authenticate(self, hello: Hello, peer: str) -> Identity:
         """:raises LoginRefused: BAD_TOKEN, TOKEN_EXPIRED or WRONG_AUDIENCE; the reason has no content."""
-        return _identity(self._claims(bare_token(hello.token)), self._seconds(), self._settings.leeway_s)
+        claims = self._claims(bare_token(hello.token))
+        identity = _identity(claims, self._seconds(), self._settings.leeway_s)
+        if hello.user and hello.user != identity.user:
+            raise LoginRefused("the token is for another user")
+        return identity
 
     def _claims(self, token: str) -> Mapping[str, Any]:
         try:
@@ -159,11 +163,13 @@ def mint(
     now_s: float = 0.0,
     audience: str = "imgateway",
     rooms: Sequence[str] = (),
+    topics: Sequence[str] = (),
 ) -> str:
     """A token signed with the gateway's secret, valid for `ttl_s` seconds from `now_s` (Unix seconds).
 
     :param rooms: the ids of rooms that it may publish to without being in them.
-    :raises InvalidAddress: `user`, `device` or a room is no id.
+    :param topics: the ids of topics that it may publish to, read, and subscribe to.
+    :raises InvalidAddress: `user`, `device`, a room or a topic is no id.
     """
     claims: dict[str, Any] = {
         "sub": check_id(user),
@@ -178,4 +184,6 @@ def mint(
         claims["svc"] = True
     if rooms:
         claims["rooms"] = [check_id(room) for room in rooms]
+    if topics:
+        claims["topics"] = [check_id(topic) for topic in topics]
     return jwt.encode(claims, secret, algorithm="HS256")

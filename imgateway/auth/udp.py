@@ -11,7 +11,7 @@ from pathlib import Path
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from imgateway.auth.keys import make_secret, read_file
+from imgateway.auth.keys import key_file, make_secret, read_file
 from imgateway.config import UdpSettings
 from imgateway.core.credentials import UDP_KEY_BYTES, join, key_id_of
 from imgateway.errors import OperatorError
@@ -23,7 +23,7 @@ SECRET_BYTES = 32
 
 def udp_secret_path(settings: UdpSettings, data_dir: str) -> Path:
     """Where the secret is, or will be."""
-    return Path(settings.secret_file) if settings.secret_file else Path(data_dir) / "secrets" / "udp.key"
+    return key_file(settings.secret_file, data_dir, "udp")
 
 
 def load_udp_secret(settings: UdpSettings, data_dir: str, make: bool = True) -> bytes:

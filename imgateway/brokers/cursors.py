@@ -12,7 +12,7 @@ from msgspec import Struct
 from imgateway.brokers.store import Store
 from imgateway.frames import LogKey, SessionKey, Start, address_text
 
-__all__ = ("Saved", "forget_device", "new_epoch", "register", "revoke", "save")
+__all__ = ("Saved", "follow", "forget_device", "new_epoch", "register", "revoke", "save", "unfollow")
 
 
 class Saved(Struct, frozen=True, gc=False):
@@ -21,7 +21,6 @@ class Saved(Struct, frozen=True, gc=False):
     session: SessionKey
     platform: str
     seen_ms: int
-    record: bytes
     cursors: tuple[tuple[LogKey, int, tuple[int, ...]], ...]
 
 
@@ -80,6 +79,36 @@ def register(
     return acked, first, head, forgotten
 
 
+def follow(
+    connection: sqlite3.Connection, store: Store, session: SessionKey, log: LogKey, begin: int
+) -> tuple[bool, int, tuple[int, ...]] | None:
+    """Enter a cursor for a device that has none in this log yet; the log is there from now on.
+
+    :returns: whether it had one, and where it stands: acked, parked. None: the device was forgotten
+        meanwhile.
+    """
+    book = store.book(connection, log)
+    key = (book.id, *session)
+    entered = connection.execute(
+        "INSERT INTO cursor (log, user, device, acked) SELECT ?, user, device, ? FROM device"
+        " WHERE user = ? AND device = ? ON CONFLICT DO NOTHING",
+        (book.id, begin, *session),
+    ).rowcount
+    found = connection.execute(
+        "SELECT acked, parked FROM cursor WHERE log = ? AND user = ? AND device = ?", key
+    ).fetchone()
+    return None if found is None else (not entered, found[0], tuple(json.loads(found[1])))
+
+
+def unfollow(connection: sqlite3.Connection, session: SessionKey, log: LogKey) -> None:
+    """A device's cursor in this log is not kept any more."""
+    connection.execute(
+        "DELETE FROM cursor WHERE user = ? AND device = ?"
+        " AND log = (SELECT id FROM log WHERE address = ? AND lane = ?)",
+        (*session, address_text(log.address), log.lane),
+    )
+
+
 SAVE_DEVICES = """
 UPDATE device SET platform = json_extract(value, '$[2]'), seen_ms = max(seen_ms, json_extract(value, '$[3]'))
 FROM json_each(?) WHERE user = json_extract(value, '$[0]') AND device = json_extract(value, '$[1]')
@@ -103,8 +132,8 @@ WHERE log.address = told.address AND log.lane = told.lane
 
 
 def save(connection: sqlite3.Connection, sessions: Sequence[Saved]) -> None:
-    """Write positions, parked seqs and records; of a device that was forgotten meanwhile, nothing. Three
-    statements for all."""
+    """Write positions and parked seqs; of a device that was forgotten meanwhile, nothing. Three statements
+    for all."""
     devices = json.dumps([(s.session.user, s.session.device, s.platform, s.seen_ms) for s in sessions])
     cursors = json.dumps(
         [
@@ -116,10 +145,6 @@ def save(connection: sqlite3.Connection, sessions: Sequence[Saved]) -> None:
     connection.execute(SAVE_DEVICES, (devices,))
     connection.execute(SAVE_CURSORS, (cursors,))
     connection.execute(RAISE_SEEN, (cursors,))
-    connection.executemany(
-        "UPDATE device SET record = ? WHERE user = ? AND device = ? AND record <> ?",
-        [(s.record, *s.session, s.record) for s in sessions if s.record],
-    )
 
 
 def forget_device(connection: sqlite3.Connection, session: SessionKey) -> None:

@@ -60,7 +60,7 @@ from imgateway.frames import (
     user_address,
 )
 from imgateway.frames import Batch as ReadBatch
-from imgateway.interfaces import Claim, IBroker, Opened, Presence, Publication, Verdict
+from imgateway.interfaces import Claim, Followed, IBroker, Opened, Presence, Publication, Verdict
 from imgateway.wire.messages import encode_message
 
 __all__ = ("EmbeddedBroker",)
@@ -387,7 +387,7 @@ class EmbeddedBroker:
         message = publication.message
         encoded = encode_message(message)
         for address in publication.to:
-            if address.kind == "user" or address.kind == "device":
+            if address.kind == "device" or address.kind in DURABLE_KINDS:
                 self._tell("passed", address, Entry(0, encoded, address.device, "", message.expires_ms))
             elif address.kind in RING_KINDS:
                 self._rings.emit(publication, address, encoded)
@@ -565,6 +565,12 @@ class EmbeddedBroker:
 
     def open_session(self, claim: Claim) -> Deferred[Opened]:
         return self._sessions.open(claim)
+
+    def follow(self, session: SessionKey, generation: int, log: LogKey, begin: int) -> Deferred[Followed]:
+        return self._sessions.follow(session, generation, log, begin)
+
+    def unfollow(self, session: SessionKey, generation: int, log: LogKey) -> Deferred[None]:
+        return self._sessions.unfollow(session, generation, log)
 
     def advance(
         self,

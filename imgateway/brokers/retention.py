@@ -21,6 +21,24 @@ __all__ = ("Retention",)
 STEP = 500
 # Logs that one sweep looks at.
 SWEEP_LOGS = 2_000
+# So long a full log with readers of many users is not looked through again when nothing could go: there may
+# be very many of them.
+IN_VAIN_MS = 1_000
+# Logs that this is remembered of.
+MAX_IN_VAIN = 10_000
+
+# The positions in memory, as (user, device, acked); of a device that is not on disk, nothing.
+KEEP_CURSORS = """
+INSERT INTO cursor (log, user, device, acked)
+SELECT ?2, device.user, device.device, json_extract(value, '$[2]') FROM json_each(?1)
+JOIN device ON device.user = json_extract(value, '$[0]') AND device.device = json_extract(value, '$[1]')
+WHERE true
+ON CONFLICT (log, user, device) DO UPDATE SET acked = max(acked, excluded.acked)
+"""
+KEEP_SEEN = """
+UPDATE device SET seen_ms = max(seen_ms, ?2) FROM json_each(?1)
+WHERE user = json_extract(value, '$[0]') AND device = json_extract(value, '$[1]')
+"""
 
 
 class Retention:
@@ -36,6 +54,7 @@ class Retention:
         self._dedup_ms = dedup_ms
         self._positions = positions
         self._swept = 0
+        self._in_vain: dict[int, int] = {}
 
     def make_room(
         self, connection: sqlite3.Connection, log: LogKey, log_id: int, size: int, now_ms: int
@@ -44,6 +63,8 @@ class Retention:
 
         :returns: how many entries and bytes went.
         """
+        if now_ms - self._in_vain.get(log_id, -IN_VAIN_MS) < IN_VAIN_MS:
+            return 0, 0
         connection.execute("BEGIN IMMEDIATE")
         floor = self._floor(connection, log, log_id, now_ms)
         low, high = log_id << 32, (log_id + 1) << 32
@@ -66,6 +87,10 @@ class Retention:
         # Nothing to delete: then the positions need no commit. With one, whoever writes to a full log would
         # cost everybody a sync a message.
         connection.execute("COMMIT" if keys else "ROLLBACK")
+        if not keys and log.address.kind != "user":
+            if len(self._in_vain) >= MAX_IN_VAIN:
+                self._in_vain.clear()
+            self._in_vain[log_id] = now_ms
         return gone
 
     def sweep(self, connection: sqlite3.Connection, now_ms: int) -> tuple[bool, list[LogKey]]:
@@ -123,28 +148,29 @@ class Retention:
         return (last if count == SWEEP_LOGS else 0), [id for id in json.loads(aged) if id is not None]
 
     def _floor(self, connection: sqlite3.Connection, log: LogKey, log_id: int, now_ms: int) -> int:
-        """The least acked of the devices seen lately; 0 without any. Positions in memory are written down
-        first, for what they allow to be deleted must not look lost after a crash."""
-        for user, device, acked in self._positions(log):
-            connection.execute(
-                "INSERT INTO cursor (log, user, device, acked) SELECT ?, user, device, ? FROM device"
-                " WHERE user = ? AND device = ? ON CONFLICT DO UPDATE SET acked = max(acked, excluded.acked)",
-                (log_id, acked, user, device),
-            )
-            connection.execute(
-                "UPDATE device SET seen_ms = max(seen_ms, ?) WHERE user = ? AND device = ?",
-                (now_ms, user, device),
-            )
-            connection.execute("UPDATE log SET seen = max(seen, ?) WHERE id = ?", (acked, log_id))
+        """The least acked of the devices seen lately. Without any: 0, for mail waits for its device; of a
+        topic all there is, for nobody is owed it. Positions in memory are written down first, for what they
+        allow to be deleted must not look lost after a crash."""
+        known = list(self._positions(log))
+        if known:
+            text, furthest = json.dumps(known), max(acked for _, _, acked in known)
+            connection.execute(KEEP_CURSORS, (text, log_id))
+            connection.execute(KEEP_SEEN, (text, now_ms))
+            connection.execute("UPDATE log SET seen = max(seen, ?) WHERE id = ?", (furthest, log_id))
         oldest_ms = now_ms - self._limits.device_unseen_s * 1000
         (floor,) = connection.execute(
-            "SELECT coalesce(min(acked), 0) FROM ("
+            "SELECT coalesce(min(acked), ?4) FROM ("
             "SELECT acked, seen_ms FROM cursor JOIN device USING (user, device) WHERE log = ?1"
             # A device without a cursor in its user's mailbox has nothing of it yet.
             " UNION ALL SELECT 0, seen_ms FROM device WHERE user = ?2 AND NOT EXISTS ("
             "SELECT 1 FROM cursor WHERE log = ?1 AND user = ?2 AND device = device.device)"
             ") WHERE seen_ms >= ?3",
-            (log_id, log.address.id if log.address.kind == "user" else "", oldest_ms),
+            (
+                log_id,
+                log.address.id if log.address.kind == "user" else "",
+                oldest_ms,
+                0xFFFFFFFF if log.address.kind == "topic" else 0,
+            ),
         ).fetchone()
         return int(floor)
 

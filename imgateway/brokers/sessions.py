@@ -19,13 +19,14 @@ from msgspec.structs import replace
 from twisted.internet.defer import Deferred, succeed
 
 from imgateway.brokers.appends import Change
-from imgateway.brokers.cursors import Saved, forget_device, register, revoke, save
+from imgateway.brokers.cursors import Saved, follow, forget_device, register, revoke, save, unfollow
 from imgateway.brokers.reading import Found, FoundDevice, Reader
+from imgateway.brokers.records import Records
 from imgateway.brokers.store import Store
 from imgateway.brokers.tails import Owed, Seat, Tail, Tails, UnderWay
 from imgateway.errors import CloseCode
 from imgateway.frames import LogKey, SessionKey, user_address
-from imgateway.interfaces import Claim, LoginPolicy, Opened, Place, Presence, Verdict
+from imgateway.interfaces import Claim, Followed, LoginPolicy, Opened, Place, Presence, Verdict
 
 __all__ = ("MAX_PARKED", "Sessions")
 
@@ -83,6 +84,9 @@ class Sessions:
         # User → devices that were deleted from the disk, which a question under way may have seen there.
         self._forgotten: dict[str | LogKey, tuple[str, ...]] = {}
         self._login_ms = 0
+        self._records = Records(change, self._saving, self._recorded)
+        self._moved: dict[SessionKey, set[LogKey]] = {}  # of the dirty ones, beside their mailboxes
+        self._following: dict[LogKey, dict[SessionKey, Seat]] = {}
 
     # ------------------------------------------------------------------------------------------------- logins
 
@@ -129,9 +133,10 @@ class Sessions:
             if not other.online:
                 continue
             if other is seat:
-                self._leave(
-                    tail, other, Verdict.OUTRUN, CloseCode.REPLACED, "the same device logged in again", gone
-                )
+                # By order, an equal one is the same login on another connection: nobody took its place.
+                same = claim.on_same_device == "newest-order-wins" and claim.order == other.owed.order
+                code = CloseCode.STALE if same else CloseCode.REPLACED
+                self._leave(tail, other, Verdict.OUTRUN, code, "the same device logged in again", gone)
             elif claim.policy is LoginPolicy.ONE or (
                 claim.policy is LoginPolicy.ONE_PER_PLATFORM and other.platform == claim.platform
             ):
@@ -232,9 +237,13 @@ class Sessions:
             if other is not None and other.online:  # it came back while it was being forgotten
                 again = SessionKey(session.user, device)
                 self._register(Claim(again, other.platform), tail, other)
+                for log in other.owed.others:
+                    self._move(again, other, log)
                 self._mark(again, other)
+                if other.owed.record:
+                    self._records.keep(again, other, other.owed.record)
             elif other is not None:
-                self._dirty.pop(other, None)
+                self._clean(other)
                 tail.seats = tuple(one for one in tail.seats if one is not other)
         answer = self._waiting.pop(seat, None)
         if answer is not None:
@@ -260,12 +269,14 @@ class Sessions:
             else:
                 acked, kept = seat.owed.others.get(log, (0, ()))
                 _keep(seat, log, max(acked, seq), kept)
+                self._move(session, seat, log)
         for log, seq in parked:
             if _is_mailbox(log, session.user):
                 seat.owed = replace(seat.owed, parked=_park(seat.owed.parked, seq))
             else:
                 acked, kept = seat.owed.others.get(log, (0, ()))
                 _keep(seat, log, acked, _park(kept, seq))
+                self._move(session, seat, log)
         self._mark(session, seat)
 
     def unpark(self, session: SessionKey, generation: int, log: LogKey, seq: int) -> None:
@@ -277,14 +288,65 @@ class Sessions:
         elif log in seat.owed.others:
             acked, kept = seat.owed.others[log]
             _keep(seat, log, acked, tuple(one for one in kept if one != seq))
+            self._move(session, seat, log)
         self._mark(session, seat)
+
+    def follow(self, session: SessionKey, generation: int, log: LogKey, begin: int) -> Deferred[Followed]:
+        seat = self._current(session, generation, True)
+        if seat is None:
+            return succeed(Followed(False, begin))
+        there = seat.owed.others.get(log)
+        if there is not None:  # from the disk, or by way of it
+            self._following.setdefault(log, {})[session] = seat
+            return succeed(Followed(True, *there))
+        answer: Deferred[Followed] = Deferred()
+        self._saving.begin(seat)
+
+        def followed(found: tuple[bool, int, tuple[int, ...]] | None) -> None:
+            self._saving.end(seat)
+            known, acked, parked = found or (False, begin, ())
+            _keep(seat, log, acked, parked)
+            if found is None:  # it is being registered again, and this is written after that
+                self._move(session, seat, log)
+            if self.is_open(session, generation):
+                self._following.setdefault(log, {})[session] = seat
+            self.release(self._tails.enter_mailbox(session.user))
+            answer.callback(Followed(known, acked, parked))
+
+        self._change(Change(lambda writer: follow(writer, self._store, session, log, begin), followed))
+        return answer
+
+    def unfollow(self, session: SessionKey, generation: int, log: LogKey) -> Deferred[None]:
+        seat = self._current(session, generation, True)
+        if seat is None:
+            return succeed(None)
+        done: Deferred[None] = Deferred()
+        self._saving.begin(seat)
+
+        def forget() -> None:
+            others = {one: where for one, where in seat.owed.others.items() if one != log}
+            seat.owed = replace(seat.owed, others=others)
+
+        def forgotten(result: Any) -> None:
+            self._saving.end(seat)
+            forget()  # once more: to follow may have been on its way
+            self.release(self._tails.enter_mailbox(session.user))
+            done.callback(None)
+
+        self._part(log, session, seat)
+        forget()
+        self._change(Change(lambda connection: unfollow(connection, session, log), forgotten))
+        return done
 
     def record(self, session: SessionKey, generation: int, data: bytes) -> None:
         seat = self._current(session, generation, True)
-        if seat is not None:
-            seat.owed = replace(seat.owed, record=data)
-            self._mark(session, seat)
-            self._save([(session, seat)], None)  # rare, and a wire's state: not left to the next flush
+        if seat is not None and seat.owed.record != data:
+            self._records.keep(session, seat, data)
+
+    def _recorded(self, session: SessionKey, seat: Seat) -> None:
+        tail = self._tails.of(session.user)
+        if tail is not None and seat not in self._saving:
+            self.release(tail)
 
     def close(self, session: SessionKey, generation: int, forget: bool) -> Deferred[None]:
         seat = self._current(session, generation, False)
@@ -293,11 +355,13 @@ class Sessions:
         tail = self._tails.enter_mailbox(session.user)
         seat.generation = 0
         self.online -= 1
+        for log in seat.owed.others:
+            self._part(log, session, seat)
         if self._now_ms() - seat.seen_ms > SEEN_GRAIN_MS:
             self._mark(session, seat)
         done: Deferred[None] = Deferred()
         if forget:
-            self._dirty.pop(seat, None)
+            self._clean(seat)
             tail.seats = tuple(one for one in tail.seats if one is not seat)
             self._tails.pins.begin(tail)
 
@@ -376,7 +440,14 @@ class Sessions:
         return answer
 
     def positions(self, log: LogKey) -> Iterable[tuple[str, str, int]]:
-        """Called from the writer's thread: reads a tuple that is replaced as a whole, and ints."""
+        """How far those in memory have got who count for what may go of a log: (user, device, acked).
+
+        Called from the writer's thread: reads what is replaced as a whole or copied in one go, and ints.
+        """
+        if log.address.kind != "user":
+            following = self._following.get(log, {}).copy()
+            others = [(session, seat.owed.others.get(log)) for session, seat in following.items()]
+            return [(*session, where[0]) for session, where in others if where is not None]
         tail = self._tails.get(log)
         if tail is None:
             return ()
@@ -412,11 +483,13 @@ class Sessions:
         """This generation ends now. Who has no answer yet gets the verdict instead of being displaced."""
         generation, seat.generation = seat.generation, 0
         self.online -= 1
+        session = SessionKey(tail.log.address.id, seat.device)
+        for log in seat.owed.others:
+            self._part(log, session, seat)
         answer = self._waiting.pop(seat, None)
         if answer is not None:
             gone.append(partial(answer.callback, Opened(verdict)))
         else:
-            session = SessionKey(tail.log.address.id, seat.device)
             gone.append(partial(self._displaced, session, generation, code, reason))
 
     def _mark(self, session: SessionKey, seat: Seat) -> None:
@@ -424,6 +497,25 @@ class Sessions:
             if not self._dirty:
                 self._flush_later()
             self._dirty[seat] = session
+
+    def _move(self, session: SessionKey, seat: Seat, log: LogKey) -> None:
+        """Its place in this log is to be written, too."""
+        self._moved.setdefault(session, set()).add(log)
+        self._mark(session, seat)
+
+    def _clean(self, seat: Seat) -> None:
+        """Nothing of it is to be written."""
+        session = self._dirty.pop(seat, None)
+        if session is not None:
+            self._moved.pop(session, None)
+
+    def _part(self, log: LogKey, session: SessionKey, seat: Seat) -> None:
+        """It follows this log no more, or is offline: the disk knows where it stands, if it does."""
+        following = self._following.get(log)
+        if following is not None and following.get(session) is seat:
+            del following[session]
+            if not following:
+                del self._following[log]
 
     def _save(self, seats: list[tuple[SessionKey, Seat]], done: Deferred[None] | None) -> None:
         now_ms = self._now_ms()
@@ -433,10 +525,11 @@ class Sessions:
             self._saving.begin(seat)
             seat.seen_ms = now_ms
             owed = seat.owed
-            cursors = [(log, *where) for log, where in owed.others.items()]
+            moved = self._moved.pop(session, ())
+            cursors = [(log, *owed.others[log]) for log in moved if log in owed.others]
             if seat.registered:
                 cursors.append((LogKey(user_address(session.user)), seat.acked, owed.parked))
-            rows.append(Saved(session, seat.platform, now_ms, owed.record, tuple(cursors)))
+            rows.append(Saved(session, seat.platform, now_ms, tuple(cursors)))
 
         def saved(result: Any) -> None:
             for session, seat in seats:

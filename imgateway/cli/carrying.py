@@ -18,6 +18,7 @@ from imgateway.cli.lines import as_line, plain, tell, write_line
 from imgateway.cli.nat import DatagramRelay
 from imgateway.testing.alarm import Alarm
 from imgateway.testing.timeline import Timeline
+from imgateway.transports.places import host_port
 
 __all__ = ("LinkPlan", "Spot", "run_link")
 
@@ -33,8 +34,7 @@ class Spot(Struct, frozen=True):
     port: int
 
     def __str__(self) -> str:
-        host = self.host or HERE
-        return f"{self.kind}:[{host}]:{self.port}" if ":" in host else f"{self.kind}:{host}:{self.port}"
+        return f"{self.kind}:{host_port(self.host or HERE, self.port)}"
 
 
 class LinkPlan(Struct, frozen=True):

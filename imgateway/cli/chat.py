@@ -15,7 +15,13 @@ __all__ = ("chat",)
 
 @click.command()
 @login_options
-@click.option("--room", "rooms", multiple=True, metavar="ID", help="Join this room at once; repeatable.")
+@click.option(
+    "--room",
+    "rooms",
+    multiple=True,
+    metavar="ID",
+    help="Join this room at once: 7 and room:7 are the same; repeatable.",
+)
 @pass_world
 def chat(world: World, login: Login, rooms: tuple[str, ...]) -> None:
     """Chat in the terminal, line by line.

@@ -10,6 +10,7 @@ from twisted.internet.defer import CancelledError, Deferred, DeferredList, First
 from twisted.python.failure import Failure
 
 from imgateway.cli.lines import plain, tell, text_of, write_line
+from imgateway.cli.remarks import advice_on
 from imgateway.client.values import Received
 from imgateway.errors import FrameRefused, GatewayError, InvalidAddress
 from imgateway.frames import (
@@ -44,6 +45,7 @@ class Conversation:
         self._client = client
         self._reactor = reactor
         self._now = now
+        self._interactive = False
         self._to: Address | None = None
         self._open = 0
         self._quiet: Deferred[None] | None = None
@@ -55,7 +57,8 @@ class Conversation:
         :param rooms: addresses to join first; the last is where lines go.
         :param lines: an asynchronous iterator over lines as bytes; `interactive`: a person types them.
         """
-        if lines.interactive:
+        self._interactive = lines.interactive
+        if self._interactive:
             tell(f"you are {self._client.user}. {HELP}")
         try:
             for room in rooms:
@@ -123,6 +126,8 @@ class Conversation:
             self._bad(f"{address_text(room)}: {error}")
         else:
             self._to = room
+            if self._interactive:
+                tell(f"you are in {address_text(room)}; lines go there")
 
     async def _leave(self, room: Address) -> None:
         await self._client.unsubscribe(room)
@@ -140,7 +145,10 @@ class Conversation:
         for outcome in outcomes:
             if outcome.code not in (OutcomeCode.OK, OutcomeCode.DUPLICATE):
                 known = {int(code): code.name for code in OutcomeCode}
-                self._bad(f"{name} did not get that: {known.get(outcome.code, outcome.code)}")
+                why = advice_on(name, outcome.code)
+                self._bad(
+                    f"{name} did not get that: {known.get(outcome.code, outcome.code)}{why and f': {why}'}"
+                )
 
     def _lost(self, failure: Failure, name: str) -> None:
         failure.trap(GatewayError)

@@ -21,6 +21,7 @@ from twisted.python.failure import Failure
 
 from imgateway.cli.lines import as_line, write_line
 from imgateway.cli.progress import Progress
+from imgateway.cli.remarks import advice_on
 from imgateway.errors import ClientError, FrameRefused, GatewayError, OutcomeUnknown
 from imgateway.frames import Outcome, OutcomeCode, RefusedCode
 
@@ -163,7 +164,8 @@ class Dispatch:
                 line = {"msg_id": msg_id, "address": address, "code": code, "seq": outcome.seq}
                 write_line(as_line(line))
             else:
-                self._refused(msg_id, address, code, self._too_large(sent.size, outcome.code))
+                reason = self._too_large(sent.size, outcome.code) or advice_on(address, outcome.code)
+                self._refused(msg_id, address, code, reason)
 
     def _too_large(self, size: int, code: int) -> str:
         """What the limit is, if that is why; headers and the node's own rules may be too much as well."""

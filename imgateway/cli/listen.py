@@ -33,14 +33,14 @@ __all__ = ("listen",)
     "rooms",
     multiple=True,
     metavar="ADDRESS",
-    help="Be in this room, such as room:7, while listening; repeatable.",
+    help="Be in this room, such as room:7, while listening, or follow topic:news; repeatable.",
 )
 @click.option(
     "--mode",
     type=click.Choice(["push", "notify"]),
     default="push",
     show_default=True,
-    help="notify: of rooms the gateway only tells that there is something, and it is fetched.",
+    help="With --subscribe. notify: of rooms the gateway only tells that there is something; it is fetched.",
 )
 @click.option("--json", "_", is_flag=True, expose_value=False, help="What is printed anyway.")
 @pass_world

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
-from base64 import urlsafe_b64decode
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -83,8 +81,8 @@ def login_options(command: Callable[..., Any]) -> Callable[..., Any]:
         _check_wire(url, protocol)
         tls = _tls(url, ca, insecure)
         scheme = urlsplit(url).scheme
-        rooms = _rooms_in(rest.get("to", ""))
-        source, pinned = _credentials(user, token, config, data_dir, scheme == "udp" and not insecure, rooms)
+        named = _named(rest.get("to", ""), *rest.get("rooms", ()))
+        source, pinned = _credentials(user, token, config, data_dir, scheme == "udp" and not insecure, named)
         if scheme == "udp" and insecure:
             source = _without_key(source)
         login = Login(url, source, device or pinned or f"cli-{name}", platform, protocol, tls, wait)
@@ -94,11 +92,20 @@ def login_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def with_client(
-    world: World, login: Login, talk: Callable[[Any, Any], Coroutine[Any, Any, int]], **options: Any
+    world: World,
+    login: Login,
+    talk: Callable[[Any, Any], Coroutine[Any, Any, int]],
+    timeout_s: float = 0.0,
+    **options: Any,
 ) -> None:
-    """Log in, ``talk(client, reactor)`` → exit status, log out, exit. A refusal is one line on stderr."""
+    """Log in, ``talk(client, reactor)`` → exit status, log out, exit. A refusal is one line on stderr.
+
+    :param timeout_s: how long the login may take; 0.0: as long as the client tries.
+    """
+    from twisted.python.failure import Failure
+
     from imgateway.cli.remarks import explained, remark_on
-    from imgateway.errors import GatewayError
+    from imgateway.errors import GatewayError, LinkLost
 
     async def main(reactor: Any) -> int:
         client = world.client(
@@ -114,7 +121,11 @@ def with_client(
         )
         remark_on(client, login.url, login.wait)
         try:
-            await client.start()
+            starting = client.start()
+            if timeout_s:
+                late = LinkLost(f"no login within {timeout_s:g} s")
+                starting.addTimeout(timeout_s, reactor, lambda *_: Failure(late))
+            await starting
             return await talk(client, reactor)
         finally:
             # What has no outcome by now is not waited for any longer: talk did that.
@@ -150,16 +161,16 @@ def _credentials(
     config: str | None,
     data_dir: str | None,
     udp: bool,
-    rooms: Sequence[str],
+    named: dict[str, tuple[str, ...]],
 ) -> tuple[str | Callable[[], str], str]:
     """What the SDK takes as token, and the device that it is pinned to. `udp`: make one with its UDP key;
-    `rooms`: that may send to these."""
+    `named`: that is good for these rooms and topics."""
     if user is not None and token is not None:
         raise click.UsageError("--user and --token exclude each other")
     if user is not None:
         from imgateway.cli.minting import minter
 
-        make = minter(config, data_dir, "; or log in with --token", rooms)
+        make = minter(config, data_dir, "; or log in with --token", **named)
         make(user, "", TTL_S, False, udp)  # what is wrong is wrong at once
         return lambda: make(user, "", TTL_S, False, udp), ""
     text = token if token is not None else os.environ.get("IMGATEWAY_TOKEN", "").strip()
@@ -171,14 +182,18 @@ def _credentials(
     return text, _pinned_device(text)
 
 
-def _rooms_in(to: str) -> tuple[str, ...]:
-    """The ids of the rooms among the addresses that a command sends to. Its session is in none of them."""
-    if "room:" not in to:
-        return ()
-    from imgateway.frames import parse_address
+def _named(to: str, *subscribed: str) -> dict[str, tuple[str, ...]]:
+    """What a token must name: the ids of rooms among the addresses that a command sends to, for its session
+    is in none of them; and of topics among all addresses."""
+    found: dict[str, dict[str, None]] = {"room": {}, "topic": {}}
+    for text in (to, *subscribed):
+        if "topic:" in text or ("room:" in text and text is to):
+            from imgateway.frames import parse_address
 
-    places = [parse_address(address) for address in addresses(to)]
-    return tuple(place.id for place in places if place.kind == "room")
+            for place in map(parse_address, addresses(text)):
+                if place.kind == "topic" or (place.kind == "room" and text is to):
+                    found[place.kind][place.id] = None
+    return {"rooms": tuple(found["room"]), "topics": tuple(found["topic"])}
 
 
 def _without_key(source: str | Callable[[], str]) -> str | Callable[[], str]:
@@ -202,12 +217,10 @@ def _from_file(path: str) -> str:
 
 def _pinned_device(token: str) -> str:
     """The device that a token names, if it is one that we can read; the gateway checks it, not we."""
-    try:
-        payload = token.split(".")[1]
-        claims = json.loads(urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
-        device = claims.get("device", claims.get("dev", ""))
-    except (IndexError, ValueError, AttributeError):
-        return ""
+    from imgateway.core.credentials import claims_of
+
+    claims = claims_of(token)
+    device = claims.get("device", claims.get("dev", ""))
     return device if isinstance(device, str) else ""
 
 

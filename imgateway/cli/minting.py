@@ -15,7 +15,11 @@ Minter = Callable[[str, str, float, bool, bool], str]
 
 
 def minter(
-    config: str | None, data_dir: str | None, otherwise: str = "", rooms: Sequence[str] = ()
+    config: str | None,
+    data_dir: str | None,
+    otherwise: str = "",
+    rooms: Sequence[str] = (),
+    topics: Sequence[str] = (),
 ) -> Minter:
     """A function (user, device, ttl_s, service, udp) → token, with its UDP key if `udp`. It reads the secrets
     each time: they may change.
@@ -24,6 +28,7 @@ def minter(
     :param data_dir: comes before what that file says.
     :param otherwise: what the user can do when the secret cannot be read, for the error line.
     :param rooms: the ids of rooms that its tokens may publish to without being there.
+    :param topics: the ids of topics that its tokens are good for.
     :raises click.ClickException: one line.
     """
     from imgateway.auth.keys import load_secret
@@ -45,7 +50,7 @@ def minter(
     def make(user: str, device: str, ttl_s: float, service: bool, udp: bool) -> str:
         try:
             secret = load_secret(auth, directory)
-            token = mint(secret, user, device, ttl_s, service, time.time(), auth.audience, rooms)
+            token = mint(secret, user, device, ttl_s, service, time.time(), auth.audience, rooms, topics)
             if not udp:
                 return token
             if not settings.udp.secret_file and not udp_secret_path(settings.udp, directory).exists():

@@ -11,6 +11,7 @@ from twisted.internet.defer import Deferred, TimeoutError
 from twisted.internet.task import deferLater
 from zope.interface import implementer
 
+from imgateway.cli.progress import Progress
 from imgateway.client.adapters import protocol_named, transport_for
 from imgateway.core.credentials import Credentials, credentials_for
 from imgateway.errors import CloseCode, ConnectRefused, LinkError, LinkLost
@@ -259,29 +260,34 @@ class _Probe:
 
     async def _times(self, line: Line) -> Times:
         answered: list[float] = []
-        for _ in range(self._plan.count):
-            began = self._reactor.seconds()
-            try:
-                answered.append(await line.ping().addTimeout(self._plan.timeout_s, self._reactor))
-            except TimeoutError:
-                continue
-            await deferLater(self._reactor, max(0.0, began + self._plan.interval_s - self._reactor.seconds()))
+        with Progress("Pings", self._reactor.seconds) as progress:
+            for sent in range(self._plan.count):
+                progress(sent, self._plan.count)
+                began = self._reactor.seconds()
+                try:
+                    answered.append(await line.ping().addTimeout(self._plan.timeout_s, self._reactor))
+                except TimeoutError:
+                    continue
+                rest_s = began + self._plan.interval_s - self._reactor.seconds()
+                await deferLater(self._reactor, max(0.0, rest_s))
         if not answered:
             raise LinkLost(f"no answer to any of {self._plan.count} Pings")
         return Times(self._plan.count, tuple(sorted(answered)))
 
     async def _largest(self, line: Line, measured: Any) -> PathStatistics:
         """One size after the other, until one gets nowhere."""
-        for size in SIZES:
-            for _ in range(TRIES):
-                measured.challenge(size)
-                # The answer to a Ping that follows tells whether it arrived.
-                await self._in_time(line.ping(), "no answer to a Ping")
-                found: PathStatistics = measured.statistics()
-                if found.largest_down == size:
+        with Progress("sizes of datagrams", self._reactor.seconds) as progress:
+            for done, size in enumerate(SIZES):
+                for _ in range(TRIES):
+                    progress(done, len(SIZES))
+                    measured.challenge(size)
+                    # The answer to a Ping that follows tells whether it arrived.
+                    await self._in_time(line.ping(), "no answer to a Ping")
+                    found: PathStatistics = measured.statistics()
+                    if found.largest_down == size:
+                        break
+                if found.largest_up < size:
                     break
-            if found.largest_up < size:
-                break
         return found
 
     async def _rebind(self, line: Line, measured: Any) -> float | None:

@@ -10,9 +10,9 @@ from zope.interface import implementer
 from imgateway.cli.lines import tell
 from imgateway.client.values import Gap
 from imgateway.errors import CloseCode, ConnectRefused, GatewayError, LinkLost
-from imgateway.frames import Start, address_text
+from imgateway.frames import OutcomeCode, Start, address_text
 
-__all__ = ("ADVICE", "MISTAKES", "STARTS", "explained", "lose", "remark_on", "show_log")
+__all__ = ("ADVICE", "MISTAKES", "STARTS", "advice_on", "explained", "lose", "remark_on", "show_log")
 
 STARTS = {start.name.lower(): start for start in Start}
 
@@ -59,7 +59,7 @@ def _why_not(reason: str, url: str) -> str:
     mistake = _mistake(reason, url)
     if not mistake and reason.endswith("closed by the peer"):
         return f"{url}: {reason}; is this the right port and scheme?"
-    return mistake or f"{url}: {reason}"
+    return mistake or (reason if url in reason else f"{url}: {reason}")
 
 
 def _mistake(reason: str, url: str) -> str:
@@ -115,6 +115,16 @@ def put_out(subscription: Any) -> None:
     tell(
         f"{address_text(subscription.address)}: no more from there ({getattr(code, 'name', f'code {code}')})"
     )
+
+
+def advice_on(address: str, code: int) -> str:
+    """What to do about an outcome; "" where its name says enough."""
+    if code == OutcomeCode.FORBIDDEN and address.startswith("room:"):
+        return (
+            "who sends there must be in the room, or have a token that names it: imgateway token USER --room "
+            f"{address.removeprefix('room:')}"
+        )
+    return ""
 
 
 def show_log() -> None:

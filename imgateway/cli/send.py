@@ -33,7 +33,10 @@ __all__ = ("send",)
 @click.option("--ttl", type=DURATION, help="How long the message is of use: 90s, 15m, 1h30m, 7d.")
 @click.option("--copy-self", is_flag=True, help="Your own other devices get a copy.")
 @click.option(
-    "--timeout", type=POSITIVE, metavar="S", help="Give up after S seconds without an acknowledgement."
+    "--timeout",
+    type=POSITIVE,
+    metavar="S",
+    help="Give up when the login, or then an acknowledgement, takes longer than S seconds.",
 )
 @click.option("--json", "_", is_flag=True, expose_value=False, help="What is printed anyway.")
 @pass_world
@@ -87,7 +90,7 @@ def send(
     async def talk(client: Any, reactor: Any) -> int:
         return await Dispatch(client, reactor, order).run(world.lines)
 
-    with_client(world, login, talk)
+    with_client(world, login, talk, timeout_s=order.timeout_s)
 
 
 def _check_msg_id(longest: str) -> None:

@@ -38,7 +38,7 @@ def genconfig(data_dir: str | None) -> None:
 def checkconfig(file: str, sets: tuple[str, ...], data_dir: str | None) -> None:
     """Check a configuration file.
 
-    Prints ok, or which setting is wrong and what is allowed.
+    Prints ok, or which setting is wrong and what is allowed; warnings go to stderr.
     """
     from imgateway.config import load
     from imgateway.tap.check import check
@@ -46,5 +46,7 @@ def checkconfig(file: str, sets: tuple[str, ...], data_dir: str | None) -> None:
     if data_dir is not None:
         sets = (*sets, f"node.data_dir={json.dumps(data_dir)}")
     with refusals():
-        check(load(file, sets))
+        warnings = check(load(file, sets))
+    for warning in warnings:
+        click.echo(f"warning: {warning}", err=True)
     click.echo("ok")

@@ -26,6 +26,13 @@ __all__ = ("token",)
     help="May send to room:ID without being in it, 7 or room:7; repeatable.",
 )
 @click.option(
+    "--topic",
+    "topics",
+    multiple=True,
+    metavar="ID",
+    help="May send to topic:ID, read it and subscribe to it, news or topic:news; repeatable.",
+)
+@click.option(
     "--udp", is_flag=True, help="With the key that udp:// needs: TOKEN~KEY, taken wherever a token is."
 )
 @data_dir_option
@@ -36,6 +43,7 @@ def token(
     ttl: float,
     service: bool,
     rooms: tuple[str, ...],
+    topics: tuple[str, ...],
     udp: bool,
     data_dir: str | None,
     config: str | None,
@@ -46,19 +54,20 @@ def token(
     """
     from imgateway.cli.minting import minter
 
-    ids = [_room_id(room) for room in rooms]
-    click.echo(minter(config, data_dir, rooms=ids)(user, device, ttl, service, udp))
+    room_ids = [_id("room", room, "7") for room in rooms]
+    topic_ids = [_id("topic", topic, "news") for topic in topics]
+    click.echo(minter(config, data_dir, "", room_ids, topic_ids)(user, device, ttl, service, udp))
 
 
-def _room_id(text: str) -> str:
+def _id(kind: str, text: str, example: str) -> str:
     """``7`` and ``room:7`` are the room 7."""
-    from imgateway.cli.conversation import room_of
     from imgateway.errors import InvalidAddress
+    from imgateway.frames import parse_address
 
     try:
-        room = room_of(text)
+        place = parse_address(text if ":" in text else f"{kind}:{text}")
     except InvalidAddress as error:
-        raise click.UsageError(f"--room {text!r}: {error}") from None
-    if room.kind != "room":
-        raise click.UsageError(f"--room {text!r}: is not a room; write 7 or room:7")
-    return room.id
+        raise click.UsageError(f"--{kind} {text!r}: {error}") from None
+    if place.kind != kind:
+        raise click.UsageError(f"--{kind} {text!r}: is not a {kind}; write {example} or {kind}:{example}")
+    return place.id

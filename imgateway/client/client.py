@@ -238,12 +238,17 @@ class Client:
             Publish(msg_id, addresses, content_type, bytes(body), qos, ttl_s, lane, False, copy_self, pairs)
         )
 
-    def subscribe(self, address: str | Address, mode: str = "push") -> Deferred[Subscription]:
-        """Be in a room: its messages come as all others do, from now on, over all links to come.
+    def subscribe(
+        self, address: str | Address, mode: str = "push", *, last: bool = False
+    ) -> Deferred[Subscription]:
+        """Be in a room, or follow a topic: its messages come as all others do, over all links to come.
 
         Fires when the gateway has let us in; waits for a link if there is none. Who is in already
-        is that, and may change the mode.
+        is that, and may change the mode. In a room it begins now. Of a topic, or of what is sent to a
+        service, the gateway keeps the position of this device until `unsubscribe`: it goes on there, also in
+        another run, and what comes from there is acknowledged as the mailbox is.
 
+        :param last: who has not been there yet begins with the newest message.
         :param mode: ``push``: messages are sent. ``notify``: the gateway tells that there are some, and the
             client gets them after a while; for rooms so large that nobody reads along.
         :raises ValueError: (at once) there is no such address or mode.
@@ -254,10 +259,10 @@ class Client:
         if mode not in MODES:
             raise ValueError(f"mode is one of {', '.join(MODES)}, not {mode!r}")
         where = parse_address(address) if isinstance(address, str) else address
-        return self._rooms.subscribe(where, MODES[mode])
+        return self._rooms.subscribe(where, MODES[mode], last)
 
     def unsubscribe(self, address: str | Address) -> Deferred[None]:
-        """Leave a room and forget the position in it. Fires when nothing more comes from there."""
+        """Leave a room or a topic and forget the position in it. Fires when nothing more comes from there."""
         self._check_open()
         return self._rooms.unsubscribe(parse_address(address) if isinstance(address, str) else address)
 

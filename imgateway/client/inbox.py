@@ -2,8 +2,8 @@
 
 Per log two positions run one behind the other: `received` is as far as Delivers have come in without a hole;
 `taken` is as far as the application has taken what they brought. Only `taken` is ever named to the gateway,
-in DeliverAck and in Hello: what is merely in our queue is still in the gateway's custody. For rings, which
-nobody has custody of, it is `received` that Hello and Subscribe name.
+in DeliverAck, and in Hello or, of a topic, in Subscribe: what is merely in our queue is still in the
+gateway's custody. For rings, which nobody has custody of, it is `received` that Hello and Subscribe name.
 """
 
 from __future__ import annotations
@@ -57,11 +57,11 @@ class Inbox:
             place.show(ident)
 
     def resume_points(self) -> tuple[ResumePoint, ...]:
-        """For Hello: the durable logs."""
+        """For Hello: our mailbox. Other durable logs are subscribed to."""
         return tuple(
             ResumePoint(log.address, log.lane, place.taken_epoch, place.taken)
             for log, place in self._places.items()
-            if log.address.kind in DURABLE_KINDS
+            if log.address.kind == "user"
         )
 
     def ring_points(self, modes: Mapping[Address, Mode]) -> tuple[ResumePoint, ...]:
@@ -76,12 +76,15 @@ class Inbox:
     def position(self, log: LogKey) -> tuple[int, int]:
         """Epoch and seq for Subscribe; zeros: we have none."""
         place = self._places.get(log)
-        return (place.epoch, place.received) if place is not None else (0, 0)
+        if place is None:
+            return 0, 0
+        return (place.epoch, place.received) if place.ring else (place.taken_epoch, place.taken)
 
     def forget(self, address: Address) -> None:
-        """We left: who comes again begins where the room is then."""
+        """We left: who comes again begins where the log is then."""
         for lane in (0, 1):
             self._places.pop(LogKey(address, lane), None)
+            self.moved.pop(LogKey(address, lane), None)
 
     def forget_areas(self) -> None:
         """Who is in no room is in no area."""
@@ -159,9 +162,9 @@ class Inbox:
         return place.behind
 
     def catch_up(self, log: LogKey) -> Pull | None:
-        """The Pull that a Notify asks for, unless one is out or we have got there meanwhile."""
+        """The Pull that a Notify asks for, unless one is out: that came after the Notify was sent."""
         place = self._places.get(log)
-        if place is None or place.pulling is not None or not place.behind:
+        if place is None or place.pulling is not None:
             return None
         return self._pull(place)
 
@@ -248,7 +251,7 @@ class Inbox:
             item.place.tail = item
 
     def _moved(self, place: Place) -> None:
-        if place.log.address.kind in DURABLE_KINDS:
+        if place.log.address.kind in DURABLE_KINDS and self._places.get(place.log) is place:
             self.moved[place.log] = place
 
     # ------------------------------------------------------------------------------------- application

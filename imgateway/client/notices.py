@@ -1,4 +1,8 @@
-"""Notify: somebody wrote. After a random while, which keeps a crowd from asking at once, we pull."""
+"""Notify: somebody wrote. After a random while, which keeps a crowd from asking at once, we pull.
+
+Also where we have everything already, for the gateway waits for that Pull: one that does not come looks to it
+like a client that does not care any more.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +40,8 @@ class Notices:
         logs = []
         for told in heads:
             log = LogKey(told.address, told.lane)
-            if self._inbox.told(log, told.epoch, told.head, told.after) and log not in self._waiting:
+            self._inbox.told(log, told.epoch, told.head, told.after)
+            if log not in self._waiting:
                 logs.append(log)
         if logs:
             seconds = self._random() * spread_ms / 1000

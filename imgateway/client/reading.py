@@ -21,7 +21,16 @@ from imgateway.client.place import Item
 from imgateway.client.store import ClientStore
 from imgateway.client.values import Gap, Received
 from imgateway.errors import StoreError
-from imgateway.frames import DURABLE_KINDS, Address, Deliver, DeliverAck, LogKey, Resumed, ResumePoint
+from imgateway.frames import (
+    DURABLE_KINDS,
+    Address,
+    Deliver,
+    DeliverAck,
+    LogKey,
+    Resumed,
+    ResumePoint,
+    log_of,
+)
 
 __all__ = ("Reading", "as_deferred")
 
@@ -109,6 +118,15 @@ class Reading:
         """A log of its own goes on here, or begins."""
         self._inbox.resumed(point)
         self._show()
+        if self._inbox.moved:
+            self._save()
+
+    def forget(self, address: Address) -> None:
+        """We left for good; what came is shown all the same."""
+        self._inbox.forget(address)
+        if self._store is not None and address.kind in DURABLE_KINDS:
+            self._store.forget(log_of(address))
+            self._save()
 
     def resume_points(self) -> tuple[ResumePoint, ...]:
         return self._inbox.resume_points()

@@ -2,7 +2,8 @@
 
 Each of a room's two lanes has its own position. One Subscribe joins both; if the answer leaves lane 1 out, it
 is asked for, so that nothing is missing there when the first link breaks. What Hello named and Welcome did
-not resume is subscribed to again, with its position.
+not resume is subscribed to again, with its position. So is a topic, or what is sent to a service: one log,
+which Hello does not name.
 """
 
 from __future__ import annotations
@@ -50,18 +51,26 @@ class Subscription:
     It lasts over links until then. `active`: the link that is up has it.
     """
 
-    def __init__(self, address: Address, mode: Mode) -> None:
+    def __init__(self, address: Address, mode: Mode, last: bool = False) -> None:
         self.address = address
         self.mode = self._wanted = mode
+        self._last = last
+        self._every = LANES if address.kind == "room" else (0,)
         self.ended: int | None = None
         self._lanes: set[int] = set()  # that this link goes on in
         self._asked: set[int] = set()  # Subscribe is out, or waits its turn
         self._begun = False
         self._waiters: list[Deferred[Subscription]] = []
 
+    def __repr__(self) -> str:
+        state = "active" if self.active else "not active"
+        if self.ended is not None:
+            state = f"ended: {getattr(self.ended, 'name', self.ended)}"
+        return f"<Subscription {address_text(self.address)}, {self.mode.name}, {state}>"
+
     @property
     def active(self) -> bool:
-        return self.ended is None and self._lanes.issuperset(LANES)
+        return self.ended is None and self._lanes.issuperset(self._every)
 
 
 class Rooms:
@@ -99,7 +108,7 @@ class Rooms:
         self._notices.up(link)
         lanes = {LogKey(point.address, point.lane) for point in resumed}
         for one in list(self._subscriptions.values()):
-            one._lanes = {lane for lane in LANES if LogKey(one.address, lane) in lanes}
+            one._lanes = {lane for lane in one._every if LogKey(one.address, lane) in lanes}
             self._settle(one)
 
     def down(self) -> None:
@@ -123,10 +132,10 @@ class Rooms:
 
     # ------------------------------------------------------------------------------------------- application
 
-    def subscribe(self, address: Address, mode: Mode) -> Deferred[Subscription]:
+    def subscribe(self, address: Address, mode: Mode, last: bool = False) -> Deferred[Subscription]:
         one = self._subscriptions.get(address)
         if one is None:
-            one = self._subscriptions[address] = Subscription(address, mode)
+            one = self._subscriptions[address] = Subscription(address, mode, last)
         elif one.active and one._wanted is mode:
             return succeed(one)
         elif one._wanted is not mode:
@@ -190,6 +199,8 @@ class Rooms:
                 _fire(self._leaving.pop(frame.address), None)
             return
         self._end(frame.address, named(UnsubscribedCode, frame.code))
+        if frame.code == UnsubscribedCode.REMOVED:
+            self._forget(frame.address)  # who was put out begins anew, if at all
 
     def refused(self, refused: Refused) -> None:
         """Subscribe or Unsubscribe was."""
@@ -207,7 +218,7 @@ class Rooms:
 
     def _settle(self, one: Subscription) -> None:
         """Ask for what this link has not got; lane 1 when the answer for lane 0 may have brought it."""
-        missing = [lane for lane in LANES if lane not in one._lanes]
+        missing = [lane for lane in one._every if lane not in one._lanes]
         for lane in missing[:1]:
             if lane not in one._asked:
                 one._asked.add(lane)
@@ -232,7 +243,7 @@ class Rooms:
                     return
                 self._pace.take_subscribe(self._now())
                 position = self._inbox.position(LogKey(one.address, lane))
-                if not self._link.send(Subscribe(one.address, one._wanted, lane, *position)):
+                if not self._link.send(Subscribe(one.address, one._wanted, lane, *position, one._last)):
                     error = FrameRefused(RefusedCode.INVALID, "this connection cannot carry it")
                     self._refused(one.address, error)
             self._line.popleft()
@@ -248,7 +259,7 @@ class Rooms:
             self._end(address, UnsubscribedCode.REMOVED, tell=begun, error=error)
 
     def _end(self, address: Address, code: int, tell: bool = True, error: Exception | None = None) -> None:
-        """The gateway ended it. Positions stay: who subscribes again is told what was missed."""
+        """The gateway ended it. Positions stay as they are: who subscribes again is told what was missed."""
         one = self._subscriptions.pop(address, None)
         if one is None:
             return
@@ -262,7 +273,7 @@ class Rooms:
                 self._log.failure("on_unsubscribed failed")
 
     def _forget(self, address: Address) -> None:
-        self._inbox.forget(address)
+        self._reading.forget(address)
         if not self._subscriptions:
             self._inbox.forget_areas()
 

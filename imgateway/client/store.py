@@ -125,6 +125,12 @@ class ClientStore:
             ("INSERT OR REPLACE INTO place VALUES (?, ?, ?)", (_log_text(log), str(epoch), seq))
         )
 
+    def forget(self, log: LogKey) -> None:
+        """Its place and what was shown of it."""
+        text = _log_text(log)
+        for table in ("place", "shown"):
+            self._todo.append((f"DELETE FROM {table} WHERE log = ?", (text,)))
+
     def showed(self, log: LogKey, ident: MessageId) -> None:
         text = _log_text(log)
         self._todo.append(("INSERT INTO shown (log, ident) VALUES (?, ?)", (text, "\n".join(ident))))

@@ -97,6 +97,12 @@ MEASURES = (
     Measure("acks", COUNTER, "imgateway_deliver_acks_total", "DeliverAck frames received."),
     Measure("gaps_told", COUNTER, "imgateway_gaps_told_total", "Gaps that sessions were told of."),
     Measure(
+        "gaps_unsaid",
+        COUNTER,
+        "imgateway_gaps_unsaid_total",
+        "Gaps that sessions were not told of, since their wire has no word for it.",
+    ),
+    Measure(
         "parked",
         COUNTER,
         "imgateway_parked_entries_total",
@@ -196,6 +202,21 @@ MEASURES = (
         "Members removed from a room because they did not pull.",
     ),
     Measure(
+        "compression_in",
+        COUNTER,
+        "imgateway_compression_in_bytes_total",
+        "Bytes of messages in what rooms wrote for connections that take compression; each text counts once, "
+        "however many get it.",
+        label="compression",
+    ),
+    Measure(
+        "compression_out",
+        COUNTER,
+        "imgateway_compression_out_bytes_total",
+        "Bytes of the frames that these messages became.",
+        label="compression",
+    ),
+    Measure(
         "held_unsent_bytes",
         GAUGE,
         "imgateway_held_unsent_bytes",
@@ -237,6 +258,7 @@ class Counters:
     entries_delivered: int
     acks: int
     gaps_told: int
+    gaps_unsaid: int
     parked: int
     requests: int
     responses: Counter[int]
@@ -266,6 +288,8 @@ class Counters:
     room_notifies: int
     room_pulls: int
     room_not_pulling: int
+    compression_in: Counter[str]
+    compression_out: Counter[str]
     held_unsent_bytes: int
     plugin_errors: Counter[str]
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 import json
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from hashlib import sha256
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from imgateway.errors import CloseCode, ConnectRefused
 
-__all__ = ("Credentials", "bare_token", "credentials_for", "join", "key_id_of", "split")
+__all__ = ("Credentials", "bare_token", "claims_of", "credentials_for", "join", "key_id_of", "split")
 
 UDP_KEY_BYTES = 16
 
@@ -68,16 +68,22 @@ def join(token: str, key: bytes) -> str:
     return f"{token}~{urlsafe_b64encode(key).rstrip(b'=').decode()}"
 
 
+def claims_of(token: str) -> dict[str, Any]:
+    """What a token says, read without any check; nothing, if it is none."""
+    try:
+        payload = token.split(".")[1]
+        claims = json.loads(urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
+    except (LookupError, ValueError, RecursionError):
+        return {}
+    return claims if isinstance(claims, dict) else {}
+
+
 def key_id_of(token: str) -> bytes:
     """The key id of a token, 16 bytes. Read without any check: whoever invents a jti does not have its key.
 
     :raises ValueError: it has none.
     """
-    try:
-        payload = token.split(".")[1]
-        jti = json.loads(urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))["jti"]
-    except (LookupError, ValueError, TypeError, RecursionError):
-        jti = None
+    jti = claims_of(token).get("jti")
     if not isinstance(jti, str) or not jti:
         raise ValueError("the token has no jti, so no UDP key can belong to it")
     return sha256(jti.encode("utf-8", "surrogatepass")).digest()[:16]

@@ -152,6 +152,21 @@ class Cursor:
             self._flights = None
         return True
 
+    def settled(self, unacked: int) -> int:
+        """How far the peer's system has taken what was sent, of which it has not yet taken `unacked` bytes:
+        the newest, at the most."""
+        if unacked <= 0:
+            return self.sent
+        for upto, _, size, _ in reversed(self._flights or ()):
+            if unacked <= 0:
+                return upto
+            unacked -= size
+        return self.acked
+
+    def may_unclog(self, max_entries: int, max_bytes: int) -> bool:
+        """Half of the window is free again: enough to make a read worth its while."""
+        return self.state is State.CLOGGED and self.entries * 2 <= max_entries and self.bytes * 2 <= max_bytes
+
     def clog(self) -> None:
         """The link has unsent bytes, or the window is full."""
         self.state = State.CLOGGED

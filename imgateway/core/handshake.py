@@ -27,8 +27,7 @@ class Event(Enum):
     HELLO = "Hello"
     FRAME = "any other frame"
     ACCEPTED = "the session is claimed: Welcome"
-    REFUSED = "the login is refused: Bye"
-    BYE = "Bye, either way"
+    BYE = "Bye, either way; that is how a login is refused, too"
     LOST = "the connection is gone"
 
 
@@ -36,7 +35,6 @@ TABLE: dict[tuple[LinkState, Event], LinkState] = {
     (LinkState.CONNECTED, Event.OPENED): LinkState.GREETING,
     (LinkState.GREETING, Event.HELLO): LinkState.CHECKING,
     (LinkState.CHECKING, Event.ACCEPTED): LinkState.OPEN,
-    (LinkState.CHECKING, Event.REFUSED): LinkState.CLOSED,
     (LinkState.OPEN, Event.FRAME): LinkState.OPEN,
     **{(state, Event.BYE): LinkState.CLOSED for state in LinkState},
     **{(state, Event.LOST): LinkState.CLOSED for state in LinkState},

@@ -13,7 +13,8 @@ from imgateway.frames import Address
 
 __all__ = ("ACTIONS", "RULES", "Rule", "areas", "may", "names")
 
-ACTIONS = ("publish", "subscribe", "read")
+ACTIONS = ("publish", "publish-first", "subscribe", "read")
+"""`publish-first`: to lane 1, which goes before the rest and is not dropped for it; besides `publish`."""
 
 
 class Rule(Enum):
@@ -31,6 +32,7 @@ RULES: Mapping[tuple[str, str], Rule] = {
     ("publish", "service"): Rule.FREE,
     ("publish", "room"): Rule.JOINED,
     ("publish", "topic"): Rule.GRANTED,
+    ("publish-first", "room"): Rule.GRANTED,
     ("subscribe", "user"): Rule.OWN,
     ("subscribe", "room"): Rule.FREE,
     ("subscribe", "topic"): Rule.GRANTED,

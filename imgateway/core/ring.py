@@ -90,14 +90,6 @@ class Ring(Generic[T]):
             del column[:count]
         return freed
 
-    def oldest_age(self) -> float | None:
-        """When its oldest entry came; None if it is empty."""
-        return self._ages[0] if self._ages else None
-
-    def newest_age(self) -> float | None:
-        """When its newest entry came; None if it is empty."""
-        return self._ages[-1] if self._ages else None
-
     def read(self, after: int) -> Block[T]:
         """The block with the first entry after `after`; an empty one, up to `head`, if there is none."""
         gap = after < self.floor

@@ -7,6 +7,7 @@ for those who have more. So nobody needs a key object, nor a second table.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import chain
 
 from imgateway.core.session import Session
 from imgateway.frames import SessionKey
@@ -30,8 +31,8 @@ class Roster:
         return len(self._users)
 
     def __iter__(self) -> Iterator[Session]:
-        for user in tuple(self._users):
-            yield from self.of(user)
+        """Those of the users who are there now; users may come and go while they are read."""
+        return chain.from_iterable(map(self.of, tuple(self._users)))
 
     def of(self, user: str) -> tuple[Session, ...]:
         """The user's sessions, in the order in which they came."""

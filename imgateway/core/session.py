@@ -7,9 +7,10 @@ idle session does not need (flights, calls, parked entries, an interceptor chain
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
-from imgateway.core.cursor import Cursor, State
+from imgateway.core.cursor import Cursor
 from imgateway.core.parking import Parking
 from imgateway.frames import Address, Entry, LogKey, SessionKey
 
@@ -24,6 +25,8 @@ class Session(Cursor):
     :ivar publishing: publishes that wait for their outcome.
     :ivar answering: its questions that wait for our answer; `calls` are ours.
     :ivar rooms: those that it is in; typed by whoever puts it there.
+    :ivar follows: None: its mailbox is all that it reads. Else the cursors in all its logs, the mailbox's
+        among them, by address; whose turn it is to read comes first.
     :ivar form: how its link's deliveries are written: one object for all links that are alike in that.
     """
 
@@ -32,6 +35,7 @@ class Session(Cursor):
         "calls",
         "chain",
         "device",
+        "follows",
         "form",
         "generation",
         "identity",
@@ -62,7 +66,11 @@ class Session(Cursor):
         self.reading = False
         self.told = False
         self.rooms: tuple[Any, ...] = ()
+        self.follows: dict[Address, Any] | None = None
         self.form: Any = None
+
+    receipts = True
+    """What comes from a mailbox is always acknowledged."""
 
     # Made when somebody asks: as objects of every session they would take 200 bytes.
 
@@ -71,18 +79,39 @@ class Session(Cursor):
         return SessionKey(self.user, self.device)
 
     @property
+    def address(self) -> Address:
+        """The user's."""
+        return Address("user", self.user)
+
+    @property
     def log(self) -> LogKey:
         """The user's mailbox."""
         return LogKey(Address("user", self.user))
 
     def detach(self) -> None:
-        """The link is gone: let the log run ahead."""
+        """The link is gone: let the logs run ahead."""
         self.link = None
-        self.clog()
+        self.clog_all()
 
-    def may_unclog(self, max_entries: int, max_bytes: int) -> bool:
-        """Half of the window is free again: enough to make a read worth its while."""
-        return self.state is State.CLOGGED and self.entries * 2 <= max_entries and self.bytes * 2 <= max_bytes
+    def cursors(self) -> Collection[Any]:
+        """Its places in all the logs that it reads: itself, and each Follow."""
+        return (self,) if self.follows is None else self.follows.values()
+
+    def clog_all(self) -> None:
+        """The link has unsent bytes."""
+        for cursor in self.cursors():
+            cursor.clog()
+
+    def bytes_unacked(self) -> int:
+        """In all its logs."""
+        return self.bytes if self.follows is None else sum(one.bytes for one in self.follows.values())
+
+    def oldest_unacked(self) -> float | None:
+        """When the oldest unacknowledged entries of any of its logs were sent; None if there are none."""
+        if self.follows is None:
+            return self.unacked_since()
+        times = [since for one in self.cursors() if (since := one.unacked_since()) is not None]
+        return min(times, default=None)
 
 
 def for_device(entries: tuple[Entry, ...], device: str) -> tuple[Entry, ...]:

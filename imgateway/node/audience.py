@@ -7,8 +7,10 @@ position) has a place of its own, a `Lag`. So what a message costs does not depe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
+
+from twisted.internet.defer import Deferred
 
 from imgateway.core.handshake import LinkState
 from imgateway.core.ring import RingLimits
@@ -69,11 +71,10 @@ class Lane:
         """There is something to send."""
         return self.head > self.sent or self.gap
 
-    def take(self) -> tuple[Entry, ...]:
-        """The entries up to `head`, which is sent from here on."""
-        entries, self.entries, self.bytes = tuple(self.entries), [], 0
+    def take(self) -> None:
+        """All up to `head` is sent from here on."""
+        self.entries, self.bytes = [], 0
         self.sent, self.gap = self.head, False
-        return entries
 
 
 class Lag:
@@ -113,10 +114,12 @@ class Audience:
         epoch and how far.
 
     :ivar unanswered: who was notified and has not pulled since, the oldest first.
+    :ivar unheard: who must be notified once its link takes it, and of what.
     :ivar passed: while a round goes on: who is in it no more, since it has left or has another place now.
     :ivar telling: it is told that there is something, instead of being sent it.
-    :ivar last: when its last round began. :ivar waiting: it has a place at a tick. :ivar round: the one that
-        goes on.
+    :ivar last: when its last round began. :ivar waiting: it has a place at a tick, or in the line.
+    :ivar round: the one that goes on.
+    :ivar watching: who waits for the broker to tell of it; None: it does.
     """
 
     __slots__ = (
@@ -128,10 +131,10 @@ class Audience:
         "lanes",
         "last",
         "passed",
-        "ready",
         "round",
         "telling",
         "unanswered",
+        "unheard",
         "waiting",
         "watching",
     )
@@ -142,16 +145,17 @@ class Audience:
         self.lanes = tuple([Lane(log_of(address, lane), limits_of(kind, lane)) for lane in (0, 1)])
         self.lags: dict[Session, Lag] = {}
         self.unanswered: dict[Session, Asked] = {}
+        self.unheard: dict[Session, Since] = {}
         self.ahead: dict[Session, dict[int, tuple[int, int]]] = {}
         self.passed: dict[Session, None] = {}  # an empty set takes three times as much
         self.telling = self.waiting = self.armed = False
         self.last = -1e9
         self.round: Any = None
-        self.ready = 0
-        self.watching: list[Callable[[], None]] | None = []
+        self.watching: list[Deferred[None]] | None = []
 
-    def here(self) -> Iterable[Session]:
-        """Those that have a link, in an order that stays."""
+    def here(self) -> Iterator[Session]:
+        """Those that have a link now; who comes or goes while this is read does not disturb it. To make it is
+        cheap also where they are very many: the work is in the reading."""
         raise NotImplementedError
 
     def size(self) -> int:
@@ -207,7 +211,10 @@ class Audience:
             self.ahead = {
                 session: seen
                 for session, seen in self.ahead.items()
-                if any(upto > self.lanes[number].sent for number, (_, upto) in seen.items())
+                if any(
+                    epoch == self.lanes[number].epoch and upto > self.lanes[number].sent
+                    for number, (epoch, upto) in seen.items()
+                )
             }
 
     def drop(self, session: Session) -> None:
@@ -215,6 +222,7 @@ class Audience:
         self.lags.pop(session, None)
         self.ahead.pop(session, None)
         self.unanswered.pop(session, None)
+        self.unheard.pop(session, None)
         if self.round is not None:
             self.passed[session] = None
 
@@ -235,8 +243,8 @@ class Room(Audience):
         self.invited: dict[Session, None] = {}
         self.stays = 0
 
-    def here(self) -> Iterable[Session]:
-        return self.members
+    def here(self) -> Iterator[Session]:
+        return iter([*self.members])
 
     def size(self) -> int:
         return len(self.members)
@@ -266,8 +274,10 @@ class Area(Audience):
         super().__init__(address, kind)
         self.rooms: dict[Room, None] = {}
 
-    def here(self) -> Iterable[Session]:
-        return dict.fromkeys(session for room in self.rooms for session in room.members)
+    def here(self) -> Iterator[Session]:
+        if len(self.rooms) == 1:
+            return next(iter(self.rooms)).here()
+        return _once([[*room.members] for room in self.rooms])
 
     def size(self) -> int:
         return sum(len(room.members) for room in self.rooms)
@@ -285,11 +295,20 @@ class Everyone(Audience):
         super().__init__(address, kind)
         self._sessions = sessions
 
-    def here(self) -> Iterable[Session]:
-        return [one for one in self._sessions if self.has(one)]
+    def here(self) -> Iterator[Session]:
+        return filter(self.has, iter(self._sessions))
 
     def size(self) -> int:
         return len(self._sessions)
 
     def has(self, session: Session) -> bool:
         return session.link is not None and session.link.state is LinkState.OPEN
+
+
+def _once(rooms: Iterable[Iterable[Session]]) -> Iterator[Session]:
+    seen: set[Session] = set()
+    for members in rooms:
+        for session in members:
+            if session not in seen:
+                seen.add(session)
+                yield session

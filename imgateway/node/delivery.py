@@ -1,8 +1,12 @@
-"""Delivery: moves the cursor of a session, by what arrives, what is read, and what is acknowledged.
+"""Delivery: moves the cursors of sessions, by what arrives, what is read, and what is acknowledged.
 
-Each session's cursor says what to do about an arrival: send it now, read it from the log, or let it be
-because the link is clogged. There is no queue of messages here; reads wait for their turn by session. A
-Deliver is encoded once for all sessions whose codecs write it the same.
+A cursor says what to do about an arrival: send it now, read it from the log, or let it be because the link is
+clogged. There is no queue of messages here; reads wait for their turn by cursor. A Deliver is encoded once
+for all whose codecs write it the same.
+
+The cursor in a mailbox is the session itself, and most sessions have no other. Those of one that follows
+further logs share its window: what is unacknowledged in one leaves less for the others, and they read in
+turn.
 """
 
 from __future__ import annotations
@@ -19,11 +23,12 @@ from twisted.python.failure import Failure
 
 from imgateway.config import LimitSettings
 from imgateway.core.counters import Counters
-from imgateway.core.cursor import Cursor, State, Step
+from imgateway.core.cursor import State, Step
+from imgateway.core.follow import Follow
 from imgateway.core.handshake import LinkState
 from imgateway.core.session import Session, for_device
 from imgateway.errors import BadFrame, CloseCode
-from imgateway.frames import Batch, Deliver, DeliverAck, Entry, user_address
+from imgateway.frames import FOLLOWED_KINDS, Address, Batch, Deliver, DeliverAck, Entry, address_text
 from imgateway.interfaces import IBroker
 from imgateway.node.link import Link
 
@@ -33,6 +38,11 @@ log = Logger()
 
 READ_BYTES = 65_536
 """One read becomes one Deliver, which must fit into a frame beside the largest body."""
+READ_ENTRIES = 16
+"""Room for so many there must be for each of a session's logs that are read at once."""
+
+Place = Session | Follow
+"""A cursor in a log: a session in its mailbox, or what it follows."""
 
 Shared = dict[str, bytes | None]
 """One Deliver as each kind of codec writes it; None: it cannot."""
@@ -42,15 +52,22 @@ class Delivery:
     """Sends, reads and acknowledgements of all sessions of a node.
 
     :param now: monotonic seconds.
+    :param unsaid: told of a gap that the wire of a session cannot say.
     """
 
     def __init__(
-        self, broker: IBroker, limits: LimitSettings, now: Callable[[], float], counters: Counters
+        self,
+        broker: IBroker,
+        limits: LimitSettings,
+        now: Callable[[], float],
+        counters: Counters,
+        unsaid: Callable[[Session, Address], None] = lambda session, address: None,
     ) -> None:
         self.limits = limits
         self._broker = broker
         self._now = now
         self._counters = counters
+        self._unsaid = unsaid
         self._reads = 0
         self._readers: deque[Callable[[], Deferred[Any] | None]] = deque()
         self._is_starting = False
@@ -59,7 +76,7 @@ class Delivery:
 
     def offer(
         self,
-        session: Session,
+        cursor: Place,
         epoch: int,
         after: int,
         upto: int,
@@ -67,35 +84,61 @@ class Delivery:
         size: int,
         shared: Shared | None,
     ) -> None:
-        """``(after, upto]`` was committed; `size`: bytes of its entries. Send it to a session that stands
-        right before it."""
-        cursor: Cursor = session
+        """``(after, upto]`` was committed; `size`: bytes of its entries. Send it to one that stands right
+        before it."""
         step = cursor.arrived(after, upto)
         if step is Step.HOLD:
             return
         limits = self.limits
+        sent, sent_bytes = cursor.entries, cursor.bytes
+        if cursor.follows is not None:
+            sent, sent_bytes = _unacked(cursor.follows)
         if epoch != cursor.epoch:
-            self._stale(session)
+            self._stale(cursor)
         elif step is Step.READ:
-            self._read(session)
-        elif cursor.entries + len(entries) > limits.deliver_window_entries or (
-            cursor.bytes + size > limits.deliver_window_bytes and (cursor.entries or len(entries) > 1)
+            self._read(cursor)
+        elif (
+            sent + len(entries) > limits.deliver_window_entries
+            or sent + len(entries) > cursor.form.window
+            or (sent_bytes + size > limits.deliver_window_bytes and (sent or len(entries) > 1))
         ):
-            if cursor.overflow(upto, limits.deliver_window_entries) is Step.READ:
-                self._read(session)
+            # Half of the window must be free; what other logs have of it is taken off on both sides.
+            others = sent - cursor.entries
+            if cursor.overflow(upto, self._window(cursor) - 2 * others) is Step.READ:
+                self._read(cursor)
         else:
-            self._deliver(session, after, upto, entries, False, shared)
+            self._deliver(cursor, after, upto, entries, False, shared)
 
-    def moved(self, session: Session, head: int) -> None:
+    def _window(self, cursor: Place) -> int:
+        """Entries that may be on their way to a session: as many as its codec and the node want."""
+        window: int = cursor.form.window
+        return min(window, self.limits.deliver_window_entries)
+
+    def moved(self, cursor: Place, head: int) -> None:
         """The log grew: whoever is live reads, and finds out if the epoch is another."""
-        if session.moved(head) is Step.READ:
-            self._read(session)
+        if cursor.moved(head) is Step.READ:
+            self._read(cursor)
+
+    def passed(self, cursor: Place, entry: Entry, shared: Shared | None) -> None:
+        """qos 0: to a link that can take it now."""
+        link: Link | None = cursor.link
+        if link is None or link.clogged or link.state is not LinkState.OPEN or not cursor.epoch:
+            return
+        # What one turn brings is bounded too: the socket says only at its end that it is full.
+        if link.connection.unsent() >= self.limits.deliver_window_bytes:
+            return
+        if not for_device((entry,), cursor.device):
+            return
+        data = self.say(link, Deliver(cursor.address, 0, 0, 0, 0, (entry,)), shared)
+        if data:
+            link.deliver(data, cursor.log)
+            self._counters.entries_delivered += 1
 
     # ------------------------------------------------------------------------------------------------ sends
 
     def _deliver(
         self,
-        session: Session,
+        cursor: Place,
         after: int,
         upto: int,
         entries: tuple[Entry, ...],
@@ -103,49 +146,61 @@ class Delivery:
         shared: Shared | None = None,
     ) -> None:
         """Send the range ``(after, upto]``; entry by entry where the wire or its content wants that."""
-        link: Link = session.link
-        mine = for_device(entries, session.device)
-        address = user_address(session.user)
-        head = max(upto, session.head)
+        link: Link = cursor.link
+        mine = for_device(entries, cursor.device)
+        address, epoch = cursor.address, cursor.epoch
+        head = max(upto, cursor.head)
         if gap:
-            self._counters.gaps_told += 1
+            self.told_gap(cursor, address)
         if len(mine) < 2 or link.wire.traits.batches:
-            frame = Deliver(address, 0, session.epoch, after, upto, mine, gap, head)
+            frame = Deliver(address, 0, epoch, after, upto, mine, gap, head)
             data = self.say(link, frame, shared if mine is entries else None)
             if data is not None:
-                self._ship(session, upto, len(mine), data)
+                self._ship(cursor, upto, len(mine), data)
                 return
         for entry in mine:
             end = upto if entry is mine[-1] else entry.seq
-            frame = Deliver(address, 0, session.epoch, after, end, (entry,), gap, head)
+            frame = Deliver(address, 0, epoch, after, end, (entry,), gap, head)
             data = self.say(link, frame, None)
             if data is None:
-                self._park(session, entry.seq)
-                empty = Deliver(address, 0, session.epoch, after, end, (), gap, head)
-                self._ship(session, end, 0, self.say(link, empty, None) or b"")
+                self._park(cursor, entry.seq)
+                empty = Deliver(address, 0, epoch, after, end, (), gap, head)
+                self._ship(cursor, end, 0, self.say(link, empty, None) or b"")
             else:
-                self._ship(session, end, 1, data)
+                self._ship(cursor, end, 1, data)
             after, gap = end, False
         if not mine:
-            self._ship(session, upto, 0, b"")
+            self._ship(cursor, upto, 0, b"")
 
-    def _ship(self, session: Session, upto: int, entries: int, data: bytes) -> None:
-        cursor: Cursor = session
+    def _ship(self, cursor: Place, upto: int, entries: int, data: bytes) -> None:
         if not data:
             cursor.passed(upto)
             if cursor.acked == upto:
-                self._broker.advance(session.key, session.generation, ((session.log, upto),))
+                self._broker.advance(cursor.key, cursor.generation, ((cursor.log, upto),))
             return
         now = self._now()
-        link: Link = session.link
-        link.deliver(data, session.log)
+        link: Link = cursor.link
+        link.deliver(data, cursor.log)
         link.expect_ack(now)
         cursor.send(upto, entries, len(data), now)
         self._counters.deliver_frames += 1
         self._counters.entries_delivered += entries
+        if not cursor.receipts:
+            self._took(cursor, upto)
+            return
         limits = self.limits
-        if cursor.entries >= limits.deliver_window_entries or cursor.bytes >= limits.deliver_window_bytes:
+        sent, sent_bytes = cursor.entries, cursor.bytes
+        if cursor.follows is not None:
+            sent, sent_bytes = _unacked(cursor.follows)
+        if (
+            sent >= limits.deliver_window_entries
+            or sent >= cursor.form.window
+            or sent_bytes >= limits.deliver_window_bytes
+        ):
             cursor.clog()
+            waived = link.codec.waive()
+            if waived:
+                self._took(_session(cursor), waived)
 
     def say(self, link: Link, frame: Deliver, shared: Shared | None = None) -> bytes | None:
         """Encode, once for all codecs of a kind. A codec that raises has met content that it cannot say; what
@@ -191,29 +246,48 @@ class Delivery:
         if data:
             link.send_bytes(data)
 
-    def _park(self, session: Session, seq: int) -> None:
+    def _park(self, cursor: Place, seq: int) -> None:
         self._counters.parked += 1
-        if session.parking is not None:
-            session.parking.keep(seq)
-        self._broker.advance(session.key, session.generation, (), ((session.log, seq),))
+        if cursor.parking is not None:
+            cursor.parking.keep(seq)
+        self._broker.advance(cursor.key, cursor.generation, (), ((cursor.log, seq),))
+
+    def told_gap(self, place: Place, address: Address, frames: int = 1) -> None:
+        """Something is missing in what this session, which has a link, gets from an address: its client is
+        told in so many frames, or, where its wire has no word for it, the business is."""
+        if place.link.wire.traits.gaps:
+            self._counters.gaps_told += frames
+        else:
+            self._counters.gaps_unsaid += frames
+            self._unsaid(_session(place), address)
 
     # ------------------------------------------------------------------------------------------------ reads
 
     def start(self, session: Session) -> None:
-        """The session's cursor is in place and its Welcome is on the way: bring it up to date."""
-        self._unclog(session)
+        """A cursor of the session is in place, and its client is told so: bring it up to date."""
+        self._go_on(session)
 
-    def _unclog(self, session: Session) -> None:
-        limits = self.limits
-        link = session.link
-        if (
-            link is not None
-            and link.state is LinkState.OPEN
-            and not link.clogged
-            and session.may_unclog(limits.deliver_window_entries, limits.deliver_window_bytes)
-            and session.unclog() is Step.READ
-        ):
-            self._read(session)
+    def _go_on(self, session: Session) -> None:
+        """Read for those of a session's cursors that are clogged and have room again."""
+        link: Link | None = session.link
+        if link is None or link.state is not LinkState.OPEN or link.clogged:
+            return
+        window, size = self._window(session), self.limits.deliver_window_bytes
+        if session.follows is None:
+            if session.may_unclog(window, size) and session.unclog() is Step.READ:
+                self._read(session)
+            return
+        sent, sent_bytes = _unacked(session.follows)
+        if sent * 2 > window or sent_bytes * 2 > size:
+            return
+        # More at once would share the room in such small parts that most of the reading were in vain.
+        turns = max(1, (window - sent) // READ_ENTRIES) - _reading(session.follows)
+        for cursor in tuple(session.follows.values()):
+            may = cursor.state is State.CLOGGED and cursor.epoch and (turns > 0 or cursor.sent == cursor.head)
+            if may and cursor.unclog() is Step.READ:
+                turns -= 1
+                session.follows[cursor.address] = session.follows.pop(cursor.address)  # the last from now on
+                self._read(cursor)
 
     def read(self, start: Callable[[], Deferred[Any] | None]) -> None:
         """Call `start` when its turn has come: at most `reads_in_flight` are done at once on this node.
@@ -242,96 +316,141 @@ class Delivery:
         self._reads -= 1
         self._next_reads()
 
-    def _read(self, session: Session) -> None:
-        """Read on for a session, once at a time."""
-        if not session.reading:
-            session.reading = True
-            self.read(partial(self._start_read, session))
+    def _read(self, cursor: Place) -> None:
+        """Read on for a cursor, once at a time."""
+        if not cursor.reading:
+            cursor.reading = True
+            self.read(partial(self._start_read, cursor))
 
-    def _start_read(self, session: Session) -> Deferred[None] | None:
-        cursor, parking, limits = session, session.parking, self.limits
+    def _start_read(self, cursor: Place) -> Deferred[None] | None:
+        parking, follows = cursor.parking, cursor.follows
         if cursor.state is not State.READING:
-            session.reading = False
+            cursor.reading = False
             return None
         if parking is not None and parking.owed:
-            reading = self._broker.read(session.log, parking.owed[0] - 1, 1, 1)
+            reading = self._broker.read(cursor.log, parking.owed[0] - 1, 1, 1)
         else:
-            room = max(1, limits.deliver_window_entries - cursor.entries)
-            size = max(1, min(READ_BYTES, limits.deliver_window_bytes - cursor.bytes))
-            reading = self._broker.read(session.log, cursor.sent, room, size)
+            room = self._window(cursor) - cursor.entries
+            size = self.limits.deliver_window_bytes - cursor.bytes
+            if follows is not None:
+                sent, sent_bytes = _unacked(follows)
+                room = (self._window(cursor) - sent) // max(1, _reading(follows))
+                size = self.limits.deliver_window_bytes - sent_bytes
+            reading = self._broker.read(cursor.log, cursor.sent, max(1, room), max(1, min(READ_BYTES, size)))
         return reading.addCallbacks(
-            self._batch, self._read_failed, (session, cursor.head), errbackArgs=(session,)
+            self._batch, self._read_failed, (cursor, cursor.head), errbackArgs=(cursor,)
         )
 
-    def _batch(self, batch: Batch, session: Session, head: int) -> None:
+    def _batch(self, batch: Batch, cursor: Place, head: int) -> None:
         """Send what was read; `head` is what was known of the log when it was asked."""
-        session.reading = False
-        cursor, parking = session, session.parking
+        cursor.reading = False
+        parking = cursor.parking
         if cursor.state is not State.READING:
             return
         if batch.epoch != cursor.epoch:
-            self._stale(session)
+            self._stale(cursor)
+        elif cursor.follows is not None and not self._fits(cursor, cursor.follows):
+            cursor.clog()  # meanwhile the others took all the room; it is read again
         elif parking is not None and parking.owed:
             if batch.after == parking.owed[0] - 1:
                 seq, end = parking.offer()
                 owed = tuple(entry for entry in batch.entries if entry.seq == seq)
-                self._deliver(session, cursor.sent, end, owed, batch.gap and not owed)
+                self._deliver(cursor, cursor.sent, end, owed, batch.gap and not owed)
         elif cursor.read(batch.after) is Step.SEND:
             if batch.upto > batch.after:
-                self._deliver(session, batch.after, batch.upto, batch.entries, batch.gap)
+                self._send_read(cursor, batch)
             elif cursor.head == head:  # else it grew meanwhile: look again
                 cursor.head = cursor.sent
                 cursor.passed(cursor.sent)
         if cursor.state is State.READING:
-            self._read(session)
+            self._read(cursor)
+        if cursor.follows is not None:
+            self._go_on(_session(cursor))
 
-    def _read_failed(self, failure: Failure, session: Session) -> None:
-        session.reading = False
-        log.failure("reading {user}'s log failed", failure, user=session.user)
-        if session.link is not None:
-            session.link.close(CloseCode.INTERNAL_ERROR, "internal error")
+    def _fits(self, cursor: Place, follows: dict[Address, Place]) -> bool:
+        """There is room in the window, or nothing is on its way in any of the logs."""
+        sent, sent_bytes = _unacked(follows)
+        return not sent or (sent < self._window(cursor) and sent_bytes < self.limits.deliver_window_bytes)
 
-    def _stale(self, session: Session) -> None:
+    def _send_read(self, cursor: Place, batch: Batch) -> None:
+        """As many of the entries as the other logs have left room for while they were read."""
+        entries, upto = batch.entries, batch.upto
+        if cursor.follows is not None:
+            room = self._window(cursor) - _unacked(cursor.follows)[0]
+            if len(entries) > room:
+                entries = entries[:room]
+                upto = entries[-1].seq
+        self._deliver(cursor, batch.after, upto, entries, batch.gap)
+
+    def _read_failed(self, failure: Failure, cursor: Place) -> None:
+        cursor.reading = False
+        log.failure("reading {log} failed", failure, log=address_text(cursor.address))
+        if cursor.link is not None:
+            cursor.link.close(CloseCode.INTERNAL_ERROR, "internal error")
+
+    def _stale(self, cursor: Place) -> None:
         """The log has another identity now: the client must come again and be told what it missed."""
-        if session.link is not None:
-            session.link.close(CloseCode.STALE, "the log was replaced; resume")
+        if cursor.link is not None:
+            cursor.link.close(CloseCode.STALE, "the log was replaced; resume")
 
     # ------------------------------------------------------------------------------------ acknowledgements
 
     def acked(self, session: Session, frame: DeliverAck) -> None:
-        """The client took custody.
+        """The client took custody. Of a log that it does not follow any more it may say so too late.
 
         :raises BadFrame: it acknowledges what was never sent to it.
         """
-        cursor: Cursor = session
         for ack in frame.acks:
-            if ack.address.id != session.user or ack.address.kind != "user":
-                raise BadFrame("acknowledges a log that it does not follow")
-            if ack.epoch == cursor.epoch:
-                self._took(session, ack.upto)
+            address = ack.address
+            cursor: Place | None = session
+            if address.id != session.user or address.kind != "user":
+                if address.kind not in FOLLOWED_KINDS:
+                    raise BadFrame("acknowledges a log that it does not follow")
+                cursor = session.follows.get(address) if session.follows is not None else None
+            if cursor is not None and ack.epoch == cursor.epoch:
+                self._took(cursor, ack.upto)
 
-    def _took(self, session: Session, upto: int) -> None:
-        cursor: Cursor = session
+    def _took(self, cursor: Place, upto: int) -> None:
         if not cursor.ack(upto):
             raise BadFrame("acknowledges what was not sent")
         self._counters.acks += 1
-        if session.parking is not None:
-            for seq in session.parking.acked(upto):
-                self._broker.unpark(session.key, session.generation, session.log, seq)
-            if session.parking.empty():
-                session.parking = None
-        self._broker.advance(session.key, session.generation, ((session.log, upto),))
-        if cursor.state is State.CLOGGED:
-            self._unclog(session)
+        if cursor.parking is not None:
+            for seq in cursor.parking.acked(upto):
+                self._broker.unpark(cursor.key, cursor.generation, cursor.log, seq)
+            if cursor.parking.empty():
+                cursor.parking = None
+        self._broker.advance(cursor.key, cursor.generation, ((cursor.log, upto),))
+        if cursor.state is State.CLOGGED or cursor.follows is not None:
+            self._go_on(_session(cursor))
 
     def heard_without_acks(self, link: Link) -> None:
-        """A wire without acknowledgements spoke: if its system has taken all that we wrote, it has
-        arrived."""
-        session = link.session
-        if session is not None and session.entries and not link.connection.unacked():
-            self._took(session, session.sent)
+        """A wire without acknowledgements spoke: what its system has taken by now has arrived."""
+        if link.session is not None:
+            for cursor in tuple(link.session.cursors()):
+                self._arrived(cursor, link)
+
+    def _arrived(self, cursor: Place, link: Link) -> None:
+        if cursor.entries:
+            # What is unacknowledged may all be of this log: then it is this log's newest.
+            upto = cursor.settled(link.connection.unacked() or 0)
+            if upto > cursor.acked:
+                self._took(cursor, upto)
 
     def writable(self, link: Link) -> None:
         """The link has no unsent bytes any more."""
         if link.session is not None:
-            self._unclog(link.session)
+            self._go_on(link.session)
+
+
+def _session(cursor: Place) -> Session:
+    return cursor if isinstance(cursor, Session) else cursor.session
+
+
+def _unacked(follows: dict[Address, Place]) -> tuple[int, int]:
+    """Entries and bytes that wait for their acknowledgement, in all of a session's logs."""
+    return sum([one.entries for one in follows.values()]), sum([one.bytes for one in follows.values()])
+
+
+def _reading(follows: dict[Address, Place]) -> int:
+    """How many of a session's logs are being read."""
+    return sum([one.state is State.READING for one in follows.values()])

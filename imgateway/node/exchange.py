@@ -19,6 +19,7 @@ from imgateway.core.wheel import Wheel
 from imgateway.errors import CloseCode, UnexpectedFrame
 from imgateway.frames import (
     DURABLE_KINDS,
+    FOLLOWED_KINDS,
     FRAME_NAMES,
     RING_KINDS,
     Batch,
@@ -26,6 +27,7 @@ from imgateway.frames import (
     Deliver,
     DeliverAck,
     Frame,
+    Keep,
     Ping,
     Pong,
     Publish,
@@ -55,10 +57,17 @@ __all__ = ("Exchange",)
 
 PULL_BYTES = 49_152
 """A pulled answer goes out however slow the link is, so it stays below what stops the reading."""
+SUBSCRIBED_KINDS = FOLLOWED_KINDS | {"room"}
 _BY_ITSELF = "what is sent to an area or to all comes by itself"
 _NOT_SUPPORTED = "not supported by this gateway"
-_NOT_SUBSCRIBED = {"area": _BY_ITSELF, "all": _BY_ITSELF, "room": _NOT_SUPPORTED}
-"""Why not, by the kind of the address; a room's reason is about its lane."""
+_NO_SUCH_LANE = "there is no such lane"
+_NOT_SUBSCRIBED = {
+    "user": "your mailbox comes by itself",
+    "area": _BY_ITSELF,
+    "all": _BY_ITSELF,
+    **dict.fromkeys(SUBSCRIBED_KINDS, _NO_SUCH_LANE),
+}
+"""Why not, by the kind of the address."""
 
 
 class Exchange:
@@ -158,7 +167,7 @@ class Exchange:
 
     # ----------------------------------------------------------------------------------------------- frames
 
-    def frame(self, link: Link, frame: Frame) -> None:
+    def frame(self, link: Link, frame: Frame | Keep) -> None:
         """Answer one frame of an open link.
 
         :raises LinkError: the link must close.
@@ -186,7 +195,10 @@ class Exchange:
         self._login.renew(link, frame)
 
     def _bye(self, link: Link, session: Session, frame: Bye) -> None:
-        link.leave()
+        link.leave(frame)
+
+    def _keep(self, link: Link, session: Session, frame: Keep) -> None:
+        self._broker.record(session.key, session.generation, frame.data)
 
     def _request(self, link: Link, session: Session, frame: Request) -> None:
         self._calls.asked(link, session, frame)
@@ -232,23 +244,30 @@ class Exchange:
         self._delivery.read(start)
 
     def _subscribe(self, link: Link, session: Session, frame: Subscribe) -> None:
-        if frame.address.kind != "room" or frame.lane not in LANES:
+        is_room = frame.address.kind == "room"
+        if frame.lane not in (LANES if is_room else (0,)) or frame.address.kind not in SUBSCRIBED_KINDS:
             self._not_subscribed(link, frame)
         elif not self._ingress.policy.may(session.identity, "subscribe", frame.address):
             where = address_text(frame.address)
             self._refuse(link, frame, where, RefusedCode.FORBIDDEN, "not for you to subscribe to")
-        elif not self._subscriptions.subscribe(link, session, frame):
+        elif is_room:
+            if not self._subscriptions.subscribe(link, session, frame):
+                where = address_text(frame.address)
+                self._refuse(link, frame, where, RefusedCode.RATE, "you are in as many rooms as you may")
+        elif not self._subscriptions.follow(link, session, frame):
             where = address_text(frame.address)
-            self._refuse(link, frame, where, RefusedCode.RATE, "you are in as many rooms as you may")
+            self._refuse(link, frame, where, RefusedCode.RATE, "you follow as many logs as you may")
 
     def _unsubscribe(self, link: Link, session: Session, frame: Unsubscribe) -> None:
-        if frame.address.kind != "room":
+        if frame.address.kind not in SUBSCRIBED_KINDS:
             self._not_subscribed(link, frame)
-        else:
+        elif frame.address.kind == "room":
             self._subscriptions.unsubscribe(link, session, frame)
+        else:
+            self._subscriptions.unfollow(link, session, frame)
 
     def _not_subscribed(self, link: Link, frame: Subscribe | Unsubscribe) -> None:
-        reason = _NOT_SUBSCRIBED.get(frame.address.kind, "only rooms are subscribed to")
+        reason = _NOT_SUBSCRIBED.get(frame.address.kind, "only rooms, topics and services are subscribed to")
         self._refuse(link, frame, address_text(frame.address), RefusedCode.NOT_SUPPORTED, reason)
 
     def _unsupported(self, link: Link, session: Session, frame: Seen) -> None:
@@ -272,4 +291,5 @@ class Exchange:
         Unsubscribe: _unsubscribe,
         Seen: _unsupported,
         Bye: _bye,
+        Keep: _keep,
     }

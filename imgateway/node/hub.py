@@ -14,29 +14,35 @@ from zope.interface import implementer
 
 from imgateway.config import LimitSettings, RoomSettings
 from imgateway.core.counters import Counters
-from imgateway.core.handshake import LinkState
 from imgateway.core.roster import Roster
-from imgateway.core.session import Session, for_device
+from imgateway.core.session import Session
 from imgateway.errors import CloseCode
 from imgateway.frames import (
+    FOLLOWED_KINDS,
     RING_KINDS,
     Address,
-    Deliver,
     Entry,
+    Hello,
     LogKey,
     Message,
+    Publish,
     SessionKey,
     address_text,
-    user_address,
+    log_of,
 )
 from imgateway.interfaces import IBroker, IBrokerListener, Identity, IPolicy, ISessionListener
 from imgateway.node.delivery import Delivery, Shared
 from imgateway.node.link import Link, Pause
+from imgateway.node.partings import Partings
 from imgateway.node.rooms import Rooms
+from imgateway.node.topics import Topics
 
 __all__ = ("Hub",)
 
 log = Logger()
+
+TAKEN_OVER = (CloseCode.REPLACED, CloseCode.STALE)
+"""The session goes on with the next generation, which `attach` has in a moment."""
 
 
 @implementer(IBrokerListener)
@@ -47,6 +53,7 @@ class Hub:
     :param now: monotonic seconds.
     :param arm: ``arm(due, wake)`` on the node's wheel.
     :param health: ``health(part, ok, why)``: the parts are ``store`` and ``load``.
+    :param bequeath: publishes a session's last will.
     """
 
     def __init__(
@@ -62,12 +69,15 @@ class Hub:
         counters: Counters,
         listeners: Sequence[ISessionListener] = (),
         health: Callable[[str, bool, str], None] = lambda part, ok, why: None,
+        bequeath: Callable[[Session, Publish], None] = lambda session, will: None,
     ) -> None:
         self.broker = broker
         self.sessions = Roster()
         self.is_congested = False
-        self.delivery = Delivery(broker, limits, now, counters)
+        self.delivery = Delivery(broker, limits, now, counters, self._unsaid)
         self.rooms = Rooms(broker, self.sessions, self.delivery, policy, rooms, reactor, now, arm, counters)
+        self.topics = Topics(broker, self.delivery, counters)
+        self.partings = Partings(bequeath, now, arm)
         self.linger_s = linger_s
         self._now = now
         self._arm = arm
@@ -75,13 +85,17 @@ class Hub:
         self._listeners = tuple(listeners)
         self._health = health
         self._stalled: dict[Link, None] = {}
+        self._missing: set[Session] = set()
+        # What becomes of sessions in rooms while they log in.
+        self._early: dict[SessionKey, list[tuple[str, Address]]] = {}
 
     # ---------------------------------------------------------------------------------- what the broker says
 
     def arrived(self, log: LogKey, epoch: int, after: int, upto: int, entries: tuple[Entry, ...]) -> None:
         """Entries: send them to every session that stands right before them."""
-        if log.address.kind in RING_KINDS:
-            self.rooms.arrived(log, epoch, after, upto, entries)
+        if log.address.kind != "user":
+            audiences = self.rooms if log.address.kind in RING_KINDS else self.topics
+            audiences.arrived(log, epoch, after, upto, entries)
             return
         sessions = self.sessions.of(log.address.id)
         shared: Shared | None = {} if len(sessions) > 1 else None
@@ -94,24 +108,21 @@ class Hub:
         if log.address.kind in RING_KINDS:
             self.rooms.moved(log, epoch, head)
             return
+        if log.address.kind != "user":
+            self.topics.moved(log, head)
+            return
         for session in self.sessions.of(log.address.id):
             self.delivery.moved(session, head)
 
     def passed(self, address: Address, entry: Entry) -> None:
         """qos 0: to the links that can take it now."""
-        for session in self.sessions.of(address.id):
-            link = session.link
-            if link is None or link.clogged or link.state is not LinkState.OPEN:
-                continue
-            # What one turn brings is bounded too: the socket says only at its end that it is full.
-            if link.connection.unsent() >= self.delivery.limits.deliver_window_bytes:
-                continue
-            if not for_device((entry,), session.device):
-                continue
-            data = self.delivery.say(link, Deliver(user_address(session.user), 0, 0, 0, 0, (entry,)), None)
-            if data:
-                link.deliver(data, session.log)
-                self._counters.entries_delivered += 1
+        if address.kind in FOLLOWED_KINDS:
+            self.topics.passed(log_of(address), entry)
+            return
+        sessions = self.sessions.of(address.id)
+        shared: Shared | None = {} if len(sessions) > 1 else None
+        for session in sessions:
+            self.delivery.passed(session, entry, shared)
 
     def unattended(self, log: LogKey, message: Message) -> None:
         """Tell the session listeners of a message for somebody who is away."""
@@ -131,18 +142,32 @@ class Hub:
         if there is not None and there.generation <= generation:
             if there.link is not None:
                 there.link.close(code, reason)
-            elif code != CloseCode.REPLACED:
+            elif code not in TAKEN_OVER:
                 self._end(there, code, reason)
 
     def entered(self, session: SessionKey, address: Address) -> None:
         """Tell the session listeners that the session is in a room."""
-        for listener in self._listeners:
-            self._tell(listener.entered, session, address)
+        self._stays("entered", session, address)
 
     def left(self, session: SessionKey, address: Address) -> None:
         """Tell them that it is not any more."""
+        self._stays("left", session, address)
+
+    def _stays(self, what: str, key: SessionKey, address: Address) -> None:
+        """Listeners hear of a session before they hear where it is: what a login does waits for its end."""
+        session = self.sessions.get(key)
+        if session is not None and (not session.told or (session.link is not None and session.form is None)):
+            self._early.setdefault(key, []).append((what, address))
+        else:
+            self._tell_stay(what, key, address)
+
+    def _tell_stay(self, what: str, key: SessionKey, address: Address) -> None:
         for listener in self._listeners:
-            self._tell(listener.left, session, address)
+            self._tell(getattr(listener, what), key, address)
+
+    def _tell_early(self, key: SessionKey) -> None:
+        for what, address in self._early.pop(key, ()):
+            self._tell_stay(what, key, address)
 
     def congested(self, on: bool) -> None:
         """More is waiting for the store than may wait: `stall` stops whoever publishes, this lets them go
@@ -166,21 +191,27 @@ class Hub:
 
     # --------------------------------------------------------------------------------------------- sessions
 
-    def attach(self, session: Session, link: Link) -> bool:
+    def attach(self, session: Session, link: Link, hello: Hello) -> bool:
         """A claim succeeded: this session takes the place of an older generation.
 
         True if there was one that the listeners know (the client resumes). A link of the older one is closed
-        with REPLACED.
+        with REPLACED, or with STALE if its client greeted with the same order.
         """
         old = self.sessions.add(session)
         session.link = link
         link.session = session
+        self.partings.greeted(session, hello)
         if old is None:
             return False
         session.told = old.told
         self.rooms.succeeded(old, session)
         if old.link is not None:
-            old.link.close(CloseCode.REPLACED, "a newer login of this device took over")
+            code = self.partings.code_for(old, session)
+            old.link.close(code, "a newer login of this device took over")
+        self.partings.drop(old)
+        if old in self._missing:
+            self._missing.remove(old)
+            self._missing.add(session)
         return session.told
 
     def closed(self, link: Link, code: int, reason: str) -> None:
@@ -192,15 +223,22 @@ class Hub:
             return
         session.detach()
         self.rooms.detached(session)
+        self.topics.detached(session)
+        if session.told:
+            self._tell_early(session.key)
         calls, session.calls = session.calls, None
         for call in (calls or {}).values():
             call.gone()
+        if code != CloseCode.NORMAL:
+            self.partings.lost(session)
         if not self.sessions.has(session):
             return
-        if code == CloseCode.NORMAL or (code >= 200 and code != CloseCode.REPLACED):
+        linger_s = self.partings.linger_s(session, self.linger_s)
+        # Whoever takes over has it in a moment, even if its client wanted nobody to wait.
+        if code == CloseCode.NORMAL or (code not in TAKEN_OVER and (code >= 200 or not linger_s)):
             self._end(session, code, reason)
         else:
-            self._arm(self._now() + self.linger_s, lambda now: self._lingered(session, code, reason))
+            self._arm(self._now() + linger_s, lambda now: self._lingered(session, code, reason))
 
     def _lingered(self, session: Session, code: int, reason: str) -> None:
         if self.sessions.has(session) and session.link is None:
@@ -213,8 +251,12 @@ class Hub:
             code=int(code),
             session=address_text(Address("device", *session.key)),
         )
+        self.partings.ended(session, code == CloseCode.NORMAL)
+        self._missing.discard(session)
         self.sessions.remove(session)
+        self._tell_early(session.key)
         self.rooms.ended(session)
+        self.topics.detached(session)
         if not self.sessions.of(session.user):
             self.broker.unwatch(session.log)
         self.broker.close_session(session.key, session.generation).addErrback(
@@ -242,6 +284,18 @@ class Hub:
         session.told = True
         for listener in self._listeners:
             self._tell(listener.resumed if resumed else listener.opened, session.key, identity)
+        self._tell_early(session.key)
+
+    def _unsaid(self, session: Session, address: Address) -> None:
+        if session not in self._missing:
+            self._missing.add(session)
+            log.warn(
+                "messages are gone, and the wire of {session} cannot tell its client",
+                session=address_text(Address("device", *session.key)),
+                address=address_text(address),
+                wire=session.link.wire_name,
+            )
+        self._stays("gap", session.key, address)
 
     def _tell(self, call: Callable[..., object], *args: object) -> None:
         try:
@@ -251,6 +305,10 @@ class Hub:
             log.failure("a session listener raised")
 
     def end_all(self) -> None:
-        """The node stops: end what is left; the broker's own stop flushes the positions."""
+        """The node stops: end what is left; the broker's own stop flushes the positions.
+
+        Wills that wait are not said: their clients were asked to come again, and have not had the time.
+        """
         for session in tuple(self.sessions):
+            self.partings.drop(session)
             self._end(session, CloseCode.GOING_AWAY, "the node stopped")

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from twisted.internet.defer import Deferred, maybeDeferred, succeed
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from imgateway.config import LimitSettings
@@ -37,6 +38,8 @@ from imgateway.node.hub import Hub
 from imgateway.node.link import Link, Pause
 
 __all__ = ("Ingress",)
+
+log = Logger()
 
 MAX_HEADERS = 16_384
 """Bytes of UTF-8 in all headers of a message, and 16 for each: what is acknowledged must still fit, with the
@@ -64,7 +67,6 @@ class Ingress:
         interceptors: Sequence[IInterceptor],
         now: Callable[[], float],
         wall_ms: Callable[[], int],
-        arm: Callable[[float, Callable[[float], None]], object],
         counters: Counters,
     ) -> None:
         self.limits = limits
@@ -75,7 +77,6 @@ class Ingress:
         self._interceptors = tuple(interceptors)
         self._now = now
         self._wall_ms = wall_ms
-        self._arm = arm
         self._counters = counters
 
     def publish(self, link: Link, session: Session, frame: Publish) -> None:
@@ -86,10 +87,12 @@ class Ingress:
         self._counters.publishes += 1
         identity: Identity = session.identity
         limits = self.limits
-        if len(frame.to) > (limits.max_addresses_service if identity.service else limits.max_addresses):
+        if len(frame.to) > self._most(identity):
             raise BadFrame("more addresses than Welcome allows")
         if not identity.service:
-            self._charge(link, session, frame)
+            wait = self._charge(session, frame)
+            if wait:
+                link.owe(wait)
         if self._interceptors:
             self._begin(link, session, min(limits.publish_window, limits.interceptor_chain))
             self._enchain(link, session, frame)
@@ -108,33 +111,65 @@ class Ingress:
         self._emit(identity, identity.user, device, frame)
         return succeed((Outcome(OutcomeCode.OK),) * len(frame.to))
 
+    def bequeath(self, session: Session, will: Publish) -> None:
+        """Publish the will of a session whose client is gone: as a publish of its own, unless it may not."""
+        self._counters.publishes += 1
+        identity: Identity = session.identity
+        if len(will.to) > self._most(identity):
+            self._counters.outcomes[OutcomeCode.FORBIDDEN] += len(will.to)
+            return
+        if not identity.service:
+            self._charge(session, will)  # its next connection pays
+        asked: Deferred[Any] = succeed(will)
+        for interceptor in self._interceptors:
+            asked.addCallback(self._ask, interceptor, identity)
+        asked.addCallback(self._bequeathed, session)
+        asked.addErrback(lambda failure: log.failure("a will could not be published", failure))
+
+    def _bequeathed(self, result: Publish | int, session: Session) -> Deferred[None] | None:
+        counts = self._counters.outcomes
+        if not isinstance(result, Publish):
+            counts[result] += 1
+        elif result.qos:
+            answer = self._submit(session.identity, session.user, session.device, result, session)
+            return answer.addCallback(lambda outcomes: counts.update(one.code for one in outcomes))
+        else:
+            self._emit(session.identity, session.user, session.device, result, session)
+        return None
+
     # ------------------------------------------------------------------------------------------------ steps
 
-    def _charge(self, link: Link, session: Session, frame: Publish) -> None:
+    def _most(self, identity: Identity) -> int:
+        """Addresses that one publish may name."""
+        return self.limits.max_addresses_service if identity.service else self.limits.max_addresses
+
+    def _charge(self, session: Session, frame: Publish) -> float:
+        """Take it from the user's quota. :returns: seconds until that is paid."""
         now = self._now()
         quota = self._quotas.of(session.user, now)
         wait = quota.publish(len(frame.body), now)
         for address in frame.to:
             wait = max(wait, quota.pair(address, now))
-        if wait:
-            self._counters.quota_waits += 1
-            link.pause(Pause.QUOTA)
-            self._arm(now + wait, lambda now: link.resume(Pause.QUOTA))
+        return wait
 
     def _allowed(self, identity: Identity, frame: Publish, session: Session | None) -> tuple[Address, ...]:
+        lane = frame.lane
         for address in frame.to:
-            if not self._may(identity, address, session):
-                return tuple([one for one in frame.to if self._may(identity, one, session)])
+            if not self._may(identity, address, lane, session):
+                return tuple([one for one in frame.to if self._may(identity, one, lane, session)])
         return frame.to
 
-    def _may(self, identity: Identity, address: Address, session: Session | None) -> bool:
+    def _may(self, identity: Identity, address: Address, lane: int, session: Session | None) -> bool:
         if address.kind == "room" and not (
             identity.service
             or (session is not None and any(room.address == address for room in session.rooms))
             or names(identity.claims, address)
         ):
             return False
-        return self.policy.may(identity, "publish", address)
+        policy = self.policy
+        if lane and address.kind in RING_KINDS and not policy.may(identity, "publish-first", address):
+            return False
+        return policy.may(identity, "publish", address)
 
     def _is_large(self, frame: Publish) -> bool:
         if frame.headers:

@@ -9,8 +9,9 @@ read by then waits here, undecoded: one read's worth.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from enum import IntFlag
+from math import inf
 from typing import Any, Protocol
 
 from twisted.logger import Logger
@@ -21,8 +22,8 @@ from imgateway.config import LimitSettings, SessionSettings
 from imgateway.core.counters import Counters
 from imgateway.core.handshake import Event, LinkState, after
 from imgateway.core.session import Session
-from imgateway.errors import CloseCode, LinkError, ProtocolError
-from imgateway.frames import Address, Bye, Frame, Hello, LogKey, Ping, address_text
+from imgateway.errors import CloseCode, LinkError, LoginRefused, ProtocolError
+from imgateway.frames import Address, Bye, Frame, Hello, Keep, LogKey, Ping, address_text
 from imgateway.interfaces import ICodec, IConnection, IProtocolAdapter, IReceiver
 
 __all__ = ("Desk", "Link", "Pause")
@@ -56,8 +57,14 @@ class Pause(IntFlag):
     """It is being put into a room."""
 
 
+Said = Frame | Keep | bytes
+"""What a codec gives for what arrived."""
+
 RUNNING = 1024
 """A chunk is being decoded: nobody's reason, and what comes meanwhile waits as well."""
+
+RESTORED = 4096
+"""What waits here goes before what is left of the chunk that is being decoded."""
 
 
 class Desk(Protocol):
@@ -75,7 +82,7 @@ class Desk(Protocol):
     def arm(self, due: float, wake: Callable[[float], None]) -> float: ...
     def arrived(self, link: Link, size: int) -> bool: ...
     def greeted(self, link: Link, hello: Hello) -> None: ...
-    def frame(self, link: Link, frame: Frame) -> None: ...
+    def frame(self, link: Link, frame: Frame | Keep) -> None: ...
     def heard_without_acks(self, link: Link) -> None: ...
     def writable(self, link: Link) -> None: ...
     def closed(self, link: Link, code: int, reason: str) -> None: ...
@@ -98,6 +105,7 @@ class Link:
 
     __slots__ = (
         "_able_since",
+        "_again",
         "_codec",
         "_due",
         "_left",
@@ -126,11 +134,12 @@ class Link:
         self.token_deadline = 0.0
         self.clogged = False
         self._codec: Any = None
-        self._left: list[bytes | Iterator[Frame | bytes]] | None = None
+        self._left: list[bytes | Iterator[Said]] | None = None
         self._pauses = 0
         self._pinged = False
         self._unsent: Unsent | None = None
         self._able_since = 0.0
+        self._again = inf
         self._due = desk.arm(self.heard + desk.limits.login_timeout_s, self)
         if not connection.stream:
             connection.max_message_bytes = desk.limits.login_bytes
@@ -188,8 +197,8 @@ class Link:
             self.clogged = True
             left = self.connection.unsent()
             if self.session is not None:
-                left -= self.session.bytes
-                self.session.clog()
+                left -= self.session.bytes_unacked()
+                self.session.clog_all()
             if left > 0:
                 self._unsent_control(left)
 
@@ -211,7 +220,7 @@ class Link:
 
     # --------------------------------------------------------------------------------------------- inwards
 
-    def _run(self, data: bytes | Iterator[Frame | bytes]) -> None:
+    def _run(self, data: bytes | Iterator[Said]) -> None:
         """Decode `data`, or go on with the frames that are left of it: each goes to the desk, until somebody
         says pause."""
         self._pauses |= RUNNING
@@ -226,7 +235,8 @@ class Link:
                     self._greeting(frame)
                 if self._pauses != RUNNING:
                     if self.state is not LinkState.CLOSED:
-                        self._stop_reading().insert(0, frames)
+                        self._stop_reading().insert(bool(self._pauses & RESTORED), frames)
+                        self._pauses &= ~RESTORED
                     return
         except LinkError as error:
             self.fail(error)
@@ -236,13 +246,13 @@ class Link:
         finally:
             self._pauses -= RUNNING
 
-    def _greeting(self, frame: Frame | bytes) -> None:
+    def _greeting(self, frame: Frame | Keep) -> None:
         if isinstance(frame, Hello):
             self.state = after(self.state, Event.HELLO)
             self.pause(Pause.LOGIN)
             self.desk.greeted(self, frame)
         elif isinstance(frame, Bye):
-            self.leave()
+            self.leave(frame)
         else:
             self.state = after(self.state, Event.FRAME)
 
@@ -260,7 +270,13 @@ class Link:
                 self.heard = self.desk.heard()
                 self._settle()
 
-    def _stop_reading(self) -> list[bytes | Iterator[Frame | bytes]]:
+    def owe(self, wait_s: float) -> None:
+        """More was taken than its user's quota has: read on when that is paid, in `wait_s` seconds."""
+        self.desk.counters.quota_waits += 1
+        self.pause(Pause.QUOTA)
+        self.desk.arm(self.desk.now() + wait_s, lambda now: self.resume(Pause.QUOTA))
+
+    def _stop_reading(self) -> list[bytes | Iterator[Said]]:
         """From here until it is read on there is a list, of what is left to do before."""
         if self._left is None:
             self._left = []
@@ -275,6 +291,13 @@ class Link:
             else:
                 self._left = None
                 self.connection.resume_reading()
+
+    def take_first(self, frames: Iterable[Said]) -> None:
+        """These before all else that is yet to be taken: as if the client had sent them. The link is
+        paused."""
+        self._stop_reading().insert(0, iter(frames))
+        if self._pauses & RUNNING:
+            self._pauses |= RESTORED
 
     def paused(self) -> bool:
         return bool(self._pauses)
@@ -292,8 +315,10 @@ class Link:
         self.state = after(self.state, Event.ACCEPTED)
         if not self.number and self.session is not None:
             self.number = self.session.generation  # an object that is there already
+        self.connection.proven()
         if not self.connection.stream:
             self.connection.max_message_bytes = self._max_frame_bytes()
+        self._look_at(self._next(self.desk.now()))  # its greeting may have set a limit that comes early
 
     def _max_frame_bytes(self) -> int:
         limit, expansion = self.desk.max_frame_bytes, self.wire.carriage.expansion
@@ -318,6 +343,10 @@ class Link:
             log.failure("the codec of {wire} raised", **self.about())
             self.drop(CloseCode.INTERNAL_ERROR, "internal error")
             return False
+        if isinstance(data, tuple):
+            for part in data:
+                self.send_bytes(part)
+            return True
         if not data or self.is_too_large(data):
             return False
         self.send_bytes(data)
@@ -345,7 +374,7 @@ class Link:
             self.pause(Pause.CONTROL)
         return unsent.bytes
 
-    def deliver(self, data: bytes, log: LogKey) -> None:
+    def deliver(self, data: bytes, log: LogKey | None) -> None:
         """Send an encoded Deliver of a log; the caller has made sure that the link is not clogged."""
         self.connection.send(data, log)
         self.desk.counters.bytes_out += len(data)
@@ -353,8 +382,30 @@ class Link:
     def expect_ack(self, now: float) -> None:
         """A delivery went out that wants an acknowledgement."""
         traits = self.wire.traits
-        if traits.ack_timeout_s and traits.acks:
+        if not traits.acks:
+            return
+        if traits.resend_s and self._again > now + traits.resend_s:
+            self._again = now + traits.resend_s
+            self._look_at(self._again)
+        if traits.ack_timeout_s:
             self._look_at(now + traits.ack_timeout_s)
+
+    def _send_again(self, now: float) -> None:
+        """What the wire wants sent once more, unless the peer cannot take it, or we do not hear it."""
+        if self._pauses or self.clogged:
+            self._again = now + self.wire.traits.resend_s
+            return
+        try:
+            data, self._again = self._codec.again(now)
+        except LinkError as error:
+            self.fail(error)
+            return
+        except Exception:
+            log.failure("the codec of {wire} raised", **self.about())
+            self.drop(CloseCode.INTERNAL_ERROR, "internal error")
+            return
+        if data:
+            self.deliver(data, None)
 
     # ------------------------------------------------------------------------------------------------- end
 
@@ -362,26 +413,36 @@ class Link:
         """Close with the error's own code."""
         if isinstance(error, ProtocolError):
             self._blame(error.code, error.reason)
-        self.close(error.code, error.reason, error.retry_after_s)
+        detail = error.detail if isinstance(error, LoginRefused) else 0
+        self.close(error.code, error.reason, error.retry_after_s, detail=detail)
 
     def _blame(self, code: int, reason: str) -> None:
         self.desk.counters.protocol_errors[self.wire_name] += 1
         log.info("closed for what it sent: {reason}", reason=reason, code=int(code), **self.about())
 
     def close(
-        self, code: int, reason: str = "", retry_after_s: float = 0.0, endpoints: tuple[str, ...] = ()
+        self,
+        code: int,
+        reason: str = "",
+        retry_after_s: float = 0.0,
+        endpoints: tuple[str, ...] = (),
+        detail: int = 0,
     ) -> None:
         """Say Bye, flush for up to 2 s, close. The session is told at once, the socket follows."""
         if self.state is LinkState.CLOSED:
             return
         if self._codec is not None:
-            self.send(Bye(code, reason, int(retry_after_s * 1000), endpoints))  # may drop it instead
+            # This may drop it instead.
+            self.send(Bye(code, reason, int(retry_after_s * 1000), endpoints, detail))
         self._end(code, reason)
         self.connection.close(code)
 
-    def leave(self) -> None:
-        """The client said goodbye; it gets no answer."""
-        self._end(CloseCode.NORMAL, "the client left")
+    def leave(self, bye: Bye) -> None:
+        """The client said goodbye; it gets no answer. Unless it says NORMAL it goes as if it were lost."""
+        if bye.code == CloseCode.NORMAL:
+            self._end(CloseCode.NORMAL, "the client left")
+        else:
+            self._end(CloseCode.LOST, "the client left, and may come back")
         self.connection.close(CloseCode.NORMAL)
 
     def broken(self, failure: Failure) -> None:
@@ -427,11 +488,12 @@ class Link:
             self._able_since = now
         self._check(now)
         if self.state is LinkState.OPEN:
-            self._due = self.desk.arm(self._next(now), self)
+            self._due = inf
+            self._look_at(self._next(now))
 
     def _silence_s(self) -> float:
         """How long silence is taken for life: the wire's own limit, or the node's."""
-        limit: float = self.wire.traits.heartbeat_s or self.desk.session.dead_s
+        limit: float = self._codec.silence_s or self.desk.session.dead_s
         return limit
 
     def _ask_s(self) -> float:
@@ -443,7 +505,7 @@ class Link:
         listen. None: nothing is owed."""
         traits = self.wire.traits
         timeout: float = traits.ack_timeout_s
-        since = self.session.unacked_since() if self.session is not None else None
+        since = self.session.oldest_unacked() if self.session is not None else None
         if since is None or not timeout or not traits.acks:
             return None
         return max(since, self._able_since) + timeout
@@ -459,7 +521,7 @@ class Link:
         ack_due = self._ack_due()
         if ack_due is not None:
             due = min(due, ack_due)
-        return max(due, now)
+        return max(min(due, self._again), now)
 
     def _check(self, now: float) -> None:
         silent = now - self.heard
@@ -475,3 +537,5 @@ class Link:
         elif self.wire.traits.pings and not self._pinged and silent >= self._ask_s():
             self._pinged = True
             self.send(Ping())
+        if self._again <= now and self.state is LinkState.OPEN:
+            self._send_again(now)

@@ -12,7 +12,7 @@ from math import ceil
 from sys import intern
 from typing import Any
 
-from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.defer import Deferred, maybeDeferred, succeed
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -22,7 +22,7 @@ from imgateway.core.handshake import LinkState
 from imgateway.core.parking import Parking
 from imgateway.core.resume import resume_durable
 from imgateway.core.session import Session
-from imgateway.errors import BadFrame, CloseCode, InvalidAddress, LinkError, LoginRefused
+from imgateway.errors import BadFrame, CloseCode, InvalidAddress, LinkError, LoginRefused, UnexpectedFrame
 from imgateway.frames import (
     Address,
     Hello,
@@ -37,7 +37,7 @@ from imgateway.frames import (
     address_text,
     check_id,
 )
-from imgateway.interfaces import Claim, IAuthenticator, IBroker, Identity, LoginPolicy, Opened, Place, Verdict
+from imgateway.interfaces import Claim, IAuthenticator, IBroker, Identity, LoginPolicy, Opened, Verdict
 from imgateway.node.audience import Room
 from imgateway.node.gate import Gate
 from imgateway.node.hub import Hub
@@ -109,6 +109,8 @@ class Login:
             checking.cancel()
 
     def _ask(self, link: Link, hello: Hello) -> Deferred[Any]:
+        if not link.wire.traits.authenticates:
+            return succeed(Identity(hello.user))  # no token is older than any: who was revoked stays out
         checking: Deferred[Any] = maybeDeferred(self._authenticator.authenticate, hello, link.connection.peer)
         self._checks[link] = checking
         return checking.addBoth(self._asked, link)
@@ -171,15 +173,16 @@ class Login:
             raise LoginRefused(reason, code)
         place = opened.places[0]
         session = Session(key, opened.generation, identity, place.epoch, place.acked, place.head)
-        resumed = self._hub.attach(session, link)
+        resumed = self._hub.attach(session, link, hello)
         watching = self._broker.watch(place.log)
-        return watching.addCallback(self._watched, session, place, resumed, link, hello)
+        return watching.addCallback(self._watched, session, opened, resumed, link, hello)
 
     def _watched(
-        self, position: Position, session: Session, place: Place, resumed: bool, link: Link, hello: Hello
+        self, position: Position, session: Session, opened: Opened, resumed: bool, link: Link, hello: Hello
     ) -> Deferred[None] | None:
         if link.session is not session:
             return None
+        place = opened.places[0]
         point = next((p for p in hello.resume if p.address == place.log.address and not p.lane), None)
         if resume_durable(point, position.epoch, place.acked, position.head).rolled_back:
             log.warn(
@@ -187,19 +190,19 @@ class Login:
                 user=session.user,
             )
             renewing = self._broker.reset_log(place.log)
-            return renewing.addCallback(self._watched, session, place, resumed, link, hello)
+            return renewing.addCallback(self._watched, session, opened, resumed, link, hello)
         entering = self._hub.rooms.prepare(session, hello.resume, self._hub.delivery.limits.rooms)
         if entering is None:
-            self._enter([], position, session, place, point, resumed, link, hello)
+            self._enter([], position, session, opened, point, resumed, link, hello)
             return None
-        return entering.addCallback(self._enter, position, session, place, point, resumed, link, hello)
+        return entering.addCallback(self._enter, position, session, opened, point, resumed, link, hello)
 
     def _enter(
         self,
         rooms: list[Room],
         position: Position,
         session: Session,
-        place: Place,
+        opened: Opened,
         point: ResumePoint | None,
         resumed: bool,
         link: Link,
@@ -210,6 +213,7 @@ class Login:
                 self._hub.rooms.keep(session, room)
             return
         identity: Identity = session.identity
+        place = opened.places[0]
         resume = resume_durable(point, position.epoch, place.acked, position.head)
         start = resume.position
         if start > place.acked:  # its last acknowledgements did not come through
@@ -222,14 +226,13 @@ class Login:
         session.place(position.epoch, start, max(start, place.acked), head)
         session.clog()
         link.accepted()
+        restored = link.codec.restore(opened.record)
         session.form = self._forms.of(link, hello.compressions)
         link.expire_token(self._token_deadline(identity))
         self._gate.release(link)
         self._counters.logins += 1
         if resumed:
             self._counters.resumed += 1
-        if resume.gap:
-            self._counters.gaps_told += 1
         rings = self._hub.rooms.resume(session, rooms, hello.resume) if hello.resume else ()
         link.send(
             Welcome(
@@ -248,11 +251,17 @@ class Login:
             "session resumed" if resumed else "session opened", generation=session.generation, **link.about()
         )
         self._hub.opened(session, identity, resumed)
+        if resume.gap:
+            self._hub.delivery.told_gap(session, place.log.address)
+        if hello.resume:
+            self._hub.rooms.remind_removed(session, hello.resume)
         if session.rooms:
             self._hub.rooms.invite(session, self._hub.linger_s)
         if rings:
             self._hub.rooms.remind(session, rings)
         self._hub.delivery.start(session)
+        if restored:
+            link.take_first(restored)
         link.resume(Pause.LOGIN)
 
     def _refused(self, failure: Failure, link: Link) -> None:
@@ -278,6 +287,8 @@ class Login:
 
     def renew(self, link: Link, frame: Renew) -> None:
         """A fresh token for this link; it is read on when the token is checked."""
+        if not link.wire.traits.authenticates:
+            raise UnexpectedFrame("there are no tokens on this wire")
         link.pause(Pause.RENEW)
         checking = self._ask(link, Hello(frame.token))
         checking.addCallback(self._renewed, link)

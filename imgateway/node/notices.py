@@ -3,21 +3,24 @@
 A member has at most one unanswered notice of a room. It says how far the lanes go and within what time to
 pull, at random, so that a crowd does not come at once; what comes meanwhile is found by the same pull. Rooms
 of a session that have news at the same time are in one notice. Who does not pull is told twice more, ten
-seconds after each, and is then removed from the room.
+seconds after each, and is then removed from the room. Whose link takes nothing just now is told when it does:
+until then it has not been told, and nothing is expected of it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
 
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from imgateway.core.counters import Counters
 from imgateway.core.session import Session
 from imgateway.frames import Notify, Told
 from imgateway.node.audience import LANES, Asked, Audience, Room, Since
 from imgateway.node.link import Link
-from imgateway.node.rounds import Round
+from imgateway.node.rounds import NOBODY, Round, cut_off
 
 __all__ = ("Notices",)
 
@@ -28,6 +31,10 @@ PULLS_A_SECOND = 10_000
 MAX_SPREAD_MS = 10_000
 REPEAT_S = 10.0
 TIMES = 3
+LOOKS = 5_000
+"""Of those who did not pull so many are looked at in a turn."""
+REMOVALS = 200
+"""And so many are removed: 3 ms of them."""
 
 
 def spread_ms(readers: int) -> int:
@@ -44,7 +51,8 @@ class Repeat(Round):
     __slots__ = ("since",)
 
     def __init__(self, audience: Audience, sessions: list[Session], times: int, since: Since) -> None:
-        super().__init__(audience, [lane.sent for lane in audience.lanes], [], [], sessions, times)
+        before = [lane.sent for lane in audience.lanes]
+        super().__init__(audience, before, [], NOBODY, iter(sessions), len(sessions), times)
         self.since = since
 
 
@@ -69,11 +77,11 @@ class Notices:
         self._again = again
         self._give_up = give_up
 
-    def tell(self, round: Round, sessions: list[Session]) -> None:
+    def tell(self, round: Round, sessions: Iterable[Session]) -> None:
         """Tell those who have no unanswered notice of this audience."""
         audience = round.audience
         passed, unanswered = audience.passed, audience.unanswered
-        spread = spread_ms(len(round.tell))
+        spread = spread_ms(round.readers)
         since = _since(round)
         asked = self._asked(audience, since, spread, round.times)
         for session in sessions:
@@ -82,25 +90,48 @@ class Notices:
                 continue
             if audience.ahead and audience.is_ahead(session, since):
                 continue  # it pulled meanwhile, and would have nothing to answer with
-            unanswered[session] = asked
             if link.clogged:
-                continue  # the repeat finds it again
-            others = self._others(session, audience) if len(session.rooms) > 1 else ()
-            for other, news in others:
-                other.unanswered[session] = self._asked(other, news, spread, 1)
-            key = (session.form, others)
-            if key not in round.heads:
-                round.heads[key] = _encoded(link, ((audience, since), *others), spread)
-            self._send(link, round.heads[key])
+                audience.unheard[session] = _merged(since, audience.unheard.get(session, ()))
+                continue
+            unanswered[session] = asked
+            try:
+                others = self._others(session, audience) if len(session.rooms) > 1 else ()
+                for other, news in others:
+                    other.unanswered[session] = self._asked(other, news, spread, 1)
+                self._send(link, _written(round, session, ((audience, since), *others), spread))
+            except Exception:
+                cut_off(session, Failure())  # the others have nothing to do with it
         self._watch(audience)
 
     def tell_one(self, audience: Audience, session: Session, since: Since) -> None:
         """Tell one that is behind, and has no unanswered notice."""
-        spread = spread_ms(audience.size())
-        audience.unanswered[session] = self._asked(audience, since, spread, 1)
-        if not session.link.clogged:
-            self._send(session.link, _encoded(session.link, ((audience, since),), spread))
-        self._watch(audience)
+        if session.link.clogged:
+            audience.unheard[session] = _merged(since, audience.unheard.get(session, ()))
+        else:
+            self._tell_of(session, [(audience, since)])
+
+    def writable(self, session: Session, audiences: Iterable[Audience]) -> None:
+        """Its link takes what it is told again: that of these audiences, all in one notice."""
+        news = []
+        for audience in dict.fromkeys(audiences):
+            since = audience.unheard.pop(session, None)
+            if (
+                since
+                and session not in audience.unanswered
+                and (audience.telling or session in audience.asked_for_notices())
+                and not audience.is_ahead(session, since)
+            ):
+                news.append((audience, since))
+        if news:
+            self._tell_of(session, news)
+
+    def _tell_of(self, session: Session, news: Sequence[tuple[Audience, Since]]) -> None:
+        spread = spread_ms(max(audience.size() for audience, _ in news))
+        for audience, since in news:
+            audience.unanswered[session] = self._asked(audience, since, spread, 1)
+        self._send(session.link, _encoded(session.link, news, spread))
+        for audience, _ in news:
+            self._watch(audience)
 
     def pulled(self, audience: Audience, session: Session, lane: int, upto: int) -> None:
         """It was answered up to here: what it does not know of yet it must be told."""
@@ -135,6 +166,7 @@ class Notices:
                 and (room.telling or session in room.notified)
                 and session in room.members
                 and session not in room.unanswered
+                and session not in room.unheard
                 and not room.is_ahead(session, since := _news(room))
             ]
         )
@@ -154,8 +186,9 @@ class Notices:
     def _wake(self, audience: Audience, now: float) -> None:
         audience.armed = False
         again: dict[int, dict[Session, Asked]] = {}
-        for session, asked in tuple(audience.unanswered.items()):
-            if asked.due > now:
+        removed = 0
+        for session, asked in tuple(islice(audience.unanswered.items(), LOOKS)):
+            if asked.due > now or removed >= REMOVALS:
                 break
             del audience.unanswered[session]
             if not audience.telling and session not in audience.asked_for_notices():
@@ -164,6 +197,7 @@ class Notices:
                 again.setdefault(asked.times + 1, {})[session] = asked
             elif isinstance(audience, Room):
                 self._give_up(session, audience)
+                removed += 1
         for times, sessions in again.items():
             if audience.round is None:
                 self._again(Repeat(audience, list(sessions), times, _missed(audience, sessions.values())))
@@ -201,7 +235,25 @@ def _missed(audience: Audience, asked: Iterable[Asked]) -> Since:
     return tuple([(number, stood[number]) for number in LANES if number in stood])
 
 
-def _encoded(link: Link, audiences: tuple[tuple[Audience, Since], ...], spread: int) -> bytes | None:
+def _merged(since: Since, earlier: Since) -> Since:
+    """News of both; the earlier ones are those that it was not told of yet, so that their places count."""
+    stood = {**dict(since), **dict(earlier)}
+    return tuple([(number, stood[number]) for number in LANES if number in stood])
+
+
+def _written(
+    round: Round, session: Session, news: tuple[tuple[Audience, Since], ...], spread: int
+) -> bytes | None:
+    """A notice, written once for those who get the same; of the many that differ nothing is kept."""
+    if len(news) > 1 or not session.form.is_shared:
+        return _encoded(session.link, news, spread)
+    key = session.form.key()
+    if key not in round.heads:
+        round.heads[key] = _encoded(session.link, news, spread)
+    return round.heads[key]
+
+
+def _encoded(link: Link, audiences: Sequence[tuple[Audience, Since]], spread: int) -> bytes | None:
     heads = [
         Told(one.address, number, one.lanes[number].epoch, one.lanes[number].head, after)
         for one, since in audiences
@@ -210,7 +262,8 @@ def _encoded(link: Link, audiences: tuple[tuple[Audience, Since], ...], spread: 
     if not heads:
         return None
     try:
-        return link.codec.encode(Notify(tuple(heads), spread))
+        data: bytes | None = link.codec.encode(Notify(tuple(heads), spread))
+        return data
     except Exception:
         log.failure("the codec of {wire} raised", **link.about())
         return None

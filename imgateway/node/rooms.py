@@ -9,9 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from twisted.internet.defer import Deferred, DeferredList, succeed
+from twisted.internet.defer import (
+    Deferred,
+    DeferredList,
+    FirstError,
+    fail,
+    gatherResults,
+    maybeDeferred,
+    succeed,
+)
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from imgateway.config import RoomSettings
 from imgateway.core.counters import Counters
@@ -30,6 +39,7 @@ from imgateway.frames import (
     Pull,
     Resumed,
     ResumePoint,
+    Subscribe,
     Subscribed,
     Unsubscribed,
     UnsubscribedCode,
@@ -44,6 +54,10 @@ from imgateway.node.rounds import Rounds
 __all__ = ("Rooms",)
 
 log = Logger()
+
+WATCH_AGAIN_S = 1.0
+MOST_REMOVED = 200
+"""Rooms of a session that it was taken out of are remembered, so many at most."""
 
 
 class Rooms:
@@ -76,11 +90,21 @@ class Rooms:
         self._notices = Notices(now, arm, counters, lambda round: self.rounds.serve(round), self._give_up)
         self.rounds = Rounds(broker, delivery, reactor, counters, self._notices.tell)
         self._everyone: Everyone | None = None
+        # Rooms that sessions were taken out of, and whose clients may not know: the newest last.
+        self._removed: dict[Session, dict[Address, None]] = {}
 
     def start(self) -> None:
         """The broker is ready."""
-        self._everyone = everyone = Everyone(EVERYONE, self._classes.of(""), self._sessions)
-        self._watch(everyone)
+        self._everyone = Everyone(EVERYONE, self._classes.of(""), self._sessions)
+        self._watch_everyone()
+
+    def _watch_everyone(self) -> None:
+        """Until it succeeds: nobody asks for this one."""
+        assert self._everyone is not None
+        self._watch(self._everyone)
+        self._ready(self._everyone).addErrback(
+            lambda failure: self._arm(self._now() + WATCH_AGAIN_S, lambda now: self._watch_everyone())
+        )
 
     def stop(self) -> None:
         self.rounds.stop()
@@ -134,9 +158,9 @@ class Rooms:
 
     def _read(self, audience: Audience, lane: Lane) -> None:
         after = lane.head
-        reading = self._broker.read(lane.log, after, 0, 0)
+        reading = maybeDeferred(self._broker.read, lane.log, after, 0, 0)
         reading.addCallback(self._filled, audience, lane, after)
-        reading.addErrback(lambda failure: log.failure("reading a room failed", failure))
+        reading.addErrback(self._unread, audience, lane, after)
 
     def _filled(self, batch: Batch, audience: Audience, lane: Lane, after: int) -> None:
         if lane.head != after or not lane.target:
@@ -154,31 +178,46 @@ class Rooms:
             lane.target = 0
         self.rounds.news(audience)
 
+    def _unread(self, failure: Failure, audience: Audience, lane: Lane, after: int) -> None:
+        """What could not be read counts as lost: else nothing would ever come again."""
+        log.failure("reading a room failed", failure)
+        if lane.head == after and lane.target:
+            lane.gap, lane.head, lane.target = True, max(lane.head, lane.target), 0
+            self.rounds.news(audience)
+
     # -------------------------------------------------------------------------------------------- audiences
 
     def room(self, address: Address) -> Deferred[Room]:
-        """The room, once the broker tells of it. It is kept until it is `released`."""
+        """The room, once the broker tells of it and its areas. It is kept until it is `released`; if this
+        fails, it is already."""
         room = self.audiences.get(address)
         if room is None:
-            room = Room(address, self._classes.of(address.id))
-            areas = []
-            for ident in self.policy.areas(address):
-                where = Address("area", ident)
-                area = self.audiences.get(where)
-                if area is None:
-                    area = Area(where, self._classes.of(ident))
-                    self._watch(area)
-                area.rooms[room] = None  # type: ignore[attr-defined]
-                areas.append(area)
-            room.areas = tuple(areas)  # type: ignore[arg-type]
-            self._watch(room)
+            room = self._make(address)
         assert isinstance(room, Room)
         room.stays += 1
-        if room.watching is None:
+        if not any(one.watching is not None for one in (room, *room.areas)):
             return succeed(room)
-        ready: Deferred[Room] = Deferred()
-        room.watching.append(lambda: ready.callback(room))
-        return ready
+        ready = gatherResults([self._ready(one) for one in (room, *room.areas)], consumeErrors=True)
+        return ready.addCallbacks(lambda _: room, self._not_ready, errbackArgs=(room,))
+
+    def _make(self, address: Address) -> Room:
+        room = Room(address, self._classes.of(address.id))
+        areas = []
+        for ident in self.policy.areas(address):
+            where = Address("area", ident)
+            area = self.audiences.get(where)
+            if area is None:
+                area = Area(where, self._classes.of(ident))
+                self._watch(area)
+            area.rooms[room] = None  # type: ignore[attr-defined]
+            areas.append(area)
+        room.areas = tuple(areas)  # type: ignore[arg-type]
+        self._watch(room)
+        return room
+
+    def _not_ready(self, failure: Failure, room: Room) -> Failure:
+        self.release(room)
+        return _first(failure)
 
     def release(self, room: Room) -> None:
         """One who asked for it needs it no more."""
@@ -193,24 +232,40 @@ class Rooms:
 
     def _watch(self, audience: Audience) -> None:
         self.audiences[audience.address] = audience
-        lanes = audience.lanes
-        watching = DeferredList(
-            [self._broker.watch(lane.log) for lane in lanes], fireOnOneErrback=True, consumeErrors=True
+        watching = gatherResults(
+            [maybeDeferred(self._broker.watch, lane.log) for lane in audience.lanes], consumeErrors=True
         )
-        watching.addCallback(self._watched, audience)
-        watching.addErrback(lambda failure: log.failure("watching a room failed", failure))
+        watching.addCallbacks(self._watched, self._unwatched, (audience,), errbackArgs=(audience,))
 
-    def _watched(self, results: list[tuple[bool, Position]], audience: Audience) -> None:
-        for lane, (_, position) in zip(audience.lanes, results, strict=True):
+    def _watched(self, positions: list[Position], audience: Audience) -> None:
+        for lane, position in zip(audience.lanes, positions, strict=True):
             lane.watched(position)
         waiting, audience.watching = audience.watching or [], None
         for ready in waiting:
-            ready()
+            ready.callback(None)
+
+    def _unwatched(self, failure: Failure, audience: Audience) -> None:
+        """Who comes now begins anew; who waits for this one waits no more."""
+        log.failure("watching a room failed", _first(failure))
+        self._unwatch(audience)
+        waiting, audience.watching = audience.watching or [], []
+        for ready in waiting:
+            ready.errback(_first(failure))
+
+    def _ready(self, audience: Audience) -> Deferred[None]:
+        if audience.watching is None:
+            return succeed(None)
+        if self.audiences.get(audience.address) is not audience:
+            return fail(LookupError("the broker did not tell of it"))
+        ready: Deferred[None] = Deferred()
+        audience.watching.append(ready)
+        return ready
 
     def _unwatch(self, audience: Audience) -> None:
-        del self.audiences[audience.address]
-        for lane in audience.lanes:
-            self._broker.unwatch(lane.log)
+        if self.audiences.get(audience.address) is audience:  # else it has gone, and another has come
+            del self.audiences[audience.address]
+            for lane in audience.lanes:
+                self._broker.unwatch(lane.log)
 
     def _of(self, session: Session) -> Iterator[Audience]:
         """All audiences that a session is in; rooms first, and areas as often as they have one of them."""
@@ -264,7 +319,8 @@ class Rooms:
                     lag = audience.fall_behind(session)
                     lag.places[number], lag.epochs[number] = place, lane.epoch
                     self.rounds.queue(lag)
-            self._counters.gaps_told += gap
+            if gap:
+                self._delivery.told_gap(session, audience.address)
             resumed.append(Resumed(audience.address, number, lane.epoch, place, lane.head, gap))
         if notify:
             audience.lags.pop(session, None)
@@ -317,10 +373,31 @@ class Rooms:
 
     def remove(self, session: Session, room: Room, code: UnsubscribedCode) -> Deferred[None]:
         """Take the session out of a room and tell its client."""
+        if code is UnsubscribedCode.REMOVED:
+            removed = self._removed.setdefault(session, {})
+            removed[room.address] = None
+            if len(removed) > MOST_REMOVED:
+                del removed[next(iter(removed))]
         left = self.leave(session, room)
         if session.link is not None and session.form is not None:  # nothing goes before Welcome
             session.link.send(Unsubscribed(room.address, code))
         return left
+
+    def was_removed(self, session: Session, frame: Subscribe) -> bool:
+        """Its client goes on where it was in a room that it was taken out of, and is told that it is out. Who
+        subscribes without a position begins anew."""
+        if session not in self._removed or frame.address not in self._removed[session]:
+            return False
+        if frame.epoch:
+            return True
+        self._may_again(session, frame.address)
+        return False
+
+    def _may_again(self, session: Session, address: Address) -> None:
+        removed = self._removed.get(session, {})
+        removed.pop(address, None)
+        if not removed:
+            self._removed.pop(session, None)
 
     def _give_up(self, session: Session, room: Room) -> None:
         self._counters.room_not_pulling += 1
@@ -336,6 +413,7 @@ class Rooms:
     def ended(self, session: Session) -> None:
         """It is gone; the broker knows."""
         self.detached(session)
+        self._removed.pop(session, None)
         rooms, session.rooms = session.rooms, ()
         for room in rooms:
             room.invited.pop(session, None)
@@ -345,6 +423,8 @@ class Rooms:
         """A newer generation of a session is in the same rooms."""
         self.detached(old)
         new.rooms, old.rooms = old.rooms, ()
+        if old in self._removed:
+            self._removed[new] = self._removed.pop(old)
         for room in new.rooms:
             if old in room.invited:
                 room.invited.pop(old, None)
@@ -356,6 +436,8 @@ class Rooms:
             lag = audience.lags.get(session) if audience.lags else None
             if lag is not None:
                 self.rounds.queue(lag)
+            if session in audience.unheard:
+                self._notices.writable(session, self._of(session))  # of all at once
 
     # ----------------------------------------------------------------------------------------------- resuming
 
@@ -367,7 +449,12 @@ class Rooms:
         :param most: rooms that it may be in, with those that it is in already, named or not.
         """
         wanted = dict.fromkeys(point.address for point in points if point.address.kind == "room")
-        may = [one for one in wanted if self.policy.may(session.identity, "subscribe", one)]
+        removed = self._removed.get(session, {})
+        may = [
+            one
+            for one in wanted
+            if one not in removed and self.policy.may(session.identity, "subscribe", one)
+        ]
         held = {room.address for room in session.rooms}
         # Else each greeting could name others, and the session would be in all of them.
         others = [one for one in may if one not in held][: max(0, most - len(held))]
@@ -375,15 +462,17 @@ class Rooms:
         if not may:
             return None
         found: list[Room] = []
-        joining = [
-            self.room(address).addCallback(self._join, session).addCallback(found.append) for address in may
-        ]
-        return DeferredList(joining, consumeErrors=True).addCallback(lambda results: found)
+        joining = [self.join(session, address).addCallbacks(found.append, _not_joined) for address in may]
+        return DeferredList(joining).addCallback(lambda results: found)
 
     def _join(self, room: Room, session: Session) -> Deferred[Room]:
         areas = tuple([area.address.id for area in room.areas])
-        joining = self._broker.join(session.key, session.generation, room.address, areas)
-        return joining.addCallback(lambda _: room)
+        joining = maybeDeferred(self._broker.join, session.key, session.generation, room.address, areas)
+        return joining.addCallbacks(lambda _: room, self._unjoined, errbackArgs=(room,))
+
+    def _unjoined(self, failure: Failure, room: Room) -> Failure:
+        self.release(room)
+        return failure
 
     def resume(
         self, session: Session, rooms: Sequence[Room], points: Sequence[ResumePoint]
@@ -399,6 +488,12 @@ class Rooms:
                 mine = [point for point in points if point.address == address]
                 resumed += self._place(session, audience, mine)
         return tuple(resumed)
+
+    def remind_removed(self, session: Session, points: Iterable[ResumePoint]) -> None:
+        """After Welcome: of the rooms that its greeting names it was taken out of these."""
+        for address in self._removed.get(session, ()):
+            if any(point.address == address for point in points):
+                session.link.send(Unsubscribed(address, UnsubscribedCode.REMOVED))
 
     def invite(self, session: Session, linger_s: float) -> None:
         """After Welcome: tell of rooms that the business put it in, and wait for the client to name others in
@@ -431,11 +526,12 @@ class Rooms:
 
     def join(self, session: Session, address: Address) -> Deferred[Room]:
         """The room, once the session is in it as far as the broker is concerned. To be followed by `enter`,
-        or by `release`."""
+        or by `release`; not if it fails."""
         return self.room(address).addCallback(self._join, session)
 
     def put(self, session: Session, address: Address, mode: Mode) -> Deferred[None]:
         """The business puts a session into a room: its client is told, as soon as it has a link."""
+        self._may_again(session, address)
         return self.join(session, address).addCallback(self._put, session, mode)
 
     def _put(self, room: Room, session: Session, mode: Mode) -> None:
@@ -454,3 +550,13 @@ class Rooms:
             return False
         session.rooms = (*session.rooms, room)
         return True
+
+
+def _not_joined(failure: Failure) -> None:
+    # A greeting goes on without: its client subscribes to what Welcome does not name.
+    log.failure("joining a room failed", failure)
+
+
+def _first(failure: Failure) -> Failure:
+    """What went wrong, of several that were waited for."""
+    return failure.value.subFailure if isinstance(failure.value, FirstError) else failure

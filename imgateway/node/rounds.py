@@ -2,8 +2,12 @@
 
 The first message after a quiet time leaves at once. What follows within the audience's tick waits for the
 tick's end, on a clock that all share, and leaves as one frame per lane, lane 1 first. A round freezes the
-head and serves 500 members; then others have their turn, and what came meanwhile is the next round. So a
-message costs a flood's readers a part of a frame, and nobody else more than a slice.
+head and serves a slice of the members; then others have their turn, and what came meanwhile is the next
+round. So a message costs a flood's readers a part of a frame, and nobody else more than a slice.
+
+A turn of the process does so much and no more, whether it is one round of many members, frames of many
+bytes, or many rounds that begin at the same tick: what is left stands in one line, and each in it does a
+slice when it comes to the front.
 
 Who is behind reads blocks from the broker, a share at a time, whenever its link has room. That, too, has its
 place in each turn.
@@ -12,9 +16,11 @@ place in each turn.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from itertools import islice
 from math import floor
+from operator import length_hint
 from typing import Any
 
 from msgspec.structs import replace
@@ -32,34 +38,48 @@ from imgateway.node.audience import LANES, Audience, Lag, Room
 from imgateway.node.delivery import Delivery
 from imgateway.node.shares import Form, Share, Shelf, cut
 
-__all__ = ("SLICE", "Round", "Rounds")
+__all__ = ("SLICE", "Round", "Rounds", "cut_off")
 
 log = Logger()
 
 SLICE = 500
 """Members served before others have their turn: 3 ms of them."""
+MEMBER_BYTES = 8_192
+"""What a member gets counts as one more for each of these: larger frames take longer to send."""
+BEGIN = 4
+"""To begin a round counts as so many members, and as one more for each `LISTED`."""
+LISTED = 1_000
 CATCH_UPS = 64
 """Shares that those behind get in a turn."""
+LOOK_AGAIN_S = 0.05
+"""How soon to look again at a link that has enough unsent, and does not say when it has not."""
+RETRY_S = 1.0
+"""A round that could not begin is tried again."""
 AGAIN = 0.8
 """A room is told by notices when it grows above its limit, and sent its messages again below this part."""
+
+
+NOBODY: Iterator[Session] = iter(())
 
 
 class Round:
     """One round of an audience.
 
     :ivar before: where those whom it serves stand, in each lane.
-    :ivar tell: those that get a notice, after those that get the shares.
+    :ivar push: who is yet to get the shares. :ivar tell: who is to get a notice after that.
+    :ivar readers: about how many are told. :ivar cost: of one that gets the shares, in members of a slice.
     """
 
     __slots__ = (
-        "at",
         "audience",
         "before",
+        "cost",
         "entries",
         "frames",
         "gaps",
         "heads",
         "push",
+        "readers",
         "shares",
         "tell",
         "times",
@@ -70,8 +90,9 @@ class Round:
         audience: Audience,
         before: list[int],
         shares: list[Share],
-        push: list[Session],
-        tell: list[Session],
+        push: Iterator[Session],
+        tell: Iterator[Session],
+        readers: int,
         times: int = 1,
     ) -> None:
         self.audience = audience
@@ -79,23 +100,36 @@ class Round:
         self.shares = shares
         self.entries = sum(len(share.deliver.entries) for share in shares)
         self.gaps = sum(share.deliver.gap for share in shares)
+        self.cost = 1 + sum(share.size for share in shares) // MEMBER_BYTES
         self.push = push
         self.tell = tell
+        self.readers = readers
         self.times = times
-        self.at = 0
         self.frames: dict[Form, list[tuple[bytes, LogKey]]] = {}
         self.heads: dict[Any, bytes | None] = {}
 
-    def left(self) -> int:
-        return len(self.push) + len(self.tell) - self.at
+    def over(self) -> bool:
+        """Everybody was served. Where the numbers are not known, whoever asks on finds nobody."""
+        return not length_hint(self.push, 1) and not length_hint(self.tell, 1)
 
     def written(self, delivery: Delivery, session: Session) -> list[tuple[bytes, LogKey]]:
         """What a session gets: frames, each with the log whose order it keeps."""
-        frames = self.frames.get(session.form)
+        form: Form = session.form.key()
+        frames = self.frames.get(form)
         if frames is None:
             frames = [(data, share.log) for share in self.shares for data in share.said(delivery, session)]
-            self.frames[session.form] = frames
+            if form.is_shared:
+                self.frames[form] = frames
+            else:
+                self.cost = max(self.cost, 1 + self.entries)  # to write an entry takes as long as to send it
         return frames
+
+
+def cut_off(session: Session, failure: Failure) -> None:
+    """Its connection raised: nothing more goes there, not even a Bye. Its client comes again."""
+    log.failure("sending to a session failed", failure)
+    if session.link is not None:
+        session.link.drop(CloseCode.INTERNAL_ERROR, "internal error")
 
 
 class Rounds:
@@ -107,7 +141,7 @@ class Rounds:
         delivery: Delivery,
         reactor: IReactorTime,
         counters: Counters,
-        notices: Callable[[Round, list[Session]], None],
+        notices: Callable[[Round, Iterable[Session]], None],
     ) -> None:
         self.shelf = Shelf()
         self._broker = broker
@@ -116,21 +150,25 @@ class Rounds:
         self._counters = counters
         self._notices = notices
         self._ticks: dict[float, tuple[IDelayedCall, list[Audience]]] = {}
-        self._going: deque[Round] = deque()
+        # Rounds that go on, and audiences whose round is about to begin.
+        self._line: deque[Round | Audience] = deque()
         self._behind: deque[Lag] = deque()
+        self._full: list[Lag] = []
         self._turning: IDelayedCall | None = None
-        self._left = SLICE
+        self._looking: IDelayedCall | None = None
+        self._left: float = SLICE  # members that this turn may yet serve
 
     def stop(self) -> None:
         """Nobody is served any more."""
-        for call, _ in self._ticks.values():
-            call.cancel()
+        calls = [self._turning, self._looking, *(call for call, _ in self._ticks.values())]
+        self._turning = self._looking = None
+        for call in calls:
+            if call is not None:
+                call.cancel()
         self._ticks.clear()
-        self._going.clear()
+        self._line.clear()
         self._behind.clear()
-        if self._turning is not None:
-            self._turning.cancel()
-            self._turning = None
+        self._full.clear()
 
     def later(self, call: Callable[[], None]) -> None:
         """In the next turn, once what this one has sent is with the system."""
@@ -144,68 +182,78 @@ class Rounds:
             return
         now = self._reactor.seconds()
         tick = audience.kind.tick_s
-        if now - audience.last >= tick:
-            self._begin(audience, now)
-            return
-        due = (floor(now / tick) + 1) * tick
+        if now - audience.last < tick:
+            self._wait(audience, now, (floor(now / tick) + 1) * tick)
+        elif self._left > 0:
+            self._begin(audience)
+        else:
+            audience.waiting = True
+            self._line.append(audience)
+            self._turn_soon()
+
+    def _wait(self, audience: Audience, now: float, due: float) -> None:
+        audience.waiting = True
         there = self._ticks.get(due)
         if there is None:
             there = self._ticks[due] = self._reactor.callLater(due - now, self._tick, due), []
         there[1].append(audience)
-        audience.waiting = True
 
     def _tick(self, due: float) -> None:
-        for audience in self._ticks.pop(due)[1]:
-            audience.waiting = False
-            self._begin(audience, due)
+        self._line.extend(self._ticks.pop(due)[1])
+        self._serve_line()
 
-    def _begin(self, audience: Audience, now: float) -> None:
+    def _begin(self, audience: Audience) -> None:
         # What fails here must stop neither whoever published nor the audiences of the same tick.
+        audience.waiting = False
+        audience.last = now = self._reactor.seconds()
+        self._spend(BEGIN)
         try:
-            self._gather(audience, now)
+            self._gather(audience)
         except Exception:
             log.failure("a round could not begin")
+            self._wait(audience, now, now + RETRY_S)
 
-    def _gather(self, audience: Audience, now: float) -> None:
-        audience.last = now
-        before = [lane.sent for lane in audience.lanes]
+    def _gather(self, audience: Audience) -> None:
+        lanes = [audience.lanes[number] for number in LANES if audience.lanes[number].news()]
+        if not lanes:
+            return
+        push, tell, readers = self._served(audience)
         shares: list[Share] = []
-        for number in LANES:
-            lane = audience.lanes[number]
-            if lane.news():
-                gap = lane.gap
-                shares += cut(lane.log, lane.epoch, lane.sent, lane.head, lane.take(), gap, lane.head)
-        push, tell = self._served(audience)
-        if shares and (push or tell):
-            self.serve(Round(audience, before, shares, push, tell))
+        for lane in lanes:
+            shares += cut(lane.log, lane.epoch, lane.sent, lane.head, lane.entries, lane.gap, lane.head)
+        round = Round(audience, [lane.sent for lane in audience.lanes], shares, push, tell, readers)
+        for lane in lanes:  # nothing is lost if the above fails
+            lane.take()
+        if not round.over():
+            self.serve(round)
 
-    def _served(self, audience: Audience) -> tuple[list[Session], list[Session]]:
-        """Who is sent the messages, and who is told of them."""
-        here = list(audience.here())
-        limit = audience.kind.notify_above
+    def _served(self, audience: Audience) -> tuple[Iterator[Session], Iterator[Session], int]:
+        """Who is sent the messages, and who is told of them; about how many are told."""
+        size, limit = audience.size(), audience.kind.notify_above
+        self._spend(size // LISTED)
         if limit:
-            audience.telling = len(here) >= limit * AGAIN if audience.telling else len(here) > limit
+            audience.telling = size >= limit * AGAIN if audience.telling else size > limit
         if audience.telling:
             audience.lags.clear()  # they pull, too
-            return [], here
-        lags, told = audience.lags, audience.asked_for_notices()
-        if lags or told:
-            return [one for one in here if one not in lags and one not in told], list(told)
-        return here, []
+            return NOBODY, audience.here(), size
+        told = [*audience.asked_for_notices()]
+        return audience.here() if len(told) < size else NOBODY, iter(told), len(told)
 
     # --------------------------------------------------------------------------------------------- in turns
 
     def serve(self, round: Round) -> None:
-        """Begin a round: its first slice goes out now, unless this turn has served enough."""
+        """Begin a round: its first slice goes out now, unless this turn has served enough, or others wait."""
         round.audience.round = round
         self._counters.room_rounds += 1
-        if self._left > 0 and not self._going:
-            self._left -= self._slice(round, self._left)
-        if round.left():
-            self._going.append(round)
-            self._turn_soon()
+        if self._left > 0 and not self._line:
+            self._go_on(round)
         else:
-            self._over(round)
+            self._line.append(round)
+        if self._line:
+            self._turn_soon()
+
+    def _spend(self, members: float) -> None:
+        self._left -= members
         if self._left <= 0:
             self._turn_soon()
 
@@ -216,22 +264,33 @@ class Rounds:
     def _turn(self) -> None:
         self._turning = None
         self._left = SLICE
-        going = self._going
-        while going and self._left > 0:
-            round = going.popleft()
-            self._left -= self._slice(round, self._left)
-            if round.left():
-                going.append(round)
-            else:
-                self._over(round)
+        self._serve_line()
         for _ in range(min(CATCH_UPS, len(self._behind))):
             lag = self._behind.popleft()
             try:
                 self._catch_up(lag)
             except Exception:
-                self._cut_off(lag.session, Failure())
-        if going or self._behind:
+                cut_off(lag.session, Failure())
+        if self._behind:
             self._turn_soon()
+
+    def _serve_line(self) -> None:
+        line = self._line
+        while line and self._left > 0:
+            first = line.popleft()
+            if isinstance(first, Round):
+                self._go_on(first)
+            else:
+                self._begin(first)
+        if line:
+            self._turn_soon()
+
+    def _go_on(self, round: Round) -> None:
+        self._slice(round)
+        if round.over():
+            self._over(round)
+        else:
+            self._line.append(round)
 
     def _over(self, round: Round) -> None:
         audience = round.audience
@@ -240,32 +299,53 @@ class Rounds:
         if any(lane.news() for lane in audience.lanes):
             self.news(audience)
 
-    def _slice(self, round: Round, most: int) -> int:
-        """Serve up to so many; how many it were."""
-        at, push = round.at, round.push
-        self._counters.room_slices += 1
-        try:
-            if at < len(push):
-                end = min(at + most, len(push))
-                self._push(round, push[at:end] if at or end < len(push) else push)
-            else:
-                end = min(at + most, len(push) + len(round.tell))
-                self._notices(round, round.tell[at - len(push) : end - len(push)])
-        except Exception:
-            # A round that never ended would keep its audience silent for ever.
-            log.failure("serving a round failed")
-            end = len(push) + len(round.tell)
-        round.at = end
-        return end - at
+    def _slice(self, round: Round) -> None:
+        """Serve as many as this turn may yet serve; at least one."""
+        most = max(1, int(self._left / round.cost))
+        push = [*islice(round.push, most)]
+        if len(push) < most:
+            round.push = NOBODY
+        if push:
+            self._spend(len(push) * round.cost)
+            self._counters.room_slices += 1
+            try:
+                self._push(round, push)
+            except Exception:
+                # A round that never ended would keep its audience silent for ever.
+                log.failure("serving a round failed")
+                self._left_behind(round.audience, (*push, *round.push))
+                round.push = NOBODY
+        if round.push is NOBODY and self._left > 0:
+            self._tell(round)
+
+    def _tell(self, round: Round) -> None:
+        most = max(1, int(self._left))
+        tell = [*islice(round.tell, most)]
+        if len(tell) < most:
+            round.tell = NOBODY
+        if tell:
+            self._spend(len(tell))
+            self._counters.room_slices += 1
+            try:
+                self._notices(round, tell)
+            except Exception:
+                log.failure("telling of a round failed")
+                round.tell = NOBODY
 
     def _push(self, round: Round, sessions: list[Session]) -> None:
-        passed, full = round.audience.passed, self._delivery.limits.deliver_window_bytes
+        audience, full = round.audience, self._delivery.limits.deliver_window_bytes
+        passed, lags, told = audience.passed, audience.lags, audience.asked_for_notices()
         frames: list[tuple[bytes, LogKey]] = []
         form, data, order = None, b"", None
         served = counted = 0
         for session in sessions:
             link = session.link
-            if link is None or (passed and session in passed):
+            if (
+                link is None
+                or (passed and session in passed)
+                or (lags and session in lags)
+                or (told and session in told)
+            ):
                 continue
             connection = link.connection
             try:
@@ -283,12 +363,13 @@ class Rounds:
                     for each in frames:
                         connection.send(*each)
             except Exception:
-                self._cut_off(session, Failure())  # the others of the slice have nothing to do with it
+                cut_off(session, Failure())  # the others of the slice have nothing to do with it
                 continue
             served += 1
+            if round.gaps:
+                self._delivery.told_gap(session, audience.address, round.gaps)
         self._count(frames, served - counted)
         self._counters.entries_delivered += round.entries * served
-        self._counters.gaps_told += round.gaps * served
 
     def _count(self, frames: list[tuple[bytes, LogKey]], served: int) -> None:
         counters = self._counters
@@ -296,17 +377,25 @@ class Rounds:
         counters.room_deliveries += len(frames) * served
         counters.bytes_out += sum(len(data) for data, _ in frames) * served
 
-    def _cut_off(self, session: Session, failure: Failure) -> None:
-        """Its connection raised: nothing more goes there, not even a Bye. Its client comes again."""
-        log.failure("sending to a session failed", failure)
-        if session.link is not None:
-            session.link.drop(CloseCode.INTERNAL_ERROR, "internal error")
-
     def _fell_behind(self, round: Round, session: Session) -> None:
         lag = round.audience.fall_behind(session)
         lag.stand(round.before)
         if not session.link.clogged:
             self.queue(lag)  # it has enough for this turn; the next one finds out what its socket takes
+
+    def _left_behind(self, audience: Audience, sessions: Iterable[Session]) -> None:
+        """They read what the round should have brought."""
+        told = audience.asked_for_notices()
+        for session in sessions:
+            if session.link is not None and session not in told:
+                self.queue(audience.fall_behind(session))
+
+    def _look_again(self) -> None:
+        self._looking = None
+        full, self._full = self._full, []
+        for lag in full:
+            lag.queued = False
+            self.queue(lag)
 
     # ------------------------------------------------------------------------------------------ catching up
 
@@ -324,7 +413,10 @@ class Rounds:
         if audience.lags.get(session) is not lag or link is None or link.clogged:
             return  # it is gone, or its link says when it has room
         if link.connection.unsent() >= self._delivery.limits.deliver_window_bytes:
-            self.queue(lag)
+            lag.queued = True
+            self._full.append(lag)
+            if self._looking is None:
+                self._looking = self._reactor.callLater(LOOK_AGAIN_S, self._look_again)
             return
         for number in LANES:
             lane = audience.lanes[number]
@@ -335,6 +427,8 @@ class Rounds:
                 self._delivery.read(partial(self._read, lag, number))
                 return
         del audience.lags[session]
+        if audience.round is not None:
+            audience.passed[session] = None  # it has what that brings
 
     def _read(self, lag: Lag, number: int) -> Deferred[None] | None:
         lane = lag.audience.lanes[number]
@@ -342,7 +436,7 @@ class Rounds:
         found: Deferred[None] = reading.addCallbacks(
             self._found, self._failed, (lag, number), errbackArgs=(lag,)
         )
-        return found.addErrback(lambda failure: self._cut_off(lag.session, failure))
+        return found.addErrback(lambda failure: cut_off(lag.session, failure))
 
     def _found(self, batch: Batch, lag: Lag, number: int) -> None:
         lag.queued = False
@@ -366,7 +460,8 @@ class Rounds:
                 self._counters.deliver_frames += 1
                 self._counters.room_blocks += 1
             self._counters.entries_delivered += len(share.deliver.entries)
-            self._counters.gaps_told += share.deliver.gap
+            if share.deliver.gap:
+                self._delivery.told_gap(session, audience.address)
             lag.places[number] = max(share.upto, place)
             if share is shares[-1] and batch.upto >= batch.head:
                 lag.places[number] = max(lag.places[number], lane.sent)  # nothing more is there

@@ -117,6 +117,7 @@ class Node:
             self.counters,
             listeners,
             health,
+            lambda session, will: self.ingress.bequeath(session, will),
         )
         self.online = Online(self.hub.sessions, broker)
         self.gate = Gate(limits, now, arm, lambda: self.listeners)
@@ -128,16 +129,16 @@ class Node:
             broker,
             authenticator,
             settings.session,
-            Forms(settings.compression.algorithms),
+            Forms(settings.compression.algorithms, self.counters),
             self.limits_for,
             now,
             wall_ms,
             self.counters,
         )
         self.ingress = Ingress(
-            self.hub, broker, policy, self.quotas, limits, interceptors, now, wall_ms, arm, self.counters
+            self.hub, broker, policy, self.quotas, limits, interceptors, now, wall_ms, self.counters
         )
-        self.subscriptions = Subscriptions(self.hub, self.quotas, limits, now, arm, self.counters)
+        self.subscriptions = Subscriptions(self.hub, self.quotas, limits, now, self.counters)
         self.exchange = Exchange(
             self.hub,
             self.login,

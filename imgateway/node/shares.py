@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 
+from imgateway.core.counters import Counters
 from imgateway.core.session import Session
 from imgateway.frames import Batch, Deliver, Entry, LogKey
 from imgateway.node.delivery import Delivery
@@ -21,61 +22,118 @@ SHARE_BYTES = 49_152
 """Of entries in one Deliver, if it has more than one: below what stops the reading of a link."""
 SHELF_BYTES = 16_777_216
 """Of written blocks that are kept for whoever reads them next."""
+ANY_NUMBER = 1 << 30
+"""The window of a codec that leaves it to the node."""
+MAX_WINDOWS = 1_000
+SHARE_WEIGHT = 1_000
+"""What a share takes besides: its objects, and its place on the shelf."""
 
 
 class Form:
     """How a link's deliveries are written: by which kind of codec, how compressed, how large at most.
 
     One object for all links that are alike in this; sessions keep it, and what is written is looked up by it.
+
+    :ivar is_shared: False: its codec writes for one link alone, so that nothing written is worth keeping.
+    :ivar kind: the form by which what is written is kept, if this one differs from it in the window only.
+    :ivar window: entries of durable logs that its codec wants on their way at once.
     """
 
-    __slots__ = ("compression",)
+    __slots__ = ("compression", "counters", "is_shared", "kind", "window")
 
-    def __init__(self, compression: str) -> None:
+    def __init__(
+        self,
+        compression: str,
+        is_shared: bool,
+        window: int,
+        counters: Counters,
+        kind: Form | None = None,
+    ) -> None:
         self.compression = compression
+        self.is_shared = is_shared
+        self.window = window
+        self.counters = counters
+        self.kind = kind
+
+    def key(self) -> Form:
+        """What is written for one form is for all with this key."""
+        return self.kind or self
+
+    def written(self, before: int, after: int) -> None:
+        """So many bytes of messages became so many of frames."""
+        if self.compression:
+            self.counters.compression_in[self.compression] += before
+            self.counters.compression_out[self.compression] += after
 
 
 class Forms:
-    """Those in use. :param compressions: that the settings allow; each client gets the first of its own."""
+    """Those in use: as many as there are kinds of codecs, compressions and sizes of transports. Windows are
+    chosen by clients: of those `MAX_WINDOWS` are kept, and share what is written with all others.
 
-    def __init__(self, compressions: Sequence[str]) -> None:
+    :param compressions: that the settings allow; each client gets the first of its own.
+    """
+
+    def __init__(self, compressions: Sequence[str], counters: Counters) -> None:
+        self._counters = counters
         self._compressions = {name: name for name in compressions}
         self._forms: dict[tuple[str, str, int], Form] = {}
+        self._windows: dict[tuple[Form, int], Form] = {}
 
     def of(self, link: Link, offered: Sequence[str]) -> Form:
         """The form of a link whose client offered these compressions."""
         known = link.wire.traits.compressions
         name = next((one for one in offered if one in known and one in self._compressions), "")
         compression = self._compressions.get(name, "")
-        wire = link.codec.wire
+        wire, window = link.codec.wire, link.codec.window or ANY_NUMBER
         if not wire:
-            return Form(compression)  # its codec writes for it alone
+            return Form(compression, False, window, self._counters)
         key = (wire, compression, link.connection.max_send_bytes)
         form = self._forms.get(key)
         if form is None:
-            form = self._forms[key] = Form(compression)
-        return form
+            form = self._forms[key] = Form(compression, True, ANY_NUMBER, self._counters)
+        return form if window == ANY_NUMBER else self._with(form, window)
+
+    def _with(self, form: Form, window: int) -> Form:
+        other = self._windows.get((form, window))
+        if other is None:
+            other = Form(form.compression, True, window, self._counters, form)
+            if len(self._windows) < MAX_WINDOWS:
+                self._windows[form, window] = other
+        return other
 
 
 class Share:
-    """One Deliver for many."""
+    """One Deliver for many.
 
-    __slots__ = ("_said", "after", "deliver", "log", "size", "upto")
+    :ivar shelf: where it stands, and is to tell what it takes.
+    """
+
+    __slots__ = ("_said", "deliver", "log", "shelf", "size", "upto")
 
     def __init__(self, log: LogKey, deliver: Deliver, size: int) -> None:
         self.log = log
         self.deliver = deliver
-        self.after = deliver.after
         self.upto = deliver.upto
         self.size = size
+        self.shelf: Shelf | None = None
         self._said: dict[Form, tuple[bytes, ...]] = {}
+
+    def weight(self) -> int:
+        """Bytes that it takes: its messages, what they look like in each form, and the objects."""
+        return self.size + sum(len(data) for said in self._said.values() for data in said) + SHARE_WEIGHT
 
     def said(self, delivery: Delivery, session: Session) -> tuple[bytes, ...]:
         """What goes to this session: one frame, more where its wire takes one entry at a time."""
-        form: Form = session.form
+        form: Form = session.form.key()
         said = self._said.get(form)
         if said is None:
-            said = self._said[form] = tuple(_written(delivery, session.link, self.deliver, form.compression))
+            said = tuple(_written(delivery, session.link, self.deliver, form.compression))
+            size = sum(map(len, said))
+            form.written(self.size, size)
+            if form.is_shared:
+                self._said[form] = said
+                if self.shelf is not None:
+                    self.shelf.grew(size)
         return said
 
 
@@ -140,7 +198,8 @@ def cut(
 
 
 class Shelf:
-    """The shares of blocks that were read of late, up to `SHELF_BYTES`."""
+    """The shares of blocks that were read of late, in the forms in which they were written; all together up
+    to `SHELF_BYTES`."""
 
     def __init__(self) -> None:
         self._shares: OrderedDict[tuple[LogKey, int, int, int, bool], tuple[Share, ...]] = OrderedDict()
@@ -156,15 +215,19 @@ class Shelf:
             if end < batch.upto:
                 entries = tuple([entry for entry in entries if entry.seq <= end])
             shares = cut(log, batch.epoch, batch.after, end, entries, batch.gap, batch.head)
-            self._shares[key] = shares
-            self._bytes += _weight(shares)
-            while self._bytes > SHELF_BYTES and len(self._shares) > 1:
-                self._bytes -= _weight(self._shares.popitem(last=False)[1])
+            if entries:  # else its place is whatever the reader said, and not a border of blocks
+                self._shares[key] = shares
+                for share in shares:
+                    share.shelf = self
+                self.grew(sum(share.weight() for share in shares))
         else:
             self._shares.move_to_end(key)
         return shares
 
-
-def _weight(shares: tuple[Share, ...]) -> int:
-    # An entry, its encoding in two forms, and the objects.
-    return sum(3 * share.size + 500 for share in shares)
+    def grew(self, size: int) -> None:
+        """What stands here takes so much more: those that were not asked for for longest go."""
+        self._bytes += size
+        while self._bytes > SHELF_BYTES and self._shares:
+            for share in self._shares.popitem(last=False)[1]:
+                share.shelf = None
+                self._bytes -= share.weight()

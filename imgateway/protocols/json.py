@@ -27,6 +27,7 @@ from zope.interface import implementer
 from imgateway.errors import BadFrame, FrameTooLarge
 from imgateway.frames import Frame
 from imgateway.interfaces import Carriage, ICodec, IProtocolAdapter, Traits
+from imgateway.protocols.plain import PlainCodec
 from imgateway.wire import imgateway_pb2 as pb
 from imgateway.wire.reading import read_proto
 from imgateway.wire.writing import write_proto
@@ -44,7 +45,7 @@ _FIELDS: dict[str, dict[str, FieldDescriptor]] = {
 
 
 @implementer(ICodec)
-class JsonCodec:
+class JsonCodec(PlainCodec):
     """A frame a text message; holds nothing."""
 
     wire = "json"

@@ -15,6 +15,7 @@ from zope.interface import implementer
 from imgateway.errors import FrameTooLarge
 from imgateway.frames import Frame
 from imgateway.interfaces import Carriage, ICodec, IProtocolAdapter, Traits
+from imgateway.protocols.plain import PlainCodec
 from imgateway.wire.compression import COMPRESSIONS
 from imgateway.wire.framing import Splitter, length_prefixed
 from imgateway.wire.reading import read_frame
@@ -22,7 +23,7 @@ from imgateway.wire.writing import write_frame
 
 
 @implementer(ICodec)
-class StreamCodec(Splitter):
+class StreamCodec(Splitter, PlainCodec):
     """Frames behind their lengths on a byte stream; holds at most one unfinished frame."""
 
     wire = "native/stream"
@@ -38,7 +39,7 @@ class StreamCodec(Splitter):
 
 
 @implementer(ICodec)
-class MessageCodec:
+class MessageCodec(PlainCodec):
     """A frame a message; holds nothing."""
 
     wire = "native/message"

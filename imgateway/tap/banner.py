@@ -40,18 +40,24 @@ def exposed(settings: Settings, listeners: Sequence[IListener]) -> Iterator[str]
             yield url
 
 
-def banner(settings: Settings, listeners: Sequence[IListener], http: str) -> str:
-    """Where the node listens, and the two commands to try next."""
+def banner(
+    settings: Settings, listeners: Sequence[IListener], http: str, warnings: Sequence[str] = ()
+) -> str:
+    """Where the node listens, and the two commands to try next, on each listener that understands them."""
     lines = [f"imgateway {__version__} listens on"]
     urls = []
     for text, listener in zip(settings.listen.clients, listeners, strict=True):
         listen = parse_listen(text)
         url = url_of(listen, listener)
-        urls += [_from_here(url)] if url else []
+        if url and "native" in listen.protocols:
+            urls.append(_from_here(url))
+        elif url and "json" in listen.protocols:
+            urls.append(f"{_from_here(url)} --protocol json")
         what = f"{','.join(listen.protocols)}+{listen.transport}"
         lines.append(f"  {what:25} {_with_reach(url or listener.address)}")
     if http:
         lines.append(f"  {'health and metrics':25} {_with_reach(http)}")
+    lines += [f"Warning: {warning}" for warning in warnings]
     if urls:
         command = os.path.join(os.path.dirname(sys.argv[0]), "imgateway")
         if not os.path.exists(command):
@@ -60,6 +66,8 @@ def banner(settings: Settings, listeners: Sequence[IListener], http: str) -> str
         lines.append("Try, in two other terminals:")
         lines.append(f"  {command} listen {urls[0]} --user bob{data}")
         lines.append(f'  {command} send {urls[0]} --user alice{data} user:bob "hello"')
+        if len(urls) > 1:
+            lines.append(f"or with {', '.join(urls[1:])}")
     return "\n".join(lines) + "\n"
 
 

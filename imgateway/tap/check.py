@@ -3,6 +3,7 @@ in memory. No key is read or made, and no port bound."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -11,13 +12,14 @@ from twisted.internet.defer import maybeDeferred
 from twisted.python.failure import Failure
 
 from imgateway.auth.udp import UdpKeys
+from imgateway.brokers.clock import wall_ms
 from imgateway.config import Settings
 from imgateway.core.roomclass import RoomClasses
 from imgateway.errors import ConfigError, OperatorError
 from imgateway.interfaces import IBackend, IInterceptor, ISessionListener
 from imgateway.ops.health import Health
-from imgateway.tap.doors import door, http_door, parse_listen, transport_options
-from imgateway.tap.plugins import authenticator_plugin, find_all, find_policy
+from imgateway.tap.doors import door, http_door, parse_listen, transport_options, unproven
+from imgateway.tap.plugins import Wires, authenticator_plugin, find_all, find_policy
 from imgateway.testing.network import Network
 
 __all__ = ("check", "check_broker")
@@ -31,9 +33,10 @@ def check_broker(url: str) -> None:
         raise ConfigError(f"broker.url: {url!r} is no broker; allowed: {' and '.join(BROKERS)}")
 
 
-def check(settings: Settings) -> None:
+def check(settings: Settings) -> tuple[str, ...]:
     """Certificates and keys of TLS listeners are read; whether a port is free shows only when a node starts.
 
+    :returns: what a node would start with, and its operator should know, a line each.
     :raises OperatorError: the setting that a node would not start with, and what is allowed.
     """
     check_broker(settings.broker.url)
@@ -44,11 +47,12 @@ def check(settings: Settings) -> None:
     find_all(IInterceptor, settings.plugins.interceptors, "plugins.interceptors")
     find_all(ISessionListener, settings.plugins.listeners, "plugins.listeners")
     together = Network()
+    wires = Wires(settings, time.monotonic, wall_ms)
     options = transport_options(settings, UdpKeys(bytes(32), ""))
     for text in settings.listen.clients:
 
         def open_(network: Network, text: str = _without_systemd(text)) -> Any:
-            return door(text, network, options)(lambda connection: None)
+            return door(text, network, options, wires)(lambda connection: None)
 
         _rehearse(open_, together, f"listen.clients: {text}")
     endpoint = settings.listen.http
@@ -58,6 +62,7 @@ def check(settings: Settings) -> None:
             together,
             f"listen.http: {endpoint}",
         )
+    return tuple(unproven(settings, wires))
 
 
 def _without_systemd(text: str) -> str:

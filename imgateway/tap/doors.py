@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -11,15 +11,16 @@ from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.python.failure import Failure
 
 from imgateway.auth.udp import UdpKeys, load_udp_secret
+from imgateway.brokers.clock import wall_ms
 from imgateway.config import Settings
 from imgateway.errors import ConfigError, OperatorError
-from imgateway.interfaces import IProtocolAdapter, ITransportAdapter
+from imgateway.interfaces import ITransportAdapter
 from imgateway.node.service import Door
 from imgateway.ops.health import Health
 from imgateway.ops.http import HttpListener, listen
-from imgateway.tap.plugins import find, find_all
+from imgateway.tap.plugins import Wires, find
 
-__all__ = ("Listen", "door", "http_door", "parse_listen", "transport_options", "udp_keys")
+__all__ = ("Listen", "door", "http_door", "parse_listen", "transport_options", "udp_keys", "unproven")
 
 SETTING = "listen.clients"
 
@@ -66,16 +67,29 @@ def transport_options(settings: Settings, keys: UdpKeys | None) -> dict[str, Any
     return options
 
 
-def door(text: str, reactor: Any, options: Mapping[str, Any]) -> Door:
+def unproven(settings: Settings, wires: Wires) -> Iterator[str]:
+    """One line for each listener that believes whom a greeting names."""
+    for text in settings.listen.clients:
+        for name in parse_listen(text).protocols:
+            if not wires.find(name).traits.authenticates:
+                yield (
+                    f"{SETTING}: {text}: whoever reaches it logs in as any user that it names, reads that "
+                    f"user's messages and sends in that name, for {name} has no way to prove who one is; "
+                    "keep it to a network where you trust everybody"
+                )
+
+
+def door(text: str, reactor: Any, options: Mapping[str, Any], wires: Wires | None = None) -> Door:
     """What opens the listener that `text` describes.
 
-    :param options: passed to the transport.
+    :param options: passed to the transport. :param wires: its protocols; None: by the default settings.
     :raises ConfigError: the grammar is wrong, or a protocol or transport is not installed.
     """
     asked = parse_listen(text)
     transport = find(ITransportAdapter, asked.transport, SETTING)
-    wires = find_all(IProtocolAdapter, asked.protocols, SETTING)
-    return partial(_open, transport, asked.endpoint, wires, reactor, options)
+    wires = wires or Wires(Settings(), reactor.seconds, wall_ms)
+    adapters = tuple([wires.find(name) for name in asked.protocols])
+    return partial(_open, transport, asked.endpoint, adapters, reactor, options)
 
 
 def _open(transport: Any, endpoint: str, wires: Any, reactor: Any, options: Any, accept: Any) -> Any:

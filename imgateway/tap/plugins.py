@@ -7,11 +7,17 @@ from typing import Any
 
 from twisted.plugin import IPlugin, getPlugins
 
-from imgateway.config import AuthSettings
+from imgateway.config import AuthSettings, Settings
 from imgateway.errors import ConfigError
-from imgateway.interfaces import IAuthenticator, IAuthenticatorMaker, IPolicy
+from imgateway.interfaces import (
+    IAuthenticator,
+    IAuthenticatorMaker,
+    IPolicy,
+    IProtocolAdapter,
+    IProtocolMaker,
+)
 
-__all__ = ("authenticator_plugin", "find", "find_all", "find_authenticator", "find_policy")
+__all__ = ("Wires", "authenticator_plugin", "find", "find_all", "find_authenticator", "find_policy")
 
 
 def find(interface: type[IPlugin], name: str, setting: str) -> Any:
@@ -26,6 +32,29 @@ def find(interface: type[IPlugin], name: str, setting: str) -> Any:
 def find_all(interface: type[IPlugin], names: Sequence[str], setting: str) -> tuple[Any, ...]:
     """The providers of these names, in this order. :raises ConfigError: as `find`."""
     return tuple(find(interface, name, setting) for name in names)
+
+
+class Wires:
+    """The protocol adapters of one node, by name; one whose plugin is a maker is made once.
+
+    :param now: monotonic seconds. :param wall_ms: Unix milliseconds.
+    """
+
+    def __init__(self, settings: Settings, now: Callable[[], float], wall_ms: Callable[[], int]) -> None:
+        self._settings = settings
+        self._now = now
+        self._wall_ms = wall_ms
+        self._found: dict[str, Any] = {}
+
+    def find(self, name: str) -> Any:
+        """The IProtocolAdapter of this name. :raises ConfigError: as `find`."""
+        if name not in self._found:
+            plugins = [*getPlugins(IProtocolAdapter), *getPlugins(IProtocolMaker)]
+            plugin = _named("listen.clients", name, plugins)
+            if IProtocolMaker.providedBy(plugin):
+                plugin = plugin.make(getattr(self._settings, name, None), self._now, self._wall_ms)
+            self._found[name] = plugin
+        return self._found[name]
 
 
 def authenticator_plugin(settings: AuthSettings) -> Any:

@@ -33,10 +33,10 @@ from imgateway.ops.logs import observer
 from imgateway.ops.metrics import registry
 from imgateway.tap.banner import banner, exposed
 from imgateway.tap.check import check_broker
-from imgateway.tap.doors import door, http_door, transport_options, udp_keys
+from imgateway.tap.doors import door, http_door, transport_options, udp_keys, unproven
 from imgateway.tap.logfile import log_file
 from imgateway.tap.options import Options
-from imgateway.tap.plugins import find_all, find_authenticator, find_policy
+from imgateway.tap.plugins import Wires, find_all, find_authenticator, find_policy
 from imgateway.wire import compression
 
 __all__ = ("Gateway", "compose", "makeService")
@@ -65,15 +65,17 @@ def compose(
     reactor: Any,
     health: Health,
     before: Callable[[], Deferred[None] | None] = lambda: None,
+    wires: Wires | None = None,
 ) -> Node:
     """A node with everything that the settings name.
 
-    :param before: as `Node` takes it.
+    :param before: as `Node` takes it. :param wires: its protocols; None: made here.
     :raises OperatorError: a setting, key or plugin is wrong.
     """
     name = settings.node.name or socket.gethostname()
     settings = replace(settings, node=replace(settings.node, name=name))
     options = transport_options(settings, udp_keys(settings))
+    wires = wires or Wires(settings, reactor.seconds, wall_ms)
     packing = settings.compression
     compression.tune(packing.min_bytes, packing.zstd_level, packing.br_level)
     return Node(
@@ -85,7 +87,7 @@ def compose(
         wall_ms,
         random.random,
         f"{name}.{secrets.token_hex(4)}",
-        doors=[door(text, reactor, options) for text in settings.listen.clients],
+        doors=[door(text, reactor, options, wires) for text in settings.listen.clients],
         backends=find_all(IBackend, settings.plugins.backends, "plugins.backends"),
         interceptors=find_all(IInterceptor, settings.plugins.interceptors, "plugins.interceptors"),
         listeners=find_all(ISessionListener, settings.plugins.listeners, "plugins.listeners"),
@@ -106,7 +108,9 @@ class Gateway(Service):
     def __init__(self, options: Options, reactor: Any) -> None:
         self.options = options
         self.health = Health()
-        self.node = compose(options.settings, reactor, self.health, self._serve)
+        wires = Wires(options.settings, reactor.seconds, wall_ms)
+        self.node = compose(options.settings, reactor, self.health, self._serve, wires)
+        self._warnings = tuple(unproven(options.settings, wires))
         self._reactor = reactor
         self._http: HttpListener | None = None
         self._failed = False
@@ -153,10 +157,12 @@ class Gateway(Service):
         gc.set_threshold(10_000, 20, 50)
         places = ", ".join(listener.address for listener in self.node.listeners)
         http = self._http.address if self._http is not None else ""
-        _tell(banner(self.options.settings, self.node.listeners, http))
+        _tell(banner(self.options.settings, self.node.listeners, http, self._warnings))
         log.info("listening", places=places, http=http, incarnation=self.node.incarnation, pid=os.getpid())
         for url in exposed(self.options.settings, self.node.listeners):
             log.warn("tokens and messages are in the clear: no TLS, and other machines reach it", url=url)
+        for warning in self._warnings:
+            log.warn("a listener believes whom a greeting names", why=warning)
 
     def _refused(self, failure: Failure) -> None:
         """The start failed: one line for the operator, exit status 1."""

@@ -24,6 +24,7 @@ from zope.interface import implementer
 from imgateway.errors import OperatorError
 from imgateway.interfaces import IListener
 
+from .places import cannot_listen, host_port
 from .sockets import keep_little
 from .stream import Side
 
@@ -92,26 +93,13 @@ class Listener:
 def _address(host: Any, scheme: str) -> tuple[str, int]:
     if isinstance(host, UNIXAddress):
         return f"{scheme}:{os.fsdecode(host.name or b'')}", 0
-    name = f"[{host.host}]" if ":" in host.host else host.host
-    return f"{scheme}:{name}:{host.port}", int(host.port)
+    return f"{scheme}:{host_port(host.host, host.port)}", int(host.port)
 
 
 def advice(error: BaseException | None) -> str:
     """What went wrong with listening, and what the operator can do."""
     if isinstance(error, CannotListenError):
-        number = getattr(error.socketError, "errno", None)
-        if number == errno.EADDRINUSE or error.socketError == "Cannot acquire lock":
-            who = (
-                f"ss -ltnp 'sport = :{error.port}'"
-                if isinstance(error.port, int)
-                else f"lsof {os.fsdecode(error.port)}"
-            )
-            return f"the address is in use; see by whom with:  {who}"
-        if number == errno.EACCES:
-            return "permission denied; take a port above 1023, a path you may write, or a socket from systemd"
-        if number == errno.EADDRNOTAVAIL:
-            return f"{error.interface} is not an address of this machine; see them with:  ip address"
-        return str(error.socketError)
+        return cannot_listen(error, "t", ", a path you may write, or a socket from systemd")
     if isinstance(error, OSError) and error.filename2 is not None:
         # A unix socket's lock, a link from this name to the number of our process.
         directory = os.path.dirname(os.fsdecode(error.filename2)) or "."

@@ -149,6 +149,9 @@ class MessageConnection:
     def unacked(self) -> int | None:
         return self._stream.unacked()
 
+    def proven(self) -> None:
+        """Nobody's answers are limited here."""
+
     def pause_reading(self) -> None:
         self._reading = False
         self._stream.pause_reading()
@@ -166,10 +169,8 @@ class MessageConnection:
         if self._ended:
             return
         if self._open:
-            known = code in CloseCode.__members__.values()
-            self._ws.sendClose(
-                4000 + int(code), CloseCode(code).name.lower().replace("_", " ") if known else ""
-            )
+            # Not sendClose, which thinks that 1009 is its own alone to say.
+            self._ws.sendCloseFrame(*_status(self._wire.carriage.bye, code))
         self._end(int(code), flush_s)
 
     def abort(self) -> None:
@@ -328,6 +329,15 @@ class MessageConnection:
 
     def may_pong(self) -> bool:
         return not self._deaf() and self._stream.unsent() < CLOGGED_BYTES
+
+
+def _status(bye: str, code: int) -> tuple[int, bytes]:
+    """The status and the reason of a close frame; `bye` as in `Carriage`."""
+    if bye:
+        return (1009, b"") if code == CloseCode.FRAME_TOO_LARGE else (1000, bye.encode())
+    known = code in CloseCode.__members__.values()
+    name = CloseCode(code).name.lower().replace("_", " ") if known else ""
+    return 4000 + int(code), name.encode()
 
 
 def _goodbye(ws: Any) -> str:

@@ -33,6 +33,7 @@ from zope.interface import implementer
 from imgateway.interfaces import IConnection
 
 from .collect import collector_of
+from .places import host_port, source_of
 
 __all__ = ("Side", "StreamConnection")
 
@@ -186,12 +187,11 @@ class StreamConnection:
         host = getattr(address, "host", None)
         if host is None:
             return "unix"
-        return f"[{host}]:{address.port}" if ":" in host else f"{host}:{address.port}"
+        return host_port(host, address.port)
 
     @property
     def source(self) -> str:
-        host = "" if self._side.proxied or self.transport is None else _host(self.transport)
-        return "" if host.startswith(("127.", "::ffff:127.")) or host == "::1" else host
+        return "" if self._side.proxied or self.transport is None else source_of(_host(self.transport))
 
     @property
     def secure(self) -> bool:
@@ -251,6 +251,9 @@ class StreamConnection:
         except (OSError, ValueError):
             return None
         return self._unsent + int(struct.unpack("i", answer)[0])
+
+    def proven(self) -> None:
+        """Nobody's answers are limited here."""
 
     def pause_reading(self) -> None:
         if self._reading:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import re
 import secrets
 from collections.abc import Mapping, Sequence
@@ -12,19 +11,24 @@ from typing import Any
 from twisted.internet.defer import Deferred, fail, maybeDeferred
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IResolutionReceiver
+from twisted.logger import Logger
 from zope.interface import implementer
 
 from imgateway.errors import LinkLost, OperatorError
 from imgateway.interfaces import Accept, ITransportAdapter
 
+from .datagram.bare import BareServer
 from .datagram.client import ClientConnection, DatagramClient
 from .datagram.greeting import ServerGreeting
 from .datagram.measured import MeasuredConnection
 from .datagram.port import MAX_PACKET_SIZE
 from .datagram.server import DatagramServer
 from .dialling import TIMEOUT_S, parse_target
+from .places import cannot_listen
 
 __all__ = ("UDPTransport",)
+
+log = Logger()
 
 _ENDPOINT = re.compile(
     r"(?:(?P<host>\[[0-9A-Fa-f:.%]+\]|[^:\[\]]*):)?(?P<port>\d{1,5})(?P<plain>:insecure=1)?"
@@ -55,10 +59,12 @@ class UDPTransport:
 
     def _listen(
         self, endpoint: str, wires: Sequence[Any], accept: Accept, reactor: Any, options: Mapping[str, Any]
-    ) -> DatagramServer:
+    ) -> DatagramServer | BareServer:
         where = f"{','.join(wire.name for wire in wires)}+udp:{endpoint}"
         if len(wires) != 1:
             raise OperatorError(f"{where}: udp takes one protocol a listener; give each its own")
+        if wires[0].carriage.bare is not None:
+            return self._bare(where, endpoint, wires[0].carriage.bare, accept, reactor)
         if not wires[0].carriage.message or wires[0].carriage.text:
             raise OperatorError(f"{where}: {wires[0].name} does not ride on udp")
         host, port, insecure = _parsed(endpoint)
@@ -79,10 +85,21 @@ class UDPTransport:
             secrets.token_bytes,
             int(options.get("max_resends") or 0),
         )
-        try:
-            reactor.listenUDP(port, server, host, MAX_PACKET_SIZE)
-        except CannotListenError as error:
-            raise OperatorError(f"cannot listen on udp:{endpoint}: {_advice(error)}") from None
+        _bind(reactor, endpoint, host, port, server, MAX_PACKET_SIZE)
+        return server
+
+    def _bare(self, where: str, endpoint: str, wire: Any, accept: Accept, reactor: Any) -> BareServer:
+        host, port, insecure = _parsed(endpoint)
+        if insecure:
+            raise OperatorError(f"{where}: {wire.name} is never sealed; leave insecure=1 out")
+        if not _is_loopback(host):
+            log.warn(
+                "{where}: {wire} has no encryption over UDP: whoever is on the way reads and forges it",
+                where=where,
+                wire=wire.name,
+            )
+        server = BareServer(reactor, wire, accept)
+        _bind(reactor, endpoint, host, port, server, server.max_bytes + 1)
         return server
 
     def connect(
@@ -121,6 +138,13 @@ class UDPTransport:
         return _resolve(reactor, target.host).addCallback(resolved)
 
 
+def _bind(reactor: Any, endpoint: str, host: str, port: int, server: Any, largest: int) -> None:
+    try:
+        reactor.listenUDP(port, server, host, largest)
+    except CannotListenError as error:
+        raise OperatorError(f"cannot listen on udp:{endpoint}: {cannot_listen(error, 'u')}") from None
+
+
 def _parsed(endpoint: str) -> tuple[str, int, bool]:
     """Host, port, insecure."""
     found = _ENDPOINT.fullmatch(endpoint)
@@ -146,17 +170,6 @@ def _parsed(endpoint: str) -> tuple[str, int, bool]:
 
 def _is_loopback(host: str) -> bool:
     return bool(host) and ip_address(host).is_loopback
-
-
-def _advice(error: CannotListenError) -> str:
-    number = getattr(error.socketError, "errno", None)
-    if number == errno.EADDRINUSE:
-        return f"the address is in use; see by whom with:  ss -lunp 'sport = :{error.port}'"
-    if number == errno.EACCES:
-        return "permission denied; take a port above 1023"
-    if number == errno.EADDRNOTAVAIL:
-        return f"{error.interface} is not an address of this machine; see them with:  ip address"
-    return str(error.socketError)
 
 
 def _resolve(reactor: Any, host: str) -> Deferred[str]:

@@ -916,11 +916,14 @@ class Subscribe(_message.Message):
     LANE_FIELD_NUMBER: _builtins.int
     EPOCH_FIELD_NUMBER: _builtins.int
     SEQ_FIELD_NUMBER: _builtins.int
+    LAST_FIELD_NUMBER: _builtins.int
     address: _builtins.str
     mode: Global___Mode.ValueType
     lane: _builtins.int
     epoch: _builtins.int
     seq: _builtins.int
+    last: _builtins.bool
+    """who names no position begins with the newest entry, not after it"""
     def __init__(
         self,
         *,
@@ -929,10 +932,11 @@ class Subscribe(_message.Message):
         lane: _builtins.int = ...,
         epoch: _builtins.int = ...,
         seq: _builtins.int = ...,
+        last: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "epoch", b"epoch", "lane", b"lane", "mode", b"mode", "seq", b"seq"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "epoch", b"epoch", "lane", b"lane", "last", b"last", "mode", b"mode", "seq", b"seq"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1246,9 +1250,12 @@ class Bye(_message.Message):
     REASON_FIELD_NUMBER: _builtins.int
     RETRY_AFTER_MS_FIELD_NUMBER: _builtins.int
     ENDPOINTS_FIELD_NUMBER: _builtins.int
+    DETAIL_FIELD_NUMBER: _builtins.int
     code: _builtins.int
     reason: _builtins.str
     retry_after_ms: _builtins.int
+    detail: _builtins.int
+    """the application's own number, for a login that it refused"""
     @_builtins.property
     def endpoints(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """other places to connect to"""
@@ -1260,10 +1267,11 @@ class Bye(_message.Message):
         reason: _builtins.str = ...,
         retry_after_ms: _builtins.int = ...,
         endpoints: _abc.Iterable[_builtins.str] | None = ...,
+        detail: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "endpoints", b"endpoints", "reason", b"reason", "retry_after_ms", b"retry_after_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "detail", b"detail", "endpoints", b"endpoints", "reason", b"reason", "retry_after_ms", b"retry_after_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

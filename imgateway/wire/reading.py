@@ -212,7 +212,7 @@ def _welcome(proto: pb.Welcome) -> Welcome:
 
 def _subscribe(proto: pb.Subscribe) -> Subscribe:
     return Subscribe(
-        parse_address(proto.address), Mode(proto.mode), _lane(proto.lane), proto.epoch, proto.seq
+        parse_address(proto.address), Mode(proto.mode), _lane(proto.lane), proto.epoch, proto.seq, proto.last
     )
 
 
@@ -290,5 +290,7 @@ _READERS: dict[str, Callable[[Any], Frame]] = {
     "request": _request,
     "response": lambda proto: Response(proto.id, proto.code, proto.body),
     "refused": lambda proto: Refused(proto.frame, proto.id, proto.code, proto.reason),
-    "bye": lambda proto: Bye(proto.code, proto.reason, proto.retry_after_ms, tuple(proto.endpoints)),
+    "bye": lambda proto: Bye(
+        proto.code, proto.reason, proto.retry_after_ms, tuple(proto.endpoints), proto.detail
+    ),
 }

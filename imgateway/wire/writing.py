@@ -149,6 +149,18 @@ def _notify(frame: Notify) -> pb.Notify:
     )
 
 
+def _subscribe(frame: Subscribe) -> pb.Subscribe:
+    # Whether it acknowledges is for wires that have subscriptions with and without: in ours all do.
+    return pb.Subscribe(
+        address=address_text(frame.address),
+        mode=int(frame.mode),  # type: ignore[arg-type]
+        lane=frame.lane,
+        epoch=frame.epoch,
+        seq=frame.seq,
+        last=frame.last,
+    )
+
+
 def _same_names(proto: Callable[..., Any]) -> Callable[[Any], Any]:
     """For a frame whose fields are called the same there: addresses become text, the rest goes as it is."""
 
@@ -171,7 +183,7 @@ _WRITERS: dict[type, Callable[[Any], Any]] = {
     Welcome: _welcome,
     Renew: _same_names(pb.Renew),
     Renewed: _same_names(pb.Renewed),
-    Subscribe: _same_names(pb.Subscribe),
+    Subscribe: _subscribe,
     Subscribed: _same_names(pb.Subscribed),
     Unsubscribe: _same_names(pb.Unsubscribe),
     Unsubscribed: _same_names(pb.Unsubscribed),

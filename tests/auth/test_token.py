@@ -121,6 +121,16 @@ def test_without_iat_it_is_older_than_any_revocation(gate: TokenAuthenticator, s
     assert let_in(gate, jwt.encode(claims, secret)).issued_at_s == 0
 
 
+def test_a_greeting_may_name_the_user_of_its_token_and_nobody_else(
+    gate: TokenAuthenticator, secret: bytes
+) -> None:
+    token = mint(secret, "bob", now_s=NOW)
+    assert gate.authenticate(Hello(token, user="bob"), "127.0.0.1:1").user == "bob"
+    with pytest.raises(LoginRefused, match="another user") as caught:
+        gate.authenticate(Hello(token, user="Bob"), "127.0.0.1:1")
+    assert caught.value.code is CloseCode.BAD_TOKEN
+
+
 def test_an_audience_of_ones_own(tmp_path: Path, clock: Clock) -> None:
     gate = TokenAuthenticator(AuthSettings(audience="chat"), str(tmp_path), clock)
     secret = load_secret(AuthSettings(), str(tmp_path))

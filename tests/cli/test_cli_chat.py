@@ -203,6 +203,26 @@ def test_rooms_at_the_start(run: Run) -> None:
     assert run("chat", *LOGIN, "--room", "", stage=Stage()).exit_code == 2
 
 
+def test_a_person_is_told_of_being_in_a_room(run: Run) -> None:
+    stage = Stage(Typed(b"/join 9", interactive=True))
+    stage.prepare = lambda client: setattr(
+        client, "admit", lambda room: FrameRefused(2, "not you") if room == "room:8" else None
+    )
+    result = run("chat", *LOGIN, "--room", "7", "--room", "8", stage=stage)
+    assert result.stderr.splitlines()[1:] == [
+        "you are in room:7; lines go there",
+        "room:8: not you (code 2)",
+        "you are in room:9; lines go there",
+    ]
+
+
+def test_who_may_not_speak_in_a_room_is_told_what_it_takes(run: Run) -> None:
+    stage = Stage(Typed(b"room:7 hi"))
+    stage.prepare = lambda client: setattr(client, "answer", lambda msg_id: (Outcome(OutcomeCode.FORBIDDEN),))
+    result, _ = chat(run, stage=stage)
+    assert result.stderr.startswith("room:7 did not get that: FORBIDDEN: who sends there must be in the room")
+
+
 def test_a_room_that_does_not_let_us_in_is_told(run: Run) -> None:
     stage = Stage(Typed(b"/join 7", b"bob hi", b"/join \x07", b"/join", b"/leave"))
     stage.prepare = lambda client: setattr(client, "admit", lambda room: FrameRefused(2, "not you"))

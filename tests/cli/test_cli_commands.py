@@ -94,6 +94,14 @@ def test_a_token_may_name_rooms(run: Run, data_dir: str) -> None:
         assert said in result.stderr
 
 
+def test_a_token_may_name_topics(run: Run, data_dir: str) -> None:
+    args = ("--topic", "news", "--topic", "topic:a.b", "--data-dir", data_dir)
+    assert claims(run("token", "bob", *args).stdout.strip(), data_dir)["topics"] == ["news", "a.b"]
+    result = run("token", "bob", "--topic", "room:7", "--data-dir", data_dir)
+    assert result.exit_code == 2
+    assert "--topic 'room:7': is not a topic; write news or topic:news" in result.stderr
+
+
 def test_token_takes_device_ttl_and_service(run: Run, data_dir: str) -> None:
     args = ("--device", "phone", "--ttl", "1h30m", "--service", "--data-dir", data_dir)
     found = claims(run("token", "bob", *args).stdout.strip(), data_dir)
@@ -169,6 +177,15 @@ def test_genconfig_prints_what_checkconfig_takes(run: Run, tmp_path: Path) -> No
     file.write_text(text)
     result = run("checkconfig", str(file))
     assert (result.exit_code, result.stdout) == (0, "ok\n")
+
+
+def test_checkconfig_warns_of_what_may_be_meant(run: Run, tmp_path: Path) -> None:
+    file = tmp_path / "c.toml"
+    file.write_text("[listen]\nclients = ['chat+tcp:8081']\n")
+    result = run("checkconfig", str(file))
+    assert (result.exit_code, result.stdout) == (0, "ok\n")
+    assert result.stderr.startswith("warning: listen.clients: chat+tcp:8081: whoever reaches it logs in")
+    assert result.stderr.count("\n") == 1
 
 
 def test_genconfig_writes_the_data_directory(run: Run, tmp_path: Path) -> None:

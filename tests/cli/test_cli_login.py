@@ -63,6 +63,24 @@ def test_who_sends_to_rooms_may(run: Run, data_dir: str) -> None:
     assert run(*args, "user:eve,room:", "hi", stage=Stage()).exit_code == 2
 
 
+def test_who_follows_topics_may(run: Run, data_dir: str) -> None:
+    stage = Stage()
+    args = ("--user", "bob", "--data-dir", data_dir)
+    topics = ("--subscribe", "topic:news,room:7", "--subscribe", "topic:a.b", "--count", "1")
+    run("listen", URL, *args, *topics, "--timeout", "1", stage=stage)
+    assert stage.client is not None
+    assert stage.client.rooms == [("topic:news", "push"), ("room:7", "push"), ("topic:a.b", "push")]
+    secret = load_secret(AuthSettings(), data_dir)
+    token = stage.client.options["token"]()
+    found = jwt.decode(token, secret, algorithms=["HS256"], audience="imgateway")
+    assert found["topics"] == ["news", "a.b"]
+    assert "rooms" not in found, "it is in the room itself"
+    stage = Stage()
+    assert run("send", URL, *args, "topic:news", "hi", stage=stage).exit_code == 0
+    token = stage.client.options["token"]() if stage.client is not None else ""
+    assert jwt.decode(token, secret, algorithms=["HS256"], audience="imgateway")["topics"] == ["news"]
+
+
 def test_a_user_without_the_secret_is_told_of_both_ways_out(run: Run, tmp_path: Path) -> None:
     result, options = login(run, "--user", "bob", "--data-dir", str(tmp_path))
     assert (result.exit_code, options) == (1, None)
@@ -224,6 +242,11 @@ def test_no_way_to_a_welcome(run: Run, reason: str, said: str) -> None:
 def test_a_web_socket_is_told_of_a_web_socket() -> None:
     error = LinkLost("wrong version number")
     assert remarks.explained(error, "wss://h:1") == "wss://h:1: no TLS on this port: try ws://"
+
+
+def test_a_reason_that_names_the_gateway_is_not_told_twice() -> None:
+    reason = "no answer from udp://h:1 within 10 s: is it there, and its UDP port open to us?"
+    assert remarks.explained(LinkLost(reason), "udp://h:1") == reason
 
 
 def test_with_patience_every_attempt_is_told(run: Run) -> None:

@@ -19,6 +19,7 @@ from zope.interface.verify import verifyObject
 from imgateway.cli import main
 from imgateway.cli.probe import table
 from imgateway.cli.probing import Found, Line, Times
+from imgateway.cli.progress import Progress
 from imgateway.cli.world import World
 from imgateway.errors import CloseCode, ConnectRefused, LinkLost
 from imgateway.frames import Address, Bye, Notify, Ping, Pong
@@ -100,6 +101,33 @@ def test_udp_on_a_good_line(places: Callable[..., Place]) -> None:
     people = probe(place, UDP_URL, "--count", "1").stdout
     assert "largest datagram  up 8,972 B   down 8,972 B" in people
     assert "new address       traffic again after" in people
+
+
+def test_a_person_sees_how_far_it_is(places: Callable[..., Place], monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = Screen()
+    monkeypatch.setattr("imgateway.cli.probing.Progress", lambda what, now: Progress(what, now, screen))  # type: ignore[arg-type]
+    place = places()
+    place.network.datagrams.conditions = LinkConditions(delay_s=0.3)
+    result = probe(place, UDP_URL, "--count", "4", "--interval", "0.6")
+    assert result.exit_code == 0, result.stderr
+    shown = screen.text.split("\r\x1b[K")
+    assert "2/4 (50 %) Pings" in shown
+    assert any(line.endswith("sizes of datagrams") for line in shown)
+    assert shown[-1] == ""
+
+
+class Screen:
+    """A terminal."""
+
+    text = ""
+
+    def isatty(self) -> bool:
+        return True
+
+    def write(self, text: str) -> None:
+        self.text += text
+
+    def flush(self) -> None: ...
 
 
 def test_udp_on_a_lossy_line(places: Callable[..., Place]) -> None:

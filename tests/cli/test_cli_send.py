@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from click.testing import Result
+from twisted.internet.defer import Deferred
 
 from imgateway.errors import ConnectRefused, FrameRefused, OutcomeUnknown
 from imgateway.frames import Outcome, OutcomeCode, RefusedCode
@@ -75,6 +76,15 @@ def test_refusals_go_to_stderr_and_end_with_status_1(run: Run, stage: Stage) -> 
         {"msg_id": "m", "address": "user:b", "code": "FULL"},
         {"msg_id": "m", "address": "user:c", "code": "99"},
     ]
+
+
+def test_who_may_not_send_to_a_room_is_told_what_it_takes(run: Run, stage: Stage) -> None:
+    stage.prepare = lambda client: setattr(client, "answer", lambda msg_id: (Outcome(OutcomeCode.FORBIDDEN),))
+    (line,) = lines(run("send", *LOGIN, "room:7", "x", stage=stage).stderr)
+    assert line["reason"].startswith("who sends there must be in the room, or have a token that names it")
+    assert line["reason"].endswith("imgateway token USER --room 7")
+    (line,) = lines(run("send", *LOGIN, "service:7", "x", stage=stage).stderr)
+    assert "reason" not in line
 
 
 def test_a_body_above_the_limit_is_told_the_limit(run: Run, stage: Stage) -> None:
@@ -199,6 +209,29 @@ def test_the_timeout_gives_up(run: Run, stage: Stage) -> None:
     result = run("send", *LOGIN, "user:bob", "x", "--msg-id", "m", "--timeout", "3", stage=stage)
     assert (result.exit_code, result.stdout) == (1, "")
     assert result.stderr == "Error: no acknowledgement of m within 3 s; it may or may not have been taken\n"
+
+
+def test_the_timeout_is_for_the_login_too(run: Run, stage: Stage) -> None:
+    began: Deferred[None] = Deferred()
+    stage.prepare = lambda client: setattr(client, "start", lambda: began)
+    result = run("send", *LOGIN, "user:bob", "x", "--wait", "--timeout", "3", stage=stage)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr == f"Error: {LOGIN[0]}: no login within 3 s\n"
+    assert stage.clock.seconds() == 3
+    assert stage.client is not None
+    assert (stage.client.published, stage.client.log) == ([], ["close"])
+
+
+def test_a_login_in_time_is_no_timeout(run: Run, stage: Stage) -> None:
+    began: Deferred[None] = Deferred()
+
+    def up(client: FakeClient) -> None:
+        client.up()
+        began.callback(None)
+
+    stage.prepare = lambda client: setattr(client, "start", lambda: began)
+    stage.script = [lambda client: stage.clock.advance(2), up]
+    assert run("send", *LOGIN, "user:bob", "x", "--timeout", "3", stage=stage).exit_code == 0
 
 
 def test_an_acknowledgement_in_time_is_no_timeout(run: Run, stage: Stage) -> None:

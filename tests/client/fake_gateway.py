@@ -76,6 +76,8 @@ class Pipe:
     def unacked(self) -> int | None:
         return 0
 
+    def proven(self) -> None: ...
+
     def pause_reading(self) -> None:
         self.reading = False
 
@@ -170,7 +172,8 @@ class Gateway:
         if isinstance(frame, Hello) and self.welcomes:
             self.clock.callLater(0, self.answer, pipe, self.welcome())
         elif isinstance(frame, Subscribe) and self.admits:
-            for lane in self.tells if not frame.lane else (1,):
+            lanes = self.tells if frame.address.kind == "room" else (0,)
+            for lane in lanes if not frame.lane else (1,):
                 self.clock.callLater(0, self.answer, pipe, self.admitted(frame, lane))
         elif isinstance(frame, Unsubscribe) and self.admits:
             self.clock.callLater(0, self.answer, pipe, Unsubscribed(frame.address))

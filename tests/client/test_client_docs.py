@@ -10,7 +10,17 @@ import pytest
 
 from imgateway.client import connect as real_connect
 from imgateway.errors import RequestFailed
-from imgateway.frames import Publish, Pull, Refused, Request, Response, Unsubscribed, UnsubscribedCode
+from imgateway.frames import (
+    Publish,
+    Pull,
+    Refused,
+    Request,
+    Response,
+    Subscribe,
+    Unsubscribed,
+    UnsubscribedCode,
+    parse_address,
+)
 from tests.client.fake_gateway import ROOM, World, begin, deliver, done
 
 GUIDE = Path(__file__).resolve().parents[2] / "docs" / "sdk.md"
@@ -105,6 +115,14 @@ def test_rooms(world: World, guide: dict[str, Any], capsys: Any) -> None:
     again = begin(guide["watch"](client))
     world.gateway.pipe.say(Refused("subscribe", "room:7", 2))
     assert done(again) == 2
+
+
+def test_topics(world: World, guide: dict[str, Any]) -> None:
+    client = world.up(on_message=lambda message: None)
+    following = begin(guide["follow"](client))
+    world.turn()
+    assert done(following).active
+    assert world.gateway.pipe.of(Subscribe) == [Subscribe(parse_address("topic:news"), last=True)]
 
 
 def test_requests(world: World, guide: dict[str, Any]) -> None:

@@ -298,10 +298,11 @@ def test_the_gateway_may_end_it(world: World, code: int) -> None:
     world.gateway.pipe.say(block(0, 2), Unsubscribed(ROOM, code), Unsubscribed(ROOM, code))
     assert told == [room]
     assert (room.active, room.ended) == (False, code)
-    coming = client.subscribe("room:7")  # is told what was missed
+    coming = client.subscribe("room:7")  # is told what was missed, unless it was put out
     world.turn()
     assert done(coming) is not room
-    assert world.gateway.pipe.of(Subscribe)[1:] == [Subscribe(ROOM, Mode.PUSH, 0, EPOCH, 2)]
+    point = (0, 0) if code == UnsubscribedCode.REMOVED else (EPOCH, 2)
+    assert world.gateway.pipe.of(Subscribe)[1] == Subscribe(ROOM, Mode.PUSH, 0, *point)
     assert shown == [1, 2]
 
 
@@ -508,16 +509,29 @@ def test_the_spread_is_waited_for(world: World) -> None:
     assert len(world.gateway.pipe.of(Pull)) == 1
 
 
-def test_a_notify_of_nothing_new_is_passed_over(world: World) -> None:
-    joined(world, "notify")
+def test_a_notify_of_nothing_new_is_answered_with_one_pull(world: World) -> None:
+    _, _, shown = joined(world, "notify")
     world.gateway.pipe.say(block(0, 5), notify((0, 5)))
     world.wait(1)
-    assert world.gateway.pipe.of(Pull) == []
+    assert world.gateway.pipe.of(Pull) == [Pull(ROOM, 0, EPOCH, 5, 64)]
+    world.gateway.pipe.say(block(5, 5, []))
+    world.gateway.pipe.say(notify((0, 5)), notify((0, 5)))
+    world.wait(1)
+    assert world.gateway.pipe.of(Pull)[1:] == [Pull(ROOM, 0, EPOCH, 5, 64)]
+    assert shown == [1, 2, 3, 4, 5]
 
 
-def test_what_comes_while_it_waits_is_not_pulled(world: World) -> None:
+def test_what_comes_while_it_waits_does_not_keep_it_from_answering(world: World) -> None:
     joined(world, "notify")
     world.gateway.pipe.say(notify((0, 5)), block(0, 5))
+    world.wait(1)
+    assert world.gateway.pipe.of(Pull) == [Pull(ROOM, 0, EPOCH, 5, 64)]
+
+
+def test_who_left_while_it_waits_pulls_nothing(world: World) -> None:
+    client, _, _ = joined(world, "notify")
+    world.gateway.pipe.say(notify((0, 5), spread_ms=1_000))
+    client.unsubscribe("room:7")
     world.wait(1)
     assert world.gateway.pipe.of(Pull) == []
 
@@ -624,3 +638,14 @@ def test_entries_of_the_mailbox_may_be_compressed_as_well(world: World) -> None:
     _, _, shown = joined(world)
     world.gateway.pipe.say(deliver(0, 60, entries=tuple(map(entry, range(1, 61))), compression="br"))
     assert shown == list(range(1, 61))
+
+
+@pytest.mark.parametrize(("code", "name"), [(UnsubscribedCode.REMOVED, "REMOVED"), (77, "77")])
+def test_a_subscription_says_what_it_is(world: World, code: int, name: str) -> None:
+    _client, room, _shown = joined(world, "notify")
+    assert repr(room) == "<Subscription room:7, NOTIFY, active>"
+    world.gateway.pipe.cut()
+    assert repr(room) == "<Subscription room:7, NOTIFY, not active>"
+    world.wait(1)
+    world.gateway.pipe.say(Unsubscribed(ROOM, code))
+    assert repr(room) == f"<Subscription room:7, NOTIFY, ended: {name}>"

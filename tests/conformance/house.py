@@ -55,7 +55,7 @@ ACK_S = 0.05
 @implementer(IAuthenticator)
 class Names:
     """The token is the user's name: ``bob``, ``bob/phone`` pins the device, ``!bob`` is a service,
-    ``bob@60`` ends after 60 s. ``bad`` is nobody's.
+    ``bob@60`` ends after 60 s, ``bob+news+sport`` names two topics. ``bad`` is nobody's.
     """
 
     name = "names"
@@ -65,13 +65,15 @@ class Names:
 
     def authenticate(self, hello: Hello, peer: str) -> Identity:
         name, _, lifetime = hello.token.partition("@")
+        name, *topics = name.split("+")
         user, _, device = name.removeprefix("!").partition("/")
         if user == "bad":
             raise LoginRefused("the token is not valid")
         if lifetime == "0":
             raise LoginRefused("the token has expired", CloseCode.TOKEN_EXPIRED)
         now = int(self._seconds())
-        return Identity(user, device, name[0] == "!", now, now + int(lifetime) if lifetime else 0)
+        ends = now + int(lifetime) if lifetime else 0
+        return Identity(user, device, name[0] == "!", now, ends, {"topics": topics})
 
     def reload(self) -> None: ...
 

@@ -87,6 +87,9 @@ class Diary:
     def stored_offline(self, address: Any, message: Any) -> None:
         self.pages.append(("stored", address.id, message.msg_id))
 
+    def gap(self, session: SessionKey, address: Any) -> None:
+        self.pages.append(("gap", session.user, address.id))
+
     def entered(self, session: SessionKey, address: Any) -> None:
         self.pages.append(("entered", session.user, address.id))
 

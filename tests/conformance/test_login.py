@@ -149,7 +149,7 @@ def test_no_more_than_the_login_bytes_before_welcome(house: House, wire: Wire) -
     "frame",
     [
         Subscribe(Address("area", "1"), Mode.PUSH),
-        Unsubscribe(Address("topic", "1")),
+        Unsubscribe(Address("area", "1")),
         Seen(user("bob"), SeenKind.READ, 1),
         Pull(Address("node", "1")),
     ],

@@ -6,6 +6,7 @@ listener records.
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from zope.interface.verify import verifyObject
 from imgateway.core.counters import Counters
 from imgateway.errors import CloseCode
 from imgateway.frames import OutcomeCode, SessionKey, Start, log_of, parse_address
-from imgateway.interfaces import IBroker, IBrokerListener, LoginPolicy, Verdict
+from imgateway.interfaces import Followed, IBroker, IBrokerListener, LoginPolicy, Verdict
 from imgateway.testing.disk import Rig
 from imgateway.wire.messages import decode_message
 
@@ -142,12 +143,17 @@ class BrokerContract:
         from imgateway.frames import Message
         from imgateway.interfaces import Publication
 
-        to = tuple(map(parse_address, ("user:bob", "device:bob/web", "node:7")))
+        to = tuple(map(parse_address, ("user:bob", "device:bob/web", "topic:news", "service:x", "node:7")))
         desk.broker.emit(Publication(Message("1", "alice", "phone"), to))
         desk.run()
         passed = desk.listener.named("passed")
-        assert [address for address, _ in passed] == list(to[:2])
-        assert [(entry.seq, entry.only_device) for _, entry in passed] == [(0, ""), (0, "web")]
+        assert [address for address, _ in passed] == list(to[:4])
+        assert [(entry.seq, entry.only_device) for _, entry in passed] == [
+            (0, ""),
+            (0, "web"),
+            (0, ""),
+            (0, ""),
+        ]
         assert self.ids(desk, "user:bob") == []
 
     # -------------------------------------------------------------------------------------- watching, reading
@@ -362,6 +368,77 @@ class BrokerContract:
         desk.now(desk.broker.close_session(session, again.generation))
         third = self.open(desk, "sink", "hook")
         assert [(place.log, place.acked) for place in third.places] == [(log("user:sink"), 0), (where, 2)]
+
+    def test_who_follows_a_log_has_a_place_in_it(self, desk: Any) -> None:
+        session, where = SessionKey("bob", "phone"), log("topic:news")
+        for n in range(3):
+            self.send(desk, "topic:news", msg_id=str(n))
+        opened = self.open(desk, "bob")
+        follow = partial(desk.broker.follow, session)
+        assert desk.now(follow(opened.generation, where, 2)) == Followed(False, 2)
+        assert desk.now(follow(opened.generation, where, 3)) == Followed(True, 2)
+        desk.broker.advance(session, opened.generation, [(where, 3)], [(where, 3)])
+        assert desk.now(follow(opened.generation, where, 0)) == Followed(True, 3, (3,))
+        desk.now(desk.broker.close_session(session, opened.generation))
+        again = self.open(desk, "bob")
+        assert [(one.log, one.acked, one.parked) for one in again.places[1:]] == [(where, 3, (3,))]
+        assert desk.now(follow(again.generation, where, 0)) == Followed(True, 3, (3,))
+        pad = self.open(desk, "bob", "pad")
+        assert desk.now(desk.broker.follow(SessionKey("bob", "pad"), pad.generation, where, 1)).acked == 1
+
+    def test_a_log_that_nothing_was_sent_to_can_be_followed(self, desk: Any) -> None:
+        session, where = SessionKey("bob", "phone"), log("topic:news")
+        opened = self.open(desk, "bob")
+        assert desk.now(desk.broker.follow(session, opened.generation, where, 0)) == Followed(False, 0)
+        self.send(desk, "topic:news", msg_id="1")
+        desk.now(desk.broker.close_session(session, opened.generation))
+        again = self.open(desk, "bob")
+        assert desk.now(desk.broker.follow(session, again.generation, where, 1)) == Followed(True, 0)
+
+    def test_who_unfollows_begins_anew(self, desk: Any) -> None:
+        session, where, other = SessionKey("bob", "phone"), log("topic:news"), log("topic:sport")
+        for n in range(3):
+            self.send(desk, "topic:news", msg_id=str(n))
+        opened = self.open(desk, "bob")
+        for one in (where, other):
+            desk.now(desk.broker.follow(session, opened.generation, one, 0))
+        desk.broker.advance(session, opened.generation, [(where, 2)])
+        desk.now(desk.broker.unfollow(session, opened.generation, where))
+        desk.now(desk.broker.unfollow(session, opened.generation, where))
+        assert desk.now(desk.broker.follow(session, opened.generation, where, 1)) == Followed(False, 1)
+        # One right after the other.
+        boxes = [
+            desk.later(desk.broker.unfollow(session, opened.generation, where)),
+            desk.later(desk.broker.follow(session, opened.generation, where, 3)),
+            desk.later(desk.broker.unfollow(session, opened.generation, where)),
+        ]
+        desk.run()
+        assert boxes == [[None], [Followed(False, 3)], [None]]
+        desk.now(desk.broker.close_session(session, opened.generation))
+        again = self.open(desk, "bob")
+        assert [place.log for place in again.places[1:]] == [other]
+        assert desk.now(desk.broker.follow(session, again.generation, where, 1)) == Followed(False, 1)
+
+    def test_a_stale_generation_follows_nothing(self, desk: Any) -> None:
+        session, where = SessionKey("bob", "phone"), log("topic:news")
+        old, new = self.open(desk, "bob"), self.open(desk, "bob")
+        desk.now(desk.broker.follow(session, new.generation, where, 0))
+        desk.listener.events.clear()
+        desk.now(desk.broker.follow(session, old.generation, log("topic:sport"), 0))
+        desk.now(desk.broker.unfollow(session, old.generation, where))
+        assert [told[:3] for told in desk.listener.named("displaced")] == [
+            (session, old.generation, CloseCode.STALE)
+        ] * 2
+        assert [place.log for place in self.open(desk, "bob").places[1:]] == [where]
+
+    def test_a_forgotten_device_follows_nothing(self, desk: Any) -> None:
+        session, where = SessionKey("bob", "phone"), log("topic:news")
+        opened = self.open(desk, "bob")
+        desk.now(desk.broker.follow(session, opened.generation, where, 0))
+        desk.now(desk.broker.close_session(session, opened.generation, forget=True))
+        again = self.open(desk, "bob")
+        assert len(again.places) == 1
+        assert desk.now(desk.broker.follow(session, again.generation, where, 7)) == Followed(False, 7)
 
     def test_a_forgotten_device_is_new(self, desk: Any) -> None:
         session = SessionKey("bob", "phone")

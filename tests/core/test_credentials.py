@@ -7,7 +7,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imgateway.core.credentials import Credentials, bare_token, credentials_for, join, key_id_of, split
+from imgateway.core.credentials import (
+    Credentials,
+    bare_token,
+    claims_of,
+    credentials_for,
+    join,
+    key_id_of,
+    split,
+)
 from imgateway.errors import CloseCode, ConnectRefused
 
 
@@ -70,6 +78,11 @@ def test_a_token_that_has_no_jti(token: str) -> None:
         split(join(token, KEY))
     with pytest.raises(ValueError, match="has no jti"):
         key_id_of(token)
+
+
+def test_what_a_token_says_of_itself() -> None:
+    assert claims_of(TOKEN) == {"sub": "bob", "jti": "abc"}
+    assert claims_of("no JWT at all") == claims_of(token_of(b"[1]")) == claims_of("a.[.c") == {}
 
 
 def test_a_jti_may_be_any_text() -> None:

@@ -18,7 +18,6 @@ OPENED      GREETING   !         !         !       !
 HELLO       !          CHECKING  !         !       !
 FRAME       !          !         !         OPEN    !
 ACCEPTED    !          !         OPEN      !       !
-REFUSED     !          !         CLOSED    !       !
 BYE         CLOSED     CLOSED    CLOSED    CLOSED  CLOSED
 LOST        CLOSED     CLOSED    CLOSED    CLOSED  CLOSED
 """

@@ -30,6 +30,7 @@ def test_an_unknown_action_is_refused(service: bool) -> None:
 
 CLIENT = {
     "publish": {"user", "device", "service", "room"},
+    "publish-first": set(),
     "subscribe": {"room"},
     "read": {"room"},
 }
@@ -54,8 +55,10 @@ def test_grants_open_what_they_name() -> None:
     assert names(grants, address("room", "7"))
     assert not names(grants, address("room", "8"))
     assert not may("a", False, grants, "publish", address("topic", "7"))
-    for action in ACTIONS:
+    for action in ("publish", "subscribe", "read"):
         assert may("a", False, grants, action, address("topic", "news"))
+    assert may("a", False, grants, "publish-first", address("room", "7"))
+    assert not may("a", False, grants, "publish-first", address("room", "8"))
     assert not may("a", False, {"all": ["", "x"], "alls": [""], "areas": ["x"]}, "publish", address("all"))
     assert not may("a", False, {"areas": ["x"], "nodes": ["x"]}, "publish", address("area"))
 

@@ -7,8 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from imgateway.core.cursor import Cursor, State, Step
+from imgateway.core.follow import Follow
 from imgateway.core.session import Session, for_device
-from imgateway.frames import Entry, SessionKey, log_of, user_address
+from imgateway.frames import Address, Entry, LogKey, SessionKey, log_of, user_address
 
 KEY = SessionKey("alice", "phone")
 
@@ -83,3 +84,16 @@ def test_a_device_sees_what_is_meant_for_it(entries: tuple[Entry, ...], device: 
 
 def test_nothing_stays_nothing() -> None:
     assert for_device((), "phone") == ()
+
+
+def test_what_follows_counts_with_the_mailbox() -> None:
+    one = session(2, 20)
+    assert (list(one.cursors()), one.bytes_unacked(), one.oldest_unacked()) == ([one], 20, None)
+    follow = Follow(one, LogKey(Address("topic", "news")))
+    assert (follow.state, follow.epoch, follow.parking, follow.reading) == (State.CLOGGED, 0, None, False)
+    one.follows = {one.address: one, follow.address: follow}
+    follow.place(7, 0, 0, 0)
+    follow.send(1, 1, 100, 5.0)
+    assert (list(one.cursors()), one.bytes_unacked(), one.oldest_unacked()) == ([one, follow], 120, 5.0)
+    one.detach()
+    assert {cursor.state for cursor in one.cursors()} == {State.CLOGGED}

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import shlex
 import tomllib
 from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 
 from imgateway import errors, frames
+from imgateway.cli import main
 from imgateway.config import describe
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -77,6 +80,22 @@ def test_the_codes_that_the_protocol_names_exist(page: Path) -> None:
     )
     known = {code.name for codes in enums for code in codes}
     assert set(re.findall(r"`([A-Z][A-Z_]{2,})`", page.read_text())) <= known
+
+
+def shown_commands() -> list[str]:
+    """The command lines of `imgateway` that pages show, without what the shell does with their output."""
+    line = re.compile(r"^\$ (?:\S+ .*\| )?(\S*imgateway .*)$", re.MULTILINE)
+    shown = [command for page in PAGES for command in line.findall(page.read_text())]
+    return sorted({re.sub(r"\$\(.*?\)", "T", re.split(r" [>|] ", command)[0]) for command in shown})
+
+
+@pytest.mark.parametrize("line", shown_commands())
+def test_the_commands_that_pages_show_can_be_parsed(line: str) -> None:
+    _, name, *arguments = shlex.split(line)
+    command = main.get_command(click.Context(main), name)
+    assert command is not None, name
+    if "--help" not in arguments:
+        command.make_context(name, arguments)
 
 
 def test_the_example_package_names_its_parts() -> None:

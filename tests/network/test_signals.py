@@ -37,7 +37,7 @@ async def test_sigterm_drains_and_the_clients_move_on(make_node: Callable[..., N
             await node.started()
         await flow.stop()
         flow.check()
-        # It comes back after 0.3 to 5.7 s; a machine that starts the next node more slowly refuses it till then.
+        # It comes back after 0.3 to 5.7 s; the next node may take longer to start, and is not there till
         ends = [(code, reason) for code, reason in flow.listener.downs if "onnection refused" not in reason]
         assert [code for code, _ in ends] == [CloseCode.GOING_AWAY] * 2, ends
         text = node.errors.read_text() + node.log.read_text()

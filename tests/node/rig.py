@@ -10,7 +10,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from math import inf
 from typing import Any
 
 from msgspec.structs import replace
@@ -34,6 +35,7 @@ from imgateway.frames import (
     Entry,
     Frame,
     Hello,
+    Keep,
     LogKey,
     Message,
     Outcome,
@@ -48,6 +50,7 @@ from imgateway.frames import (
 )
 from imgateway.interfaces import (
     Carriage,
+    Followed,
     IAuthenticator,
     IBroker,
     ICodec,
@@ -62,6 +65,7 @@ from imgateway.interfaces import (
 )
 from imgateway.node.service import Node
 from imgateway.protocols.native import NativeAdapter
+from imgateway.protocols.plain import PlainCodec
 from imgateway.testing.disk import Steps
 from imgateway.testing.wires import MemoryConnection, connection_pair, pump
 from imgateway.wire.messages import decode_message, encode_message
@@ -99,9 +103,12 @@ class FakeBroker:
         self.lost: dict[LogKey, int] = {}
         self.acked: dict[SessionKey, int] = {}
         self.parked: dict[SessionKey, tuple[int, ...]] = {}
+        self.follows: dict[SessionKey, dict[LogKey, int]] = {}
+        self.owed: dict[tuple[SessionKey, LogKey], tuple[int, ...]] = {}
         self.watched: set[LogKey] = set()
         self.rings: set[LogKey] = set()
         self.rooms: dict[Address, set[SessionKey]] = {}
+        self.records: dict[SessionKey, bytes] = {}
         self.generation = 0
         self.verdict = Verdict.OK
         self.fails: Exception | None = None
@@ -231,22 +238,44 @@ class FakeBroker:
                 self.head(log),
                 self.parked.get(claim.session, ()),
             )
-            return Opened(verdict, generation, (place,), True)
+            record = self.records.get(claim.session, b"")
+            return Opened(verdict, generation, (place,), True, record)
 
         return self.answer("open", opened)
 
     def advance(self, session: SessionKey, generation: int, upto: Any, parked: Any = ()) -> None:
         self.calls.append(("advance", session, generation, upto, parked))
-        for _, seq in upto:
+        for log, seq in upto:
+            if log.address.kind != "user":
+                there = self.follows.setdefault(session, {})
+                there[log] = max(there.get(log, 0), seq)
+                continue
             self.acked[session] = max(self.acked.get(session, 0), seq)
         for _, seq in parked:
             self.parked[session] = tuple(sorted({*self.parked.get(session, ()), seq}))
+
+    def follow(self, session: SessionKey, generation: int, log: LogKey, begin: int) -> Deferred[Any]:
+        self.calls.append(("follow", session, log, begin))
+
+        def followed() -> Followed:
+            there = self.follows.setdefault(session, {})
+            known = log in there
+            return Followed(known, there.setdefault(log, begin), self.owed.get((session, log), ()))
+
+        return self.answer("follow", followed)
+
+    def unfollow(self, session: SessionKey, generation: int, log: LogKey) -> Deferred[Any]:
+        self.calls.append(("unfollow", session, log))
+        self.follows.get(session, {}).pop(log, None)
+        return self.answer("unfollow", lambda: None)
 
     def unpark(self, session: SessionKey, generation: int, log: LogKey, seq: int) -> None:
         self.calls.append(("unpark", session, seq))
         self.parked[session] = tuple(one for one in self.parked.get(session, ()) if one != seq)
 
-    def record(self, session: SessionKey, generation: int, data: bytes) -> None: ...
+    def record(self, session: SessionKey, generation: int, data: bytes) -> None:
+        self.calls.append(("record", session, data))
+        self.records[session] = data
 
     def reset_log(self, log: LogKey) -> Deferred[Any]:
         self.calls.append(("reset", log))
@@ -363,6 +392,9 @@ class Diary:
     def stored_offline(self, address: Address, message: Message) -> None:
         self._note("stored", address, message.msg_id)
 
+    def gap(self, session: SessionKey, address: Address) -> None:
+        self._note("gap", session.device, address)
+
     def entered(self, session: SessionKey, address: Address) -> None:
         self._note("entered", session.device, address)
 
@@ -391,16 +423,27 @@ class FakeListener:
 
 
 @implementer(ICodec)
-class AsciiCodec:
+class AsciiCodec(PlainCodec):
     """One entry a message, as ``seq body``; only ASCII. Everything else is the native wire's."""
 
-    def __init__(self, inner: Any, wire: str, ranges: bool) -> None:
+    def __init__(self, owner: Any, inner: Any, wire: str, ranges: bool) -> None:
+        self.owner = owner
+        self.hello: Hello | None = None  # with what only other wires can say
         self._inner = inner
         self.wire = wire
         self._ranges = ranges
 
-    def receive(self, data: bytes) -> Iterator[Frame | bytes]:
-        return self._inner.receive(data)  # type: ignore[no-any-return]
+    def receive(self, data: bytes) -> Iterator[Frame | Keep | bytes]:
+        for frame in self._inner.receive(data):
+            if type(frame) is Hello and self.hello is not None:
+                frame = self.hello
+            yield from self.owner.reads(frame)
+
+    def restore(self, record: bytes) -> Sequence[Frame]:
+        return self.owner.restores(record)
+
+    def again(self, now: float) -> tuple[bytes, float]:
+        return self.owner.agains(now)
 
     def encode(self, frame: Frame) -> bytes | None:
         if isinstance(frame, Deliver):
@@ -417,17 +460,38 @@ class AsciiCodec:
 
 @implementer(IPlugin, IProtocolAdapter)
 class AsciiWire:
-    """A wire that cannot say everything. `ranges`: it has a word for a range without entries."""
+    """A wire that cannot say everything. `ranges`: it has a word for a range without entries.
+
+    What its codecs do may be set: `reads` (what is given for a frame that came), `restores`, `agains`.
+    `shared` False: each codec writes for itself alone.
+    """
 
     carriage = Carriage()
 
-    def __init__(self, name: str = "ascii", ranges: bool = False, **traits: Any) -> None:
+    def __init__(
+        self,
+        name: str = "ascii",
+        ranges: bool = False,
+        silence_s: float = 0.0,
+        window: int = 0,
+        shared: bool = True,
+        **traits: Any,
+    ) -> None:
+        self.silence_s = silence_s
+        self.window = window
         self.name = name
         self.ranges = ranges
+        self.shared = shared
         self.traits = Traits(**{"batches": False, **traits})
+        self.reads: Callable[[Frame], Iterable[Frame | Keep | bytes]] = lambda frame: (frame,)
+        self.restores: Callable[[bytes], Sequence[Frame]] = lambda record: ()
+        self.agains: Callable[[float], tuple[bytes, float]] = lambda now: (b"", inf)
 
     def codec(self, stream: bool, max_frame_bytes: int) -> Any:
-        return AsciiCodec(NativeAdapter().codec(stream, max_frame_bytes), self.name, self.ranges)
+        inner = NativeAdapter().codec(stream, max_frame_bytes)
+        codec = AsciiCodec(self, inner, self.name if self.shared else "", self.ranges)
+        codec.silence_s, codec.window = self.silence_s, self.window
+        return codec
 
 
 class Peer:
@@ -614,11 +678,14 @@ class Rig:
             self.peers.append(peer)
         return peer
 
-    def login(self, user: str, device: str = "phone", wire: Any = None, **hello: Any) -> Peer:
+    def login(self, user: str, /, device: str = "phone", wire: Any = None, **hello: Any) -> Peer:
         """Connect and greet; the Welcome is among the peer's frames."""
         peer = self.connect(wire, stream=hello.pop("stream", True), chunk=hello.pop("chunk", 0))
         peer.user, peer.device = user, device
-        return peer.send(Hello(hello.pop("token", user), device, **hello))
+        greeting = Hello(hello.pop("token", user), device, **hello)
+        if isinstance(wire, AsciiWire) and peer.link is not None:
+            peer.link.codec.hello = greeting
+        return peer.send(greeting)
 
     def session(self, user: str, device: str = "phone") -> Any:
         return self.hub.sessions.get(SessionKey(user, device))

@@ -27,6 +27,7 @@ from imgateway.frames import (
 )
 from imgateway.interfaces import Identity
 from imgateway.protocols.native import NativeAdapter
+from imgateway.protocols.plain import PlainCodec
 from tests.node.rig import EPOCH, AsciiWire, Diary, Peer, Rig, entry
 
 BOB = user_address("bob")
@@ -349,7 +350,7 @@ class Counting(NativeAdapter):
         inner = super().codec(stream, max_frame_bytes)
         counting = self
 
-        class Codec:
+        class Codec(PlainCodec):
             wire = counting.name
             receive = staticmethod(inner.receive)
 

@@ -234,8 +234,8 @@ def test_any_traffic_is_life_and_silence_is_asked_before_it_is_death() -> None:
 
 def test_a_wire_with_a_limit_of_its_own() -> None:
     rig = Rig()
-    short = rig.login("short", wire=AsciiWire(heartbeat_s=20.0))
-    quiet = rig.login("quiet", wire=AsciiWire(pings=False, heartbeat_s=100.0))
+    short = rig.login("short", wire=AsciiWire(silence_s=20.0))
+    quiet = rig.login("quiet", wire=AsciiWire(pings=False, silence_s=100.0))
     rig.advance(19.5)
     assert short.code is None
     rig.advance(1)

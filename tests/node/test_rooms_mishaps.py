@@ -8,20 +8,29 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from twisted.internet.defer import fail
 
 from imgateway.frames import (
+    Deliver,
+    LogKey,
     Mode,
     Notify,
+    Ping,
+    Pong,
+    Refused,
+    RefusedCode,
     ResumePoint,
     SessionKey,
     Subscribe,
     Subscribed,
     Unsubscribe,
     Unsubscribed,
+    UnsubscribedCode,
+    Welcome,
     parse_address,
 )
 from imgateway.interfaces import Identity
-from tests.node.rig import Diary, FakeBroker, Rig
+from tests.node.rig import EPOCH, Diary, FakeBroker, Rig, entry
 
 ROOM, OTHER = parse_address("room:7"), parse_address("room:8")
 
@@ -167,9 +176,11 @@ def test_a_round_that_cannot_begin_costs_the_publisher_nothing(flush_logged_erro
     svc.publish("1", "room:7")
     assert len(flush_logged_errors(ZeroDivisionError)) == 1
     del rounds._served
-    rig.pass_ms(1000)
     svc.publish("2", "room:7")
-    assert bob.shown() == ["2"]
+    assert bob.shown() == []
+    rig.pass_ms(1000)  # it is tried again, and nothing is lost
+    assert bob.shown() == ["1", "2"]
+    assert rig.counters.gaps_told == 0
 
 
 @pytest.mark.parametrize("part", ["unsent", "send"])
@@ -208,3 +219,253 @@ def test_a_login_that_fails_half_way_leaves_no_older_link_behind() -> None:
     rig.advance(rig.hub.linger_s + 5)
     assert rig.session("bob") is None  # it lingered, and its end closed the newer claim
     assert SessionKey("bob", "phone") not in broker.rooms.get(ROOM, ())
+
+
+# --------------------------------------------------------------------------------------- a broker that fails
+
+
+def failing(broker: Any, name: str, kind: str, how: str) -> None:
+    """`watch` or `join` of an address of this kind fails, or raises."""
+    inner = getattr(broker, name)
+
+    def instead(*args: Any) -> Any:
+        address = args[0].address if name == "watch" else args[2]
+        if address.kind != kind:
+            return inner(*args)
+        if how == "raises":
+            raise RuntimeError("broken")
+        return fail(RuntimeError("broken"))
+
+    setattr(broker, name, instead)
+
+
+@pytest.mark.parametrize("how", ["fails", "raises"])
+@pytest.mark.parametrize(("name", "kind"), [("watch", "room"), ("watch", "area"), ("join", "room")])
+def test_who_cannot_be_put_into_a_room_is_told(
+    name: str, kind: str, how: str, flush_logged_errors: Any
+) -> None:
+    rig = Rig()
+    games = parse_address("room:games.7")
+    bob, eve = rig.login("bob"), rig.login("eve")
+    failing(rig.broker, name, kind, how)
+    for peer in (bob, eve):
+        peer.send(Subscribe(games), Ping(1))
+        assert peer.of(Refused) == [
+            Refused("subscribe", "room:games.7", RefusedCode.UNAVAILABLE, "not just now; subscribe again")
+        ]
+        assert len(peer.of(Pong)) == 1, "it is read on"
+    assert flush_logged_errors(RuntimeError, LookupError)
+    assert list(rig.hub.rooms.audiences) == [parse_address("all")]
+    assert rig.broker.rings == {LogKey(parse_address("all"), lane) for lane in (0, 1)}
+    assert rig.session("bob").rooms == ()
+    assert rig.counters.refused[RefusedCode.UNAVAILABLE] == 2
+    delattr(rig.broker, name)
+    bob.take()
+    bob.send(Subscribe(games))
+    assert len(bob.of(Subscribed)) == 1
+    assert len(rig.hub.rooms.audiences) == 3
+
+
+def test_all_who_wait_for_a_room_are_told_and_who_has_gone_is_not(flush_logged_errors: Any) -> None:
+    broker = FakeBroker()
+    rig = Rig(broker)
+    broker.hold = {"watch"}
+    peers = [rig.login(user) for user in ("bob", "eve", "dan")]
+    broker.hold = set()
+    while broker.waiting:
+        broker.release("watch")
+    rig.settle()
+    broker.hold = {"watch"}
+    for peer in peers:
+        peer.send(Subscribe(ROOM))
+    peers[2].cut()
+    broker.fail("watch", RuntimeError("broken"))
+    broker.release("watch")  # of its other lane: too late
+    rig.settle()
+    assert len(flush_logged_errors(RuntimeError)) == 4
+    assert [len(peer.of(Refused)) for peer in peers] == [1, 1, 0]
+    assert ROOM not in rig.hub.rooms.audiences
+
+
+def test_a_room_that_began_anew_meanwhile_is_not_hurt_by_the_end_of_the_old_one(
+    flush_logged_errors: Any,
+) -> None:
+    broker = FakeBroker()
+    rig = Rig(broker)
+    rooms = rig.hub.rooms
+    broker.hold = {"watch"}
+    first = rooms.room(ROOM)
+    first.addErrback(lambda failure: None)
+    rooms.release(rooms.audiences[ROOM])  # type: ignore[arg-type]
+    second: list[Any] = []
+    rooms.room(ROOM).addCallback(second.append)
+    broker.fail("watch", RuntimeError("broken"))
+    assert len(flush_logged_errors(RuntimeError)) == 1
+    for _ in range(3):
+        broker.release("watch")
+    assert second == [rooms.audiences[ROOM]]
+    assert LogKey(ROOM) in broker.rings
+
+
+def test_a_greeting_whose_room_cannot_be_had_goes_on_without(flush_logged_errors: Any) -> None:
+    rig = Rig()
+    rig.login("bob").send(Subscribe(ROOM)).cut()
+    failing(rig.broker, "join", "room", "fails")
+    points = (ResumePoint(ROOM, 0, 7, 0), ResumePoint(OTHER, 0, 7, 0))
+    bob = rig.login("bob", resume=points)
+    assert len(flush_logged_errors(RuntimeError)) == 2
+    (welcome,) = bob.of(Welcome)
+    assert [one.address.kind for one in welcome.resumed] == ["user"]
+    assert [room.address for room in rig.session("bob").rooms] == [ROOM]  # the broker knows it there
+    assert OTHER not in rig.hub.rooms.audiences
+
+
+def test_everyone_is_watched_in_the_end(flush_logged_errors: Any) -> None:
+    rig = Rig(start=False)
+    broker = rig.broker
+    failing(broker, "watch", "all", "fails")
+    rig.start()
+    rig.advance(3)
+    assert len(flush_logged_errors(RuntimeError)) >= 2
+    bob = rig.login("bob")
+    bob.take()
+    del broker.watch
+    rig.advance(2)
+    assert flush_logged_errors(RuntimeError) == []
+    everyone = parse_address("all")
+    broker.listener.arrived(LogKey(everyone), EPOCH, 0, 1, (entry(1),))
+    rig.settle()
+    assert bob.shown() == ["m1"]
+
+
+# ------------------------------------------------------------------------------------------ half of a round
+
+
+def test_a_connection_that_raises_amid_notices_costs_the_others_nothing(flush_logged_errors: Any) -> None:
+    rig, svc, _, eve, _, dan = rig_with(Mode.NOTIFY, "bob", "eve", "ann", "dan")
+    rig.session("bob").link.connection.send = fault
+    rig.session("ann").link.connection.send = fault
+    svc.publish("1", "room:7")
+    assert len(flush_logged_errors(ZeroDivisionError)) == 2
+    assert rig.session("bob").link is rig.session("ann").link is None
+    assert len(eve.of(Notify)) == len(dan.of(Notify)) == 1
+    room = rig.hub.rooms.audiences[ROOM]
+    assert list(room.unanswered) == [rig.session("eve"), rig.session("dan")]
+    assert room.round is None
+
+
+def test_what_a_round_could_not_bring_is_read_instead(flush_logged_errors: Any) -> None:
+    rig, svc, bob, eve = rig_with(Mode.PUSH, "bob", "eve")
+    rig.login("ann").send(Subscribe(ROOM, Mode.NOTIFY)).send(Subscribe(OTHER))
+    rounds = rig.hub.rooms.rounds
+    rounds._push = fault
+    svc.publish("1", "room:7")
+    assert len(flush_logged_errors(ZeroDivisionError)) == 1
+    del rounds._push
+    rig.settle()
+    room = rig.hub.rooms.audiences[ROOM]
+    assert not room.lags
+    assert room.round is None
+    svc.publish("2", "room:7")
+    rig.pass_ms(60)
+    for peer in (bob, eve):
+        upto = 0
+        for deliver in peer.of(Deliver):
+            assert deliver.after <= upto
+            upto = deliver.upto
+        assert list(dict.fromkeys(peer.shown())) == ["1", "2"]
+
+
+# -------------------------------------------------------------------------------------- put out, and let in
+
+
+def removed_while_away(rig: Rig) -> None:
+    """bob was in the room, lost its link, and was taken out."""
+    rig.login("bob").send(Subscribe(ROOM)).cut()
+    taken: list[bool] = []
+    rig.node.leave(SessionKey("bob", "phone"), ROOM).addCallback(taken.append)
+    assert taken == [True]
+
+
+POINTS = (ResumePoint(ROOM, 0, EPOCH, 0), ResumePoint(ROOM, 1, EPOCH, 0), ResumePoint(OTHER, 0, EPOCH, 0))
+
+
+def test_who_was_taken_out_while_it_was_away_is_not_let_in_by_its_greeting() -> None:
+    diary = Diary()
+    rig = Rig(listeners=[diary])
+    removed_while_away(rig)
+    for _ in range(3):  # whether or not it hears of it
+        bob = rig.login("bob", resume=POINTS)
+        assert [one.address.id for one in bob.of(Welcome)[0].resumed] == ["bob", "8", "8"]
+        assert bob.of(Unsubscribed) == [Unsubscribed(ROOM, UnsubscribedCode.REMOVED)]
+        # What Welcome did not name it subscribes to, from where it was.
+        bob.send(Subscribe(ROOM, Mode.PUSH, 0, EPOCH, 1), Subscribe(ROOM, Mode.PUSH, 1, EPOCH, 1))
+        assert bob.of(Unsubscribed)[1:] == [Unsubscribed(ROOM, UnsubscribedCode.REMOVED)] * 2
+        assert [room.address for room in rig.session("bob").rooms] == [OTHER]
+        bob.cut()
+    events = [one for one in diary.events if one[0] in ("entered", "left") and one[2] == ROOM]
+    assert [one[0] for one in events] == ["entered", "left"]
+    bob = rig.login("bob")
+    assert bob.of(Unsubscribed) == []
+    bob.send(Subscribe(ROOM))  # that it may is the policy's business
+    bob.send(Subscribe(ROOM, Mode.PUSH, 0, EPOCH, 1))
+    assert len(bob.of(Subscribed)) == 2
+    assert not rig.hub.rooms._removed
+
+
+def test_who_is_put_in_again_is_in() -> None:
+    rig = Rig()
+    removed_while_away(rig)
+    rig.node.join(SessionKey("bob", "phone"), ROOM)
+    bob = rig.login("bob", resume=POINTS)
+    assert bob.of(Unsubscribed) == []
+    assert [room.address for room in rig.session("bob").rooms] == [ROOM, OTHER]
+
+
+def test_what_a_session_was_taken_out_of_is_forgotten_with_it(monkeypatch: Any) -> None:
+    monkeypatch.setattr("imgateway.node.rooms.MOST_REMOVED", 3)
+    rig = Rig()
+    rooms = [parse_address(f"room:{number}") for number in range(5)]
+    rig.login("bob").send(*map(Subscribe, rooms))
+    for room in rooms:
+        rig.node.leave(SessionKey("bob", "phone"), room)
+    assert list(rig.hub.rooms._removed[rig.session("bob")]) == rooms[2:]
+    rig.node.kick("bob", None, "")
+    assert not rig.hub.rooms._removed
+
+
+# ------------------------------------------------------------------------------------ what listeners hear
+
+
+@pytest.mark.parametrize("broker", ["fake", "memory"])
+def test_a_session_is_told_of_before_its_rooms(broker: str) -> None:
+    diary = Diary()
+    rig = Rig(FakeBroker() if broker == "fake" else "memory", listeners=[diary])
+    rig.login("bob", resume=POINTS).cut()
+    rig.login("bob", resume=(*POINTS, ResumePoint(parse_address("room:9"), 0, EPOCH, 0)))
+    assert [(one[0], one[2].id if len(one) > 2 else "") for one in diary.events] == [
+        ("opened", ""),
+        ("entered", "7"),
+        ("entered", "8"),
+        ("resumed", ""),
+        ("entered", "9"),
+    ]
+    rig.node.kick("bob", None, "")
+    assert [one[0] for one in diary.events[5:]] == ["left", "left", "left", "closed"]
+
+
+def test_stays_of_a_login_that_does_not_come_through_are_told_in_pairs() -> None:
+    diary, broker = Diary(), FakeBroker()
+    rig = Rig(broker, listeners=[diary])
+    broker.hold = {"join"}
+    bob = rig.login("bob", resume=POINTS[:1])
+    assert diary.events == []  # it is in the room, as far as the broker knows
+    bob.cut()
+    assert diary.events == []
+    rig.advance(rig.hub.linger_s + 5)
+    assert [one[0] for one in diary.events] == ["entered", "left"]
+    rig.login("eve").cut()
+    eve = rig.login("eve", resume=POINTS[:1])
+    eve.cut()  # it was opened before
+    assert [one[0] for one in diary.events[2:]] == ["opened", "entered"]
+    assert not rig.hub._early

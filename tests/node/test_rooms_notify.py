@@ -27,9 +27,10 @@ from imgateway.frames import (
 )
 from imgateway.interfaces import Identity
 from imgateway.node.notices import spread_ms
+from imgateway.node.shares import Form
 from imgateway.wire.messages import decode_message
 from tests.node.rig import EPOCH, FakeBroker, Peer, Rig, entry
-from tests.node.test_rooms import ALL, OTHER, ROOM, bodies, clog, rig_with
+from tests.node.test_rooms import ALL, OTHER, ROOM, bodies, clog, rig_with, slices_of
 
 QUICK = {"rooms.classes": ("*: tick=0ms",)}
 
@@ -173,7 +174,6 @@ def test_who_was_behind_when_the_room_grew_pulls_like_the_others() -> None:
     a.take()
     a.read_on()
     assert a.of(Deliver) == []
-    rig.advance(10.5)
     assert told(a) == [[("7", 0, 2)]]
 
 
@@ -223,22 +223,59 @@ def test_the_mode_may_change() -> None:
     assert len(told(bob)) == 1
 
 
-def test_a_clogged_link_is_told_later() -> None:
+def test_a_clogged_link_is_told_when_it_is_writable_and_nothing_is_expected_before() -> None:
     rig, svc, bob = notified()
     clog(rig, bob)
     svc.publish("1", "room:7")
+    svc.publish("g", "room:7", lane=1)
+    rig.advance(25)
+    assert rig.counters.room_notifies == 0
     bob.take()
     bob.read_on()
+    assert told(bob) == [[("7", 1, 2), ("7", 0, 1)]]
+    rig.advance(9)
     assert told(bob) == []
-    rig.advance(10.5)
-    assert len(told(bob)) == 1
+    rig.advance(1.5)
+    assert told(bob) == [[("7", 1, 2), ("7", 0, 1)]]  # from here on it is waited for
     clog(rig, bob)
     rig.hub.rooms._notices.tell_one(rig.hub.rooms.audiences[ROOM], rig.session("bob"), ((0, 0),))
     assert told(bob) == []
 
 
+def test_a_clogged_link_is_told_of_all_its_rooms_at_once() -> None:
+    rig, svc, bob = notified()
+    bob.send(Subscribe(OTHER, Mode.NOTIFY))
+    clog(rig, bob)
+    svc.publish("1", "room:7")
+    rig.pass_ms(1_000)
+    svc.publish("2", "room:8")
+    rig.pass_ms(1_000)
+    bob.take()
+    bob.read_on()
+    assert told(bob) == [[("7", 0, 1), ("8", 0, 2)]]
+
+
+def test_who_is_sent_messages_again_is_not_told_of_what_it_was_clogged_for() -> None:
+    rig, svc, bob = notified()
+    clog(rig, bob)
+    svc.publish("1", "room:7")
+    room = rig.hub.rooms.audiences[ROOM]
+    assert list(room.unheard) == [rig.session("bob")]
+    del room.notified[rig.session("bob")]
+    bob.take()
+    bob.read_on()
+    assert told(bob) == []
+    assert not room.unheard
+    room.notified[rig.session("bob")] = None
+    clog(rig, bob)
+    svc.publish("2", "room:7")
+    assert room.unheard
+    bob.cut()
+    assert not room.unheard
+
+
 def test_repeats_wait_for_a_round_that_goes_on(monkeypatch: Any) -> None:
-    monkeypatch.setattr("imgateway.node.rounds.SLICE", 1)
+    slices_of(1, monkeypatch)
     rig, svc = rig_with(set=QUICK)
     names = "abc"
     members = [rig.login(name).send(Subscribe(ROOM, Mode.NOTIFY)) for name in names]
@@ -250,8 +287,8 @@ def test_repeats_wait_for_a_round_that_goes_on(monkeypatch: Any) -> None:
     for member in members:
         told(member)
     rig.advance(4.75)
-    rig.hub.rooms.rounds._left = 0
-    rig.node.publish(Publish("3", (ROOM,)), "svc")  # a round that has served nobody
+    rig.hub.rooms.rounds._line.append(rig.hub.rooms.audiences[ALL])
+    rig.node.publish(Publish("3", (ROOM,)), "svc")  # a round that has served nobody: another stands before it
     assert room.round is not None
     rig.hub.rooms._notices._wake(room, rig.clock.seconds() + 0.5)
     assert [asked.times for asked in room.unanswered.values()] == [1, 1, 1]
@@ -265,7 +302,7 @@ def test_repeats_wait_for_a_round_that_goes_on(monkeypatch: Any) -> None:
 def test_a_codec_that_raises_costs_nobody_else_anything(flush_logged_errors: Any) -> None:
     rig, svc, _bob = notified()
     eve = rig.login("eve").send(Subscribe(ROOM, Mode.NOTIFY))
-    rig.session("bob").form = object()
+    rig.session("bob").form = Form("", True, 1, rig.counters)
 
     class Broken:
         wire = "broken"

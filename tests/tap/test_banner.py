@@ -45,6 +45,28 @@ def test_the_banner_names_places_and_two_commands(tmp_path: Path) -> None:
     assert f'send tcp://127.0.0.1:4711 --user alice --data-dir {tmp_path} user:bob "hello"\n' in text
 
 
+def test_the_banner_names_every_place_that_the_commands_can_call(tmp_path: Path) -> None:
+    text = shown(
+        tmp_path,
+        ("lines+tcp:0", "tcp:127.0.0.1:4710"),
+        ("json+websocket:0", "tcp:127.0.0.1:4711"),
+        ("native+udp:0", "udp:[::]:4712"),
+        ("json,native+websocket:0", "tcp:0.0.0.0:4713"),
+    )
+    assert "listen ws://127.0.0.1:4711 --protocol json --user bob" in text
+    assert text.endswith("\nor with udp://[::1]:4712, ws://127.0.0.1:4713\n")
+    alone = shown(tmp_path, ("native+udp:0", "udp:127.0.0.1:4712"))
+    assert "listen udp://127.0.0.1:4712 --user bob" in alone
+    assert "or with" not in alone
+
+
+def test_the_banner_warns(tmp_path: Path) -> None:
+    options = Options()
+    options.parseOptions(["--data-dir", str(tmp_path), "--listen", "chat+tcp:0"])
+    text = banner(options.settings, [At("tcp:127.0.0.1:4710")], "", ["look out"])  # type: ignore[list-item]
+    assert text.endswith(" tcp://127.0.0.1:4710\nWarning: look out\n")
+
+
 def test_without_a_place_to_call_the_banner_names_no_commands(tmp_path: Path) -> None:
     text = shown(tmp_path, ("native+tcp:unix:/run/s", "unix:/run/s"))
     assert "unix:/run/s" in text

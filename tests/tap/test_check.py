@@ -81,9 +81,17 @@ def test_what_cannot(arguments: tuple[str, ...], words: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_what_can_start_and_should_be_known(tmp_path: Path) -> None:
+    assert check(settings("--data-dir", str(tmp_path))) == ()
+    (warning,) = check(
+        settings("--data-dir", str(tmp_path), "--listen", "native+tcp:1", "--listen", "chat+tcp:2")
+    )
+    assert warning.startswith("listen.clients: chat+tcp:2: whoever reaches it logs in as any user")
+
+
 @pytest.mark.parametrize("answer", [lambda network: network.carrier(), lambda network: doors.Deferred()])
 def test_of_a_transport_that_wants_more_nothing_is_said(monkeypatch: pytest.MonkeyPatch, answer: Any) -> None:
     monkeypatch.setattr(
-        "imgateway.tap.check.door", lambda text, network, options: lambda accept: answer(network)
+        "imgateway.tap.check.door", lambda text, network, *rest: lambda accept: answer(network)
     )
     check(settings())

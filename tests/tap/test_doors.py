@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from prometheus_client import CollectorRegistry
 from twisted.internet.defer import Deferred
+from twisted.plugin import IPlugin
+from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
+from imgateway.config import ListenSettings, Settings
 from imgateway.errors import ConfigError, OperatorError
-from imgateway.interfaces import IBackend, IListener, IProtocolAdapter, ITransportAdapter
+from imgateway.interfaces import (
+    IBackend,
+    IListener,
+    IProtocolAdapter,
+    IProtocolMaker,
+    ITransportAdapter,
+    Traits,
+)
 from imgateway.ops.health import Health
-from imgateway.tap.doors import Listen, door, http_door, parse_listen
-from imgateway.tap.plugins import find, find_all
+from imgateway.tap.doors import Listen, door, http_door, parse_listen, unproven
+from imgateway.tap.plugins import Wires, find, find_all
 from imgateway.testing.network import Network
-from imgateway.testing.wires import Recorder, accepting
+from imgateway.testing.wires import BareWire, Recorder, accepting
 
 
 @pytest.mark.parametrize(
@@ -59,7 +71,7 @@ def test_a_door_that_cannot_be_opened_fails_when_it_is_tried() -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("smoke+tcp:tcp:1", "'smoke'.*json, native"),
+        ("smoke+tcp:tcp:1", "'smoke'.*json, .*native"),
         ("native+pigeon:1", "'pigeon'.*tcp, udp, websocket"),
     ],
 )
@@ -76,6 +88,41 @@ def test_plugins_are_found_by_interface_and_name() -> None:
     found = find_all(IProtocolAdapter, ("json", "native"), "x.y")
     assert [plugin.name for plugin in found] == ["json", "native"]
     assert find_all(IBackend, (), "x.y") == ()
+
+
+@implementer(IPlugin, IProtocolMaker)
+class Maker:
+    """Makes adapters that know what they were made with."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.made: list[tuple[Any, ...]] = []
+
+    def make(self, settings: Any, now: Any, wall_ms: Any) -> Any:
+        self.made.append((settings, now(), wall_ms()))
+        wire = BareWire(self.name)
+        wire.traits = Traits(authenticates=False)
+        return wire
+
+
+def test_a_wire_that_needs_settings_is_made_once_a_node_and_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    smoke, log = Maker("smoke"), Maker("log")
+    assert verifyObject(IProtocolMaker, smoke)
+    installed = {IProtocolMaker: [smoke, log], IProtocolAdapter: [BareWire("plain")]}
+    monkeypatch.setattr("imgateway.tap.plugins.getPlugins", lambda interface: installed.get(interface, []))
+    settings = Settings(listen=ListenSettings(clients=("plain,smoke+tcp:1", "log,smoke+websocket:2")))
+    wires = Wires(settings, lambda: 1.5, lambda: 7)
+    found = wires.find("smoke")
+    assert (found.name, wires.find("smoke")) == ("smoke", found)
+    assert wires.find("plain") is installed[IProtocolAdapter][0]
+    assert wires.find("log").name == "log"
+    assert (smoke.made, log.made) == ([(None, 1.5, 7)], [(settings.log, 1.5, 7)])
+    assert Wires(settings, lambda: 2.0, lambda: 8).find("smoke") is not found
+    lines = list(unproven(settings, wires))
+    assert [line.split(": ")[1] for line in lines] == ["plain,smoke+tcp:1"] + ["log,smoke+websocket:2"] * 2
+    assert "smoke has no way to prove who one is" in lines[0]
+    with pytest.raises(ConfigError, match="no plugin has the name 'fire'; there are log, plain, smoke"):
+        wires.find("fire")
 
 
 def test_no_plugin_of_a_kind_at_all() -> None:

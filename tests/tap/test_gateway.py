@@ -227,6 +227,18 @@ def test_http_opens_after_the_store_and_before_the_clients(
     reactor.work()
 
 
+def test_a_listener_that_believes_names_is_warned_of(
+    reactor: Reactor, tmp_path: Path, events: list[LogEvent]
+) -> None:
+    gateway = Gateway(options(tmp_path, "--http", "", "--listen", "chat+tcp:127.0.0.1:0"), reactor)
+    gateway.startService()
+    reactor.work()
+    assert "\nWarning: listen.clients: chat+tcp:127.0.0.1:0: whoever reaches it logs in as any user" in said()
+    assert len([event for event in events if "any user" in str(event.get("why"))]) == 1
+    gateway.stopService()
+    reactor.work()
+
+
 def test_what_others_can_overhear_is_a_warning(
     reactor: Reactor, tmp_path: Path, events: list[LogEvent]
 ) -> None:

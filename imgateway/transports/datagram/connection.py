@@ -21,6 +21,7 @@ from zope.interface import implementer
 
 from imgateway.errors import CloseCode
 from imgateway.interfaces import IConnection
+from imgateway.transports.places import host_port, source_of
 
 from .flow import REST_BYTES, Flow
 from .messages import Challenge, Close, MalformedDatagram, Note, answer, close, padding
@@ -84,13 +85,11 @@ class DatagramConnection:
 
     @property
     def peer(self) -> str:
-        host, port = self.place
-        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        return host_port(*self.place)
 
     @property
     def source(self) -> str:
-        host = self.place[0]
-        return "" if host.startswith(("127.", "::ffff:127.")) or host == "::1" else host
+        return source_of(self.place[0])
 
     @property
     def secure(self) -> bool:
@@ -117,6 +116,9 @@ class DatagramConnection:
 
     def unacked(self) -> int | None:
         return self._traffic.unacked() if self._traffic is not None else 0
+
+    def proven(self) -> None:
+        """Nobody's answers are limited here."""
 
     def pause_reading(self) -> None:
         self._reading = False

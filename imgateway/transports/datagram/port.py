@@ -15,11 +15,12 @@ from .packets import LONGEST
 from .path import Place
 from .wakeups import WakeUps
 
-__all__ = ("MAX_PACKET_SIZE", "Port")
+__all__ = ("MAX_PACKET_SIZE", "RECEIVE_BUFFER_BYTES", "Port", "Socket")
 
 MAX_PACKET_SIZE = LONGEST + 1
 """What a socket reads at most: one byte more than is good, so that what is too long shows."""
-
+RECEIVE_BUFFER_BYTES = 4_194_304
+"""For a gateway's socket: a burst of logins is not lost while the reactor is elsewhere for 50 ms."""
 
 MTU_DISCOVER = {
     socket.AF_INET: (socket.IPPROTO_IP, 10),
@@ -30,19 +31,14 @@ PMTUDISC_PROBE = 3
 """
 
 
-class Port(DatagramProtocol):
-    """A UDP socket with connections on it. Its clock is the reactor's: the gateway and the commands see to it
-    that this is never set back, a program with a client of its own may."""
+class Socket(DatagramProtocol):
+    """A UDP socket."""
 
     noisy = False
 
-    def __init__(self, reactor: Any, max_frame_bytes: int, max_resends: int) -> None:
+    def __init__(self, reactor: Any) -> None:
         self.reactor = reactor
-        self.collector = collector_of(reactor)
-        self.wakeups = WakeUps(reactor)
         self.now = reactor.seconds
-        self.max_frame_bytes = max_frame_bytes
-        self.max_resends = max_resends
 
     def write(self, datagram: bytes, place: Place) -> None:
         """Send; what the system does not take is lost, as anything on the way may be."""
@@ -50,10 +46,6 @@ class Port(DatagramProtocol):
         if transport is not None:
             with suppress(OSError, MessageLengthError):
                 transport.write(datagram, place)
-
-    def forget(self, connection: Any) -> None:
-        """This connection has ended."""
-        raise NotImplementedError
 
     def never_fragment(self) -> None:
         """From now on a datagram that is too large for the path is lost instead of cut up, as far as the
@@ -70,3 +62,19 @@ class Port(DatagramProtocol):
         if handle is not None:
             with suppress(OSError):
                 handle.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, size)
+
+
+class Port(Socket):
+    """A socket with connections on it. Its clock is the reactor's: the gateway and the commands see to it
+    that this is never set back, a program with a client of its own may."""
+
+    def __init__(self, reactor: Any, max_frame_bytes: int, max_resends: int) -> None:
+        super().__init__(reactor)
+        self.collector = collector_of(reactor)
+        self.wakeups = WakeUps(reactor)
+        self.max_frame_bytes = max_frame_bytes
+        self.max_resends = max_resends
+
+    def forget(self, connection: Any) -> None:
+        """This connection has ended."""
+        raise NotImplementedError

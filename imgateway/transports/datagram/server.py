@@ -10,6 +10,7 @@ from zope.interface import implementer
 
 from imgateway.interfaces import Accept as AcceptConnection
 from imgateway.interfaces import IListener
+from imgateway.transports.places import host_port
 
 from .connection import DatagramConnection
 from .flow import Flow
@@ -27,7 +28,7 @@ from .packets import (
     parse,
 )
 from .path import Candidate, Place, packed, unpacked
-from .port import Port
+from .port import RECEIVE_BUFFER_BYTES, Port
 from .roll import Roll
 from .seal import reset_token as token_of
 from .seal import seal
@@ -35,8 +36,6 @@ from .seal import seal
 __all__ = ("DatagramServer", "ServerConnection")
 
 RESETS_A_SECOND = 1_000
-RECEIVE_BUFFER_BYTES = 4_194_304
-"""A burst of logins is not lost while the reactor is elsewhere for 50 ms."""
 
 
 class ServerConnection(DatagramConnection):
@@ -109,8 +108,7 @@ class DatagramServer(Port):
         self.enlarge(RECEIVE_BUFFER_BYTES)
         transport: Any = self.transport
         host = transport.getHost()
-        name = f"[{host.host}]" if ":" in host.host else host.host
-        self.address, self.port = f"udp:{name}:{host.port}", int(host.port)
+        self.address, self.port = f"udp:{host_port(host.host, host.port)}", int(host.port)
 
     def datagramReceived(self, datagram: bytes, addr: Any) -> None:
         size = len(datagram)

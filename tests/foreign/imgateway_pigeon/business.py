@@ -101,6 +101,9 @@ class Nest:
     def stored_offline(self, address: Any, message: Any) -> None:
         self._write("stored", address.id)
 
+    def gap(self, session: SessionKey, address: Any) -> None:
+        self._write("gap", session.user, address.id)
+
     def entered(self, session: SessionKey, address: Any) -> None:
         self._write("entered", session.user, address.id)
 

@@ -28,11 +28,12 @@ from imgateway.frames import (
     parse_address,
 )
 from imgateway.interfaces import Carriage, ICodec, IProtocolAdapter, Traits
+from imgateway.protocols.plain import PlainCodec
 from imgateway.wire.messages import decode_message
 
 
 @implementer(ICodec)
-class LinesCodec:
+class LinesCodec(PlainCodec):
     wire = "lines"
 
     def __init__(self, max_frame_bytes: int) -> None:

@@ -55,6 +55,8 @@ class Pigeon(Protocol):
     def unacked(self) -> int | None:
         return None
 
+    def proven(self) -> None: ...
+
     def pause_reading(self) -> None:
         self.transport.pauseProducing()
 

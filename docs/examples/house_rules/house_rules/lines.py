@@ -24,6 +24,7 @@ from imgateway.frames import (
     parse_address,
 )
 from imgateway.interfaces import Carriage, ICodec, IProtocolAdapter, Traits
+from imgateway.protocols.plain import PlainCodec
 from imgateway.wire.messages import decode_message
 
 TAKEN = (OutcomeCode.OK, OutcomeCode.DUPLICATE)
@@ -33,14 +34,15 @@ TAKEN = (OutcomeCode.OK, OutcomeCode.DUPLICATE)
 class LinesAdapter:
     name = "lines"
     carriage = Carriage(message=False)
-    traits = Traits(acks=False, batches=False, gaps=False, pings=False, heartbeat_s=300.0)
+    traits = Traits(acks=False, batches=False, gaps=False, pings=False)
 
     def codec(self, stream, max_frame_bytes):
         return LinesCodec(max_frame_bytes)
 
 
 @implementer(ICodec)
-class LinesCodec:
+class LinesCodec(PlainCodec):
+    silence_s = 300.0
     wire = "lines"  # equal for all: what one of them encodes may go to every receiver
 
     def __init__(self, max_frame_bytes):

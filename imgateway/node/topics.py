@@ -1,0 +1,182 @@
+"""Durable logs that sessions follow beside their mailboxes: topics, and what is sent to services.
+
+Where a device stands in one is kept by the broker, for as long as it follows: over links, sessions and
+processes. Here stand those whose client has subscribed over the link that is up; which is what it has to do
+to be told, for a login alone follows nothing. How an entry reaches them is the delivery's business.
+"""
+
+from __future__ import annotations
+
+from twisted.internet.defer import Deferred, succeed
+
+from imgateway.core.counters import Counters
+from imgateway.core.follow import Follow
+from imgateway.core.parking import Parking
+from imgateway.core.resume import Resumption, resume_durable
+from imgateway.core.session import Session
+from imgateway.frames import (
+    Address,
+    Entry,
+    LogKey,
+    Mode,
+    Position,
+    ResumePoint,
+    Subscribe,
+    Subscribed,
+    log_of,
+)
+from imgateway.interfaces import Followed, IBroker
+from imgateway.node.delivery import Delivery, Shared
+from imgateway.node.link import Link
+
+__all__ = ("Topics",)
+
+
+class Topics:
+    """Who follows what on this node."""
+
+    def __init__(self, broker: IBroker, delivery: Delivery, counters: Counters) -> None:
+        self._broker = broker
+        self._delivery = delivery
+        self._counters = counters
+        # Also those that are not in their place yet: what arrives raises their heads.
+        self._followers: dict[LogKey, dict[Follow, None]] = {}
+
+    def __len__(self) -> int:
+        """Logs that are followed."""
+        return len(self._followers)
+
+    # ---------------------------------------------------------------------------------- what the broker says
+
+    def arrived(self, log: LogKey, epoch: int, after: int, upto: int, entries: tuple[Entry, ...]) -> None:
+        """Entries: send them to everyone who stands right before them."""
+        followers = self._followers.get(log, ())
+        shared: Shared | None = {} if len(followers) > 1 else None
+        size = sum([len(one.message) for one in entries])
+        for follow in tuple(followers):
+            self._delivery.offer(follow, epoch, after, upto, entries, size, shared)
+
+    def moved(self, log: LogKey, head: int) -> None:
+        """The log grew: whoever is live reads."""
+        for follow in tuple(self._followers.get(log, ())):
+            self._delivery.moved(follow, head)
+
+    def passed(self, log: LogKey, entry: Entry) -> None:
+        """qos 0: to the links that can take it now."""
+        followers = self._followers.get(log, ())
+        shared: Shared | None = {} if len(followers) > 1 else None
+        for follow in tuple(followers):
+            self._delivery.passed(follow, entry, shared)
+
+    # -------------------------------------------------------------------------------------------- subscribing
+
+    def count(self, session: Session) -> int:
+        """How many logs a session follows."""
+        return 0 if session.follows is None else len(session.follows) - 1
+
+    def find(self, session: Session, address: Address) -> Follow | None:
+        """Its place in this log; None: it does not follow it."""
+        return None if session.follows is None else session.follows.get(address)
+
+    def subscribe(self, link: Link, session: Session, frame: Subscribe) -> Deferred[None]:
+        """Follow a log from where the device stands in it, and say so. That the device does is on stable
+        storage by then: nothing that comes later is passed over.
+
+        Whoever follows it already over this link stays where it is.
+        """
+        follow = self.find(session, frame.address)
+        if follow is not None:
+            follow.receipts = frame.acks
+            self._tell(link, follow, follow.acked, False)
+            return succeed(None)
+        follow = Follow(session, log_of(frame.address))
+        follow.receipts = frame.acks
+        if session.follows is None:
+            session.follows = {session.address: session}
+        session.follows[frame.address] = follow
+        self._followers.setdefault(follow.log, {})[follow] = None
+        watching = self._broker.watch(follow.log)
+        return watching.addCallback(self._watched, link, follow, frame)
+
+    def _watched(
+        self, position: Position, link: Link, follow: Follow, frame: Subscribe
+    ) -> Deferred[None] | None:
+        if not self._is_here(link, follow):
+            return None
+        begin = self._resume(frame, position, _begin(frame, position))
+        following = self._broker.follow(follow.key, follow.generation, follow.log, begin.position)
+        return following.addCallback(self._followed, link, follow, frame, position, begin)
+
+    def _resume(self, frame: Subscribe, position: Position, acked: int) -> Resumption:
+        # One who knows more than the log learns that it was rolled back. But the log does not get a new epoch
+        # for what one of its many readers says.
+        point = ResumePoint(frame.address, 0, frame.epoch, frame.seq)
+        return resume_durable(point, position.epoch, acked, position.head)
+
+    def _followed(
+        self,
+        followed: Followed,
+        link: Link,
+        follow: Follow,
+        frame: Subscribe,
+        position: Position,
+        begin: Resumption,
+    ) -> None:
+        if not self._is_here(link, follow):
+            return
+        acked = min(followed.acked, position.head)
+        resume = self._resume(frame, position, acked) if followed.known else begin
+        start = resume.position
+        if followed.known and start > acked:  # its last acknowledgements did not come through
+            self._broker.advance(follow.key, follow.generation, ((follow.log, start),))
+        if followed.parked:
+            named = frame.epoch == position.epoch
+            follow.parking = Parking(followed.parked, start, named)
+            start = follow.parking.start()
+        head = max(position.head, follow.head)  # what arrived since has raised it
+        follow.place(position.epoch, start, max(start, acked), head)
+        follow.clog()
+        if resume.gap:
+            self._delivery.told_gap(follow, follow.address)
+        self._tell(link, follow, start, resume.gap)
+        self._delivery.start(follow.session)
+
+    def _tell(self, link: Link, follow: Follow, position: int, gap: bool) -> None:
+        link.send(Subscribed(follow.address, 0, follow.epoch, follow.head, gap, Mode.PUSH, 0, position))
+
+    def _is_here(self, link: Link, follow: Follow) -> bool:
+        return link.session is follow.session and self.find(follow.session, follow.address) is follow
+
+    # ------------------------------------------------------------------------------------------------ leaving
+
+    def unsubscribe(self, session: Session, address: Address) -> Deferred[None]:
+        """Follow a log no more; the device's position in it is forgotten."""
+        follow = self.find(session, address)
+        if follow is not None and session.follows is not None:
+            del session.follows[address]
+            if len(session.follows) == 1:
+                session.follows = None
+            self._drop(follow)
+            self._delivery.start(session)  # what was reserved for this log is free for the others
+        return self._broker.unfollow(session.key, session.generation, log_of(address))
+
+    def detached(self, session: Session) -> None:
+        """Its link is gone, and it is told of nothing until its client subscribes again."""
+        follows, session.follows = session.follows, None
+        for follow in (follows or {}).values():
+            if follow is not session:
+                self._drop(follow)
+
+    def _drop(self, follow: Follow) -> None:
+        follow.clog()  # nothing that is being read for it counts
+        followers = self._followers[follow.log]
+        del followers[follow]
+        if not followers:
+            del self._followers[follow.log]
+            self._broker.unwatch(follow.log)
+
+
+def _begin(frame: Subscribe, position: Position) -> int:
+    """Where a device begins that has never been here: at the end, or before the newest entry."""
+    there_is_one = position.first <= position.head
+    return position.head - 1 if frame.last and there_is_one else position.head

@@ -1,0 +1,31 @@
+"""What a codec has to say whose wire leaves sessions, silence and resending to the node."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import inf
+
+from imgateway.frames import Frame, Keep
+
+__all__ = ("PlainCodec",)
+
+
+class PlainCodec:
+    """The half of an `ICodec` that most wires have no use for; a codec inherits it and adds the other."""
+
+    __slots__ = ()
+
+    silence_s = 0.0
+    window = 0
+
+    def restore(self, record: bytes) -> Sequence[Frame | Keep]:
+        """Nothing is kept."""
+        return ()
+
+    def again(self, now: float) -> tuple[bytes, float]:
+        """Nothing is resent while a connection lives."""
+        return b"", inf
+
+    def waive(self) -> int:
+        """Every receipt counts."""
+        return 0

@@ -1,0 +1,42 @@
+"""Where somebody is, as text, and what to do about a place that one cannot listen at."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from twisted.internet.error import CannotListenError
+
+__all__ = ("cannot_listen", "host_port", "source_of")
+
+
+def host_port(host: str, port: int) -> str:
+    """``192.0.2.1:7901``, ``[::1]:7901``."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def source_of(host: str) -> str:
+    """By what connections are counted that come from this address: "", which is not counted, if it is this
+    machine's own, else the address."""
+    return "" if host.startswith(("127.", "::ffff:127.")) or host == "::1" else host
+
+
+def cannot_listen(error: CannotListenError, sockets: str, otherwise: str = "") -> str:
+    """Why one cannot listen there, and what the operator can do.
+
+    :param sockets: ``t`` or ``u``, as `ss` calls TCP and UDP.
+    :param otherwise: what else does without permission, behind a port above 1023.
+    """
+    number = getattr(error.socketError, "errno", None)
+    if number == errno.EADDRINUSE or error.socketError == "Cannot acquire lock":
+        who = (
+            f"ss -l{sockets}np 'sport = :{error.port}'"
+            if isinstance(error.port, int)
+            else f"lsof {os.fsdecode(error.port)}"
+        )
+        return f"the address is in use; see by whom with:  {who}"
+    if number == errno.EACCES:
+        return f"permission denied; take a port above 1023{otherwise}"
+    if number == errno.EADDRNOTAVAIL:
+        return f"{error.interface} is not an address of this machine; see them with:  ip address"
+    return str(error.socketError)

@@ -1,0 +1,247 @@
+"""Topics: subscribed to again on every link, from where they were taken; acknowledged, kept in the file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from imgateway.client import Gap, Received, Subscription
+from imgateway.client.inbox import Inbox
+from imgateway.errors import FrameRefused
+from imgateway.frames import (
+    Acked,
+    Address,
+    Deliver,
+    DeliverAck,
+    Hello,
+    Refused,
+    RefusedCode,
+    Resumed,
+    Subscribe,
+    Subscribed,
+    Unsubscribe,
+    parse_address,
+)
+from imgateway.wire.messages import decode_message
+from tests.client.fake_gateway import EPOCH, ME, World, deliver, done
+from tests.client.test_client_against_node import Town
+from tests.conformance.wires import WIRES
+
+NEWS, SPORT = parse_address("topic:news"), parse_address("topic:sport")
+
+
+def news(after: int, upto: int, seqs: Any = None, address: Address = NEWS, **more: Any) -> Deliver:
+    return deliver(after, upto, seqs, address=address, **more)
+
+
+def following(world: World, *, last: bool = False, **options: Any) -> tuple[Any, Subscription, list[Any]]:
+    """A client that follows the news, and what it is shown: (address id, seq), and gaps as pairs."""
+    shown: list[Any] = []
+
+    def on_gap(gap: Gap) -> None:
+        shown.append((gap.after, gap.upto))
+
+    def on_message(received: Received) -> None:
+        shown.append((received.address.id, received.seq))
+
+    client = world.up(**{"on_message": on_message, "on_gap": on_gap, **options})
+    subscribing = client.subscribe("topic:news", last=last)
+    world.turn()
+    return client, done(subscribing), shown
+
+
+def acked(world: World, address: Address = NEWS) -> list[int]:
+    frames = world.gateway.pipe.of(DeliverAck)
+    return [one.upto for frame in frames for one in frame.acks if one.address == address]
+
+
+def test_messages_come_and_are_acknowledged(world: World) -> None:
+    world.gateway.heads = {(NEWS, 0): 4}
+    _, topic, shown = following(world)
+    assert (topic.address, topic.active) == (NEWS, True)
+    assert world.gateway.pipe.of(Subscribe) == [Subscribe(NEWS)]
+    world.gateway.pipe.say(news(4, 6), deliver(0, 1))
+    assert shown == [("news", 5), ("news", 6), ("me", 1)]
+    world.wait(1)
+    assert world.gateway.pipe.of(DeliverAck) == [DeliverAck((Acked(ME, EPOCH, 1), Acked(NEWS, EPOCH, 6)))]
+
+
+def test_the_newest_first(world: World) -> None:
+    following(world, last=True)
+    assert world.gateway.pipe.of(Subscribe) == [Subscribe(NEWS, last=True)]
+
+
+def test_a_new_link_subscribes_from_where_it_was_taken(world: World) -> None:
+    client, topic, _ = following(world, on_message=None)
+    world.gateway.pipe.say(news(0, 3))
+    for seq in (1, 2):
+        assert done(client.next_message()).seq == seq
+    waiting = world.gateway.pipe
+    waiting.cut()
+    world.wait(1)
+    assert [point.address for point in world.gateway.pipe.of(Hello)[0].resume] == [ME]
+    # The second is in the application's hands and may be lost there; the third is in our queue.
+    assert world.gateway.pipe.of(Subscribe) == [Subscribe(NEWS, epoch=EPOCH, seq=1)]
+    assert topic.active
+    world.gateway.pipe.say(news(1, 4))
+    assert [done(client.next_message()).seq for _ in range(2)] == [3, 4]
+    world.wait(1)
+    assert acked(world) == [3]
+
+
+def test_nothing_is_acknowledged_before_the_subscription(world: World) -> None:
+    _, _, shown = following(world)
+    world.gateway.pipe.say(news(0, 2))
+    world.gateway.admits = False
+    world.gateway.pipe.cut()
+    world.wait(2)
+    assert world.gateway.pipe.of(Subscribe)
+    assert world.gateway.pipe.of(DeliverAck) == []
+    assert shown == [("news", 1), ("news", 2)]
+
+
+def test_another_epoch_is_a_gap(world: World) -> None:
+    _, _, shown = following(world)
+    world.gateway.pipe.say(news(0, 2))
+    world.gateway.admits = False
+    world.gateway.pipe.cut()
+    world.wait(1)
+    world.gateway.pipe.say(Subscribed(NEWS, 0, 8, 9, True, position=7))
+    world.gateway.pipe.say(news(7, 9, epoch=8))
+    assert shown[2:] == [(0, 7), ("news", 8), ("news", 9)]
+
+
+def test_the_file_has_it(world: World, tmp_path: Any) -> None:
+    path = str(tmp_path / "state")
+    client, _, _ = following(world, state=path)
+    world.gateway.pipe.say(news(0, 2), deliver(0, 1))
+    world.wait(1)
+    client.close()
+    world.wait(4)
+    client, _, shown = following(world, state=path)
+    assert world.gateway.pipe.of(Subscribe) == [Subscribe(NEWS, epoch=EPOCH, seq=2)]
+    world.gateway.pipe.say(news(0, 3))
+    assert shown == [("news", 3)]
+
+
+def test_a_place_without_messages_is_in_the_file_too(world: World, tmp_path: Any) -> None:
+    path = str(tmp_path / "state")
+    world.gateway.heads = {(NEWS, 0): 7}
+    client, _, _ = following(world, state=path)
+    client.close()
+    world.wait(4)
+    following(world, state=path)
+    assert world.gateway.pipe.of(Subscribe) == [Subscribe(NEWS, epoch=EPOCH, seq=7)]
+
+
+@pytest.mark.parametrize("shows", [True, False])
+def test_unsubscribe_forgets_it_in_the_file(world: World, tmp_path: Any, shows: bool) -> None:
+    path = str(tmp_path / "state")
+    client, topic, _ = following(world, state=path, on_message=None)
+    world.gateway.pipe.say(news(0, 3))
+    if shows:
+        done(client.next_message())
+    leaving = client.unsubscribe(NEWS)
+    world.turn()
+    assert done(leaving) is None
+    assert not topic.active
+    assert world.gateway.pipe.of(Unsubscribe) == [Unsubscribe(NEWS)]
+    if shows:
+        client.take()  # it came before
+        assert done(client.next_message()).seq == 2
+    world.wait(1)
+    assert acked(world) == []
+    client.close()
+    world.wait(4)
+    following(world, state=path)
+    assert world.gateway.pipe.of(Subscribe) == [Subscribe(NEWS)]
+
+
+def test_unsubscribe_without_a_file(world: World) -> None:
+    client, _, shown = following(world)
+    world.gateway.pipe.say(news(0, 2))
+    client.unsubscribe(NEWS)
+    world.gateway.pipe.say(news(2, 3))
+    world.wait(1)
+    assert shown == [("news", 1), ("news", 2)]
+    world.gateway.heads = {(NEWS, 0): 3}
+    client.subscribe(NEWS)
+    world.turn()
+    assert world.gateway.pipe.of(Subscribe)[-1] == Subscribe(NEWS)
+
+
+def test_a_refusal(world: World) -> None:
+    world.gateway.admits = False
+    client = world.up(on_message=lambda received: None)
+    subscribing = client.subscribe("topic:news")
+    world.turn()
+    world.gateway.pipe.say(Refused("subscribe", "topic:news", RefusedCode.FORBIDDEN, "no"))
+    with pytest.raises(FrameRefused, match="no"):
+        done(subscribing)
+
+
+def test_a_forgotten_place_moves_nothing() -> None:
+    inbox = Inbox(decode_message)
+    inbox.resumed(Resumed(NEWS, 0, EPOCH, 0, 0))
+    inbox.deliver(news(0, 1))
+    item = inbox.next()
+    assert item is not None
+    inbox.forget(NEWS)
+    inbox.take(item)
+    assert (inbox.moved, inbox.acks(), inbox.resume_points()) == ({}, (), ())
+
+
+# ------------------------------------------------------------------------------------- against a whole node
+
+
+@pytest.fixture(params=WIRES, ids=[wire.name for wire in WIRES])
+def town(request: pytest.FixtureRequest) -> Iterator[Town]:
+    town = Town(request.param)
+    yield town
+    town.end()
+
+
+def test_followers_of_a_real_node_miss_and_repeat_nothing(town: Town) -> None:
+    got: list[str] = []
+    sender = town.client("!svc")
+    bob = town.client("bob+news+sport", on_message=lambda one: got.append(one.message.msg_id))
+    for topic in ("topic:news", "topic:sport"):
+        town.house.result(bob.subscribe(topic))
+    sent: list[str] = []
+    for turn in range(4):
+        for n in range(6):
+            name = f"{turn}.{n}"
+            sender.publish(("topic:news", "topic:sport", "user:bob")[n % 3], b"x", msg_id=name)
+            sent.append(name)
+        if turn % 2:
+            town.cut()
+        town.house.advance(3)
+    town.house.advance(5)
+    assert sorted(got) == sorted(sent)
+    for kind in range(3):
+        mine = [name for name in sent if int(name[-1]) % 3 == kind]
+        assert [name for name in got if name in mine] == mine
+
+
+def test_the_node_knows_where_a_client_without_a_file_was(town: Town) -> None:
+    got: list[str] = []
+    sender = town.client("!svc")
+    bob = town.client("bob+news", on_message=lambda one: got.append(one.message.msg_id))
+    town.house.result(bob.subscribe("topic:news"))
+    sender.publish("topic:news", b"x", msg_id="1")
+    town.house.advance(1)
+    closing = bob.close()
+    town.house.advance(5)
+    town.house.result(closing)
+    sender.publish("topic:news", b"x", msg_id="2")
+    bob = town.client("bob+news", on_message=lambda one: got.append(one.message.msg_id))
+    town.house.result(bob.subscribe("topic:news"))
+    town.house.advance(1)
+    assert got == ["1", "2"]
+    town.house.result(bob.unsubscribe("topic:news"))
+    sender.publish("topic:news", b"x", msg_id="3")
+    town.house.result(bob.subscribe("topic:news", last=True))
+    town.house.advance(1)
+    assert got == ["1", "2", "3"]
