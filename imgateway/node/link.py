@@ -89,13 +89,18 @@ class Desk(Protocol):
     def gone(self, link: Link) -> None: ...
 
 
-class Unsent:
-    """The control frames that the peer does not read, and since when."""
+class Slow:
+    """What a link keeps from the first time on that its peer did not read, or was not listened to.
 
-    __slots__ = ("bytes", "since")
+    :ivar bytes: of control frames that are unsent.
+    :ivar since: since when.
+    :ivar able_since: since when all is well again.
+    """
 
-    def __init__(self, since: float) -> None:
-        self.since = since
+    __slots__ = ("able_since", "bytes", "since")
+
+    def __init__(self) -> None:
+        self.able_since = self.since = 0.0
         self.bytes = 0
 
 
@@ -104,14 +109,13 @@ class Link:
     """One connection's place in the node. Made when the socket is accepted, before TLS, upgrade or Hello."""
 
     __slots__ = (
-        "_able_since",
         "_again",
         "_codec",
         "_due",
         "_left",
         "_pauses",
         "_pinged",
-        "_unsent",
+        "_slow",
         "clogged",
         "connection",
         "desk",
@@ -137,8 +141,7 @@ class Link:
         self._left: list[bytes | Iterator[Said]] | None = None
         self._pauses = 0
         self._pinged = False
-        self._unsent: Unsent | None = None
-        self._able_since = 0.0
+        self._slow: Slow | None = None
         self._again = inf
         self._due = desk.arm(self.heard + desk.limits.login_timeout_s, self)
         if not connection.stream:
@@ -206,8 +209,8 @@ class Link:
         """The socket took everything."""
         if self.clogged:
             self.clogged = False
-            self._unsent = None
-            self._able_since = self.desk.now()
+            slow = self._slowed()
+            slow.bytes, slow.able_since = 0, self.desk.now()
             self.desk.writable(self)
             self.resume(Pause.CONTROL)
 
@@ -365,14 +368,19 @@ class Link:
             self.drop(CloseCode.SLOW_READER, "it does not read its answers")
 
     def _unsent_control(self, size: int) -> int:
-        unsent = self._unsent
-        if unsent is None:
-            unsent = self._unsent = Unsent(self.desk.now())
-            self._look_at(unsent.since + self.desk.limits.control_abort_s)
-        unsent.bytes += size
-        if unsent.bytes >= self.desk.limits.control_pause_bytes:
+        slow = self._slowed()
+        if not slow.bytes:
+            slow.since = self.desk.now()
+            self._look_at(slow.since + self.desk.limits.control_abort_s)
+        slow.bytes += size
+        if slow.bytes >= self.desk.limits.control_pause_bytes:
             self.pause(Pause.CONTROL)
-        return unsent.bytes
+        return slow.bytes
+
+    def _slowed(self) -> Slow:
+        if self._slow is None:
+            self._slow = Slow()
+        return self._slow
 
     def deliver(self, data: bytes, log: LogKey | None) -> None:
         """Send an encoded Deliver of a log; the caller has made sure that the link is not clogged."""
@@ -485,7 +493,7 @@ class Link:
         if self._pauses:
             self.heard = now  # we are not listening, so silence proves nothing
         if self._pauses or self.clogged:
-            self._able_since = now
+            self._slowed().able_since = now
         self._check(now)
         if self.state is LinkState.OPEN:
             self._due = inf
@@ -508,7 +516,7 @@ class Link:
         since = self.session.oldest_unacked() if self.session is not None else None
         if since is None or not timeout or not traits.acks:
             return None
-        return max(since, self._able_since) + timeout
+        return (since if self._slow is None else max(since, self._slow.able_since)) + timeout
 
     def _next(self, now: float) -> float:
         due: float = self.heard + self._silence_s()
@@ -516,8 +524,8 @@ class Link:
             due = min(due, self.heard + self._ask_s())
         if self.token_deadline:
             due = min(due, self.token_deadline)
-        if self._unsent is not None:
-            due = min(due, self._unsent.since + self.desk.limits.control_abort_s)
+        if self._slow is not None and self._slow.bytes:
+            due = min(due, self._slow.since + self.desk.limits.control_abort_s)
         ack_due = self._ack_due()
         if ack_due is not None:
             due = min(due, ack_due)
@@ -528,7 +536,11 @@ class Link:
         ack_due = self._ack_due()
         if self.token_deadline and now >= self.token_deadline:
             self.close(CloseCode.TOKEN_EXPIRED, "the token expired and was not renewed")
-        elif self._unsent is not None and now - self._unsent.since >= self.desk.limits.control_abort_s:
+        elif (
+            self._slow is not None
+            and self._slow.bytes
+            and now - self._slow.since >= self.desk.limits.control_abort_s
+        ):
             self.drop(CloseCode.SLOW_READER, "its answers are unsent for too long")
         elif silent >= self._silence_s():
             self.close(CloseCode.HEARTBEAT_TIMEOUT, "silent for too long")
