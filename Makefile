@@ -16,8 +16,8 @@ TESTED := $(VENV)/.tested
 
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-PROTO := proto/imgateway.proto
-GENERATED := imgateway_pb2.py imgateway_pb2.pyi
+PROTO := $(wildcard proto/*.proto)
+GENERATED := $(PROTO:proto/%.proto=%_pb2.py) $(PROTO:proto/%.proto=%_pb2.pyi)
 # $(call protoc,DIRECTORY): generates there
 protoc = $(BIN)/python -m grpc_tools.protoc --proto_path=proto \
 	--plugin=protoc-gen-mypy=$(BIN)/protoc-gen-mypy --python_out=$(1) --mypy_out=$(1) $(PROTO)
@@ -73,7 +73,7 @@ proto-check: $(CHECK)
 	$(call protoc,$(VENV)/proto)
 	@for file in $(GENERATED); do \
 		cmp -s $(VENV)/proto/$$file imgateway/wire/$$file \
-			|| { echo "imgateway/wire/$$file is not what $(PROTO) says: make proto" >&2; exit 1; }; \
+			|| { echo "imgateway/wire/$$file is not what proto/ says: make proto" >&2; exit 1; }; \
 	done
 
 docs: $(CHECK)

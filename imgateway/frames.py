@@ -283,6 +283,8 @@ class Hello(Struct, frozen=True):
     name another. `will`: published if the connection breaks, `will_delay_s` later unless the client is
     back by then. `linger_s`: how long the session waits for its client, if that is less than the node's
     setting; negative: as the node has it.
+    `assigned`: the wire named the device, not its client: a name in the token goes before that one, and if
+    nobody waits for the client (`linger_s` 0) the device is forgotten when its session ends.
     """
 
     token: str
@@ -298,6 +300,7 @@ class Hello(Struct, frozen=True):
     will: Publish | None = None
     will_delay_s: float = 0.0
     linger_s: float = -1.0
+    assigned: bool = False
 
 
 class Welcome(Struct, frozen=True):

@@ -15,6 +15,7 @@ import click
 
 from imgateway import __version__
 from imgateway.cli.chat import chat
+from imgateway.cli.conformance import conformance
 from imgateway.cli.link import link
 from imgateway.cli.listen import listen
 from imgateway.cli.probe import probe
@@ -56,5 +57,18 @@ def main() -> None:
     """
 
 
-for command in (token, chat, send, listen, probe, link, genconfig, checkconfig, backup, restore, version):
+for command in (
+    token,
+    chat,
+    send,
+    listen,
+    probe,
+    link,
+    conformance,
+    genconfig,
+    checkconfig,
+    backup,
+    restore,
+    version,
+):
     main.add_command(command)

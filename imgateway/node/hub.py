@@ -49,7 +49,7 @@ TAKEN_OVER = (CloseCode.REPLACED, CloseCode.STALE)
 class Hub:
     """Sessions by key and by log, from login to their end.
 
-    :param reactor: for what waits less than the wheel's tick: rounds of rooms.
+    :param reactor: for what waits less than the wheel's tick: rounds of rooms and topics.
     :param now: monotonic seconds.
     :param arm: ``arm(due, wake)`` on the node's wheel.
     :param health: ``health(part, ok, why)``: the parts are ``store`` and ``load``.
@@ -76,7 +76,7 @@ class Hub:
         self.is_congested = False
         self.delivery = Delivery(broker, limits, now, counters, self._unsaid)
         self.rooms = Rooms(broker, self.sessions, self.delivery, policy, rooms, reactor, now, arm, counters)
-        self.topics = Topics(broker, self.delivery, counters)
+        self.topics = Topics(broker, self.delivery, reactor)
         self.partings = Partings(bequeath, now, arm)
         self.linger_s = linger_s
         self._now = now
@@ -251,6 +251,7 @@ class Hub:
             code=int(code),
             session=address_text(Address("device", *session.key)),
         )
+        forget = self.partings.forgets(session)
         self.partings.ended(session, code == CloseCode.NORMAL)
         self._missing.discard(session)
         self.sessions.remove(session)
@@ -259,7 +260,7 @@ class Hub:
         self.topics.detached(session)
         if not self.sessions.of(session.user):
             self.broker.unwatch(session.log)
-        self.broker.close_session(session.key, session.generation).addErrback(
+        self.broker.close_session(session.key, session.generation, forget).addErrback(
             lambda failure: log.failure("closing a session failed", failure)
         )
         if session.told:
@@ -312,3 +313,4 @@ class Hub:
         for session in tuple(self.sessions):
             self.partings.drop(session)
             self._end(session, CloseCode.GOING_AWAY, "the node stopped")
+        self.topics.stop()

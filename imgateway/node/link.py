@@ -318,7 +318,6 @@ class Link:
         self.state = after(self.state, Event.ACCEPTED)
         if not self.number and self.session is not None:
             self.number = self.session.generation  # an object that is there already
-        self.connection.proven()
         if not self.connection.stream:
             self.connection.max_message_bytes = self._max_frame_bytes()
         self._look_at(self._next(self.desk.now()))  # its greeting may have set a limit that comes early

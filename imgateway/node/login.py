@@ -133,7 +133,7 @@ class Login:
         if link.state is not LinkState.CHECKING:
             return None
         device = identity.device or hello.device or link.wire_name
-        if hello.device and hello.device != device:
+        if hello.device and hello.device != device and not hello.assigned:
             raise LoginRefused("the token is for another device")
         try:
             # Few devices and platforms have names of their own.
@@ -141,13 +141,16 @@ class Login:
             key = SessionKey(check_id(identity.user), intern(check_id(device)))
         except InvalidAddress as error:
             raise BadFrame(str(error)) from None
+        link.connection.proven()  # also for those who hear only that another is online
+        there = self._hub.sessions.get(key)
+        is_waited_for = there is not None and there.link is None
         claim = Claim(
             key,
             platform,
             POLICIES[self.settings.login_policy],
             hello.start,
             identity.issued_at_s,
-            hello.on_same_device,
+            "replace" if is_waited_for else hello.on_same_device,  # by order is among those who are there
             hello.order,
         )
         return self._broker.open_session(claim).addCallback(self._claimed, key, identity, link, hello)

@@ -21,12 +21,13 @@ BY_ORDER = "newest-order-wins"
 
 class Parting(Struct):
     """`linger_s` negative: as the node has it. `will` None: said, or there was none. `order` None: its wire
-    has no such rule."""
+    has no such rule. `forget`: its device was for this session only."""
 
     linger_s: float
     will: Publish | None
     delay_s: float
     order: int | None
+    forget: bool
 
 
 class Partings:
@@ -54,7 +55,14 @@ class Partings:
         """Note what the greeting of this session asks for."""
         order = hello.order if hello.on_same_device == BY_ORDER else None
         if hello.will is not None or hello.linger_s >= 0 or order is not None:
-            self._partings[session] = Parting(hello.linger_s, hello.will, max(0.0, hello.will_delay_s), order)
+            forget = hello.assigned and not hello.linger_s and session.device == hello.device
+            delay_s = max(0.0, hello.will_delay_s)
+            self._partings[session] = Parting(hello.linger_s, hello.will, delay_s, order, forget)
+
+    def forgets(self, session: Session) -> bool:
+        """Whether its device ends with it."""
+        parting = self._partings.get(session)
+        return parting is not None and parting.forget
 
     def code_for(self, old: Session, new: Session) -> CloseCode:
         """What the link of `old` is closed with, which has the same device as `new`: a client that connects

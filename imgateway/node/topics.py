@@ -8,16 +8,14 @@ to be told, for a login alone follows nothing. How an entry reaches them is the 
 from __future__ import annotations
 
 from twisted.internet.defer import Deferred, succeed
+from twisted.internet.interfaces import IReactorTime
 
-from imgateway.core.counters import Counters
 from imgateway.core.follow import Follow
 from imgateway.core.parking import Parking
 from imgateway.core.resume import Resumption, resume_durable
 from imgateway.core.session import Session
 from imgateway.frames import (
     Address,
-    Entry,
-    LogKey,
     Mode,
     Position,
     ResumePoint,
@@ -26,7 +24,8 @@ from imgateway.frames import (
     log_of,
 )
 from imgateway.interfaces import Followed, IBroker
-from imgateway.node.delivery import Delivery, Shared
+from imgateway.node.crowds import Crowds
+from imgateway.node.delivery import Delivery
 from imgateway.node.link import Link
 
 __all__ = ("Topics",)
@@ -35,38 +34,22 @@ __all__ = ("Topics",)
 class Topics:
     """Who follows what on this node."""
 
-    def __init__(self, broker: IBroker, delivery: Delivery, counters: Counters) -> None:
+    def __init__(self, broker: IBroker, delivery: Delivery, reactor: IReactorTime) -> None:
         self._broker = broker
         self._delivery = delivery
-        self._counters = counters
-        # Also those that are not in their place yet: what arrives raises their heads.
-        self._followers: dict[LogKey, dict[Follow, None]] = {}
+        self._crowds = Crowds(delivery, reactor)
+        # Straight through: what the broker says.
+        self.arrived = self._crowds.arrived
+        self.moved = self._crowds.moved
+        self.passed = self._crowds.passed
 
     def __len__(self) -> int:
         """Logs that are followed."""
-        return len(self._followers)
+        return len(self._crowds)
 
-    # ---------------------------------------------------------------------------------- what the broker says
-
-    def arrived(self, log: LogKey, epoch: int, after: int, upto: int, entries: tuple[Entry, ...]) -> None:
-        """Entries: send them to everyone who stands right before them."""
-        followers = self._followers.get(log, ())
-        shared: Shared | None = {} if len(followers) > 1 else None
-        size = sum([len(one.message) for one in entries])
-        for follow in tuple(followers):
-            self._delivery.offer(follow, epoch, after, upto, entries, size, shared)
-
-    def moved(self, log: LogKey, head: int) -> None:
-        """The log grew: whoever is live reads."""
-        for follow in tuple(self._followers.get(log, ())):
-            self._delivery.moved(follow, head)
-
-    def passed(self, log: LogKey, entry: Entry) -> None:
-        """qos 0: to the links that can take it now."""
-        followers = self._followers.get(log, ())
-        shared: Shared | None = {} if len(followers) > 1 else None
-        for follow in tuple(followers):
-            self._delivery.passed(follow, entry, shared)
+    def stop(self) -> None:
+        """Nobody is served any more."""
+        self._crowds.stop()
 
     # -------------------------------------------------------------------------------------------- subscribing
 
@@ -94,7 +77,7 @@ class Topics:
         if session.follows is None:
             session.follows = {session.address: session}
         session.follows[frame.address] = follow
-        self._followers.setdefault(follow.log, {})[follow] = None
+        self._crowds.enter(follow)
         watching = self._broker.watch(follow.log)
         return watching.addCallback(self._watched, link, follow, frame)
 
@@ -169,10 +152,7 @@ class Topics:
 
     def _drop(self, follow: Follow) -> None:
         follow.clog()  # nothing that is being read for it counts
-        followers = self._followers[follow.log]
-        del followers[follow]
-        if not followers:
-            del self._followers[follow.log]
+        if self._crowds.leave(follow):
             self._broker.unwatch(follow.log)
 
 

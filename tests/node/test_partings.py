@@ -295,3 +295,47 @@ def test_who_asks_for_nothing_costs_nothing() -> None:
     rig.login("bob")
     login(rig, device="pad")
     assert len(rig.hub.partings) == 0
+
+
+# ------------------------------------------------------------------------------------ devices without a name
+
+
+def watch_closing(rig: Rig) -> list[bool]:
+    """Whether the device was forgotten, for each session that was closed."""
+    closed: list[bool] = []
+    close = rig.broker.close_session
+
+    def noted(session: Any, generation: int, forget: bool = False) -> Any:
+        closed.append(forget)
+        return close(session, generation, forget)
+
+    rig.broker.close_session = noted
+    return closed
+
+
+@pytest.mark.parametrize(
+    ("hello", "forgotten"),
+    [
+        ({"device": "made-up", "assigned": True, "linger_s": 0.0}, True),
+        ({"device": "made-up", "assigned": True, "linger_s": 5.0}, False),
+        ({"device": "made-up", "assigned": True}, False),
+        ({"device": "made-up", "linger_s": 0.0}, False),
+    ],
+)
+def test_a_device_that_was_made_up_ends_with_its_session(hello: dict[str, Any], forgotten: bool) -> None:
+    rig = Rig()
+    closed = watch_closing(rig)
+    bob = login(rig, **hello)
+    bob.send(Bye(CloseCode.NORMAL))
+    assert closed == [forgotten]
+
+
+def test_the_name_in_a_token_goes_before_one_that_was_made_up() -> None:
+    rig = Rig()
+    closed = watch_closing(rig)
+    rig.tokens.identities["bob"] = Identity("bob", device="phone")
+    bob = login(rig, device="made-up", assigned=True, linger_s=0.0)
+    assert bob.of(Welcome)[0].session == "device:bob/phone"
+    bob.send(Bye(CloseCode.NORMAL))
+    assert closed == [False]
+    assert login(rig, device="other").code is CloseCode.BAD_TOKEN

@@ -161,7 +161,7 @@ def test_everybody_is_listed_at_once_and_looked_at_later() -> None:
 
 
 def test_who_is_behind_is_passed_over_and_told_of_nothing_twice(monkeypatch: Any) -> None:
-    rig, svc, bob, eve = rig_with("bob", "eve", set={"rooms.classes": QUICK})
+    rig, svc, bob, *_, eve = rig_with("bob", *"abcdef", "eve", set={"rooms.classes": QUICK})
     slices_of(1, monkeypatch)
     svc.publish("0", "room:7")
     room: Any = rig.hub.rooms.audiences[ROOM]
@@ -360,18 +360,23 @@ def test_a_pull_beyond_everything_takes_no_place_on_the_shelf() -> None:
 def test_notices_that_differ_are_not_kept() -> None:
     rig = Rig("memory", set={"rooms.classes": ("*: tick=1s",)})
     rig.clock.advance(5.01)
-    for number in range(20):
-        peer = rig.login(f"u{number}").send(Subscribe(ROOM, Mode.NOTIFY))
+    peers = [rig.login(f"u{number}").send(Subscribe(ROOM, Mode.NOTIFY)) for number in range(20)]
+    for number, peer in enumerate(peers):
         peer.send(Subscribe(parse_address(f"room:own-{number}"), Mode.NOTIFY))
     kept: list[int] = []
     tell = rig.hub.rooms._notices.tell
     rig.hub.rooms.rounds._notices = lambda round, some: (tell(round, some), kept.append(len(round.heads)))[0]
     for text in ("1", "2"):
         for number in range(20):
-            rig.node.publish(Publish(text, (parse_address(f"room:own-{number}"), ROOM)), "svc")
+            rig.node.publish(Publish(text, (ROOM, parse_address(f"room:own-{number}"))), "svc")
         rig.pass_ms(1_100)
+        for peer in peers:
+            peer.send(Pull(ROOM), Pull(parse_address(f"room:own-{peers.index(peer)}")))
     assert kept
     assert max(kept) <= 1
+    for number, peer in enumerate(peers):
+        own = {told.address.id for notify in peer.of(Notify) for told in notify.heads}
+        assert own == {"7", f"own-{number}"}
 
 
 def test_compression_is_counted_once_for_each_text() -> None:

@@ -596,6 +596,48 @@ def test_the_oldest_of_all_logs_has_to_be_acknowledged_in_time() -> None:
     assert bob.code is CloseCode.ACK_TIMEOUT
 
 
+def silent(acks: bool) -> AsciiWire:
+    """A wire whose clients say that they will (not) acknowledge what they subscribe to."""
+    wire = AsciiWire()
+    wire.reads = lambda frame: (replace(frame, acks=acks) if isinstance(frame, Subscribe) else frame,)
+    return wire
+
+
+@pytest.mark.parametrize("acks", [True, False])
+def test_who_does_not_acknowledge_has_what_was_sent(acks: bool) -> None:
+    rig, svc, bob = rig_with("bob", set={"limits.deliver_window_entries": 4})
+    bob.cut()
+    bob = rig.login("bob", wire=silent(acks))
+    join(bob)
+    for n in range(20):
+        svc.publish(str(n), "topic:news")
+    assert bob.shown() == [str(n) for n in range(4 if acks else 20)]
+    bob.cut()
+    for n in range(20, 40):
+        svc.publish(str(n), "topic:news")
+    bob = rig.login("bob", wire=silent(acks))
+    assert join(bob).position == (0 if acks else 20)
+    assert bob.shown() == [str(n) for n in (range(4) if acks else range(20, 40))]
+    if acks:
+        rig.hub.topics.subscribe(rig.session("bob").link, rig.session("bob"), Subscribe(NEWS, acks=False))
+        assert not follow_of(rig).receipts, "it may change its mind"
+
+
+def test_a_slow_link_holds_back_what_is_not_acknowledged_too() -> None:
+    rig, svc, bob = rig_with("bob")
+    bob.cut()
+    bob = rig.login("bob", wire=silent(False))
+    join(bob)
+    bob.stop_reading()
+    for n in range(30):
+        svc.publish(str(n), "topic:news", body=b"x" * 20_000)
+    assert follow_of(rig).state is State.CLOGGED
+    assert follow_of(rig).acked < 30
+    bob.read_on()
+    assert bob.shown() == [str(n) for n in range(30)]
+    assert follow_of(rig).acked == 30
+
+
 def test_a_wire_without_acknowledgements() -> None:
     rig, _, bob = rig_with("bob", broker=FakeBroker())
     bob.cut()
