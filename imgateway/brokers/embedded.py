@@ -521,17 +521,17 @@ class EmbeddedBroker:
         if log.address.kind in RING_KINDS:
             return succeed(self._rings.watch(log))
         tail = self._tails.enter(log)
-        tail.watched = True
         if tail.head >= 0 and tail.first >= 0:
             tail.told = True
             return succeed(Position(self._epoch_of(log), tail.first, tail.head))
         answer: Deferred[Position] = Deferred()
-        tail.pins += 1
+        tail.told = bool(tail.told)
+        self._tails.pins.begin(tail)
 
         def found(position: Position) -> None:
-            tail.pins -= 1
+            self._tails.pins.end(tail)
             tail.learn(position.first, position.head)
-            tail.told = tail.watched
+            tail.told = True if tail.watched else None
             self._sessions.release(tail)
             answer.callback(Position(self._epoch_of(log), tail.first, tail.head))
 
@@ -544,7 +544,7 @@ class EmbeddedBroker:
             return
         tail = self._tails.get(log)
         if tail is not None:
-            tail.watched = tail.told = False
+            tail.told = None
             self._sessions.release(tail)
 
     def read(self, log: LogKey, after: int, limit: int, max_bytes: int) -> Deferred[ReadBatch]:

@@ -11,8 +11,10 @@ from collections import deque
 from collections.abc import Callable
 from functools import partial
 
+from msgspec.structs import replace
+
 from imgateway.brokers.appends import Change
-from imgateway.brokers.tails import Seat
+from imgateway.brokers.tails import Seat, UnderWay
 from imgateway.frames import SessionKey
 
 __all__ = ("Records",)
@@ -25,19 +27,26 @@ SAVE_RECORD = "UPDATE device SET record = ? WHERE user = ? AND device = ?"
 class Records:
     """:param change: gives a change to the writer.
 
+    :param saving: where changes on their way to the disk are counted.
     :param written: told of each session whose record is on the disk, as often as it was kept.
     """
 
-    def __init__(self, change: Callable[[Change], None], written: Callable[[SessionKey, Seat], None]) -> None:
+    def __init__(
+        self,
+        change: Callable[[Change], None],
+        saving: UnderWay,
+        written: Callable[[SessionKey, Seat], None],
+    ) -> None:
         self._change = change
+        self._saving = saving
         self._told = written
         self._line: deque[Waiting] = deque()
         self._is_asked = False
 
     def keep(self, session: SessionKey, seat: Seat, data: bytes) -> None:
         """It is in the commit of what is given to the writer next, or in an earlier one."""
-        seat.record = data
-        seat.saving += 1
+        seat.owed = replace(seat.owed, record=data)
+        self._saving.begin(seat)
         self._line.append((session, seat, data))
         if not self._is_asked:
             self._is_asked = True
@@ -47,7 +56,7 @@ class Records:
     def renew(self, session: SessionKey, seat: Seat) -> None:
         """Its device is entered anew by what was given to the writer last: its record must come behind that,
         which the line need not."""
-        seat.saving += 1
+        self._saving.begin(seat)
         self._change(Change(partial(_save, session, seat), partial(self._written, [(session, seat, b"")])))
 
     def _write(self, taken: list[Waiting], connection: sqlite3.Connection) -> None:
@@ -61,10 +70,10 @@ class Records:
 
     def _written(self, taken: list[Waiting], result: None) -> None:
         for session, seat, _ in taken:
-            seat.saving -= 1
+            self._saving.end(seat)
             self._told(session, seat)
 
 
 def _save(session: SessionKey, seat: Seat, connection: sqlite3.Connection) -> None:
     # As it is by then: what is in the line may be older, or go before this in vain.
-    connection.execute(SAVE_RECORD, (seat.record, *session))
+    connection.execute(SAVE_RECORD, (seat.owed.record, *session))

@@ -12,8 +12,10 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from itertools import count
 from typing import Any, TypeVar
 
+from msgspec.structs import replace
 from twisted.internet.defer import Deferred, succeed
 
 from imgateway.brokers.appends import Change
@@ -21,16 +23,19 @@ from imgateway.brokers.cursors import Saved, follow, forget_device, register, re
 from imgateway.brokers.reading import Found, FoundDevice, Reader
 from imgateway.brokers.records import Records
 from imgateway.brokers.store import Store
-from imgateway.brokers.tails import Seat, Tail, Tails
+from imgateway.brokers.tails import Owed, Seat, Tail, Tails, UnderWay
 from imgateway.errors import CloseCode
 from imgateway.frames import LogKey, SessionKey, user_address
 from imgateway.interfaces import Claim, Followed, LoginPolicy, Opened, Place, Presence, Verdict
 
-__all__ = ("MAX_PARKED", "Sessions")
+__all__ = ("MAX_FOLLOWED", "MAX_PARKED", "Sessions")
 
 T = TypeVar("T")
 
 MAX_PARKED = 32
+# Logs beside its mailbox in which a device's position is kept: who subscribes to others, connection by
+# connection, would fill memory and disk.
+MAX_FOLLOWED = 1_000
 # When a device was last seen matters by the day; once an hour spares a login storm its writes.
 SEEN_GRAIN_MS = 3_600_000
 # Sessions written by one change.
@@ -72,11 +77,17 @@ class Sessions:
         self._now_ms = now_ms
         self._max_devices = max_devices
         self._node = node
-        self._generation = generation
+        self._generations = count(generation + 1)  # counted so, each takes 32 bytes; sums take 48
         self.online = 0
         """Sessions that are open."""
-        self._dirty: dict[SessionKey, Seat] = {}
-        self._records = Records(change, self._recorded)
+        # What few seats have at a time stands here, not in each of them.
+        self._dirty: dict[Seat, SessionKey] = {}
+        self._saving = UnderWay()  # changes that are on their way to the disk
+        self._waiting: dict[Seat, Deferred[Opened]] = {}  # logins that a registration answers
+        # User → devices that were deleted from the disk, which a question under way may have seen there.
+        self._forgotten: dict[str | LogKey, tuple[str, ...]] = {}
+        self._login_ms = 0
+        self._records = Records(change, self._saving, self._recorded)
         self._moved: dict[SessionKey, set[LogKey]] = {}  # of the dirty ones, beside their mailboxes
         self._following: dict[LogKey, dict[SessionKey, Seat]] = {}
 
@@ -87,20 +98,21 @@ class Sessions:
         seat = tail.seat(claim.session.device)
         answer: Deferred[Opened] = Deferred()
         # From memory only if nobody who came before is still waiting for the reader.
-        if tail.asked and not tail.pins and tail.first >= 0 and seat and seat.registered and not seat.others:
+        # A seat is there only once the disk was asked.
+        waited_for = tail in self._tails.pins
+        if seat and seat.registered and not seat.owed.others and tail.first >= 0 and not waited_for:
             self._admit(claim, tail, seat, None, answer)
         else:
-            tail.pins += 1
-            also = tuple(seat.others or ()) if seat else ()
+            self._tails.pins.begin(tail)
+            also = tuple(seat.owed.others) if seat else ()
             self._ask(
                 lambda reader: reader.login(claim.session, also), partial(self._found, claim, tail, answer)
             )
         return answer
 
     def _found(self, claim: Claim, tail: Tail, answer: Deferred[Opened], found: Found) -> None:
-        tail.pins -= 1
-        tail.asked = True
-        if claim.session.device in tail.forgotten:
+        self._tails.pins.end(tail)
+        if claim.session.device in self._forgotten.get(claim.session.user, ()):
             # The reader may have seen the device before it was deleted. Registering finds out which it is.
             found = Found(found.not_before_s, "", 0, b"", ())
         tail.not_before_s = max(tail.not_before_s, found.not_before_s)
@@ -125,7 +137,7 @@ class Sessions:
                 continue
             if other is seat:
                 # By order, an equal one is the same login on another connection: nobody took its place.
-                same = claim.on_same_device == "newest-order-wins" and claim.order == other.order
+                same = claim.on_same_device == "newest-order-wins" and claim.order == other.owed.order
                 code = CloseCode.STALE if same else CloseCode.REPLACED
                 self._leave(tail, other, Verdict.OUTRUN, code, "the same device logged in again", gone)
             elif claim.policy is LoginPolicy.ONE or (
@@ -140,20 +152,23 @@ class Sessions:
                 self._sit(tail, seat, found)
             tail.seats += (seat,)
         known = seat.registered
-        self._generation += 1
-        seat.generation = self._generation
+        seat.generation = next(self._generations)
         seat.platform, platform_before = claim.platform, seat.platform
-        seat.issued_at_s, seat.order = claim.issued_at_s, claim.order
-        seat.since_ms = now_ms = self._now_ms()
-        seat.online = True
+        seat.issued_at_s = claim.issued_at_s
+        if seat.owed.order != claim.order:
+            seat.owed = replace(seat.owed, order=claim.order)
+        now_ms = self._now_ms()
+        if not 0 <= now_ms - self._login_ms < 1_000:
+            self._login_ms = now_ms
+        seat.since_ms = self._login_ms  # one object for all logins of a second
         self.online += 1
         if known:
             if now_ms - seat.seen_ms > SEEN_GRAIN_MS or claim.platform != platform_before:
                 self._mark(claim.session, seat)
         else:
-            if seat.waiting is None and not seat.saving:
+            if seat not in self._waiting and seat not in self._saving:
                 self._register(claim, tail, seat)
-            seat.waiting = answer
+            self._waiting[seat] = answer
         for tell in gone:
             tell()
         self.release(tail)  # of the displaced: nobody closes them any more
@@ -162,34 +177,36 @@ class Sessions:
 
     def _sit(self, tail: Tail, seat: Seat, found: Found) -> None:
         """Fill a seat from the disk."""
-        seat.seen_ms, seat.platform, seat.record = found.seen_ms, found.platform, found.record
+        seat.seen_ms, seat.platform = found.seen_ms, found.platform
+        parked: tuple[int, ...] = ()
+        others = {}
         for cursor in found.cursors:
             if cursor.log == tail.log:
-                seat.registered = True
-                seat.acked, seat.parked = cursor.acked, cursor.parked
+                seat.acked, parked = cursor.acked, cursor.parked
             else:
-                seat.others = seat.others or {}
-                seat.others[cursor.log] = (cursor.acked, cursor.parked)
+                others[cursor.log] = (cursor.acked, cursor.parked)
+        if parked or others or found.record:
+            seat.owed = Owed(parked, others, found.record)
 
     def _opened(self, tail: Tail, seat: Seat, found: Found | None, known: bool) -> Opened:
-        log = tail.log
+        log, owed = tail.log, seat.owed
         mailbox = Place(
-            log, self._epoch_of(log), min(seat.acked, tail.head), max(tail.first, 1), tail.head, seat.parked
+            log, self._epoch_of(log), min(seat.acked, tail.head), max(tail.first, 1), tail.head, owed.parked
         )
         places = [mailbox]
         for cursor in found.cursors if found else ():
             if cursor.log != log:
-                acked, parked = (seat.others or {}).get(cursor.log, (cursor.acked, cursor.parked))
+                acked, parked = owed.others.get(cursor.log, (cursor.acked, cursor.parked))
                 places.append(
                     Place(cursor.log, self._epoch_of(cursor.log), acked, cursor.first, cursor.head, parked)
                 )
-        return Opened(Verdict.OK, seat.generation, tuple(places), known, seat.record)
+        return Opened(Verdict.OK, seat.generation, tuple(places), known, owed.record)
 
     def _register(self, claim: Claim, tail: Tail, seat: Seat) -> None:
-        tail.pins += 1
-        seat.saving += 1
+        self._tails.pins.begin(tail)
+        self._saving.begin(seat)
         keep = [other.device for other in tail.seats if other.online]
-        furthest = max((other.acked for other in tail.seats), default=0)
+        furthest = max([0, *(other.acked for other in tail.seats)])
         self._change(
             Change(
                 lambda connection: register(
@@ -212,27 +229,26 @@ class Sessions:
         self, session: SessionKey, tail: Tail, seat: Seat, result: tuple[int, int, int, tuple[str, ...]]
     ) -> None:
         acked, first, head, forgotten = result
-        tail.pins -= 1
+        self._tails.pins.end(tail)
         tail.learn(first, head)
-        seat.saving -= 1
-        seat.registered = True
+        self._saving.end(seat)
         seat.acked = max(seat.acked, acked)
         seat.seen_ms = seat.since_ms
-        tail.forgotten += forgotten
+        self._forget(session.user, forgotten)
         for device in forgotten:
             other = tail.seat(device)
             if other is not None and other.online:  # it came back while it was being forgotten
                 again = SessionKey(session.user, device)
                 self._register(Claim(again, other.platform), tail, other)
-                for log in other.others or ():
+                for log in other.owed.others:
                     self._move(again, other, log)
                 self._mark(again, other)
-                if other.record:
+                if other.owed.record:
                     self._records.renew(again, other)
             elif other is not None:
-                self._clean(SessionKey(session.user, device))
+                self._clean(other)
                 tail.seats = tuple(one for one in tail.seats if one is not other)
-        answer, seat.waiting = seat.waiting, None
+        answer = self._waiting.pop(seat, None)
         if answer is not None:
             answer.callback(self._opened(tail, seat, None, False))
         self.release(tail)
@@ -254,15 +270,15 @@ class Sessions:
                 if seq > seat.acked:
                     seat.acked = seq
             else:
-                acked, owed = (seat.others or {}).get(log, (0, ()))
-                seat.others = {**(seat.others or {}), log: (max(acked, seq), owed)}
+                acked, kept = seat.owed.others.get(log, (0, ()))
+                _keep(seat, log, max(acked, seq), kept)
                 self._move(session, seat, log)
         for log, seq in parked:
             if _is_mailbox(log, session.user):
-                seat.parked = _park(seat.parked, seq)
+                seat.owed = replace(seat.owed, parked=_park(seat.owed.parked, seq))
             else:
-                acked, owed = (seat.others or {}).get(log, (0, ()))
-                seat.others = {**(seat.others or {}), log: (acked, _park(owed, seq))}
+                acked, kept = seat.owed.others.get(log, (0, ()))
+                _keep(seat, log, acked, _park(kept, seq))
                 self._move(session, seat, log)
         self._mark(session, seat)
 
@@ -271,10 +287,10 @@ class Sessions:
         if seat is None:
             return
         if _is_mailbox(log, session.user):
-            seat.parked = tuple(one for one in seat.parked if one != seq)
-        elif seat.others and log in seat.others:
-            acked, owed = seat.others[log]
-            seat.others = {**seat.others, log: (acked, tuple(one for one in owed if one != seq))}
+            seat.owed = replace(seat.owed, parked=tuple(one for one in seat.owed.parked if one != seq))
+        elif log in seat.owed.others:
+            acked, kept = seat.owed.others[log]
+            _keep(seat, log, acked, tuple(one for one in kept if one != seq))
             self._move(session, seat, log)
         self._mark(session, seat)
 
@@ -282,17 +298,18 @@ class Sessions:
         seat = self._current(session, generation, True)
         if seat is None:
             return succeed(Followed(False, begin))
-        there = (seat.others or {}).get(log)
+        there = seat.owed.others.get(log)
         if there is not None:  # from the disk, or by way of it
             self._following.setdefault(log, {})[session] = seat
             return succeed(Followed(True, *there))
+        self._forget_surplus(session, generation, seat)
         answer: Deferred[Followed] = Deferred()
-        seat.saving += 1
+        self._saving.begin(seat)
 
         def followed(found: tuple[bool, int, tuple[int, ...]] | None) -> None:
-            seat.saving -= 1
+            self._saving.end(seat)
             known, acked, parked = found or (False, begin, ())
-            seat.others = {**(seat.others or {}), log: (acked, parked)}
+            _keep(seat, log, acked, parked)
             if found is None:  # it is being registered again, and this is written after that
                 self._move(session, seat, log)
             if self.is_open(session, generation):
@@ -303,18 +320,28 @@ class Sessions:
         self._change(Change(lambda writer: follow(writer, self._store, session, log, begin), followed))
         return answer
 
+    def _forget_surplus(self, session: SessionKey, generation: int, seat: Seat) -> None:
+        """Make place for one more log, if there is one that the device does not follow just now."""
+        others = seat.owed.others
+        if len(others) >= MAX_FOLLOWED:
+            idle = (log for log in others if session not in self._following.get(log, ()))
+            surplus = next(idle, None)
+            if surplus is not None:
+                self.unfollow(session, generation, surplus)
+
     def unfollow(self, session: SessionKey, generation: int, log: LogKey) -> Deferred[None]:
         seat = self._current(session, generation, True)
         if seat is None:
             return succeed(None)
         done: Deferred[None] = Deferred()
-        seat.saving += 1
+        self._saving.begin(seat)
 
         def forget() -> None:
-            seat.others = {one: where for one, where in (seat.others or {}).items() if one != log} or None
+            others = {one: where for one, where in seat.owed.others.items() if one != log}
+            seat.owed = replace(seat.owed, others=others)
 
         def forgotten(result: Any) -> None:
-            seat.saving -= 1
+            self._saving.end(seat)
             forget()  # once more: to follow may have been on its way
             self.release(self._tails.enter_mailbox(session.user))
             done.callback(None)
@@ -326,12 +353,12 @@ class Sessions:
 
     def record(self, session: SessionKey, generation: int, data: bytes) -> None:
         seat = self._current(session, generation, True)
-        if seat is not None and seat.record != data:
+        if seat is not None and seat.owed.record != data:
             self._records.keep(session, seat, data)
 
     def _recorded(self, session: SessionKey, seat: Seat) -> None:
         tail = self._tails.of(session.user)
-        if tail is not None and not seat.saving:
+        if tail is not None and seat not in self._saving:
             self.release(tail)
 
     def close(self, session: SessionKey, generation: int, forget: bool) -> Deferred[None]:
@@ -339,26 +366,26 @@ class Sessions:
         if seat is None:
             return succeed(None)
         tail = self._tails.enter_mailbox(session.user)
-        seat.online = False
+        seat.generation = 0
         self.online -= 1
-        for log in seat.others or ():
+        for log in seat.owed.others:
             self._part(log, session, seat)
         if self._now_ms() - seat.seen_ms > SEEN_GRAIN_MS:
             self._mark(session, seat)
         done: Deferred[None] = Deferred()
         if forget:
-            self._clean(session)
+            self._clean(seat)
             tail.seats = tuple(one for one in tail.seats if one is not seat)
-            tail.pins += 1
+            self._tails.pins.begin(tail)
 
             def forgotten(result: Any) -> None:
-                tail.pins -= 1
+                self._tails.pins.end(tail)
                 self.release(tail)
                 done.callback(None)
 
-            tail.forgotten += (session.device,)
+            self._forget(session.user, (session.device,))
             self._change(Change(lambda connection: forget_device(connection, session), forgotten))
-        elif seat.dirty:
+        elif seat in self._dirty:
             self._save([(session, seat)], done)
         else:
             self.release(tail)
@@ -373,10 +400,10 @@ class Sessions:
             if seat.online and seat.issued_at_s < not_before_s:
                 self._leave(tail, seat, Verdict.REVOKED, CloseCode.REVOKED, "the token was revoked", gone)
         done: Deferred[None] = Deferred()
-        tail.pins += 1
+        self._tails.pins.begin(tail)
 
         def written(result: Any) -> None:
-            tail.pins -= 1
+            self._tails.pins.end(tail)
             self.release(tail)
             done.callback(None)
 
@@ -432,7 +459,7 @@ class Sessions:
         """
         if log.address.kind != "user":
             following = self._following.get(log, {}).copy()
-            others = [(session, (seat.others or {}).get(log)) for session, seat in following.items()]
+            others = [(session, seat.owed.others.get(log)) for session, seat in following.items()]
             return [(*session, where[0]) for session, where in others if where is not None]
         tail = self._tails.get(log)
         if tail is None:
@@ -441,7 +468,7 @@ class Sessions:
 
     def flush(self) -> None:
         """Give all that is dirty to the writer."""
-        dirty = list(self._dirty.items())
+        dirty = [(session, seat) for seat, session in self._dirty.items()]
         for start in range(0, len(dirty), SAVE_STEP):
             self._save(dirty[start : start + SAVE_STEP], None)
 
@@ -451,7 +478,7 @@ class Sessions:
         """The session's seat if this is the generation that has it; a stale one is told so."""
         tail = self._tails.of(session.user)
         seat = tail.seat(session.device) if tail else None
-        if seat is not None and seat.online and seat.generation == generation:
+        if seat is not None and seat.generation == generation > 0:
             return seat
         if tell:
             self._displaced(session, generation, CloseCode.STALE, "a newer login has this session")
@@ -467,33 +494,33 @@ class Sessions:
         gone: list[Callable[[], None]],
     ) -> None:
         """This generation ends now. Who has no answer yet gets the verdict instead of being displaced."""
-        seat.online = False
+        generation, seat.generation = seat.generation, 0
         self.online -= 1
         session = SessionKey(tail.log.address.id, seat.device)
-        for log in seat.others or ():
+        for log in seat.owed.others:
             self._part(log, session, seat)
-        answer, seat.waiting = seat.waiting, None
+        answer = self._waiting.pop(seat, None)
         if answer is not None:
             gone.append(partial(answer.callback, Opened(verdict)))
         else:
-            gone.append(partial(self._displaced, session, seat.generation, code, reason))
+            gone.append(partial(self._displaced, session, generation, code, reason))
 
     def _mark(self, session: SessionKey, seat: Seat) -> None:
-        if not seat.dirty:
-            seat.dirty = True
+        if seat not in self._dirty:
             if not self._dirty:
                 self._flush_later()
-            self._dirty[session] = seat
+            self._dirty[seat] = session
 
     def _move(self, session: SessionKey, seat: Seat, log: LogKey) -> None:
         """Its place in this log is to be written, too."""
         self._moved.setdefault(session, set()).add(log)
         self._mark(session, seat)
 
-    def _clean(self, session: SessionKey) -> None:
+    def _clean(self, seat: Seat) -> None:
         """Nothing of it is to be written."""
-        self._dirty.pop(session, None)
-        self._moved.pop(session, None)
+        session = self._dirty.pop(seat, None)
+        if session is not None:
+            self._moved.pop(session, None)
 
     def _part(self, log: LogKey, session: SessionKey, seat: Seat) -> None:
         """It follows this log no more, or is offline: the disk knows where it stands, if it does."""
@@ -507,18 +534,19 @@ class Sessions:
         now_ms = self._now_ms()
         rows = []
         for session, seat in seats:
-            seat.dirty = False
-            seat.saving += 1
+            self._dirty.pop(seat, None)
+            self._saving.begin(seat)
             seat.seen_ms = now_ms
-            self._dirty.pop(session, None)
-            cursors = [(LogKey(user_address(session.user)), seat.acked, seat.parked)]
-            moved, others = self._moved.pop(session, ()), seat.others or {}
-            cursors += [(log, *others[log]) for log in moved if log in others]
+            owed = seat.owed
+            moved = self._moved.pop(session, ())
+            cursors = [(log, *owed.others[log]) for log in moved if log in owed.others]
+            if seat.registered:
+                cursors.append((LogKey(user_address(session.user)), seat.acked, owed.parked))
             rows.append(Saved(session, seat.platform, now_ms, tuple(cursors)))
 
         def saved(result: Any) -> None:
             for session, seat in seats:
-                seat.saving -= 1
+                self._saving.end(seat)
                 tail = self._tails.of(session.user)
                 if tail is not None:
                     self.release(tail)
@@ -527,13 +555,18 @@ class Sessions:
 
         self._change(Change(partial(_save_rows, rows), saved))
 
+    def _forget(self, user: str, devices: tuple[str, ...]) -> None:
+        if devices:
+            self._forgotten[user] = self._forgotten.get(user, ()) + devices
+
     def release(self, tail: Tail) -> None:
         """Forget what need not be remembered: seats that are offline and written, an unused tail."""
-        if tail.pins:
+        if tail in self._tails.pins:
             return
-        tail.forgotten = ()
+        if self._forgotten:
+            self._forgotten.pop(tail.name, None)
         for seat in tail.seats:
-            if not (seat.online or seat.dirty or seat.saving):
+            if not (seat.online or seat in self._dirty or seat in self._saving):
                 tail.seats = tuple(one for one in tail.seats if one is not seat)
         if not (tail.seats or tail.watched):
             self._tails.drop(tail)
@@ -548,7 +581,7 @@ def _verdict(claim: Claim, tail: Tail, seat: Seat | None) -> Verdict:
         seat is not None
         and seat.online
         and claim.on_same_device == "newest-order-wins"
-        and seat.order > claim.order
+        and seat.owed.order > claim.order
     ):
         return Verdict.OUTRUN
     return Verdict.OK
@@ -556,6 +589,10 @@ def _verdict(claim: Claim, tail: Tail, seat: Seat | None) -> Verdict:
 
 def _is_mailbox(log: LogKey, user: str) -> bool:
     return log.address.id == user and log.address.kind == "user"
+
+
+def _keep(seat: Seat, log: LogKey, acked: int, parked: tuple[int, ...]) -> None:
+    seat.owed = replace(seat.owed, others={**seat.owed.others, log: (acked, parked)})
 
 
 def _park(owed: tuple[int, ...], seq: int) -> tuple[int, ...]:

@@ -6,41 +6,54 @@ key of a mailbox but its user's name.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from msgspec import Struct
 
 from imgateway.frames import LogKey, user_address
 
-__all__ = ("Seat", "Tail", "Tails")
+__all__ = ("Owed", "Seat", "Tail", "Tails", "UnderWay")
+
+
+class Owed(Struct, frozen=True, gc=False):
+    """What few devices have besides a position: seqs of the mailbox that are parked, positions and parked
+    seqs of further logs, what the wire keeps, and the order of their login."""
+
+    parked: tuple[int, ...] = ()
+    others: Mapping[LogKey, tuple[int, tuple[int, ...]]] = {}
+    record: bytes = b""
+    order: int = 0
+
+
+NOTHING = Owed()
 
 
 class Seat(Struct, gc=False, eq=False):
     """One device of a user who is online, is logging in, or has something that is not on disk yet.
 
-    Its values win over the disk's. `acked` and `parked` are those of the mailbox, `others` those of further
-    logs.
+    Its values win over the disk's.
     """
 
     device: str
     platform: str = ""
     generation: int = 0
+    """Of the session that is open; 0: none is."""
     issued_at_s: int = 0
     since_ms: int = 0
     seen_ms: int = 0
     """When the disk last heard of it."""
-    order: int = 0
-    online: bool = False
-    registered: bool = False
-    acked: int = 0
-    parked: tuple[int, ...] = ()
-    others: dict[LogKey, tuple[int, tuple[int, ...]]] | None = None
-    record: bytes = b""
-    dirty: bool = False
-    saving: int = 0
-    """Changes of it that are on their way to the disk."""
-    waiting: Any = None
-    """The login that its registration answers."""
+    acked: int = -1
+    """In the mailbox; -1: the mailbox does not know the device yet."""
+    owed: Owed = NOTHING
+
+    @property
+    def online(self) -> bool:
+        return self.generation > 0
+
+    @property
+    def registered(self) -> bool:
+        return self.acked >= 0
 
 
 class Tail(Struct, gc=False, eq=False):
@@ -54,19 +67,16 @@ class Tail(Struct, gc=False, eq=False):
     """The user of a mailbox; the key of another log."""
     first: int = -1
     head: int = -1
-    watched: bool = False
-    told: bool = False
-    """Whoever watches has the position, and is told of what follows it."""
-    pins: int = 0
-    """Questions and changes under way that need this object, and its seats, to stay: what the reader saw may
-    be older than what was written since."""
-    forgotten: tuple[str, ...] = ()
-    """Devices that were deleted from the disk, which a question under way may have seen there."""
-    asked: bool = False
-    """The disk's part of what follows is known."""
+    told: bool | None = None
+    """Whoever watches has the position, and is told of what follows it; None: nobody watches."""
     not_before_s: int = 0
     sitting: Seat | tuple[Seat, ...] = ()
-    """`seats`; most have one, which spares a tuple."""
+    """`seats`, which are known with `not_before_s` from the first login on; most have one, which spares a
+    tuple."""
+
+    @property
+    def watched(self) -> bool:
+        return self.told is not None
 
     @property
     def log(self) -> LogKey:
@@ -88,7 +98,9 @@ class Tail(Struct, gc=False, eq=False):
 
     def online(self) -> bool:
         sitting = self.sitting
-        return sitting.online if isinstance(sitting, Seat) else any(seat.online for seat in sitting)
+        if isinstance(sitting, Seat):
+            return sitting.generation > 0
+        return any(seat.generation > 0 for seat in sitting)
 
     def learn(self, first: int, head: int) -> None:
         """A question was answered. Commits may have told more, or the answer may be ahead of the commits'
@@ -98,6 +110,26 @@ class Tail(Struct, gc=False, eq=False):
             self.head = max(self.head, head)
 
 
+class UnderWay:
+    """How much is under way for whom: for most nothing is, so they need no field for it."""
+
+    __slots__ = ("_counts",)
+
+    def __init__(self) -> None:
+        self._counts: dict[Seat | Tail, int] = {}
+
+    def __contains__(self, one: Seat | Tail) -> bool:
+        return one in self._counts
+
+    def begin(self, one: Seat | Tail) -> None:
+        self._counts[one] = self._counts.get(one, 0) + 1
+
+    def end(self, one: Seat | Tail) -> None:
+        left = self._counts.pop(one) - 1
+        if left:
+            self._counts[one] = left
+
+
 class Tails:
     """The tails in memory, by log. Mailboxes have a table of their own, whose keys are all texts: it is a
     third smaller."""
@@ -105,6 +137,9 @@ class Tails:
     def __init__(self) -> None:
         self._mailboxes: dict[str, Tail] = {}
         self._others: dict[LogKey, Tail] = {}
+        self.pins = UnderWay()
+        """Questions and changes that need a tail, and its seats, to stay: what the reader saw may be older
+        than what was written since."""
 
     def __len__(self) -> int:
         return len(self._mailboxes) + len(self._others)

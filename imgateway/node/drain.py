@@ -12,6 +12,7 @@ from collections.abc import Callable
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 
+from imgateway.core.handshake import LinkState
 from imgateway.core.retry import spread
 from imgateway.errors import CloseCode
 from imgateway.node.exchange import Exchange
@@ -59,17 +60,20 @@ class Drain:
     def _tick(self) -> None:
         exchange = self._exchange
         if self._reactor.seconds() >= self._until:
-            for link in tuple(exchange.links):
+            for link in exchange.links:
                 link.drop(CloseCode.GOING_AWAY, "the node stopped")
-            exchange.links.clear()
+            self.done.callback(None)
+            return
         self._turns += self._rate * TICK_S
-        while self._turns >= 1 and self._waiting:
-            self._turns -= 1
+        # Who has gone of its own accord takes no turn.
+        while self._waiting and (self._turns >= 1 or self._waiting[-1].state is LinkState.CLOSED):
             link = self._waiting.pop()
-            link.pause(Pause.DRAIN)
-            self._leaving.append(link)
+            if link.state is not LinkState.CLOSED:
+                self._turns -= 1
+                link.pause(Pause.DRAIN)
+                self._leaving.append(link)
         self._leaving = [link for link in self._leaving if not self._leave(link)]
-        if exchange.links:
+        if self._waiting or self._leaving or exchange.closing:
             self._reactor.callLater(TICK_S, self._tick)
         else:
             self.done.callback(None)

@@ -96,7 +96,8 @@ class Exchange:
         self.counters = counters
         self.max_frame_bytes = max_frame_bytes
         self.incarnation = incarnation
-        self.links: set[Link] = set()
+        self.closing: set[Link] = set()
+        """Links that have said their last, and whose connections are not gone yet."""
         self.leaving = False
         self.now = now
         self.arm = wheel.arm
@@ -112,6 +113,7 @@ class Exchange:
         self._wall_ms = wall_ms
         self._number = 0
         # Straight through: nothing to decide here.
+        self.arrived = gate.arrived
         self.greeted = login.greeted
         self.writable = hub.writable
         self.heard_without_acks = hub.delivery.heard_without_acks
@@ -123,24 +125,38 @@ class Exchange:
         if self.leaving:
             self.counters.links_closed[CloseCode.GOING_AWAY] += 1
             return None
-        if not self._gate.admit(connection.source):
+        source = connection.source
+        if not self._gate.admits(source):
             self.counters.links_closed[CloseCode.TOO_MANY_LINKS] += 1
             return None
-        self._number += 1
-        link = Link(connection, self, self._number)
-        self.links.add(link)
+        link = Link(connection, self)
+        self._gate.admit(link, source)
         self.counters.links_accepted += 1
         return link
+
+    @property
+    def links(self) -> set[Link]:
+        """Those whose connections are there. It is put together when somebody asks: as a table of its own it
+        would take 50 bytes a link."""
+        linked = (session.link for session in self._hub.sessions)
+        return {*self._gate.links, *self.closing, *(link for link in linked if link is not None)}
+
+    def number(self) -> int:
+        """For a link that is told of before it has a session: counts down, so that none is a session's
+        generation."""
+        self._number -= 1
+        return self._number
 
     def closed(self, link: Link, code: int, reason: str) -> None:
         """The link's conversation is over."""
         self.counters.links_closed[code] += 1
+        self.closing.add(link)
         self._hub.closed(link, code, reason)
         self._login.left(link)
 
     def gone(self, link: Link) -> None:
         """The link's connection is gone."""
-        self.links.discard(link)
+        self.closing.discard(link)
         self._gate.release(link)
 
     def heard(self) -> float:

@@ -17,6 +17,16 @@ from imgateway.node.link import Link
 __all__ = ("Gate",)
 
 
+class Stranger:
+    """What is counted of one who has not logged in. `source`: a connection that is lost knows it no more."""
+
+    __slots__ = ("arrived_bytes", "source")
+
+    def __init__(self, source: str) -> None:
+        self.source = source
+        self.arrived_bytes = 0
+
+
 class Gate:
     """Admission of connections, and of token checks.
 
@@ -30,7 +40,8 @@ class Gate:
         arm: Callable[[float, Callable[[float], None]], object],
         listeners: Callable[[], Iterable[IListener]],
     ) -> None:
-        self.waiting = 0
+        self.links: dict[Link, Stranger] = {}
+        """Those that have not logged in."""
         self.checking = 0
         self.limits = limits
         self._now = now
@@ -43,28 +54,40 @@ class Gate:
         self._starting = False
         self._shut = False
 
-    def admit(self, source: str) -> bool:
-        """A connection came from `source` ('' is not counted by source). False: too many wait for their
-        login."""
-        if self.waiting >= self.limits.login_pending:
+    @property
+    def waiting(self) -> int:
+        """How many have not logged in."""
+        return len(self.links)
+
+    def admits(self, source: str) -> bool:
+        """Whether a connection from `source` ('' is not counted by source) may come in. False: too many wait
+        for their login."""
+        if len(self.links) >= self.limits.login_pending:
             return False
-        if source and self._per_source.get(source, 0) >= self.limits.login_per_source:
-            return False
-        self.waiting += 1
+        return not source or self._per_source.get(source, 0) < self.limits.login_per_source
+
+    def admit(self, link: Link, source: str) -> None:
+        """It comes in."""
+        self.links[link] = Stranger(source)
         if source:
             self._per_source[source] = self._per_source.get(source, 0) + 1
         wait = self._bucket.charge(1, self._now())
         if wait:
             self._shut_for(wait)
-        return True
+
+    def arrived(self, link: Link, size: int) -> bool:
+        """So many bytes came from one who has not logged in. False: more than may come."""
+        stranger = self.links[link]
+        stranger.arrived_bytes += size
+        return stranger.arrived_bytes <= self.limits.login_bytes
 
     def release(self, link: Link) -> None:
         """An admitted link has logged in, or is gone; only the first call counts."""
-        if link.source is None:
+        stranger = self.links.pop(link, None)
+        if stranger is None:
             return
-        source, link.source = link.source, None
+        source = stranger.source
         self._checks.pop(link, None)
-        self.waiting -= 1
         if source:
             left = self._per_source[source] - 1
             if left:

@@ -77,8 +77,10 @@ class Desk(Protocol):
     incarnation: str
 
     def now(self) -> float: ...
+    def number(self) -> int: ...
     def heard(self) -> float: ...
     def arm(self, due: float, wake: Callable[[float], None]) -> float: ...
+    def arrived(self, link: Link, size: int) -> bool: ...
     def greeted(self, link: Link, hello: Hello) -> None: ...
     def frame(self, link: Link, frame: Frame | Keep) -> None: ...
     def heard_without_acks(self, link: Link) -> None: ...
@@ -87,38 +89,48 @@ class Desk(Protocol):
     def gone(self, link: Link) -> None: ...
 
 
+class Slow:
+    """What a link keeps from the first time on that its peer did not read, or was not listened to.
+
+    :ivar bytes: of control frames that are unsent.
+    :ivar since: since when.
+    :ivar able_since: since when all is well again.
+    """
+
+    __slots__ = ("able_since", "bytes", "since")
+
+    def __init__(self) -> None:
+        self.able_since = self.since = 0.0
+        self.bytes = 0
+
+
 @implementer(IReceiver)
 class Link:
     """One connection's place in the node. Made when the socket is accepted, before TLS, upgrade or Hello."""
 
     __slots__ = (
-        "_able_since",
         "_again",
-        "_arrived_bytes",
         "_codec",
-        "_control",
-        "_control_since",
         "_due",
         "_left",
         "_pauses",
         "_pinged",
+        "_slow",
         "clogged",
         "connection",
         "desk",
         "heard",
         "number",
         "session",
-        "source",
         "state",
         "token_deadline",
         "wire",
     )
 
-    def __init__(self, connection: IConnection, desk: Desk, number: int) -> None:
+    def __init__(self, connection: IConnection, desk: Desk) -> None:
         self.connection = connection
-        self.source: str | None = connection.source  # as it was counted, while it waits for its login
         self.desk = desk
-        self.number = number
+        self.number = 0  # from the first thing that is told of it on, and from its session on
         self.state = LinkState.CONNECTED
         self.session: Session | None = None
         self.wire: Any = None
@@ -129,11 +141,8 @@ class Link:
         self._left: list[bytes | Iterator[Said]] | None = None
         self._pauses = 0
         self._pinged = False
-        self._control = 0
-        self._control_since = 0.0
-        self._able_since = 0.0
+        self._slow: Slow | None = None
         self._again = inf
-        self._arrived_bytes = 0
         self._due = desk.arm(self.heard + desk.limits.login_timeout_s, self)
         if not connection.stream:
             connection.max_message_bytes = desk.limits.login_bytes
@@ -141,6 +150,8 @@ class Link:
     def about(self) -> dict[str, Any]:
         """The fields by which log lines tell links and sessions apart. `trace` is unique among all
         processes."""
+        if not self.number:
+            self.number = self.desk.number()
         fields = {
             "trace": f"{self.desk.incarnation}.{self.number:x}",
             "peer": self.connection.peer,
@@ -168,8 +179,7 @@ class Link:
         if self.state is not LinkState.OPEN:
             if self.state is LinkState.CLOSED:
                 return
-            self._arrived_bytes += len(data)
-            if self._arrived_bytes > self.desk.limits.login_bytes:
+            if not self.desk.arrived(self, len(data)):
                 self.close(CloseCode.FRAME_TOO_LARGE, "more than may be sent before Welcome")
                 return
         elif not self.wire.traits.acks:
@@ -199,8 +209,8 @@ class Link:
         """The socket took everything."""
         if self.clogged:
             self.clogged = False
-            self._control = 0
-            self._able_since = self.desk.now()
+            slow = self._slowed()
+            slow.bytes, slow.able_since = 0, self.desk.now()
             self.desk.writable(self)
             self.resume(Pause.CONTROL)
 
@@ -306,6 +316,8 @@ class Link:
     def accepted(self) -> None:
         """The login is over; frames may be exchanged. The caller sends Welcome, then resumes LOGIN."""
         self.state = after(self.state, Event.ACCEPTED)
+        if not self.number and self.session is not None:
+            self.number = self.session.generation  # an object that is there already
         if not self.connection.stream:
             self.connection.max_message_bytes = self._max_frame_bytes()
         self._look_at(self._next(self.desk.now()))  # its greeting may have set a limit that comes early
@@ -351,18 +363,23 @@ class Link:
         """Send an encoded control frame; count it while the peer does not read."""
         self.connection.send(data)
         self.desk.counters.bytes_out += len(data)
-        if self.clogged:
-            self._unsent_control(len(data))
-            if self._control >= self.desk.limits.control_abort_bytes:
-                self.drop(CloseCode.SLOW_READER, "it does not read its answers")
+        if self.clogged and self._unsent_control(len(data)) >= self.desk.limits.control_abort_bytes:
+            self.drop(CloseCode.SLOW_READER, "it does not read its answers")
 
-    def _unsent_control(self, size: int) -> None:
-        if not self._control:
-            self._control_since = now = self.desk.now()
-            self._look_at(now + self.desk.limits.control_abort_s)
-        self._control += size
-        if self._control >= self.desk.limits.control_pause_bytes:
+    def _unsent_control(self, size: int) -> int:
+        slow = self._slowed()
+        if not slow.bytes:
+            slow.since = self.desk.now()
+            self._look_at(slow.since + self.desk.limits.control_abort_s)
+        slow.bytes += size
+        if slow.bytes >= self.desk.limits.control_pause_bytes:
             self.pause(Pause.CONTROL)
+        return slow.bytes
+
+    def _slowed(self) -> Slow:
+        if self._slow is None:
+            self._slow = Slow()
+        return self._slow
 
     def deliver(self, data: bytes, log: LogKey | None) -> None:
         """Send an encoded Deliver of a log; the caller has made sure that the link is not clogged."""
@@ -475,7 +492,7 @@ class Link:
         if self._pauses:
             self.heard = now  # we are not listening, so silence proves nothing
         if self._pauses or self.clogged:
-            self._able_since = now
+            self._slowed().able_since = now
         self._check(now)
         if self.state is LinkState.OPEN:
             self._due = inf
@@ -498,7 +515,7 @@ class Link:
         since = self.session.oldest_unacked() if self.session is not None else None
         if since is None or not timeout or not traits.acks:
             return None
-        return max(since, self._able_since) + timeout
+        return (since if self._slow is None else max(since, self._slow.able_since)) + timeout
 
     def _next(self, now: float) -> float:
         due: float = self.heard + self._silence_s()
@@ -506,8 +523,8 @@ class Link:
             due = min(due, self.heard + self._ask_s())
         if self.token_deadline:
             due = min(due, self.token_deadline)
-        if self._control:
-            due = min(due, self._control_since + self.desk.limits.control_abort_s)
+        if self._slow is not None and self._slow.bytes:
+            due = min(due, self._slow.since + self.desk.limits.control_abort_s)
         ack_due = self._ack_due()
         if ack_due is not None:
             due = min(due, ack_due)
@@ -518,7 +535,11 @@ class Link:
         ack_due = self._ack_due()
         if self.token_deadline and now >= self.token_deadline:
             self.close(CloseCode.TOKEN_EXPIRED, "the token expired and was not renewed")
-        elif self._control and now - self._control_since >= self.desk.limits.control_abort_s:
+        elif (
+            self._slow is not None
+            and self._slow.bytes
+            and now - self._slow.since >= self.desk.limits.control_abort_s
+        ):
             self.drop(CloseCode.SLOW_READER, "its answers are unsent for too long")
         elif silent >= self._silence_s():
             self.close(CloseCode.HEARTBEAT_TIMEOUT, "silent for too long")

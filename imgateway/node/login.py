@@ -7,6 +7,8 @@ step the link may be gone by the time the answer comes; what was claimed by then
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
+from math import ceil
 from sys import intern
 from typing import Any
 
@@ -134,11 +136,9 @@ class Login:
         if hello.device and hello.device != device and not hello.assigned:
             raise LoginRefused("the token is for another device")
         try:
-            if hello.platform:
-                check_id(hello.platform)
-            key = SessionKey(
-                check_id(identity.user), intern(check_id(device))
-            )  # few devices have names of their own
+            # Few devices and platforms have names of their own.
+            platform = intern(check_id(hello.platform)) if hello.platform else ""
+            key = SessionKey(check_id(identity.user), intern(check_id(device)))
         except InvalidAddress as error:
             raise BadFrame(str(error)) from None
         link.connection.proven()  # also for those who hear only that another is online
@@ -146,7 +146,7 @@ class Login:
         is_waited_for = there is not None and there.link is None
         claim = Claim(
             key,
-            hello.platform,
+            platform,
             POLICIES[self.settings.login_policy],
             hello.start,
             identity.issued_at_s,
@@ -283,7 +283,8 @@ class Login:
         """When the link must go unless the token is renewed, on the monotonic clock; 0.0 for never."""
         if not identity.expires_at_s:
             return 0.0
-        return self._now() + identity.expires_at_s - self._wall_ms() / 1000 + self.settings.renew_grace_s
+        in_s = identity.expires_at_s - self._wall_ms() / 1000 + self.settings.renew_grace_s
+        return _quarters(ceil((self._now() + in_s) * 4))
 
     # ------------------------------------------------------------------------------------------------ renew
 
@@ -315,3 +316,10 @@ class Login:
         link.expire_token(self._token_deadline(identity))
         link.send(Renewed(identity.expires_at_s * 1000))
         link.resume(Pause.RENEW)
+
+
+@lru_cache(maxsize=8192)
+def _quarters(number: int) -> float:
+    """So many quarters of a second, which is as finely as the node's wheel turns: one object for the links
+    that keep it, whose tokens end by whole seconds."""
+    return number / 4

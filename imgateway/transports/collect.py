@@ -28,18 +28,18 @@ class Collector:
     def __init__(self, reactor: Any) -> None:
         # Weak: the table below would keep the reactors of tests alive for ever.
         self._reactor = ref(reactor)
-        self._waiting: list[Flushable] = []
+        self._waiting: dict[Flushable, None] = {}
 
     def add(self, connection: Flushable) -> None:
-        """Call ``connection.flush()`` once this turn is over; to be called once per turn and connection."""
+        """Call ``connection.flush()`` once this turn is over, however often it is asked for."""
         if not self._waiting:
             reactor = self._reactor()
             assert reactor is not None
             reactor.callLater(0, self._flush)
-        self._waiting.append(connection)
+        self._waiting[connection] = None
 
     def _flush(self) -> None:
-        waiting, self._waiting = self._waiting, []
+        waiting, self._waiting = self._waiting, {}
         rest = iter(waiting)
         try:
             for connection in rest:

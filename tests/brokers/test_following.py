@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from imgateway.brokers import sessions
 from imgateway.config import RetentionSettings
 from imgateway.frames import OutcomeCode, SessionKey, log_of, parse_address
 from imgateway.interfaces import Followed
@@ -334,3 +335,45 @@ def test_logs_that_were_looked_through_are_forgotten_in_time(rig: Rig, monkeypat
     for n in range(3):
         assert send(rig, f"x{n}") == send(rig, f"x{n}", "service:orders") == FULL
     assert len(rig.broker._store._retention._in_vain) == 1
+
+
+def test_a_device_is_known_in_so_many_logs_and_no_more(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else who follows others after each login would fill memory and disk."""
+    monkeypatch.setattr(sessions, "MAX_FOLLOWED", 3)
+    logs = [log_of(parse_address(f"topic:{n}")) for n in range(8)]
+    for log in logs[:6]:
+        bob = Device(rig, "bob")
+        assert bob.follow(5, log) == Followed(False, 5)
+        bob.ack(7, log)
+        bob.close()
+    rig.crash()
+    bob = Device(rig, "bob")
+    assert len(bob.opened.places) == 1 + 3
+    assert bob.follow(0, logs[5]) == Followed(True, 7)
+    assert bob.follow(0, logs[0]) == Followed(False, 0), "it begins anew"
+    for log in logs[1:5]:
+        bob.follow(0, log)
+    rig.run()
+    rig.crash()
+    bob = Device(rig, "bob")
+    known = {place.log for place in bob.opened.places[1:]}
+    assert known == {logs[5], *logs[:5]}, "what it follows just now is never forgotten"
+
+
+def test_who_follows_again_while_it_is_being_forgotten_is_known_after_a_crash(rig: Rig) -> None:
+    """What memory says just then is about to be wrong."""
+    one = Device(rig, "bob")
+    rig.broker.follow(one.key, one.opened.generation, NEWS, 0)
+    rig.steps.choices()[0]()  # it is written, and not reported yet
+    two = rig.later(rig.broker.open_session(rig.claim("bob")))
+    gone = rig.later(rig.broker.unfollow(one.key, two[0].generation, NEWS))
+    rig.steps.report()
+    three = rig.later(rig.broker.open_session(rig.claim("bob")))
+    rig.steps.lanes["reader"].step()
+    rig.steps.report()
+    again = rig.later(rig.broker.follow(one.key, three[0].generation, NEWS, 0))
+    rig.run()
+    assert gone == [None]
+    assert again == [Followed(False, 0)]
+    rig.crash()
+    assert Device(rig, "bob").follow(7) == Followed(True, 0)

@@ -167,6 +167,28 @@ def test_a_device_that_was_forgotten_while_it_came_back_keeps_its_record(disk: R
     assert opened(disk, "pad").record == b"pad"
 
 
+def test_and_keeps_the_one_that_it_had_whoever_else_keeps_something_just_then(disk: Rig) -> None:
+    """What others keep is in the line before the device is entered again: this must not go with it."""
+    pad = opened(disk, "pad")
+    record(disk, pad.generation, b"old", "pad")
+    close(disk, pad.generation, "pad")
+    disk.wall_ms += 10_000
+    close(disk, opened(disk).generation)
+    disk.wall_ms += 10_000
+    eve = disk.now(disk.broker.open_session(disk.claim("eve")))
+    third = disk.later(disk.broker.open_session(disk.claim("bob", "web")))
+    again = disk.later(disk.broker.open_session(disk.claim("bob", "pad")))
+    n = 0
+    while not third:  # until the writer's report that "pad" was forgotten is all that is missing
+        n += 1
+        disk.broker.record(SessionKey("eve", "phone"), eve.generation, b"%d" % n)
+        disk.steps.choices()[0]()
+    disk.run()
+    assert third[0].verdict is again[0].verdict is Verdict.OK
+    disk.crash()
+    assert opened(disk, "pad").record == b"old"
+
+
 def test_who_is_forgotten_has_none(rig: Rig) -> None:
     one = opened(rig)
     record(rig, one.generation, b"1")

@@ -30,7 +30,7 @@ def test_the_bytes_of_an_unsealed_greeting() -> None:
     datagram = ClientGreeting(b"", b"", bytes(range(0xA0, 0xC0)), payload).datagram(0.0)
     assert datagram == hello.ljust(1_200, b"\0")
     house = House(unsealed=True)
-    house.server.random = lambda size: bytes.fromhex("1122334455667788")
+    house.server._connections._random = lambda size: bytes.fromhex("55667788")
     assert [data for data, _ in house.put(datagram)] == [accept]
     assert house.receivers[0].chunks == [frame]
     house.connections[0].send(b"WELCOME!")

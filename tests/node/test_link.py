@@ -39,6 +39,33 @@ def events() -> Any:
     globalLogPublisher.removeObserver(seen.append)
 
 
+def test_all_events_of_a_connection_have_a_trace_of_their_own(events: list[Any]) -> None:
+    rig = Rig()
+    strangers = [rig.connect() for _ in range(3)]
+    told = [peer.link.about()["trace"] for peer in strangers]  # before anybody knows who it is
+    known = [rig.login("alice"), rig.login("bob"), strangers[0].send(Hello("eve", "phone"))]
+    opened = [event["trace"] for event in events if event.get("log_format") == "session opened"]
+    assert len(opened) == 3
+    assert opened[2] == told[0]
+    assert len({*told, *opened}) == 5
+    links = [peer.link for peer in known]
+    known[0].cut()
+    assert [link.about()["trace"] for link in links] == opened
+
+
+def test_the_connections_are_those_of_strangers_of_sessions_and_of_who_is_just_leaving() -> None:
+    rig = Rig()
+    stranger, alice, bob = rig.connect(), rig.login("alice"), rig.login("bob")
+    assert rig.node.exchange.links == {stranger.link, alice.link, bob.link}
+    bob.stop_reading()
+    bob.link.close(CloseCode.KICKED, "out")
+    assert bob.link.session is None
+    assert rig.node.exchange.links == {stranger.link, alice.link, bob.link}
+    bob.cut()
+    stranger.cut()
+    assert rig.node.exchange.links == {alice.link}
+
+
 # -------------------------------------------------------------------------------------------------- bad input
 
 

@@ -232,6 +232,20 @@ def test_draining_waits_for_outcomes() -> None:
     assert stopped == [None]
 
 
+def test_who_leaves_while_the_node_drains_takes_no_turn() -> None:
+    rig = Rig(set={"node.drain_rate": 20})
+    peers = [rig.login(f"u{n}") for n in range(40)]
+    stopped = outcome(rig.node.stop())
+    rig.settle()
+    for peer in peers[1:]:
+        peer.cut()
+    rig.advance(0.5)  # one turn, not forty
+    assert peers[0].code in (None, CloseCode.GOING_AWAY)
+    peers[0].cut()
+    rig.advance(0.25)
+    assert stopped == [None]
+
+
 @pytest.mark.parametrize("way", ["deadline", "second stop"])
 def test_draining_ends(way: str) -> None:
     rig = Rig(set={"node.drain_s": 3.0})

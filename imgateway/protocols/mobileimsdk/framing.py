@@ -40,9 +40,10 @@ class Splitter:
         :raises FrameTooLarge: as soon as a length above the limit is known.
         :raises BadFrame: a length of zero or less.
         """
-        if int.from_bytes(data[:LENGTH_BYTES], "big") == len(data) - LENGTH_BYTES <= self._most:
-            if LENGTH_BYTES < len(data) and not self._held and not self._broken:
-                return (data[LENGTH_BYTES:],)  # one and whole, as nearly always
+        length = len(data) - LENGTH_BYTES
+        is_whole = 0 < length <= self._most and int.from_bytes(data[:LENGTH_BYTES], "big") == length
+        if is_whole and not self._held and not self._broken:
+            return (data[LENGTH_BYTES:],)  # nearly always
         return self._split(data)
 
     def _split(self, data: bytes) -> Iterator[bytes]:

@@ -96,7 +96,7 @@ class Words:
         return answer
 
     def fitting(self, body: bytes, most: int = 0) -> bytes:
-        """The body as it goes out; b"": it is longer than the client takes, or than `most` if that is given."""
+        """The body as it goes out; b"": it is longer than the client takes, or than `most`."""
         if len(body) > (most or self._max_out):
             return b""
         return length_prefixed(body) if self._is_stream else body

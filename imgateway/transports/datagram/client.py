@@ -59,7 +59,7 @@ class ClientConnection(DatagramConnection):
     max_first_bytes = HELLO_ROOM - len(data_head(0, 0, 0, HELLO_ROOM))
     """The first message goes with the HELLO, in one datagram."""
 
-    flow_kind = Flow
+    flow_kind: type[Flow] = Flow
 
     def __init__(self, port: DatagramClient, place: Place) -> None:
         super().__init__(port, NO_CID, b"", place, Flow(port.now(), port.max_resends))

@@ -1,6 +1,7 @@
 """A connection over datagrams: a flow, its keys, and where the peer is.
 
-Idle, it is little more than its numbers: a million of them share one socket and one clock. What happens to it
+Idle, it is little more than its numbers, which stand in one object with the keys and the address: a million
+of them share one socket and one clock. What happens to it
 comes from its port (a datagram), the collector (the end of a turn in which something was sent), the clock, or
 the core::
 
@@ -22,7 +23,7 @@ from imgateway.errors import CloseCode
 from imgateway.interfaces import IConnection
 from imgateway.transports.places import host_port, source_of
 
-from .flow import Flow
+from .flow import REST_BYTES, Flow
 from .messages import Challenge, Close, MalformedDatagram, Note, answer, close, padding
 from .packets import CLEAR_BYTES
 from .path import Place, packed, unpacked
@@ -52,13 +53,12 @@ class DatagramConnection:
         "_armed",
         "_cid",
         "_clogged",
-        "_collected",
         "_deadline",
-        "_flow",
         "_life",
         "_port",
         "_reading",
         "_secrets",
+        "_traffic",
         "max_message_bytes",
         "receiver",
     )
@@ -71,13 +71,13 @@ class DatagramConnection:
         self.max_message_bytes = 0  # set by the core for the time before the login; 0: the wire's own limit
         self._port = port
         self._cid = cid
-        self._flow: Any = flow  # None once it has ended
-        # One object for all that is bytes, for each one costs 33 more than it holds.
+        self._traffic: Any = flow  # None while it is asleep, and once it has ended
+        # One object for all that is bytes, for each one costs 33 more than it holds: the keys, the address,
+        # and what is kept of the flow while it is asleep.
         self._secrets = keys + packed(place)
         self._life = OPEN
         self._armed = inf
         self._clogged = False
-        self._collected = False
         self._reading = True
         self._deadline: Any = None
 
@@ -93,7 +93,7 @@ class DatagramConnection:
 
     @property
     def secure(self) -> bool:
-        return len(self._secrets) > KEYS_BYTES
+        return len(self._own) > KEYS_BYTES
 
     @property
     def place(self) -> Place:
@@ -112,10 +112,10 @@ class DatagramConnection:
             self._collect()
 
     def unsent(self) -> int:
-        return self._flow.unsent() if self._flow is not None else 0
+        return self._traffic.unsent() if self._traffic is not None else 0
 
     def unacked(self) -> int | None:
-        return self._flow.unacked() if self._flow is not None else 0
+        return self._traffic.unacked() if self._traffic is not None else 0
 
     def proven(self) -> None:
         """Nobody's answers are limited here."""
@@ -144,13 +144,17 @@ class DatagramConnection:
 
         :param address: where from; None: from our one peer.
         """
-        flow = self._flow
+        slept, flow = self._traffic is None, self._flow
         number = int.from_bytes(data[8:CLEAR_BYTES])
-        if flow is None or flow.seen(number):
+        if flow is None:
             return
         try:
+            if flow.seen(number):
+                raise InvalidTag
             payload = open_sealed(self._key_in, number, data[:CLEAR_BYTES], data[CLEAR_BYTES:])
         except InvalidTag:
+            if slept:
+                self._rest(flow)
             return
         newest = number > flow.largest
         messages: list[bytes] = []
@@ -177,8 +181,7 @@ class DatagramConnection:
 
     def flush(self) -> None:
         """Send what may go now. The collector calls it at the end of the turn."""
-        self._collected = False
-        if self._flow is not None:
+        if self._traffic is not None:
             self._transmit()
 
     def woken(self) -> None:
@@ -188,7 +191,7 @@ class DatagramConnection:
             self._wake()
 
     def _wake(self) -> None:
-        flow = self._flow
+        flow = self._traffic
         if flow is not None:
             due = flow.due()
             if due is None or due <= self._port.now():
@@ -250,13 +253,11 @@ class DatagramConnection:
     # ---------------------------------------------------------------------------------------------- sending
 
     def _collect(self) -> None:
-        if not self._collected:
-            self._collected = True
-            self._port.collector.add(self)
+        self._port.collector.add(self)
 
     def _look(self) -> None:
         """See that the flow is asked again when it wants to be."""
-        flow = self._flow
+        flow = self._traffic
         if flow is None:
             return
         due = flow.due()
@@ -270,11 +271,11 @@ class DatagramConnection:
             self._collect()
 
     def _transmit(self) -> None:
-        flow, address = self._flow, self._address
-        place = unpacked(address)
+        flow = self._flow
+        place = self.place
         for number, payload in flow.datagrams(self._port.now()):
             self._write(number, payload, place)
-        if self._flow is None:
+        if self._life == ENDED:
             return
         clogged = flow.unsent() > 0
         if clogged != self._clogged:
@@ -287,6 +288,7 @@ class DatagramConnection:
         if self._life == CLOSING and not flow.unacked():
             self._over()
         self._look()
+        self._rest(flow)
 
     def _write(self, number: int, payload: bytes, place: Place) -> None:
         if number > LAST_NUMBER:
@@ -315,10 +317,10 @@ class DatagramConnection:
 
     def _end(self, code: int | None, reason: str, lost_code: int) -> None:
         """Once. The peer is told `code`, unless that is None, and our receiver in the next turn."""
-        flow, self._flow = self._flow, None
+        flow = self._flow
         if flow is None:
             return
-        self._life = ENDED
+        self._life, self._traffic = ENDED, None
         if code is not None:
             self._write(flow.next_number(), close(code), self.place)
         deadline, self._deadline = self._deadline, None
@@ -338,13 +340,43 @@ class DatagramConnection:
         return self._cid
 
     @property
+    def _flow(self) -> Any:
+        """The flow, woken up; None once the connection has ended."""
+        flow = self._traffic
+        if flow is None and self._life != ENDED:
+            asleep = self._secrets[-REST_BYTES:]
+            self._secrets = self._own
+            flow = self._traffic = Flow(self._port.now(), self._port.max_resends, asleep)
+        return flow
+
+    @_flow.setter
+    def _flow(self, flow: Any) -> None:
+        self._traffic = flow
+
+    def _rest(self, flow: Any) -> None:
+        """Keep of a flow that has nothing to do no more than it takes to make it again."""
+        asleep = flow.rest
+        if asleep and self._life != ENDED:
+            self._secrets += asleep
+            self._traffic = None
+
+    @property
+    def _own(self) -> bytes:
+        """Keys and address."""
+        asleep = self._traffic is None and self._life != ENDED
+        return self._secrets[:-REST_BYTES] if asleep else self._secrets
+
+    @property
     def _address(self) -> bytes:
-        return self._secrets[KEYS_BYTES:] if self.secure else self._secrets
+        own = self._own
+        return own[KEYS_BYTES:] if len(own) > KEYS_BYTES else own
 
     @property
     def _key_in(self) -> bytes:
-        return self._secrets[:KEY_BYTES] if self.secure else b""
+        own = self._own
+        return own[:KEY_BYTES] if len(own) > KEYS_BYTES else b""
 
     @property
     def _key_out(self) -> bytes:
-        return self._secrets[KEY_BYTES:KEYS_BYTES] if self.secure else b""
+        own = self._own
+        return own[KEY_BYTES:KEYS_BYTES] if len(own) > KEYS_BYTES else b""

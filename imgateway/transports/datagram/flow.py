@@ -5,7 +5,8 @@ ask again. The caller seals what `datagrams` gives, and feeds what it has opened
 
 Most connections of a node are silent most of the time. A flow with nothing queued, on its way, held or owed
 is put to sleep: what must outlive the silence is packed into one bytes object, the halves that did the work
-are dropped, and the next message makes them again.
+are dropped, and the next message makes them again. If that is all there is to keep, its owner may keep the
+bytes alone.
 """
 
 from __future__ import annotations
@@ -20,12 +21,15 @@ from .outgoing import Outgoing
 from .pieces import MAX_MESSAGE, PIECE
 from .recovery import MIN_WINDOW, Recovery
 
-__all__ = ("Flow",)
+__all__ = ("REST_BYTES", "Flow")
 
 _ASLEEP = struct.Struct("<QQ QIIII fff BBB")
 """Datagrams: largest + 1, taken; sent, received, lost, resent, given up. The path: srtt, rttvar, best,
 window. Then turn, and how many outgoing channels there are. Behind it the numbers of the channels' next
 messages, 8 bytes each, the outgoing ones first."""
+
+REST_BYTES = _ASLEEP.size + 16
+"""What is kept of a flow asleep that has a channel each way."""
 
 _REPLAY = struct.Struct("<QQ")
 _UINT = 0xFFFF_FFFF
@@ -39,6 +43,7 @@ class Flow:
     :param now: seconds.
     :param max_resends: send a message again at most so often, then give it up; 0: as often as it takes; -1:
         not once.
+    :param asleep: the `rest` of the one that it goes on from.
     """
 
     MAX_MESSAGE = MAX_MESSAGE
@@ -46,11 +51,11 @@ class Flow:
 
     __slots__ = ("_asleep", "_attempts", "_in", "_keys", "_out", "notes")
 
-    def __init__(self, now: float, max_resends: int = 0) -> None:
+    def __init__(self, now: float, max_resends: int = 0, asleep: bytes = _NEW) -> None:
         self.notes: list[Note] | None = None
         """What came for the connection or its path: taken, and set to None, by whoever it is for."""
         self._attempts = max(max_resends, 0) + 1 if max_resends else 0
-        self._asleep = _NEW
+        self._asleep = asleep
         self._keys: tuple[Hashable, ...] = ()
         self._out: Outgoing | None = None  # both halves are there, or neither
         self._in: Incoming | None = None
@@ -228,6 +233,12 @@ class Flow:
         return int(_ASLEEP.unpack_from(self._asleep)[field])
 
     # --------------------------------------------------------------------------------------- sleep and wake
+
+    @property
+    def rest(self) -> bytes:
+        """REST_BYTES bytes of which another is made that goes on from here. b"": it is awake, or there is
+        more to it."""
+        return self._asleep if len(self._asleep) == REST_BYTES and not self._keys else b""
 
     def _wake(self) -> Outgoing:
         fields = _ASLEEP.unpack_from(self._asleep)

@@ -28,6 +28,7 @@ from .packets import (
     Retry,
     hello_clear,
 )
+from .remembered import Remembered
 from .seal import (
     COOKIE_S,
     Cookies,
@@ -164,10 +165,8 @@ class ServerGreeting:
         self._unsealed = unsealed
         self._cookies = Cookies(secret)
         # Two generations: nobody has to look for what may be forgotten.
-        self._known: dict[bytes, bytes] = {}
-        self._known_before: dict[bytes, bytes] = {}
-        self._newest: dict[bytes, bytes] = {}  # key id → the youngest cookie that was accepted with it
-        self._newest_before: dict[bytes, bytes] = {}
+        self._known = Remembered()
+        self._known_before = Remembered()
         self._turned_at = 0.0
 
     def greet(self, hello: Hello, address: bytes, now: float) -> bytes | Greeted:
@@ -212,13 +211,11 @@ class ServerGreeting:
 
     def remember(self, hello: Hello, accept: bytes) -> None:
         """What to answer when this HELLO comes again."""
-        self._known[hello.key_id + hello.public] = accept
         newest = self._newest_of(hello)
-        if newest is None or made_before_ms(newest, hello.cookie) > 0:
-            self._newest[hello.key_id] = hello.cookie
+        self._known.add(hello, accept, newest is None or made_before_ms(newest, hello.cookie) > 0)
 
     def _newest_of(self, hello: Hello) -> bytes | None:
-        return self._newest.get(hello.key_id) or self._newest_before.get(hello.key_id)
+        return self._known.newest(hello.key_id) or self._known_before.newest(hello.key_id)
 
     def _is_overtaken(self, hello: Hello) -> bool:
         newest = self._newest_of(hello)
@@ -227,9 +224,7 @@ class ServerGreeting:
     def _answered(self, hello: Hello, now: float) -> bytes | None:
         if now - self._turned_at >= KNOWN_S:
             late = now - self._turned_at >= 2 * KNOWN_S
-            self._known_before = {} if late else self._known
-            self._newest_before = {} if late else self._newest
-            self._known, self._newest = {}, {}
+            self._known_before = Remembered() if late else self._known
+            self._known = Remembered()
             self._turned_at = now
-        who = hello.key_id + hello.public
-        return self._known.get(who) or self._known_before.get(who)
+        return self._known.answer(hello) or self._known_before.answer(hello)

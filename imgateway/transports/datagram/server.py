@@ -1,4 +1,4 @@
-"""The gateway's end: one socket, a table from cid to connection, and silence for everybody else."""
+"""The gateway's end: one socket, its connections by cid, and silence for everybody else."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ from .packets import (
 )
 from .path import Candidate, Place, packed, unpacked
 from .port import RECEIVE_BUFFER_BYTES, Port
+from .roll import Roll
 from .seal import reset_token as token_of
 from .seal import seal
 
@@ -96,7 +97,7 @@ class DatagramServer(Port):
         self._accept = accept
         self._greeting = greeting
         self._reset_key = reset_key
-        self._connections: dict[int, ServerConnection] = {}
+        self._connections = Roll(random)
         self._paused = self._stopped = False
         self._reset_second = 0
         self._reset_to: set[bytes] = set()
@@ -140,7 +141,7 @@ class DatagramServer(Port):
     # ------------------------------------------------------------------------------------------- connections
 
     def forget(self, connection: Any) -> None:
-        self._connections.pop(connection.cid, None)
+        self._connections.leave(connection)
         if self._stopped and not self._connections:
             self.reactor.callLater(0, self._leave)  # it may have a last word to send
 
@@ -158,7 +159,7 @@ class DatagramServer(Port):
             self._welcome(found, addr)
 
     def _welcome(self, greeted: Greeted, addr: Place) -> None:
-        cid = self._fresh_cid()
+        cid = self._connections.fresh()
         agreed = self._greeting.agree(greeted, cid, self.random(32))
         if agreed is None:
             return
@@ -183,16 +184,10 @@ class DatagramServer(Port):
         clear = accept.head()
         answer = clear + seal(keys.to_client, number, clear, payload)
         self._greeting.remember(greeted.hello, answer)
-        self._connections[connection.cid] = connection
+        self._connections.put(connection)
         self.write(answer, addr)
         connection.receiver.opened(self._wire)
         connection.begin(messages)
-
-    def _fresh_cid(self) -> bytes:
-        while True:
-            cid = self.random(8)
-            if cid[0] < FIRST_RESERVED and int.from_bytes(cid) not in self._connections:
-                return cid
 
     def _reset(self, cid: bytes, addr: Place) -> None:
         """Somebody goes on with a connection that is not there: after a restart, or a goodbye unheard."""

@@ -81,7 +81,7 @@ class House:
 
     @property
     def connections(self) -> list[Any]:
-        return list(self.server._connections.values())
+        return list(self.server._connections)
 
     def put(self, data: bytes, place: Place = HOME) -> list[tuple[bytes, Place]]:
         """A datagram comes in; what goes out by the end of the turn."""

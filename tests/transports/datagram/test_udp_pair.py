@@ -436,7 +436,7 @@ def test_close_flushes_and_says_so(room: Room) -> None:
     assert client.chunks == [b"re:hello", b"x" * 3000]
     assert client.reason == "closed by the peer with code 200"
     assert room.accepted[0].reason == "closed with code 200"
-    assert room.listener._connections == {}
+    assert not room.listener._connections
     room.pass_time(20)
     assert room.network.getDelayedCalls() == []
 

@@ -305,4 +305,4 @@ def test_bytes_of_an_idle_connection() -> None:
     print(f"{each:.0f} bytes an idle connection")
     assert len(house.connections) == count
     assert all(one._flow._out is None for one in house.connections)
-    assert each <= 520
+    assert each <= 350
