@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,9 +13,10 @@ import pytest_twisted
 
 from tests.certificate import write_certificate
 
-from .carriers import CARRIERS, Look, Peer
+from .carriers import CARRIERS
 from .matrix_page import ABSENT, ARRIVES, PARKED, REFUSED, looks, on_the_page, outcomes, refusals, said
 from .nodes import Node, holding_ports, soon
+from .speakers import Look, Peer
 
 pytestmark = pytest.mark.network
 TEXTS = {"text": 0, "300 B": 300, "3 KB": 3_000, "60 KB": 60_000}
@@ -84,9 +85,8 @@ async def test_everybody_to_everybody(place: Place) -> None:
                 if may_send(sender, what):
                     sender.send(receiver.user, body(one, other, what), what != "binary")
     await all_came(peers, [(one, LAST) for one in peers])
-    set_aside = node.measure(
-        "imgateway_parked_entries_total"
-    )  # before who logs in anew is offered them again
+    # Now: who logs in anew is offered them again, and they count again.
+    set_aside = node.measure("imgateway_parked_entries_total")
     noticed = {(one, what): await refused(one, what, peers) for one in peers for what in too_long(peers[one])}
     await all_came(peers, [(one, f"after {what}") for one, what in noticed])
     table: Table = {
@@ -105,7 +105,7 @@ async def test_everybody_to_everybody(place: Place) -> None:
     on_the_page("refusals", refusals(noticed))
 
 
-async def all_came(peers: Peers, sent: Iterable[tuple[str, str]]) -> None:
+async def all_came(peers: Peers, sent: list[tuple[str, str]]) -> None:
     """What these senders have sent to everybody."""
     for other, receiver in peers.items():
         wanted = {body(one, other, what) for one, what in sent}
