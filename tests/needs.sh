@@ -4,7 +4,8 @@
 set -u
 
 missing=
-for pair in haproxy:haproxy chromium:chromium openssl:openssl; do # program:Debian package
+for pair in haproxy:haproxy chromium:chromium openssl:openssl \
+    mosquitto_pub:mosquitto-clients node:nodejs npm:npm; do # program:Debian package
     command -v "${pair%%:*}" >/dev/null || missing="$missing ${pair##*:}"
 done
 [ -z "$missing" ] && exit 0

@@ -11,7 +11,7 @@ from twisted.plugin import getPlugins
 from zope.interface.verify import verifyObject
 
 from imgateway.frames import Ping
-from imgateway.interfaces import IProtocolAdapter
+from imgateway.interfaces import IProtocolAdapter, IProtocolMaker
 from imgateway.protocols.json import JsonAdapter
 from imgateway.protocols.native import NativeAdapter
 
@@ -28,6 +28,14 @@ def test_offered(name: str, adapter: type, stream: bool) -> None:
     assert offered.traits == adapter.traits
     codec = offered.codec(stream, 1000)
     assert list(codec.receive(codec.encode(Ping(7)))) == [Ping(7)]
+
+
+def test_made() -> None:
+    (maker,) = (plugin for plugin in getPlugins(IProtocolMaker) if plugin.name == "mqtt")
+    assert verifyObject(IProtocolMaker, maker)
+    adapter = maker.make(None, lambda: 0.0, lambda: 0)
+    assert verifyObject(IProtocolAdapter, adapter)
+    assert adapter.carriage.subprotocols == ("mqtt",)
 
 
 def test_light() -> None:

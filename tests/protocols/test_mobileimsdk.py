@@ -119,7 +119,8 @@ def test_strangers_may_leave_and_hear_an_echo(transport: str) -> None:
     assert talk.say(said(3, None, "bob")) == [LEFT]
     echo = said(5, "x", "bob", "0", fp="f", qos=True, typeu=9, bridge=True)
     assert Talk(transport).say(echo) == [echo | {"type": 53}]
-    assert Talk(transport).say({"type": 5}) == [said(53, typeu=0, to="-1")]
+    assert Talk(transport).say({"type": 5}) == [said(53, typeu=0, to="-1", sm=0)]
+    assert Talk(transport).say(echo | {"sm": 7}) == [echo | {"type": 53, "sm": 7}]
     assert Talk(transport).say(*(said(kind) for kind in (6, 50, 51, 54, -1, 99))) == []
 
 
@@ -279,6 +280,20 @@ def test_what_is_sent_twice_has_two_receipts(transport: str) -> None:
     assert one == two
     assert talk.take("f") == [said(4, "f", "ann", "bob")]
     assert talk.take("f", Outcome(OutcomeCode.DUPLICATE, 5, 1)) == [said(4, "f", "ann", "bob")]
+    assert talk.codec._receipts == {}
+
+
+def test_one_fp_to_two_users_gives_each_its_own_receipt() -> None:
+    """The second may be known, and answered at once, while the first is not on disk yet."""
+    talk = Talk().log_in()
+    for_ann, for_carl = (said(2, "x", "bob", to, fp="f", qos=True) for to in ("ann", "carl"))
+    one, two, three = talk.say(for_ann, for_carl, for_carl)
+    assert one.msg_id == "f"
+    assert two == three
+    assert two.headers == (("mobileimsdk-fp", "f"),)
+    assert talk.take(two.msg_id) == [said(4, "f", "carl", "bob")]
+    assert talk.take("f") == [said(4, "f", "ann", "bob")]
+    assert talk.take(two.msg_id) == [said(4, "f", "carl", "bob")]
     assert talk.codec._receipts == {}
 
 

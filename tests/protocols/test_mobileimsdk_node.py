@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+from random import Random
 from typing import Any
 
 import pytest
+from twisted.plugin import IPlugin
+from zope.interface import implementer
 
 from imgateway.errors import CloseCode, LoginRefused
-from imgateway.frames import Address, Deliver, LogKey, Publish
+from imgateway.frames import Address, Deliver, LogKey, Publish, SessionKey
+from imgateway.interfaces import IMailBackend
 from imgateway.protocols.mobileimsdk.adapter import MobileImsdkAdapter
 from imgateway.wire.messages import decode_message
 from tests.node.rig import Peer, Rig
@@ -140,6 +144,41 @@ def test_to_the_server() -> None:
     assert ann.say(hi("up", to="0"), hi("up", to="0")) == [receipt(to="0")] * 2
     assert ann.say(hi("more", None, to="0")) == []
     assert [one.body for one in house.stored(Address("service", "uplink"))] == [b"up", b"more"]
+
+
+@implementer(IPlugin, IMailBackend)
+class Uplink:
+    """Answers each message to the server with another."""
+
+    name = "uplink"
+
+    def __init__(self) -> None:
+        self.heard: list[tuple[str, bytes]] = []
+
+    def start(self, gateway: Any) -> None:
+        self.gateway = gateway
+
+    def request(self, caller: Any, request: Any) -> bytes:
+        return b""
+
+    def arrived(self, sender: SessionKey, publish: Publish, seq: int) -> None:
+        self.heard.append((sender.user, publish.body))
+        answer = Publish(f"re-{seq}", (Address("user", sender.user),), "text/plain", b"re: " + publish.body)
+        self.gateway.publish(answer, "0")
+
+
+@on_all
+def test_a_backend_answers_what_is_for_the_server(transport: str) -> None:
+    uplink = Uplink()
+    house = House(backends=[uplink])
+    ann = house.phone("ann", transport)
+    heard = ann.say(hi("up", to="0"))
+    assert heard[0] == receipt(to="0")
+    assert (heard[1]["from"], heard[1]["dataContent"]) == ("0", "re: up")
+    ann.say(said(4, heard[1]["fp"], "ann", "0"))
+    assert ann.say(hi("up", to="0")) == [receipt(to="0")]  # again: a receipt, and no second answer
+    assert uplink.heard == [("ann", b"up")]
+    assert [one.body for one in house.stored(Address("service", "uplink"))] == [b"up"]
 
 
 def test_from_the_server() -> None:
@@ -353,3 +392,45 @@ def test_no_other_session_is_touched_by_what_is_broken(transport: str) -> None:
     assert ann.gone is not None
     assert ann.heard() == []
     assert bob.say(said(5, "x")) == [said(53, "x")]
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_over_reconnections_everything_comes_in_order_and_once_a_connection(seed: int) -> None:
+    """Receipts in any order, or none, on connections of any kind that break at any time."""
+    dice = Random(seed)
+    house = House("120S", set={"quota.pair_burst": 9_999})
+    ann = house.phone("ann")
+    shown: list[str] = []
+    number = 0
+    first = 0
+    for _ in range(8):
+        transport = dice.choice(["tcp", "ws", "udp"])
+        bob = house.phone(transport=transport).log_in("bob", dice.choice([0, first]))
+        first = bob.first
+        told: list[str] = []
+        for _ in range(dice.randrange(1, 12)):
+            for _ in range(dice.randrange(9)):
+                number += 1
+                text = f"{number}" + dice.choice(["", "", "x" * 1_500])
+                ann.say(hi(text, f"f{number}"))
+            heard = [one for one in bob.heard() if one["type"] == 2]
+            told += [one["fp"] for one in heard]
+            dice.shuffle(heard)
+            receipts = [receipt(one["fp"]) for one in heard if dice.random() < 0.7]
+            bob.objects = bob.say(*receipts) if receipts else []
+        told += [one["fp"] for one in bob.heard()]
+        assert len(set(told)) == len(told)
+        shown += told
+        bob.cut()
+    for _ in range(2):
+        bob = house.phone("bob", "ws")
+        told = []
+        while heard := bob.heard():
+            told += [one["fp"] for one in heard]
+            bob.objects = bob.say(*(receipt(one["fp"]) for one in heard))
+        numbers = [int(fp[1:]) for fp in told]
+        assert numbers == sorted(set(numbers))
+        shown += told
+        bob.cut()
+    assert told == []  # in the second, all had their receipts
+    assert set(shown) == {f"f{one + 1}" for one in range(number)}

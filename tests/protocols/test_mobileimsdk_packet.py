@@ -30,7 +30,7 @@ from imgateway.protocols.mobileimsdk.packet import (
         ('{"type":"2.0"}', Packet(type=2)),
         ('{"dataContent":5,"from":6,"to":7.5,"fp":true}', Packet(data="5", sender="6", to="7.5", fp="true")),
         ('{"dataContent":false,"type":1}', Packet(type=1, data="false")),
-        ('{"unknown":[{"a":[1,2]}],"type":1,"sm":"never"}', Packet(type=1)),
+        ('{"unknown":[{"a":[1,2]}],"type":1,"sm":"7"}', Packet(type=1, sm=7)),
         ('  {"type":1,"type":2}\n', Packet(type=2)),
         ('{"dataContent":"\\u003c\\ud83d\\ude00\\u0000"}', Packet(data="<😀\0")),
         ('{"typeu":-2147483648}', Packet(typeu=-(2**31))),
@@ -61,6 +61,8 @@ MALFORMED = [
     b'{"type":"2147483648"}',
     b'{"type":1e999}',
     b'{"QoS":1}',
+    b'{"sm":"never"}',
+    b'{"sm":9223372036854775808}',
     b'{"bridge":{}}',
     b'{"dataContent":{}}',
     b'{"dataContent":["a"]}',
@@ -106,7 +108,7 @@ def test_what_is_written_is_read(
     data: str, sender: str, to: str, fp: str, qos: bool, bridge: bool, typeu: int
 ) -> None:
     body = write_packet(2, quoted(data), quoted(sender), quoted(to), quoted(fp), qos, typeu, bridge)
-    assert read_packet(body) == Packet(bridge, 2, data, sender, to, fp, qos, typeu)
+    assert read_packet(body) == Packet(bridge, 2, data, sender, to, fp, qos, typeu, -1)
     assert list(json.loads(body)) == [
         "bridge",
         "type",

@@ -1,5 +1,5 @@
-"""MobileIMSDK's clients in bare datagrams at a node in memory: lines that lose, repeat and overtake, and senders
-that are not who they say."""
+"""MobileIMSDK's clients in bare datagrams at a node in memory: lines that lose, repeat and overtake, and
+senders that are not who they say."""
 
 from __future__ import annotations
 
@@ -63,7 +63,8 @@ class House(Rig):
 
 
 class Client:
-    """As the original's: it logs in until it is answered, pings, repeats what has no receipt, drops what came twice."""
+    """As the original's: it logs in until it is answered, pings, repeats what has no receipt, and drops what
+    came twice."""
 
     def __init__(self, house: House, user: str, place: Place) -> None:
         self.house, self.user, self.place = house, user, place

@@ -36,8 +36,23 @@ class _Builtin:
         return self._adapter.codec(stream, max_frame_bytes)
 
 
+class _BuiltinMaker:
+    """The maker of an adapter by the name of its class."""
+
+    def __init__(self, name: str, maker: str) -> None:
+        self.name = name
+        self._class = maker
+
+    def make(self, settings: Any, now: Any, wall_ms: Any) -> Any:
+        return namedAny(self._class)().make(settings, now, wall_ms)
+
+
 # By name, so that this file's own imports stay those of any twistd.
 implementer(IPlugin, namedAny("imgateway.interfaces.IProtocolAdapter"))(_Builtin)
+implementer(IPlugin, namedAny("imgateway.interfaces.IProtocolMaker"))(_BuiltinMaker)
 
 native = _Builtin("native", "imgateway.protocols.native.NativeAdapter")
 json = _Builtin("json", "imgateway.protocols.json.JsonAdapter")
+chat = _Builtin("chat", "imgateway.protocols.chat.ChatAdapter")
+mobileimsdk = _BuiltinMaker("mobileimsdk", "imgateway.protocols.mobileimsdk.adapter.MobileImsdkMaker")
+mqtt = _BuiltinMaker("mqtt", "imgateway.protocols.mqtt.adapter.MqttMaker")

@@ -1,0 +1,63 @@
+"""CONNACK and DISCONNECT: how a connection begins and ends, in the words of the client's version."""
+
+from __future__ import annotations
+
+from imgateway.errors import CloseCode
+from imgateway.frames import Bye, Welcome, parse_address
+from imgateway.protocols.mqtt.greeting import Greeting
+from imgateway.protocols.mqtt.inbox import ALIASES
+from imgateway.protocols.mqtt.packets import Packet, length, packet
+from imgateway.protocols.mqtt.properties import Property, written
+from imgateway.protocols.mqtt.reasons import Reason, after_login, at_login
+
+__all__ = ("goodbye", "refusal", "welcome")
+
+
+def welcome(
+    greeting: Greeting, frame: Welcome, is_resumed: bool, keepalive_s: int, max_packet_bytes: int
+) -> bytes:
+    """CONNACK. MQTT 5 also hears what it may do here, and what became of what it asked for."""
+    head = bytes((is_resumed, Reason.SUCCESS))
+    if greeting.version == 4:
+        return packet(Packet.CONNACK, head)
+    said = [
+        written(Property.RECEIVE_MAXIMUM, min(frame.limits.publish_window, 65_535)),
+        written(Property.MAXIMUM_PACKET_SIZE, max_packet_bytes),
+        written(Property.TOPIC_ALIAS_MAXIMUM, ALIASES),
+        written(Property.WILDCARDS, 0),
+        written(Property.SHARED, 0),
+    ]
+    if not greeting.client_id:
+        said.append(written(Property.ASSIGNED_CLIENT_ID, parse_address(frame.session).device))
+    if keepalive_s != greeting.keepalive_s:
+        said.append(written(Property.SERVER_KEEPALIVE, keepalive_s))
+    about = b"".join(said)
+    return packet(Packet.CONNACK, head, length(len(about)), about)
+
+
+def refusal(version: int, greeting: Greeting | None, frame: Bye, fault: Reason | None) -> bytes:
+    """CONNACK that turns a greeting down; b"": the version is not known, or has no word for this.
+
+    `fault`: what was wrong with the greeting itself.
+    """
+    reason = at_login(frame.code, fault, version) if version else 0
+    if not reason:
+        return b""
+    if version != 5:
+        return packet(Packet.CONNACK, bytes((0, reason)))
+    return packet(Packet.CONNACK, bytes((0, reason)), _why(greeting, frame.reason))
+
+
+def goodbye(greeting: Greeting, frame: Bye, fault: Reason | None) -> bytes:
+    """DISCONNECT; b"": in 3.1.1 the connection just ends, as it does for one that has gone already."""
+    if greeting.version != 5 or frame.code == CloseCode.LOST:
+        return b""
+    return packet(Packet.DISCONNECT, bytes((after_login(frame.code, fault),)), _why(greeting, frame.reason))
+
+
+def _why(greeting: Greeting | None, reason: str) -> bytes:
+    """The properties with a reason's text, for who wants it."""
+    if not reason or (greeting is not None and not greeting.tell_reasons):
+        return b"\0"
+    about = written(Property.REASON_STRING, reason[:200])
+    return length(len(about)) + about

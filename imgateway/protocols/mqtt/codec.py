@@ -1,0 +1,260 @@
+"""One MQTT connection, the gateway's end: packets to frames and back, and what MQTT does by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from math import inf
+from typing import ClassVar
+
+from zope.interface import implementer
+
+from imgateway.errors import CloseCode
+from imgateway.frames import (
+    Bye,
+    Deliver,
+    DeliverAck,
+    Frame,
+    Keep,
+    PublishAck,
+    Refused,
+    Subscribed,
+    Unsubscribed,
+    UnsubscribedCode,
+    Welcome,
+    parse_address,
+    user_address,
+)
+from imgateway.interfaces import ICodec
+from imgateway.protocols.mqtt.answers import goodbye, refusal, welcome
+from imgateway.protocols.mqtt.deliveries import UNKNOWN, Outbox, Track
+from imgateway.protocols.mqtt.greeting import Greeting
+from imgateway.protocols.mqtt.inbox import Inbox
+from imgateway.protocols.mqtt.memory import Memory
+from imgateway.protocols.mqtt.packets import Body, Packet, Splitter, acknowledgement
+from imgateway.protocols.mqtt.properties import Property, read
+from imgateway.protocols.mqtt.reasons import Broken, Reason, of_refusal
+from imgateway.protocols.mqtt.record import FOREVER
+from imgateway.protocols.mqtt.subscribing import Subscriptions
+from imgateway.protocols.plain import PlainCodec
+
+__all__ = ("MqttCodec",)
+
+PINGRESP = bytes((Packet.PINGRESP, 0))
+
+
+@implementer(ICodec)
+class MqttCodec(PlainCodec):
+    """:param max_keepalive_s: the longest that a client of MQTT 5 may be silent; 0: as long as it likes.
+
+    :param wall_ms: Unix milliseconds. :param draw: gives a text that nobody else is given.
+    """
+
+    wire = ""  # packet ids are this connection's own
+
+    __slots__ = (
+        "_draw",
+        "_fault",
+        "_greeting",
+        "_inbox",
+        "_is_welcome",
+        "_max_keepalive_s",
+        "_me",
+        "_memory",
+        "_outbox",
+        "_splitter",
+        "_subscriptions",
+        "_version",
+        "_wall_ms",
+        "silence_s",
+        "window",
+    )
+
+    def __init__(
+        self, max_frame_bytes: int, max_keepalive_s: int, wall_ms: Callable[[], int], draw: Callable[[], str]
+    ) -> None:
+        self.silence_s = 0.0
+        self.window = 0
+        self._splitter = Splitter(max_frame_bytes)
+        self._max_keepalive_s = max_keepalive_s
+        self._wall_ms = wall_ms
+        self._draw = draw
+        self._version = 0
+        self._greeting: Greeting | None = None
+        self._fault: Reason | None = None
+        self._is_welcome = False
+        self._me = ("", "")
+
+    # ------------------------------------------------------------------------------------------------ inwards
+
+    def receive(self, data: bytes) -> Iterator[Frame | Keep | bytes]:
+        acked: dict[Track, None] = {}
+        try:
+            for first, body in self._splitter.feed(data):
+                if self._greeting is None:
+                    yield self._connect(first, body)
+                elif first == Packet.PUBACK:
+                    track = self._outbox.acked(self._packet_id(body, Packet.PUBACK))
+                    if track is not None:
+                        acked[track] = None
+                elif first & 0xF0 == Packet.PUBLISH:
+                    item = self._inbox.publish(first, body)
+                    if self._memory.before_publish():
+                        yield self._memory.keep()
+                    if item:
+                        yield item
+                else:
+                    # What was acknowledged may be unsubscribed from in a moment.
+                    yield from _acks(acked)
+                    yield from self._other(first, body)
+            yield from _acks(acked)
+        except Broken as error:
+            self._fault = error.said
+            raise
+
+    def _connect(self, first: int, body: bytes) -> Frame:
+        if first != Packet.CONNECT:
+            raise Broken("the first packet must be CONNECT", Reason.PROTOCOL_ERROR)
+        self._version = Greeting.version_of(body)
+        name = self._draw()
+        greeting = Greeting.read(body, name)
+        if greeting.auth:
+            raise Broken("there is no enhanced authentication here", Reason.BAD_AUTH_METHOD)
+        self._greeting = greeting.without_secrets()
+        self._inbox = Inbox(self._version, self._draw)
+        self._outbox = Outbox(self._version, greeting.max_packet_bytes)
+        self._subscriptions = Subscriptions(self._version)
+        self._memory = Memory(self._inbox, self._subscriptions, greeting.expiry_s, self._draw, self._wall_ms)
+        self.silence_s = greeting.keepalive(self._max_keepalive_s) * 1.5 or inf
+        self.window = greeting.receive_maximum
+        return greeting.hello(f"mqtt-{name}")
+
+    def _other(self, first: int, body: bytes) -> Iterator[Frame | Keep | bytes]:
+        """What comes rarely."""
+        if first == Packet.PINGREQ:
+            yield from self._ping(body)
+        elif first == Packet.PUBREL:
+            yield acknowledgement(Packet.PUBCOMP, self._packet_id(body, Packet.PUBREL))
+        elif first == Packet.SUBSCRIBE:
+            yield from self._remembered(self._subscriptions.subscribe(body))
+        elif first == Packet.UNSUBSCRIBE:
+            yield from self._remembered(self._subscriptions.unsubscribe(body))
+        elif first == Packet.DISCONNECT:
+            yield from self._disconnect(body)
+        else:
+            known = first & 0xF0 in (Packet.CONNECT, Packet.AUTH, Packet.PUBREC, Packet.PUBCOMP)
+            what = Reason.PROTOCOL_ERROR if known else Reason.MALFORMED
+            raise Broken("a packet that a client does not send now", what)
+
+    def _packet_id(self, data: bytes, kind: Packet) -> int:
+        """Of a client's acknowledgement. Why it says no is its own business: it has had the message."""
+        if len(data) == 2 and (number := int.from_bytes(data)):
+            return number
+        body = Body(data)
+        number = body.packet_id()
+        if self._version == 5:
+            body.byte()
+            if body.more():
+                read(body, kind)
+        body.end()
+        return number
+
+    def _remembered(self, asking: Iterator[Frame | bytes]) -> Iterator[Frame | Keep | bytes]:
+        """The change is on its way to the disk before the core or the client hears of it."""
+        for item in asking:
+            if self._subscriptions.is_changed:
+                yield self._memory.keep()
+            yield item
+
+    def _ping(self, body: bytes) -> Iterator[Keep | bytes]:
+        Body(body).end()
+        yield PINGRESP
+        if self._memory.is_due():
+            yield self._memory.keep()
+
+    def _disconnect(self, data: bytes) -> Iterator[Frame | Keep]:
+        reason = 0
+        asked = expiry_s = self._memory.expiry_s
+        if data:
+            if self._version != 5:
+                raise Broken("more in a packet than belongs there")
+            body = Body(data)
+            reason = body.byte()
+            if body.more():
+                asked = read(body, Packet.DISCONNECT).get(Property.SESSION_EXPIRY, expiry_s)
+            body.end()
+            if asked and not expiry_s:
+                raise Broken("a session that ends with its connection cannot be kept", Reason.PROTOCOL_ERROR)
+            self._memory.expiry_s = asked
+        if asked != expiry_s or asked not in (0, FOREVER):
+            yield self._memory.keep()  # its time runs from now on
+        # Any other reason than success wants the will to be published.
+        yield Bye(CloseCode.NORMAL if reason == Reason.SUCCESS else CloseCode.LOST)
+
+    def restore(self, record: bytes) -> Sequence[Frame | Keep]:
+        greeting = self._greeting
+        return () if greeting is None else self._memory.restore(record, greeting.clean)
+
+    # ----------------------------------------------------------------------------------------------- outwards
+
+    def encode(self, frame: Frame) -> bytes | None:
+        if self._greeting is None:
+            return self._bye(frame) if isinstance(frame, Bye) else b""
+        if isinstance(frame, PublishAck):
+            return self._inbox.answered(frame)
+        if isinstance(frame, Deliver):
+            return self._deliver(frame)
+        say = self._words.get(type(frame))
+        return say(self, frame) if say is not None else b""
+
+    def _deliver(self, frame: Deliver) -> bytes | None:
+        subscriptions = self._subscriptions
+        return self._outbox.said(
+            frame,
+            subscriptions.there.get(frame.address, UNKNOWN),
+            self._me,
+            subscriptions.retained(frame.address),
+            self._wall_ms(),
+        )
+
+    def _welcome(self, frame: Welcome) -> bytes:
+        greeting = self._greeting
+        assert greeting is not None
+        self._is_welcome = True
+        self._me = (frame.user, parse_address(frame.session).device)
+        self._subscriptions.me = user_address(frame.user)
+        keepalive_s = greeting.keepalive(self._max_keepalive_s)
+        return welcome(greeting, frame, self._memory.is_resumed, keepalive_s, self._splitter.max_bytes)
+
+    def _subscribed(self, frame: Subscribed) -> bytes:
+        self._outbox.begin(frame.address, frame.lane, frame.epoch, frame.position)
+        return self._subscriptions.subscribed(frame.address, frame.head)
+
+    def _unsubscribed(self, frame: Unsubscribed) -> bytes:
+        self._outbox.forget(frame.address)
+        return self._subscriptions.unsubscribed(frame.address, frame.code == UnsubscribedCode.ASKED)
+
+    def _refused(self, frame: Refused) -> bytes:
+        if frame.frame not in ("subscribe", "unsubscribe"):
+            return b""
+        return self._subscriptions.refused(parse_address(frame.id), of_refusal(frame.code))
+
+    def _bye(self, frame: Bye) -> bytes:
+        if not self._is_welcome or self._greeting is None:
+            return refusal(self._version, self._greeting, frame, self._fault)
+        return goodbye(self._greeting, frame, self._fault)
+
+    _words: ClassVar[dict[type, Callable[..., bytes]]] = {
+        Welcome: _welcome,
+        Subscribed: _subscribed,
+        Unsubscribed: _unsubscribed,
+        Refused: _refused,
+        Bye: _bye,
+    }
+
+
+def _acks(acked: dict[Track, None]) -> Iterator[DeliverAck]:
+    """One acknowledgement for all logs that went on."""
+    acks = tuple([track.ack() for track in acked if track.followed])
+    acked.clear()
+    if acks:
+        yield DeliverAck(acks)

@@ -1,0 +1,119 @@
+"""A client's PUBLISH packets: each becomes a publish of ours, and its outcome the packet that answers it.
+
+QoS 2 is taken as such: PUBREC stands for PUBACK, and a repeat finds its message by the id that it was given.
+What PUBREL releases is nothing of ours, so that PUBCOMP answers it at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from imgateway.errors import InvalidAddress
+from imgateway.frames import Publish, PublishAck
+from imgateway.protocols.mqtt.minting import Mint
+from imgateway.protocols.mqtt.packets import Body, Packet, acknowledgement
+from imgateway.protocols.mqtt.properties import NONE, Properties, Property, read
+from imgateway.protocols.mqtt.publishing import published
+from imgateway.protocols.mqtt.reasons import Broken, Reason, of_outcome
+
+__all__ = ("ALIASES", "Inbox")
+
+ALIASES = 16
+"""Topic aliases that a client may have."""
+_KINDS = (0, Packet.PUBACK, Packet.PUBREC)
+
+
+class Inbox:
+    """:param version: 4 or 5. :param draw: gives a text that nobody else is given.
+
+    :ivar mint: gives the message ids; may be set until the first publish.
+    :ivar is_changed: `mint` has begun a run that must be remembered before the publish that it is for.
+    """
+
+    __slots__ = ("_aliases", "_draw", "_name", "_passed", "_v5", "_waiting", "is_changed", "mint")
+
+    def __init__(self, version: int, draw: Callable[[], str]) -> None:
+        self.mint = Mint("", (), draw)
+        self.is_changed = False
+        self._v5 = version == 5
+        self._draw = draw
+        self._name = ""
+        self._passed = 0  # publishes of QoS 0
+        self._waiting: dict[str, tuple[int, int]] = {}  # by message id: what answers it, the packet id
+        self._aliases: dict[int, bytes] | None = None
+
+    def publish(self, first: int, body: bytes) -> Publish | bytes:
+        """The publish; or the answer to one that goes nowhere.
+
+        :raises Broken: it is none.
+        """
+        size = len(body)
+        at = 2 + (body[0] << 8 | body[1]) if size > 1 else 2
+        qos = first >> 1 & 3
+        if qos:
+            at += 2
+        if at > size or qos == 3 or (first & 8 and not qos):
+            raise Broken("a PUBLISH that is cut off, or with flags that it cannot have")
+        topic = body[2 : at - 2] if qos else body[2:at]
+        packet_id = body[at - 2] << 8 | body[at - 1] if qos else 0
+        if qos and not packet_id:
+            raise Broken("a packet id must not be 0", Reason.PROTOCOL_ERROR)
+        properties = NONE
+        if not self._v5:
+            body = body[at:]
+        elif topic and body[at : at + 1] == b"\0":
+            body = body[at + 1 :]
+        else:
+            rest = Body(body, at)
+            properties = read(rest, Packet.PUBLISH)
+            body = rest.rest()
+            if not topic or Property.TOPIC_ALIAS in properties:
+                topic = self._aliased(topic, properties)
+        resent = bool(first & 8)
+        if not qos:
+            msg_id = self._pass()
+        else:
+            mint = self.mint.again if resent else self.mint.fresh
+            msg_id, begun = mint(packet_id, topic, body)
+            if begun:
+                self.is_changed = True
+        try:
+            frame = published(msg_id, topic, body, qos and 1, first & 1 == 1, resent, properties)
+        except InvalidAddress:
+            return self._answer(_KINDS[qos], packet_id, Reason.TOPIC_INVALID) if qos else b""
+        if qos:
+            self._waiting[msg_id] = (_KINDS[qos], packet_id)
+        return frame
+
+    def answered(self, ack: PublishAck) -> bytes:
+        """The core has decided."""
+        kind, packet_id = self._waiting.pop(ack.msg_id, (0, 0))
+        if not kind:
+            return b""
+        code = ack.outcomes[0].code
+        return self._answer(kind, packet_id, of_outcome(code) if code else Reason.SUCCESS)
+
+    def _answer(self, kind: int, packet_id: int, reason: Reason) -> bytes:
+        # 3.1.1 has no other answer, and to hang up would make the client send it again for ever.
+        return acknowledgement(kind, packet_id, reason if self._v5 else 0)
+
+    def _pass(self) -> str:
+        """An id for what nobody will repeat."""
+        if not self._name:
+            self._name = self._draw() + "q"
+        self._passed += 1
+        return f"{self._name}{self._passed:x}"
+
+    def _aliased(self, topic: bytes, properties: Properties) -> bytes:
+        alias = properties.get(Property.TOPIC_ALIAS)
+        if alias is None:
+            raise Broken("a PUBLISH without a topic", Reason.PROTOCOL_ERROR)
+        if not 1 <= alias <= ALIASES:
+            raise Broken("a topic alias that was not offered", Reason.ALIAS_INVALID)
+        if self._aliases is None:
+            self._aliases = {}
+        if topic:
+            self._aliases[alias] = topic
+        elif alias not in self._aliases:
+            raise Broken("a topic alias that stands for nothing", Reason.PROTOCOL_ERROR)
+        return self._aliases[alias]

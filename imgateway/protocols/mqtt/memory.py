@@ -1,0 +1,83 @@
+"""What an MQTT session remembers over its connections, and when that is written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from imgateway.frames import Frame, Keep
+from imgateway.protocols.mqtt.inbox import Inbox
+from imgateway.protocols.mqtt.minting import Mint
+from imgateway.protocols.mqtt.record import FOREVER, Record
+from imgateway.protocols.mqtt.subscribing import Subscriptions
+from imgateway.protocols.mqtt.topics import address_of, topic_of
+
+__all__ = ("Memory",)
+
+
+class Memory:
+    """:param draw: gives a text that nobody else is given. :param wall_ms: Unix milliseconds.
+
+    :ivar expiry_s: how long the session outlives its connection.
+    :ivar is_resumed: the client finds the session that it left.
+    """
+
+    __slots__ = ("_draw", "_inbox", "_stamp_s", "_subscriptions", "_wall_ms", "expiry_s", "is_resumed")
+
+    def __init__(
+        self,
+        inbox: Inbox,
+        subscriptions: Subscriptions,
+        expiry_s: int,
+        draw: Callable[[], str],
+        wall_ms: Callable[[], int],
+    ) -> None:
+        self.expiry_s = expiry_s
+        self.is_resumed = False
+        self._inbox = inbox
+        self._subscriptions = subscriptions
+        self._draw = draw
+        self._wall_ms = wall_ms
+        self._stamp_s = 0
+
+    def restore(self, data: bytes, clean: bool) -> list[Frame | Keep]:
+        """What an earlier connection left. With a clean start, and when it expired, it is undone."""
+        old = Record.read(data)
+        frames: list[Frame | Keep] = []
+        if old is not None and not clean and not old.is_over(self._now_s()):
+            self.is_resumed = True
+            self._inbox.mint = Mint(old.mint, old.runs, self._draw)
+            for topic, subscription in old.subscriptions.items():
+                frames += self._subscriptions.again(address_of(topic), subscription)
+        elif old is not None:
+            for topic in old.subscriptions:
+                frames += self._subscriptions.no_more(address_of(topic))
+        is_same = self.is_resumed and old is not None and old.expiry_s == self.expiry_s == FOREVER
+        if (self.expiry_s and not is_same) or (data and not self.expiry_s):
+            frames.append(self.keep())
+        return frames
+
+    def before_publish(self) -> bool:
+        """Something must be kept before what the inbox gave goes on. A session that ends with its connection
+        is sent no repeats later."""
+        return self._inbox.is_changed and self.expiry_s > 0
+
+    def is_due(self) -> bool:
+        """The client is there: is it time to write something down?"""
+        if self._subscriptions.is_changed:
+            return True
+        if self.expiry_s in (0, FOREVER):
+            return False
+        return self._now_s() > self._stamp_s + Record(expiry_s=self.expiry_s).stamp_after_s()
+
+    def keep(self) -> Keep:
+        """All of it, as it is now."""
+        subscriptions, mint = self._subscriptions, self._inbox.mint
+        subscriptions.is_changed = self._inbox.is_changed = False
+        self._stamp_s = self._now_s()
+        if not (self.expiry_s or subscriptions.there):
+            return Keep(b"")  # nothing to come back to, nothing to undo
+        there = {topic_of(address): one for address, one in subscriptions.there.items()}
+        return Keep(Record(1, self.expiry_s, self._stamp_s, mint.name, mint.runs, there).written())
+
+    def _now_s(self) -> int:
+        return self._wall_ms() // 1000

@@ -1,0 +1,516 @@
+"""Subscriptions, what is delivered for them, and the acknowledgements; what a session remembers of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from imgateway.errors import BadFrame
+from imgateway.frames import (
+    EVERYONE,
+    Acked,
+    Address,
+    DeliverAck,
+    Entry,
+    Notify,
+    Publish,
+    Refused,
+    RefusedCode,
+    Subscribe,
+    Subscribed,
+    Unsubscribe,
+    Unsubscribed,
+    UnsubscribedCode,
+)
+from imgateway.protocols.mqtt.packets import Body, Splitter, packet
+from imgateway.protocols.mqtt.properties import Property
+from imgateway.protocols.mqtt.record import FOREVER, Record, Subscription
+from tests.protocols.mqtt import (
+    DISCONNECT,
+    ME,
+    NEWS,
+    NOW_MS,
+    PINGREQ,
+    ROOM,
+    Peer,
+    entry,
+    puback,
+    publish,
+    subscribe,
+    unsubscribe,
+)
+
+P = Property
+
+
+def logged_in(version: int = 4, **more: Any) -> Peer:
+    peer = Peer()
+    peer.login(version, **more)
+    return peer
+
+
+class Got:
+    """A PUBLISH as a client reads it."""
+
+    def __init__(self, first: int, data: bytes, v5: bool) -> None:
+        body = Body(data)
+        self.topic = body.text()
+        self.qos, self.retain, self.dup = first >> 1 & 3, bool(first & 1), bool(first & 8)
+        self.packet_id = body.short() if self.qos else 0
+        self.about: list[tuple[int, Any]] = []
+        if v5:
+            part = body.part()
+            kinds = {2: "long", 3: "text", 8: "text", 9: "binary", 11: "variable", 1: "byte"}
+            while part.more():
+                number = part.byte()
+                value = (part.text(), part.text()) if number == 0x26 else getattr(part, kinds[number])()
+                self.about.append((number, value))
+        self.body = body.rest()
+
+
+def got(data: bytes | None, v5: bool = False) -> list[Got]:
+    assert data is not None
+    return [Got(first, body, v5) for first, body in Splitter(1 << 20).feed(data)]
+
+
+# --------------------------------------------------------------------------------------- the mailbox and acks
+
+
+def test_the_mailbox_comes_by_itself_at_qos_1() -> None:
+    peer = logged_in()
+    (one, two) = got(peer.deliver(ME, entry(5, b"a"), entry(6, b"b")))
+    assert [(m.topic, m.qos, m.body, m.retain, m.dup) for m in (one, two)] == [
+        ("user/alice", 1, b"a", False, False),
+        ("user/alice", 1, b"b", False, False),
+    ]
+    assert peer.take(puback(one.packet_id) + puback(two.packet_id)) == [DeliverAck((Acked(ME, 1, 6),))]
+
+
+def test_acks_in_any_order_move_the_prefix() -> None:
+    peer = logged_in()
+    ids = [m.packet_id for m in got(peer.deliver(ME, *[entry(seq) for seq in range(1, 6)], upto=9))]
+    assert peer.take(puback(ids[1])) == []
+    assert peer.take(puback(ids[0])) == [DeliverAck((Acked(ME, 1, 2),))]
+    assert peer.take(puback(ids[4]) + puback(ids[3])) == []
+    assert peer.take(puback(ids[2])) == [
+        DeliverAck((Acked(ME, 1, 9),))
+    ]  # the last stands for the whole range
+    assert peer.take(puback(ids[2])) == []  # twice, and one that nobody sent
+    assert peer.take(puback(40_000)) == []
+
+
+@given(st.permutations(range(12)), st.integers(1, 4))
+def test_any_order_of_acks_ends_at_the_end(order: list[int], at_once: int) -> None:
+    peer = logged_in()
+    ids = [m.packet_id for seq in range(1, 13) for m in got(peer.deliver(ME, entry(seq)))]
+    done: list[int] = []
+    acked = 0
+    for at in range(0, 12, at_once):
+        part = order[at : at + at_once]
+        done += part
+        for frame in peer.take(b"".join(puback(ids[index]) for index in part)):
+            acked = frame.acks[0].upto
+        prefix = next((n for n in range(12) if n not in done), 12)
+        assert acked == prefix
+    assert acked == 12
+
+
+def test_packet_ids_come_round_and_pass_over_those_in_flight() -> None:
+    peer = logged_in()
+    (first,) = got(peer.deliver(ME, entry(1)))
+    for seq in range(2, 65_540):
+        (one,) = got(peer.deliver(NEWS, entry(seq)))
+        assert one.packet_id != first.packet_id or seq == 1
+        peer.take(puback(one.packet_id))
+    assert peer.take(puback(first.packet_id)) == [DeliverAck((Acked(ME, 1, 1),))]
+
+
+def test_a_negative_puback_counts_as_one() -> None:
+    peer = logged_in(5)
+    (one,) = got(peer.deliver(ME, entry(1)), True)
+    data = packet(0x40, one.packet_id.to_bytes(2), b"\x97\x00")
+    assert peer.take(data) == [DeliverAck((Acked(ME, 1, 1),))]
+    (two,) = got(peer.deliver(ME, entry(2)), True)
+    assert peer.take(packet(0x40, two.packet_id.to_bytes(2), b"\x10")) == [DeliverAck((Acked(ME, 1, 2),))]
+
+
+def test_qos_0_to_a_user_has_no_packet_id() -> None:
+    peer = logged_in()
+    (one,) = got(peer.deliver(ME, entry(0), upto=0))
+    assert (one.qos, one.body) == (0, b"hello")
+
+
+def test_a_new_epoch_begins_a_new_count() -> None:
+    peer = logged_in()
+    (old,) = got(peer.deliver(ME, entry(1), epoch=1))
+    (new,) = got(peer.deliver(ME, entry(1), epoch=2))
+    assert peer.take(puback(new.packet_id)) == [DeliverAck((Acked(ME, 2, 1),))]
+    assert peer.take(puback(old.packet_id)) == [DeliverAck((Acked(ME, 1, 1),))]
+
+
+def test_what_a_client_of_5_hears_of_a_message() -> None:
+    peer = logged_in(5)
+    headers = (
+        ("imgateway.sender", "boss"),
+        ("mqtt.correlation-data", "_wA="),
+        ("mqtt.payload-format", "1"),
+        ("mqtt.response-topic", "user/bob"),
+        ("mqtt.retain", "1"),
+        ("unit", "°C"),
+    )
+    one = entry(1, headers=headers, content_type="text/plain", expires_ms=NOW_MS + 1_500)
+    (message,) = got(peer.deliver(ME, one), True)
+    assert sorted(message.about) == [
+        (P.PAYLOAD_FORMAT, 1),
+        (P.MESSAGE_EXPIRY, 2),
+        (P.CONTENT_TYPE, "text/plain"),
+        (P.RESPONSE_TOPIC, "user/bob"),
+        (P.CORRELATION, b"\xff\0"),
+        (P.USER, ("imgateway.device", "pad")),
+        (P.USER, ("imgateway.msg_id", "m1")),
+        (P.USER, ("imgateway.sender", "bob")),
+        (P.USER, ("unit", "°C")),
+    ]
+    (message,) = got(peer.deliver(ME, entry(2, device="", headers=(("mqtt.response-topic", "a/+"),))), True)
+    assert message.about == [
+        (P.USER, ("imgateway.sender", "bob")),
+        (P.USER, ("imgateway.msg_id", "m2")),
+    ]
+
+
+def test_what_has_expired_is_passed_over() -> None:
+    peer = logged_in()
+    old = entry(1, expires_ms=NOW_MS)
+    assert peer.deliver(ME, old) == b""
+    (one,) = got(peer.deliver(ME, entry(2), old, upto=7))
+    assert peer.take(puback(one.packet_id)) == [DeliverAck((Acked(ME, 1, 7),))]
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        entry(1, b"x" * 200),
+        entry(1, headers=(("a", "\0"),)),
+        entry(1, headers=(("mqtt.correlation-data", "?"),)),
+        entry(1, content_type="x" * 65_536),
+        Entry(1, b"\xff"),
+    ],
+)
+def test_unsayable(bad: Entry) -> None:
+    peer = logged_in(5, about=[(P.MAXIMUM_PACKET_SIZE, 150)])
+    assert peer.deliver(ME, bad) is None
+    assert peer.deliver(ME, entry(1), bad) is None
+    assert peer.deliver(ROOM, bad) is None
+    (one,) = got(peer.deliver(ME, entry(2)), True)
+    assert peer.take(puback(one.packet_id)) == [DeliverAck((Acked(ME, 1, 2),))]  # nothing else is waited for
+
+
+# ------------------------------------------------------------------------------------------------ subscribing
+
+
+def test_one_answer_for_many() -> None:
+    peer = logged_in()
+    frames = peer.take(
+        subscribe(("user/alice", 2), ("room/7", 1), ("topic/news/today", 2), ("all", 1), ("x", 0))
+    )
+    assert frames == [Subscribe(ROOM, last=True, acks=False), Subscribe(NEWS, last=True)]
+    assert peer.codec.encode(Subscribed(NEWS)) == b""
+    assert peer.codec.encode(Subscribed(ROOM)).hex() == "90070009" + "0100010080"
+    assert peer.codec.encode(Subscribed(ROOM)) == b""  # the business put it there once more
+
+
+def test_what_needs_no_asking_is_answered_at_once() -> None:
+    peer = logged_in()
+    assert peer.take(subscribe(("user/alice", 0))) == [bytes.fromhex("9003000901")]
+    peer = logged_in(5)
+    filters = ("$share/g/user/alice", 1), ("topic/#", 1), ("+/a", 1), ("topic/" + "x" * 65, 1), ("all", 1)
+    (answer,) = peer.take(subscribe(*filters, v5=True))
+    assert answer.hex() == "9008000900" + "9ea2a28f00"
+
+
+def test_refusals() -> None:
+    for version, codes in ((4, "8080"), (5, "8797")):
+        peer = logged_in(version)
+        peer.take(subscribe(("user/bob", 1), ("topic/t", 1), v5=version == 5))
+        assert peer.codec.encode(Refused("subscribe", "topic:t", RefusedCode.RATE)) == b""
+        answer = peer.codec.encode(Refused("subscribe", "user:bob", RefusedCode.FORBIDDEN))
+        assert answer[-2:].hex() == codes
+        peer.take(PINGREQ)
+        record = Record.read(peer.record)
+        assert record is None or record.subscriptions == {}
+    assert peer.codec.encode(Refused("seen", "user:bob", 1)) == b""
+    peer.take(subscribe(("area/a", 1), v5=True))
+    assert peer.codec.encode(Refused("subscribe", "area:a", RefusedCode.NOT_SUPPORTED))[-1] == 0x8F
+    peer.take(subscribe(("area/a", 1), v5=True))
+    assert peer.codec.encode(Refused("subscribe", "area:a", 77))[-1] == 0x80
+
+
+def test_the_same_topic_twice_in_one_packet() -> None:
+    peer = logged_in()
+    assert len(peer.take(subscribe(("topic/t", 0), ("topic/t", 1)))) == 2
+    topic = Address("topic", "t")
+    assert peer.codec.encode(Subscribed(topic)) == b""
+    assert peer.codec.encode(Subscribed(topic))[-2:].hex() == "0001"
+
+
+def test_unsubscribing() -> None:
+    peer = logged_in()
+    peer.take(subscribe(("room/7", 1), ("user/alice", 1)))
+    peer.codec.encode(Subscribed(ROOM))
+    assert peer.take(unsubscribe("room/7", "user/alice", "x", "room/8")) == [Unsubscribe(ROOM)]
+    assert peer.codec.encode(Unsubscribed(ROOM, UnsubscribedCode.ASKED)).hex() == "b0020008"
+    peer = logged_in(5)
+    assert peer.take(unsubscribe("room/7", v5=True)) == [bytes.fromhex("b00400080011")]
+    peer.take(subscribe(("room/7", 1), v5=True))
+    peer.codec.encode(Subscribed(ROOM))
+    peer.take(unsubscribe("room/7", "a/b", v5=True))
+    assert peer.codec.encode(Unsubscribed(ROOM, 0)).hex() == "b0050008000011"
+
+
+def test_late_acks_of_what_was_unsubscribed_from() -> None:
+    peer = logged_in()
+    peer.take(subscribe(("topic/news/today", 1)))
+    peer.codec.encode(Subscribed(NEWS))
+    (one,) = got(peer.deliver(NEWS, entry(1)))
+    items = peer.take(puback(one.packet_id) + unsubscribe("topic/news/today"))
+    assert items == [DeliverAck((Acked(NEWS, 1, 1),)), Unsubscribe(NEWS)]
+    (two,) = got(peer.deliver(NEWS, entry(2)))
+    (three,) = got(peer.deliver(NEWS, entry(3)))
+    chunk = peer.codec.receive(puback(two.packet_id) + PINGREQ)
+    peer.codec.encode(Unsubscribed(NEWS, 0))
+    assert list(chunk) == [b"\xd0\x00"]
+    assert peer.take(puback(three.packet_id)) == []
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        packet(0x82, b"\0\1"),
+        packet(0x82, b"\0\0", b"\0\1a\1"),
+        subscribe(("", 1)),
+        subscribe(("user/alice", 3)),
+        subscribe(("user/alice", 4)),  # an option of MQTT 5
+        packet(0x82, b"\0\1\0\1a"),
+        packet(0xA2, b"\0\1"),
+        unsubscribe(""),
+    ],
+)
+def test_what_is_no_subscription(bad: bytes) -> None:
+    with pytest.raises(BadFrame):
+        logged_in().take(bad)
+
+
+@pytest.mark.parametrize("how", [3, 0x30, 0x40, 0x80])
+def test_options_that_no_subscription_has(how: int) -> None:
+    with pytest.raises(BadFrame):
+        logged_in(5).take(subscribe(("user/alice", how), v5=True))
+
+
+# --------------------------------------------------------------------------------------- what is delivered
+
+
+def test_qos_is_what_was_granted() -> None:
+    peer = logged_in()
+    assert peer.take(subscribe(("topic/news/today", 0))) == [Subscribe(NEWS, last=True, acks=False)]
+    peer.codec.encode(Subscribed(NEWS))
+    (one,) = got(peer.deliver(NEWS, entry(1)))
+    assert (one.topic, one.qos) == ("topic/news/today", 0)
+    assert [m.qos for m in got(peer.deliver(ROOM, entry(1)))] == [0]
+    (one,) = got(peer.deliver(EVERYONE, entry(1)))
+    assert (one.topic, one.qos) == ("all", 0)
+
+
+def test_retained() -> None:
+    peer = logged_in(5)
+    peer.take(subscribe(("topic/news/today", 1), v5=True))
+    peer.codec.encode(Subscribed(NEWS, position=6, head=7))
+    old, new = got(peer.deliver(NEWS, entry(7), entry(8)), True)
+    assert (old.retain, new.retain) == (True, False)
+    for how in (0x21, 0x11, 0x01):  # there is a subscription already
+        assert peer.take(subscribe(("topic/news/today", how), v5=True)) == [Subscribe(NEWS)]
+        peer.codec.encode(Subscribed(NEWS, position=8, head=8))
+    assert peer.take(subscribe(("room/7", 0x10), v5=True)) == [Subscribe(ROOM, last=True, acks=False)]
+    assert peer.take(subscribe(("topic/a", 0x20), v5=True)) == [Subscribe(Address("topic", "a"), acks=False)]
+    # An empty body takes a retained message back; who is subscribed sees it as any other.
+    peer.codec.encode(Subscribed(ROOM, position=3, head=4))
+    assert peer.deliver(ROOM, entry(4, b"")) == b""
+    assert [m.body for m in got(peer.deliver(ROOM, entry(5, b"")), True)] == [b""]
+
+
+def test_retain_as_published() -> None:
+    peer = logged_in(5)
+    peer.take(subscribe(("room/7", 0x28), ("topic/news/today", 0x29), v5=True))
+    flagged = entry(1, headers=(("mqtt.retain", "1"),))
+    assert [m.retain for m in got(peer.deliver(ROOM, flagged, entry(2)), True)] == [True, False]
+    assert [m.retain for m in got(peer.deliver(NEWS, flagged, entry(2)), True)] == [True, False]
+    other = logged_in(5)
+    assert [m.retain for m in got(other.deliver(ROOM, flagged), True)] == [False]
+
+
+def test_no_local() -> None:
+    peer = logged_in(5)
+    peer.take(subscribe(("room/7", 4), v5=True))
+    mine, others = entry(1, sender="alice", device="phone"), entry(2, sender="alice", device="pad")
+    assert len(got(peer.deliver(ROOM, mine, others), True)) == 1
+    assert peer.deliver(ROOM, mine) == b""
+
+
+def test_subscription_ids() -> None:
+    peer = logged_in(5)
+    peer.take(subscribe(("room/7", 0), ("user/alice", 1), v5=True, ident=300))
+    for address in (ROOM, ME):
+        (one,) = got(peer.deliver(address, entry(1)), True)
+        assert (P.SUBSCRIPTION_ID, 300) in one.about
+
+
+def test_many_get_the_same_object_unless_it_expires() -> None:
+    peers = [logged_in(), logged_in(), logged_in(5), logged_in(5)]
+    one = entry(1)
+    said = [peer.deliver(ROOM, one) for peer in peers]
+    assert said[0] is said[1]
+    assert said[2] is said[3]
+    until = entry(2, expires_ms=NOW_MS + 10_000)
+    assert (P.MESSAGE_EXPIRY, 10) in got(peers[2].deliver(ROOM, until), True)[0].about
+
+
+def test_what_many_get_may_begin_before_where_one_is() -> None:
+    peer = logged_in()
+    peer.take(subscribe(("room/7", 1)))
+    peer.codec.encode(Subscribed(ROOM, epoch=1, position=2, head=3))
+    first = got(peer.deliver(ROOM, *[entry(seq, b"%d" % seq) for seq in range(1, 5)]))
+    assert [(m.body, m.retain) for m in first] == [(b"3", True), (b"4", False)]
+    assert peer.deliver(ROOM, entry(3), entry(4)) == b""
+    assert len(got(peer.deliver(ROOM, entry(5)))) == 1
+    assert len(got(peer.deliver(ROOM, entry(1), epoch=2))) == 1  # another ring
+    assert len(got(peer.deliver(ROOM, entry(0), upto=0))) == 1
+
+
+def test_what_it_cannot_be_told() -> None:
+    peer = logged_in()
+    assert peer.codec.encode(Notify(())) == b""
+    assert peer.deliver(ME, upto=9) == b""
+
+
+# ----------------------------------------------------------------------------------------- what is remembered
+
+
+def test_subscriptions_are_made_again() -> None:
+    peer = logged_in()
+    peer.take(subscribe(("user/alice", 1), ("room/7", 1), ("topic/news/today", 0)))
+    for address in (NEWS, ROOM):
+        peer.codec.encode(Subscribed(address, position=3, head=9))
+    frames = peer.login()
+    assert frames == [Subscribe(ROOM, acks=False), Subscribe(NEWS, acks=False)]
+    assert peer.codec.encode(Subscribed(ROOM, position=3, head=9)) == b""  # the client did not ask
+    assert peer.codec.encode(Subscribed(NEWS)) == b""
+    (one,) = got(peer.deliver(NEWS, entry(9)))
+    assert (one.qos, one.retain) == (0, False)  # what it missed is no retained message
+    assert peer.take(subscribe(("topic/news/today", 1))) == [Subscribe(NEWS)]
+    assert peer.codec.encode(Subscribed(NEWS)) != b""
+    peer.codec.encode(Refused("subscribe", "room:7", RefusedCode.FORBIDDEN))
+    peer.take(PINGREQ)
+    assert peer.login() == [Subscribe(NEWS)]
+
+
+def test_a_clean_start_undoes_them() -> None:
+    peer = logged_in()
+    peer.take(subscribe(("user/alice", 1), ("room/7", 1), ("topic/news/today", 1)))
+    assert peer.login(clean=True) == [Unsubscribe(ROOM), Unsubscribe(NEWS)]
+    assert peer.record == b""
+    assert peer.codec.encode(Unsubscribed(ROOM, 0)) == b""
+    (one,) = got(peer.deliver(ME, entry(1)))
+    assert one.qos == 1
+
+
+def test_what_a_session_that_is_not_kept_has_subscribed_to_is_undone() -> None:
+    peer = logged_in(clean=True)
+    peer.take(subscribe(("topic/news/today", 1)))
+    assert peer.login() == [Unsubscribe(NEWS)]
+    assert peer.connack.hex() == "20020000"
+    peer = logged_in(5)  # neither clean nor kept
+    peer.take(subscribe(("topic/news/today", 1), v5=True))
+    assert peer.login(5) == [Unsubscribe(NEWS)]
+
+
+def test_unsubscribing_is_remembered_and_so_is_being_taken_out() -> None:
+    peer = logged_in()
+    peer.take(subscribe(("room/7", 1), ("room/8", 1), ("room/9", 1)))
+    peer.take(unsubscribe("room/7"))
+    peer.codec.encode(Unsubscribed(Address("room", "8"), UnsubscribedCode.REMOVED))
+    peer.take(PINGREQ)
+    assert peer.login() == [Subscribe(Address("room", "9"), acks=False)]
+
+
+def test_who_was_taken_out_of_a_room_is_told_so_when_it_asks() -> None:
+    peer = logged_in(5)
+    peer.take(subscribe(("room/7", 1), v5=True))
+    assert peer.codec.encode(Unsubscribed(ROOM, UnsubscribedCode.REMOVED)).hex() == "900400090087"
+    assert peer.codec.encode(Unsubscribed(ROOM, UnsubscribedCode.REMOVED)) == b""
+
+
+def test_expiry() -> None:
+    peer = Peer()
+    more: dict[str, Any] = {"about": [(P.SESSION_EXPIRY, 3_600)]}
+    peer.login(5, **more)
+    peer.take(subscribe(("room/7", 1), v5=True))
+    peer.clock.now_ms += 3_600_000 + 899_000
+    assert len(peer.login(5, **more)) == 1
+    for _ in range(5):  # pings say that the connection lives
+        peer.clock.now_ms += 901_000
+        assert peer.take(PINGREQ) == [b"\xd0\x00"]
+    peer.clock.now_ms += 3_600_000
+    assert peer.login(5, **more) == [Subscribe(ROOM, acks=False)]
+    peer.clock.now_ms += 3_600_000 + 901_000
+    assert peer.login(5, **more) == [Unsubscribe(ROOM)]
+    assert peer.connack[2] == 0
+
+
+def test_disconnect_may_change_the_expiry() -> None:
+    peer = Peer()
+    more: dict[str, Any] = {"about": [(P.SESSION_EXPIRY, 3_600)]}
+    peer.login(5, **more)
+    peer.take(subscribe(("room/7", 1), v5=True))
+    peer.take(packet(0xE0, b"\0\5\x11\0\0\0\0"))
+    assert peer.login(5, **more) == [Unsubscribe(ROOM)]
+    peer.take(packet(0xE0, b"\0\5\x11\xff\xff\xff\xff"))
+    peer.clock.now_ms += 10**12
+    peer.login(5, **more)
+    assert peer.connack[2] == 1
+
+
+def test_how_often_it_is_written() -> None:
+    peer = logged_in()
+    before = peer.record
+    assert len(list(peer.codec.receive(PINGREQ + DISCONNECT))) == 2
+    peer.clock.now_ms += 10**10
+    peer.begun()
+    peer.login()
+    assert peer.record == before  # a session that is kept for ever is the same as before
+    assert not any(isinstance(one, Publish) for one in peer.take(PINGREQ))
+    ephemeral = logged_in(clean=True)
+    ephemeral.take(DISCONNECT)
+    assert ephemeral.record == b""
+
+
+def test_records_of_others() -> None:
+    assert Record.read(b"") is None
+    assert Record.read(b"\xff\xff") is None
+    assert Record.read(Record(version=2).written()) is None
+    record = Record(1, FOREVER, 7, "m", ((1, 2, 3),), {"room/7": Subscription(1, True, True, 9)})
+    assert Record.read(record.written()) == record
+    peer = Peer()
+    peer.record = b"garbage"
+    assert peer.login() == []
+    assert peer.connack.hex() == "20020000"
+
+
+def test_publish_after_being_restored() -> None:
+    peer = logged_in()
+    (first,) = peer.take(publish("user/bob", b"x", 1))
+    peer.take(subscribe(("room/7", 1)))
+    peer.login()
+    (again,) = peer.take(publish("user/bob", b"x", 1, dup=True))
+    assert again.msg_id == first.msg_id

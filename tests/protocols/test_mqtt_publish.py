@@ -1,0 +1,221 @@
+"""Publishes of clients: ids, outcomes, properties, aliases, repeats over connections."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from imgateway.errors import BadFrame
+from imgateway.frames import EVERYONE, Address, OutcomeCode, Publish, PublishAck
+from imgateway.protocols.mqtt.packets import packet, text
+from imgateway.protocols.mqtt.properties import Property
+from imgateway.protocols.mqtt.reasons import Broken
+from tests.protocols.mqtt import Peer, publish
+
+P = Property
+BOB = Address("user", "bob")
+
+
+def logged_in(version: int = 4, **more: Any) -> Peer:
+    peer = Peer()
+    peer.login(version, **more)
+    return peer
+
+
+@pytest.mark.parametrize("version", [4, 5])
+@pytest.mark.parametrize(
+    ("topic", "address"),
+    [
+        ("user/bob", BOB),
+        ("room/7", Address("room", "7")),
+        ("topic/a/b", Address("topic", "a/b")),
+        ("all", EVERYONE),
+    ],
+)
+def test_a_publish(version: int, topic: str, address: Address) -> None:
+    peer = logged_in(version)
+    about = () if version == 5 else None
+    (frame,) = peer.take(publish(topic, b"hi", 300, about=about))
+    assert frame == Publish(frame.msg_id, (address,), body=b"hi")
+    assert peer.answer(frame.msg_id).hex() == "4002012c"
+    assert peer.answer(frame.msg_id) == b""  # it is answered once
+    (frame,) = peer.take(publish(topic, b"", qos=0, about=about))
+    assert frame == Publish(frame.msg_id, (address,), qos=0)
+    assert peer.answer(frame.msg_id) == b""
+
+
+def test_no_two_have_the_same_id() -> None:
+    peer = logged_in()
+    frames = [*peer.take(publish("user/bob", b"x", qos=0) * 3), *peer.take(publish("user/bob", b"x", 5) * 3)]
+    assert len({frame.msg_id for frame in frames}) == 6
+    assert all(0 < len(frame.msg_id) <= 64 for frame in frames)
+
+
+def test_qos_2_is_answered_in_its_own_words() -> None:
+    peer = logged_in()
+    (frame,) = peer.take(publish("user/bob", b"hi", 7, qos=2))
+    assert frame.qos == 1
+    (again,) = peer.take(publish("user/bob", b"hi", 7, qos=2, dup=True))
+    assert again.msg_id == frame.msg_id
+    assert again.resent
+    assert peer.answer(frame.msg_id).hex() == "50020007"
+    assert peer.take(bytes.fromhex("62020007")) == [bytes.fromhex("70020007")]
+
+
+OUTCOMES = [
+    (OutcomeCode.OK, ""),
+    (OutcomeCode.DUPLICATE, ""),
+    (OutcomeCode.FULL, "97"),
+    (OutcomeCode.FORBIDDEN, "87"),
+    (OutcomeCode.UNKNOWN, "90"),
+    (OutcomeCode.RATE, "97"),
+    (OutcomeCode.TOO_LARGE, "97"),
+    (99, "83"),
+]
+
+
+@pytest.mark.parametrize(("code", "reason"), OUTCOMES)
+@pytest.mark.parametrize(("qos", "kind"), [(1, 0x40), (2, 0x50)])
+def test_outcomes(code: int, reason: str, qos: int, kind: int) -> None:
+    peer = logged_in(5)
+    (frame,) = peer.take(publish("user/bob", b"hi", 7, qos, about=()))
+    answer = bytes((kind, 3 if reason else 2, 0, 7)) + bytes.fromhex(reason)
+    assert peer.answer(frame.msg_id, code) == answer
+    peer = logged_in(4)
+    (frame,) = peer.take(publish("user/bob", b"hi", 7, qos))
+    assert peer.answer(frame.msg_id, code) == bytes((kind, 2, 0, 7))  # 3.1.1 has no word for no
+
+
+def test_a_topic_that_there_is_not() -> None:
+    peer = logged_in(5)
+    assert peer.take(publish("sensors/1", b"hi", 7, about=())) == [bytes.fromhex("4003000790")]
+    assert peer.take(publish("sensors/1", b"hi", 7, 2, about=())) == [bytes.fromhex("5003000790")]
+    assert peer.take(publish("sensors/1", b"hi", qos=0, about=())) == []
+    peer = logged_in(4)
+    assert peer.take(publish("sensors/1", b"hi", 7)) == [bytes.fromhex("40020007")]
+
+
+def test_properties_become_fields_and_headers() -> None:
+    peer = logged_in(5)
+    about = [
+        (P.PAYLOAD_FORMAT, 1),
+        (P.MESSAGE_EXPIRY, 60),
+        (P.CONTENT_TYPE, "text/plain"),
+        (P.RESPONSE_TOPIC, "user/alice"),
+        (P.CORRELATION, b"\xff\0"),
+        (P.USER, ("unit", "°C")),
+        (P.USER, ("imgateway.sender", "boss")),
+        (P.USER, ("mqtt.retain", "1")),
+    ]
+    (frame,) = peer.take(publish("topic/t", b"21", about=about))
+    assert (frame.ttl_s, frame.content_type) == (60, "text/plain")
+    assert frame.headers == (
+        ("unit", "°C"),
+        ("mqtt.response-topic", "user/alice"),
+        ("mqtt.correlation-data", "_wA="),
+        ("mqtt.payload-format", "1"),
+    )
+    (frame,) = peer.take(publish("topic/t", b"21", retain=True, about=[(P.MESSAGE_EXPIRY, 0)]))
+    assert frame.headers == (("mqtt.retain", "1"),)
+    assert frame.ttl_s == 1
+
+
+def test_aliases() -> None:
+    peer = logged_in(5)
+    peer.take(publish("user/bob", b"1", about=[(P.TOPIC_ALIAS, 16)]))
+    (frame,) = peer.take(publish("", b"2", 2, about=[(P.TOPIC_ALIAS, 16)]))
+    assert frame.to == (BOB,)
+    assert frame.body == b"2"
+    peer.take(publish("room/7", b"1", about=[(P.TOPIC_ALIAS, 16)]))
+    (frame,) = peer.take(publish("", b"2", 2, about=[(P.TOPIC_ALIAS, 16)]))
+    assert frame.to == (Address("room", "7"),)
+    peer.login(5)  # aliases die with the connection
+    with pytest.raises(Broken) as caught:
+        peer.take(publish("", b"2", 2, about=[(P.TOPIC_ALIAS, 16)]))
+    assert caught.value.said == 0x82
+
+
+BAD = [
+    publish("", b"x"),
+    publish("user/+", b"x"),
+    publish("#", b"x", qos=0),
+    publish("user/bob", b"x", 0),
+    publish("user/bob", b"x", qos=3),
+    publish("user/bob", b"x", qos=0, dup=True),
+    b"\x32\x00",
+    b"\x32\x01\x00",
+    b"\x32\x05\x00\x08user",
+    b"\x32\x04\x00\x01a\x00",
+    packet(0x30, b"\0\2\xff\xff", b"x"),
+]
+BAD_5 = [
+    publish("", b"x", about=()),
+    publish("user/bob", b"x", about=[(P.TOPIC_ALIAS, 0)]),
+    publish("user/bob", b"x", about=[(P.TOPIC_ALIAS, 17)]),
+    publish("user/bob", b"x", about=[(P.RESPONSE_TOPIC, "a/#")]),
+    publish("user/bob", b"x", about=[(P.RESPONSE_TOPIC, "")]),
+    publish("user/bob", b"x", about=[(P.SUBSCRIPTION_ID, 1)]),
+    packet(0x32, text("user/bob"), b"\0\1"),  # no properties at all
+    packet(0x32, text("user/bob"), b"\0\1\5\1"),
+]
+
+
+@pytest.mark.parametrize("data", BAD)
+def test_what_is_no_publish(data: bytes) -> None:
+    peer = logged_in()
+    with pytest.raises(BadFrame):
+        peer.take(data)
+
+
+@pytest.mark.parametrize("data", BAD_5)
+def test_what_is_no_publish_of_5(data: bytes) -> None:
+    peer = logged_in(5)
+    with pytest.raises(BadFrame):
+        peer.take(data)
+
+
+# ------------------------------------------------------------------------------------------------- repeats
+
+
+@pytest.mark.parametrize("version", [4, 5])
+def test_a_repeat_after_a_lost_connection_is_recognised(version: int) -> None:
+    peer = Peer()
+    more: dict[str, Any] = {"about": [(P.SESSION_EXPIRY, 600)]} if version == 5 else {}
+    peer.login(version, **more)
+    about = () if version == 5 else None
+    sent = [peer.take(publish("user/bob", b"%d" % n, n, about=about))[0] for n in (1, 2, 3)]
+    peer.login(version, **more)
+    for n in (1, 2, 3):
+        (again,) = peer.take(publish("user/bob", b"%d" % n, n, dup=True, about=about))
+        assert (again.msg_id, again.resent) == (sent[n - 1].msg_id, True)
+    (other,) = peer.take(publish("user/bob", b"1", 1, about=about))
+    assert other.msg_id not in {frame.msg_id for frame in sent}
+
+
+def test_the_record_goes_before_the_publish_that_it_is_for() -> None:
+    peer = logged_in()
+    kinds = [type(item).__name__ for item in peer.codec.receive(publish("user/bob", b"x", 1) * 2)]
+    assert kinds == ["Keep", "Publish", "Keep", "Publish"]
+    peer = logged_in()
+    items = peer.codec.receive(b"".join(publish("user/bob", b"x", n) for n in range(1, 65)))
+    assert [type(item).__name__ for item in items] == ["Keep", *["Publish"] * 64]
+
+
+def test_a_session_that_is_not_kept_writes_nothing() -> None:
+    peer = logged_in(clean=True)
+    assert [type(item).__name__ for item in peer.codec.receive(publish("user/bob", b"x", 1))] == ["Publish"]
+    assert peer.record == b""
+
+
+def test_a_clean_start_forgets_packet_ids() -> None:
+    peer = logged_in()
+    (first,) = peer.take(publish("user/bob", b"x", 1))
+    peer.login(clean=True)
+    (again,) = peer.take(publish("user/bob", b"x", 1, dup=True))
+    assert again.msg_id != first.msg_id
+
+
+def test_an_ack_for_something_else() -> None:
+    peer = logged_in()
+    assert peer.codec.encode(PublishAck("nobody's", ())) == b""
