@@ -1,13 +1,13 @@
 """What adapters must know of sessions at their next login, on its way to the disk.
 
-A wire may keep something with every message. So a record costs the reactor a place in a line, and all that
-come until the writer takes them up share one change of its next commit, the newest of each session.
+A wire may keep something with every message, and wait for nothing. So a record costs the reactor a look at
+who stands in the line, once each; all who do when the writer takes them up share one change of its next
+commit, each with its record as it is by then.
 """
 
 from __future__ import annotations
 
 import sqlite3
-from collections import deque
 from collections.abc import Callable
 from functools import partial
 
@@ -19,7 +19,8 @@ from imgateway.frames import SessionKey
 
 __all__ = ("Records",)
 
-Waiting = tuple[SessionKey, Seat, bytes]
+Taken = dict[Seat, tuple[SessionKey, int]]
+"""By seat: whose it is, and how often it was taken from the line."""
 
 SAVE_RECORD = "UPDATE device SET record = ? WHERE user = ? AND device = ?"
 
@@ -28,7 +29,7 @@ class Records:
     """:param change: gives a change to the writer.
 
     :param saving: where changes on their way to the disk are counted.
-    :param written: told of each session whose record is on the disk, as often as it was kept.
+    :param written: told of each session whose record is on the disk.
     """
 
     def __init__(
@@ -40,40 +41,45 @@ class Records:
         self._change = change
         self._saving = saving
         self._told = written
-        self._line: deque[Waiting] = deque()
+        self._line: dict[Seat, SessionKey] = {}
         self._is_asked = False
 
     def keep(self, session: SessionKey, seat: Seat, data: bytes) -> None:
         """It is in the commit of what is given to the writer next, or in an earlier one."""
+        # First the record, then the line: the writer, which does it the other way round, misses none.
         seat.owed = replace(seat.owed, record=data)
-        self._saving.begin(seat)
-        self._line.append((session, seat, data))
+        if seat not in self._line:
+            self._saving.begin(seat)
+            self._line[seat] = session
         if not self._is_asked:
             self._is_asked = True
-            taken: list[Waiting] = []
+            taken: Taken = {}
             self._change(Change(partial(self._write, taken), partial(self._written, taken)))
 
     def renew(self, session: SessionKey, seat: Seat) -> None:
         """Its device is entered anew by what was given to the writer last: its record must come behind that,
         which the line need not."""
         self._saving.begin(seat)
-        self._change(Change(partial(_save, session, seat), partial(self._written, [(session, seat, b"")])))
+        taken: Taken = {seat: (session, 1)}
+        self._change(Change(partial(_save, taken), partial(self._written, taken)))
 
-    def _write(self, taken: list[Waiting], connection: sqlite3.Connection) -> None:
+    def _write(self, taken: Taken, connection: sqlite3.Connection) -> None:
         """In the writer's thread; again after a commit that failed."""
         # First this, then the line: whoever comes too late to be seen there sees that it must ask.
         self._is_asked = False
         while self._line:
-            taken.append(self._line.popleft())
-        newest = {session: data for session, _, data in taken}
-        connection.executemany(SAVE_RECORD, [(data, *session) for session, data in newest.items()])
+            seat, session = self._line.popitem()
+            _, times = taken.get(seat, (session, 0))
+            taken[seat] = session, times + 1
+        _save(taken, connection)
 
-    def _written(self, taken: list[Waiting], result: None) -> None:
-        for session, seat, _ in taken:
-            self._saving.end(seat)
+    def _written(self, taken: Taken, result: None) -> None:
+        for seat, (session, times) in taken.items():
+            for _ in range(times):
+                self._saving.end(seat)
             self._told(session, seat)
 
 
-def _save(session: SessionKey, seat: Seat, connection: sqlite3.Connection) -> None:
-    # As it is by then: what is in the line may be older, or go before this in vain.
-    connection.execute(SAVE_RECORD, (seat.owed.record, *session))
+def _save(taken: Taken, connection: sqlite3.Connection) -> None:
+    rows = [(seat.owed.record, *session) for seat, (session, _) in taken.items()]
+    connection.executemany(SAVE_RECORD, rows)

@@ -90,6 +90,7 @@ class Sessions:
         self._records = Records(change, self._saving, self._recorded)
         self._moved: dict[SessionKey, set[LogKey]] = {}  # of the dirty ones, beside their mailboxes
         self._following: dict[LogKey, dict[SessionKey, Seat]] = {}
+        self._unfollowing = UnderWay()  # by session and log
 
     # ------------------------------------------------------------------------------------------------- logins
 
@@ -299,7 +300,8 @@ class Sessions:
         if seat is None:
             return succeed(Followed(False, begin))
         there = seat.owed.others.get(log)
-        if there is not None:  # from the disk, or by way of it
+        # From the disk, or by way of it; unless it is about to be gone from there.
+        if there is not None and (session, log) not in self._unfollowing:
             self._following.setdefault(log, {})[session] = seat
             return succeed(Followed(True, *there))
         self._forget_surplus(session, generation, seat)
@@ -335,6 +337,7 @@ class Sessions:
             return succeed(None)
         done: Deferred[None] = Deferred()
         self._saving.begin(seat)
+        self._unfollowing.begin((session, log))
 
         def forget() -> None:
             others = {one: where for one, where in seat.owed.others.items() if one != log}
@@ -342,6 +345,7 @@ class Sessions:
 
         def forgotten(result: Any) -> None:
             self._saving.end(seat)
+            self._unfollowing.end((session, log))
             forget()  # once more: to follow may have been on its way
             self.release(self._tails.enter_mailbox(session.user))
             done.callback(None)

@@ -6,7 +6,7 @@ key of a mailbox but its user's name.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from typing import Any
 
 from msgspec import Struct
@@ -116,15 +116,15 @@ class UnderWay:
     __slots__ = ("_counts",)
 
     def __init__(self) -> None:
-        self._counts: dict[Seat | Tail, int] = {}
+        self._counts: dict[Hashable, int] = {}
 
-    def __contains__(self, one: Seat | Tail) -> bool:
+    def __contains__(self, one: Hashable) -> bool:
         return one in self._counts
 
-    def begin(self, one: Seat | Tail) -> None:
+    def begin(self, one: Hashable) -> None:
         self._counts[one] = self._counts.get(one, 0) + 1
 
-    def end(self, one: Seat | Tail) -> None:
+    def end(self, one: Hashable) -> None:
         left = self._counts.pop(one) - 1
         if left:
             self._counts[one] = left

@@ -14,7 +14,7 @@ from imgateway.core.parking import Parking
 from imgateway.frames import Address, LogKey, SessionKey
 
 if TYPE_CHECKING:
-    from imgateway.core.session import Session
+    from imgateway.core.session import Follows, Session
 
 __all__ = ("Follow",)
 
@@ -47,7 +47,7 @@ class Follow(Cursor):
         return self.session.link
 
     @property
-    def follows(self) -> dict[Address, Any] | None:
+    def follows(self) -> Follows | None:
         return self.session.follows
 
     @property

@@ -14,7 +14,29 @@ from imgateway.core.cursor import Cursor
 from imgateway.core.parking import Parking
 from imgateway.frames import Address, Entry, LogKey, SessionKey
 
-__all__ = ("Session", "for_device")
+__all__ = ("Follows", "Session", "for_device")
+
+
+class Follows(dict[Address, Any]):
+    """The cursors of a session that reads more than its mailbox, that one among them, by address; whose turn
+    it is to read comes first.
+
+    :ivar entries: what waits for its acknowledgement in all of them; `bytes`: the same in bytes. Summed up as
+        they are moved, for that is done with every message.
+    """
+
+    __slots__ = ("bytes", "entries")
+
+    def __init__(self, session: Session) -> None:
+        super().__init__({session.address: session})
+        self.entries = session.entries
+        self.bytes = session.bytes
+
+    def leave(self, address: Address) -> None:
+        """This log is read no more."""
+        one = self.pop(address)
+        self.entries -= one.entries
+        self.bytes -= one.bytes
 
 
 class Session(Cursor):
@@ -25,8 +47,7 @@ class Session(Cursor):
     :ivar publishing: publishes that wait for their outcome.
     :ivar answering: its questions that wait for our answer; `calls` are ours.
     :ivar rooms: those that it is in; typed by whoever puts it there.
-    :ivar follows: None: its mailbox is all that it reads. Else the cursors in all its logs, the mailbox's
-        among them, by address; whose turn it is to read comes first.
+    :ivar follows: the cursors in all its logs; None: its mailbox is all that it reads.
     :ivar form: how its link's deliveries are written: one object for all links that are alike in that.
     """
 
@@ -66,7 +87,7 @@ class Session(Cursor):
         self.reading = False
         self.told = False
         self.rooms: tuple[Any, ...] = ()
-        self.follows: dict[Address, Any] | None = None
+        self.follows: Follows | None = None
         self.form: Any = None
 
     receipts = True

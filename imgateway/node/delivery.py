@@ -26,9 +26,9 @@ from imgateway.core.counters import Counters
 from imgateway.core.cursor import State, Step
 from imgateway.core.follow import Follow
 from imgateway.core.handshake import LinkState
-from imgateway.core.session import Session, for_device
+from imgateway.core.session import Follows, Session, for_device
 from imgateway.errors import BadFrame, CloseCode
-from imgateway.frames import FOLLOWED_KINDS, Address, Batch, Deliver, DeliverAck, Entry, address_text
+from imgateway.frames import FOLLOWED_KINDS, Address, Batch, Deliver, DeliverAck, Entry, LogKey, address_text
 from imgateway.interfaces import IBroker
 from imgateway.node.link import Link
 
@@ -91,8 +91,9 @@ class Delivery:
             return
         limits = self.limits
         sent, sent_bytes = cursor.entries, cursor.bytes
-        if cursor.follows is not None:
-            sent, sent_bytes = _unacked(cursor.follows)
+        follows = cursor.follows
+        if follows is not None:
+            sent, sent_bytes = follows.entries, follows.bytes
         if epoch != cursor.epoch:
             self._stale(cursor)
         elif step is Step.READ:
@@ -148,7 +149,8 @@ class Delivery:
         """Send the range ``(after, upto]``; entry by entry where the wire or its content wants that."""
         link: Link = cursor.link
         mine = for_device(entries, cursor.device)
-        address, epoch = cursor.address, cursor.epoch
+        key, epoch = cursor.log, cursor.epoch
+        address = key.address
         head = max(upto, cursor.head)
         if gap:
             self.told_gap(cursor, address)
@@ -156,7 +158,7 @@ class Delivery:
             frame = Deliver(address, 0, epoch, after, upto, mine, gap, head)
             data = self.say(link, frame, shared if mine is entries else None)
             if data is not None:
-                self._ship(cursor, upto, len(mine), data)
+                self._ship(cursor, key, upto, len(mine), data)
                 return
         for entry in mine:
             end = upto if entry is mine[-1] else entry.seq
@@ -165,26 +167,30 @@ class Delivery:
             if data is None:
                 self._park(cursor, entry.seq)
                 empty = Deliver(address, 0, epoch, after, end, (), gap, head)
-                self._ship(cursor, end, 0, self.say(link, empty, None) or b"")
+                self._ship(cursor, key, end, 0, self.say(link, empty, None) or b"")
             else:
-                self._ship(cursor, end, 1, data)
+                self._ship(cursor, key, end, 1, data)
             after, gap = end, False
         if not mine:
-            self._ship(cursor, upto, 0, b"")
+            self._ship(cursor, key, upto, 0, b"")
 
-    def _ship(self, cursor: Place, upto: int, entries: int, data: bytes) -> None:
+    def _ship(self, cursor: Place, key: LogKey, upto: int, entries: int, data: bytes) -> None:
         if not data:
             cursor.passed(upto)
             if cursor.acked == upto:
-                self._broker.advance(cursor.key, cursor.generation, ((cursor.log, upto),))
+                self._broker.advance(cursor.key, cursor.generation, ((key, upto),))
             return
         link: Link | None = cursor.link
         if link is None:
             return  # it went while this was being said
         now = self._now()
-        link.deliver(data, cursor.log)
+        link.deliver(data, key)
         link.expect_ack(now)
         cursor.send(upto, entries, len(data), now)
+        follows = cursor.follows
+        if follows is not None:
+            follows.entries += entries
+            follows.bytes += len(data)
         self._counters.deliver_frames += 1
         self._counters.entries_delivered += entries
         if not cursor.receipts:
@@ -192,8 +198,8 @@ class Delivery:
             return
         limits = self.limits
         sent, sent_bytes = cursor.entries, cursor.bytes
-        if cursor.follows is not None:
-            sent, sent_bytes = _unacked(cursor.follows)
+        if follows is not None:
+            sent, sent_bytes = follows.entries, follows.bytes
         if (
             sent >= limits.deliver_window_entries
             or sent >= cursor.form.window
@@ -286,7 +292,7 @@ class Delivery:
             if session.may_unclog(window, size) and session.unclog() is Step.READ:
                 self._read(session)
             return
-        sent, sent_bytes = _unacked(session.follows)
+        sent, sent_bytes = session.follows.entries, session.follows.bytes
         if sent * 2 > window or sent_bytes * 2 > size:
             return
         # More at once would share the room in such small parts that most of the reading were in vain.
@@ -342,7 +348,7 @@ class Delivery:
             room = self._window(cursor) - cursor.entries
             size = self.limits.deliver_window_bytes - cursor.bytes
             if follows is not None:
-                sent, sent_bytes = _unacked(follows)
+                sent, sent_bytes = follows.entries, follows.bytes
                 room = (self._window(cursor) - sent) // max(1, _reading(follows))
                 size = self.limits.deliver_window_bytes - sent_bytes
             reading = self._broker.read(cursor.log, cursor.sent, max(1, room), max(1, min(READ_BYTES, size)))
@@ -376,16 +382,17 @@ class Delivery:
         if cursor.follows is not None:
             self._go_on(_session(cursor))
 
-    def _fits(self, cursor: Place, follows: dict[Address, Place]) -> bool:
+    def _fits(self, cursor: Place, follows: Follows) -> bool:
         """There is room in the window, or nothing is on its way in any of the logs."""
-        sent, sent_bytes = _unacked(follows)
-        return not sent or (sent < self._window(cursor) and sent_bytes < self.limits.deliver_window_bytes)
+        return not follows.entries or (
+            follows.entries < self._window(cursor) and follows.bytes < self.limits.deliver_window_bytes
+        )
 
     def _send_read(self, cursor: Place, batch: Batch) -> None:
         """As many of the entries as the other logs have left room for while they were read."""
         entries, upto = batch.entries, batch.upto
         if cursor.follows is not None:
-            room = self._window(cursor) - _unacked(cursor.follows)[0]
+            room = self._window(cursor) - cursor.follows.entries
             if len(entries) > room:
                 entries = entries[:room]
                 upto = entries[-1].seq
@@ -419,9 +426,18 @@ class Delivery:
             if cursor is not None and ack.epoch == cursor.epoch:
                 self._took(cursor, ack.upto)
 
+    def took_all(self, cursor: Place) -> None:
+        """Nothing that was sent from there will be acknowledged."""
+        if cursor.is_awaited():
+            self._took(cursor, cursor.sent)
+
     def _took(self, cursor: Place, upto: int) -> None:
+        follows, entries, size = cursor.follows, cursor.entries, cursor.bytes
         if not cursor.ack(upto):
             raise BadFrame("acknowledges what was not sent")
+        if follows is not None:
+            follows.entries -= entries - cursor.entries
+            follows.bytes -= size - cursor.bytes
         self._counters.acks += 1
         if cursor.parking is not None:
             for seq in cursor.parking.acked(upto):
@@ -429,7 +445,7 @@ class Delivery:
             if cursor.parking.empty():
                 cursor.parking = None
         self._broker.advance(cursor.key, cursor.generation, ((cursor.log, upto),))
-        if cursor.state is State.CLOGGED or cursor.follows is not None:
+        if cursor.state is State.CLOGGED or follows is not None:
             self._go_on(_session(cursor))
 
     def heard_without_acks(self, link: Link) -> None:
@@ -458,11 +474,6 @@ def _session(cursor: Place) -> Session:
     return cursor if isinstance(cursor, Session) else cursor.session
 
 
-def _unacked(follows: dict[Address, Place]) -> tuple[int, int]:
-    """Entries and bytes that wait for their acknowledgement, in all of a session's logs."""
-    return sum([one.entries for one in follows.values()]), sum([one.bytes for one in follows.values()])
-
-
-def _reading(follows: dict[Address, Place]) -> int:
+def _reading(follows: Follows) -> int:
     """How many of a session's logs are being read."""
     return sum([one.state is State.READING for one in follows.values()])

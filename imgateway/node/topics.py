@@ -2,7 +2,7 @@
 
 Where a device stands in one is kept by the broker, for as long as it follows: over links, sessions and
 processes. Here stand those whose client has subscribed over the link that is up; which is what it has to do
-to be told, for a login alone follows nothing. How an entry reaches them is the delivery's business.
+to be told, for a login alone follows nothing. When an entry reaches them is the business of crowds.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from twisted.internet.interfaces import IReactorTime
 from imgateway.core.follow import Follow
 from imgateway.core.parking import Parking
 from imgateway.core.resume import Resumption, resume_durable
-from imgateway.core.session import Session
+from imgateway.core.session import Follows, Session
 from imgateway.frames import (
     Address,
     Mode,
@@ -71,11 +71,13 @@ class Topics:
         if follow is not None:
             follow.receipts = frame.acks
             self._tell(link, follow, follow.acked, False)
+            if not frame.acks:
+                self._delivery.took_all(follow)
             return succeed(None)
         follow = Follow(session, log_of(frame.address))
         follow.receipts = frame.acks
         if session.follows is None:
-            session.follows = {session.address: session}
+            session.follows = Follows(session)
         session.follows[frame.address] = follow
         self._crowds.enter(follow)
         watching = self._broker.watch(follow.log)
@@ -136,7 +138,7 @@ class Topics:
         """Follow a log no more; the device's position in it is forgotten."""
         follow = self.find(session, address)
         if follow is not None and session.follows is not None:
-            del session.follows[address]
+            session.follows.leave(address)
             if len(session.follows) == 1:
                 session.follows = None
             self._drop(follow)

@@ -209,3 +209,21 @@ def test_the_same_login_on_another_connection_takes_over_without_a_word(
     assert opened(rig, order=1, on_same_device="newest-order-wins").verdict is (
         Verdict.OUTRUN if max(orders) > 1 else Verdict.OK
     )
+
+
+def test_a_store_that_is_away_holds_one_record_of_each(disk: Rig) -> None:
+    """A client may have its wire keep something as often as it likes, and waits for nothing meanwhile."""
+    generation = opened(disk).generation
+    disk.run()
+    assert disk.disk is not None
+    disk.disk.fail(disk_error())
+    for n in range(1_000):
+        record(disk, generation, b"%d" % n)
+        if n % 100 == 0:
+            disk.run()
+    assert disk.broker._changes < 20
+    assert len(disk.broker._sessions._records._line) <= 1
+    disk.disk.mend()
+    disk.pass_time(5)
+    disk.crash()
+    assert opened(disk).record == b"999"

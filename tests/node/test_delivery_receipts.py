@@ -30,6 +30,7 @@ def test_what_was_not_even_written_has_not_arrived() -> None:
     rig.mail("bob", b"2")
     unsent = bob.server.unsent()
     assert unsent
+    assert bob.link is not None
     bob.link.received(bob.codec.encode(Ping()))
     assert acked(rig) == 1
     bob.read_on()
@@ -82,7 +83,8 @@ def test_a_codec_that_cannot_waive_costs_the_others_nothing(flush_logged_errors:
             raise waived
         return int(waived)
 
-    bad.link.codec.waive = waive
+    assert bad.link is not None
+    bad.link._codec.waive = waive
     log = rig.session("bob", "bad").log
     rig.broker.listener.arrived(log, 7, 0, 1, (entry(1, b"x"),))
     rig.settle()

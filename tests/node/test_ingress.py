@@ -24,7 +24,7 @@ from imgateway.frames import (
     parse_address,
     user_address,
 )
-from imgateway.interfaces import Identity, IInterceptor, IPolicy
+from imgateway.interfaces import Identity, IInterceptor, IMailBackend, IPolicy
 from imgateway.node.link import Pause
 from tests.node.rig import Peer, Rig
 
@@ -481,3 +481,63 @@ def test_a_link_that_is_lost_leaves_its_chain_in_order() -> None:
 def test_outcomes_are_values() -> None:
     assert Outcome(OK) == (0, 0, 0)
     assert Pause.WINDOW | Pause.QUOTA
+
+
+# ------------------------------------------------------------------------------ what arrives for a backend
+
+
+@implementer(IPlugin, IMailBackend)
+class Clerk:
+    """Answers what arrives with a message; `events` are what it saw, and what its sender saw by then."""
+
+    name = "clerk"
+
+    def __init__(self) -> None:
+        self.events: list[tuple[Any, ...]] = []
+        self.peer: Any = None
+
+    def start(self, gateway: Any) -> None:
+        self.gateway = gateway
+
+    def request(self, caller: Any, request: Any) -> bytes:
+        return b""
+
+    def arrived(self, sender: Any, publish: Publish, seq: int) -> None:
+        self.events.append((tuple(sender), publish.msg_id, seq, len(self.peer.of(PublishAck))))
+        if publish.body == b"trouble":
+            raise ZeroDivisionError("a backend's own fault")
+
+
+def test_what_arrives_in_a_backends_log_it_hears_once_and_before_the_sender() -> None:
+    clerk = Clerk()
+    assert verifyObject(IMailBackend, clerk)
+    rig = Rig("memory", backends=[clerk])
+    clerk.peer = alice = rig.login("alice")
+    alice.publish("1", "service:clerk")
+    alice.publish("1", "service:clerk")  # again: it is known
+    alice.publish("2", "user:clerk", "service:other", "service:clerk")
+    assert clerk.events == [(("alice", "phone"), "1", 1, 0), (("alice", "phone"), "2", 2, 2)]
+    assert acks(alice) == [("1", [OK]), ("1", [OutcomeCode.DUPLICATE]), ("2", [OK, OK, OK])]
+
+
+def test_a_backend_that_fails_at_what_arrives(flush_logged_errors: Any) -> None:
+    clerk = Clerk()
+    rig = Rig("memory", backends=[clerk])
+    clerk.peer = alice = rig.login("alice")
+    alice.publish("1", "service:clerk", body=b"trouble")
+    alice.publish("2", "service:clerk")
+    assert [event[1] for event in clerk.events] == ["1", "2"]
+    assert acks(alice) == [("1", [OK]), ("2", [OK])]
+    assert rig.counters.plugin_errors["clerk"] == 1
+    flush_logged_errors(ZeroDivisionError)
+
+
+def test_what_was_not_stored_no_backend_hears() -> None:
+    clerk = Clerk()
+    rig = Rig(backends=[clerk])
+    clerk.peer = alice = rig.login("alice")
+    rig.broker.hold.add("publish")
+    alice.publish("1", "service:clerk")
+    assert clerk.events == []
+    rig.broker.release("publish")
+    assert [event[1] for event in clerk.events] == ["1"]

@@ -214,7 +214,10 @@ class Follower(RuleBasedStateMachine):
     def the_window_is_kept(self) -> None:
         session = self.rig.session("bob")
         if session is not None:
-            assert sum(one.entries for one in session.cursors()) <= WINDOW
+            sums = sum(one.entries for one in session.cursors()), sum(one.bytes for one in session.cursors())
+            assert sums[0] <= WINDOW
+            if session.follows is not None:
+                assert (session.follows.entries, session.follows.bytes) == sums
 
     def teardown(self) -> None:
         if self.peer is None:
