@@ -71,6 +71,9 @@ class Carriage(Struct, frozen=True):
     """The IProtocolAdapter that speaks this wire in bare datagrams: one frame each, lost, repeated or
     overtaken as it comes, peers told apart by their address. None: datagrams are sealed, and carry this
     wire as messages."""
+    sealed: bool = True
+    """May ride on sealed datagrams. Without it, and without `bare`, it is not served over UDP: its clients
+    know no datagrams, or others."""
 
 
 class Traits(Struct, frozen=True):
@@ -91,6 +94,9 @@ class Traits(Struct, frozen=True):
     authenticates: bool = True
     """Its greeting proves who the client is. Otherwise `Hello.user` is believed: the operator said so by
     listening for it."""
+    pulls: bool = True
+    """Its clients can be told that a room has news, and read it then. Those of other wires are sent the
+    messages, however large the room is."""
     compressions: tuple[str, ...] = ()
     """The values of `Deliver.compression` that its codec acts on; others it passes over."""
 
@@ -660,6 +666,15 @@ class IBackend(IPlugin):
     def request(caller: SessionKey, request: Request) -> bytes | Deferred[bytes]:
         """The answer's body. :raises RequestFailed: to answer with another code. A Deferred is cancelled at
         the deadline."""
+
+
+class IMailBackend(IBackend):
+    """A backend that also hears what is published to ``service:`` and its name."""
+
+    def arrived(sender: SessionKey, publish: Publish, seq: int) -> None:
+        """A publish that this node took has place `seq` in the service's log, where it stays for whoever
+        reads that. Called once for each, in the order of the log, before the sender has its acknowledgement;
+        what it raises is logged and nothing else."""
 
 
 class IInterceptor(IPlugin):

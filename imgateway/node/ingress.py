@@ -9,7 +9,7 @@ message.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from twisted.internet.defer import Deferred, maybeDeferred, succeed
@@ -31,9 +31,10 @@ from imgateway.frames import (
     OutcomeCode,
     Publish,
     PublishAck,
+    SessionKey,
     user_address,
 )
-from imgateway.interfaces import IBroker, Identity, IInterceptor, IPolicy, Publication
+from imgateway.interfaces import IBroker, Identity, IInterceptor, IMailBackend, IPolicy, Publication
 from imgateway.node.hub import Hub
 from imgateway.node.link import Link, Pause
 
@@ -71,6 +72,7 @@ class Ingress:
     ) -> None:
         self.limits = limits
         self.policy = policy
+        self.mail: Mapping[str, IMailBackend] = {}
         self._hub = hub
         self._broker = broker
         self._quotas = quotas
@@ -188,9 +190,25 @@ class Ingress:
         if not allowed:
             return succeed((Outcome(OutcomeCode.FORBIDDEN),) * len(frame.to))
         answer = self._broker.publish(self._publication(identity, user, device, frame, allowed))
+        if self.mail:
+            answer.addCallback(self._arrived, SessionKey(user, device), frame, allowed)
         if len(allowed) == len(frame.to):
             return answer
         return answer.addCallback(_spread, allowed, frame.to)
+
+    def _arrived(
+        self, outcomes: Answer, sender: SessionKey, frame: Publish, to: tuple[Address, ...]
+    ) -> Answer:
+        """Tell backends what is in their logs now."""
+        for address, outcome in zip(to, outcomes, strict=True):
+            backend = self.mail.get(address.id) if address.kind == "service" else None
+            if backend is not None and outcome.code == OutcomeCode.OK:
+                try:
+                    backend.arrived(sender, frame, outcome.seq)
+                except Exception:
+                    self._counters.plugin_errors[backend.name] += 1
+                    log.failure("the backend {name} failed at what arrived", name=backend.name)
+        return outcomes
 
     def _emit(
         self, identity: Identity, user: str, device: str, frame: Publish, session: Session | None = None

@@ -30,6 +30,7 @@ from imgateway.interfaces import (
     IGateway,
     IInterceptor,
     IListener,
+    IMailBackend,
     IPolicy,
     ISessionListener,
     Presence,
@@ -183,6 +184,7 @@ class Node:
         for backend in self._backends:
             backend.start(self)
         self.calls.backends = {backend.name: backend for backend in self._backends}
+        self.ingress.mail = {one.name: one for one in self._backends if IMailBackend.providedBy(one)}
         self._tick()
         # All of them are waited for, so that one that cannot be opened does not leave others open.
         opening = [maybeDeferred(door, self.exchange.accept) for door in self._doors]

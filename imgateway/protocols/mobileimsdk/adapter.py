@@ -41,6 +41,7 @@ TRAITS = Traits(
     batches=False,
     gaps=False,
     pings=False,
+    pulls=False,
     ack_timeout_s=0.0,  # the codec's own business: what wants no receipt may be without one for long
     resend_s=ONCE_MORE_S,
 )

@@ -13,7 +13,7 @@ from typing import Any
 
 from zope.interface import implementer
 
-from imgateway.errors import CloseCode, FrameTooLarge, LinkError
+from imgateway.errors import CloseCode, FrameTooLarge, LinkError, ProtocolError
 from imgateway.frames import (
     Acked,
     Bye,
@@ -47,6 +47,7 @@ from .packet import (
     read_packet,
     write_packet,
 )
+from .receipts import Receipt, Receipts
 from .words import REFUSED, Form, Words
 
 __all__ = ("MobileImsdkCodec",)
@@ -58,7 +59,6 @@ STUCK_S = 15.0
 
 _GONE = (Bye(CloseCode.NORMAL),)
 _TAKEN = (OutcomeCode.OK, OutcomeCode.DUPLICATE)
-_BROKEN = (CloseCode.BAD_FRAME, CloseCode.FRAME_TOO_LARGE, CloseCode.UNEXPECTED_FRAME)
 
 
 @implementer(ICodec)
@@ -99,36 +99,41 @@ class MobileImsdkCodec(PlainCodec):
         self._ids = ""
         self._number = 0
         self._flights: Flights | None = None
-        self._receipts: dict[str, list[tuple[bytes, bytes, bool]]] = {}  # for what it published, by msg_id
+        self._receipts = Receipts()
 
     # ----------------------------------------------------------------------------------------- what it says
 
     def receive(self, data: bytes) -> Iterator[Frame | bytes]:
         settled = 0
-        for body in self._bodies(data):
-            packet = read_packet(body)
-            kind = packet.type
-            if not self._user:
-                yield from self._stranger(packet, len(body))
-                continue
-            flights = self._flights
-            if flights is not None:
-                settled = flights.heard() or settled
-                if kind == ACK:
-                    settled = flights.received((packet.to or "", packet.data or "")) or settled
-            if kind == DATA:
-                publish = self._publish(packet)
-                if publish is not None:
-                    yield publish
-            elif kind == KEEPALIVE:
-                yield self._words.kept(self._me)
-            elif kind == ECHO:
-                yield from _if_any(self._words.echo(packet))
-            elif kind in (LOGIN, LOGOUT):
-                if settled:
-                    yield self._arrived(settled)
-                    settled = 0
-                yield from self._login_again(packet) if kind == LOGIN else _GONE
+        try:
+            for body in self._bodies(data):
+                packet = read_packet(body)
+                kind = packet.type
+                if not self._user:
+                    yield from self._stranger(packet, len(body))
+                    continue
+                flights = self._flights
+                if flights is not None:
+                    settled = flights.heard() or settled
+                    if kind == ACK:
+                        settled = flights.received((packet.to or "", packet.data or "")) or settled
+                if kind == DATA:
+                    publish = self._publish(packet)
+                    if publish is not None:
+                        yield publish
+                elif kind == KEEPALIVE:
+                    yield self._words.kept(self._me)
+                elif kind == ECHO:
+                    yield from _if_any(self._words.echo(packet))
+                elif kind in (LOGIN, LOGOUT):
+                    if settled:
+                        yield self._arrived(settled)
+                        settled = 0
+                    yield from self._login_again(packet) if kind == LOGIN else _GONE
+        except ProtocolError:
+            if settled:
+                yield self._arrived(settled)
+            raise
         if settled:
             yield self._arrived(settled)
 
@@ -191,12 +196,7 @@ class MobileImsdkCodec(PlainCodec):
             # Nobody repeats what gets no receipt, so it is another message even if its fp is not.
             return as_publish(packet, to, self._fresh_id(), True)
         msg_id = as_msg_id(fp)
-        receipt = quoted(fp), quoted(packet.to), packet.bridge
-        waiting = self._receipts.get(msg_id)
-        if waiting is None:
-            self._receipts[msg_id] = [receipt]
-        else:
-            waiting.append(receipt)
+        self._receipts.ask(msg_id, (quoted(fp), quoted(packet.to), packet.bridge))
         return as_publish(packet, to, msg_id, self._keeps_fps)
 
     def _fresh_id(self) -> str:
@@ -214,7 +214,7 @@ class MobileImsdkCodec(PlainCodec):
         if isinstance(frame, Welcome):
             return self._welcome(frame)
         if isinstance(frame, Bye):
-            return self._bye(frame)
+            return self._words.goodbye(frame, self._me, self._first_ms, is_in=bool(self._user))
         return b""
 
     def again(self, now: float) -> tuple[bytes, float]:
@@ -252,19 +252,18 @@ class MobileImsdkCodec(PlainCodec):
             self._flights.began(frame.upto, key, data, words.form.now())
         return data or None
 
-    def _receipt(self, frame: PublishAck) -> bytes:
+    def _receipt(self, frame: PublishAck) -> bytes | tuple[bytes, ...]:
         """Only for what was taken: the sender repeats what it has no receipt for, and then says it is
         lost."""
-        waiting = self._receipts.get(frame.msg_id)
-        if waiting is None:
-            return b""
-        fp, receiver, bridge = waiting.pop(0)
-        if not waiting:
-            del self._receipts[frame.msg_id]
-        if frame.outcomes[0].code not in _TAKEN:
-            return b""
-        body = write_packet(ACK, fp, receiver, self._me, bridge=bridge, sm=self._words.sm())
-        return self._words.fitting(body)
+        due = self._receipts.answer(frame.msg_id, frame.outcomes[0].code in _TAKEN)
+        if len(due) == 1:
+            return self._taken(due[0])
+        return tuple([self._taken(one) for one in due]) if due else b""
+
+    def _taken(self, receipt: Receipt) -> bytes:
+        fp, receiver, bridge = receipt
+        words = self._words
+        return words.fitting(write_packet(ACK, fp, receiver, self._me, None, False, -1, bridge, words.sm()))
 
     def _welcome(self, frame: Welcome) -> bytes:
         self._user = frame.user
@@ -273,22 +272,6 @@ class MobileImsdkCodec(PlainCodec):
         # A token may name another device; then it is not the device that tells an fp from other ids.
         self._keeps_fps = parse_address(frame.session).device != WIRE
         return self._words.success(self._me, self._first_ms)
-
-    def _bye(self, frame: Bye) -> bytes | tuple[bytes, ...]:
-        code, words = frame.code, self._words
-        if self._user:
-            if code in (CloseCode.REPLACED, CloseCode.DISPLACED):
-                return words.replaced(self._me)
-            if code in (CloseCode.KICKED, CloseCode.REVOKED):
-                return words.kicked(self._me, frame.reason)
-        elif self._me:
-            if code == CloseCode.REPLACED:
-                # Somebody has logged in since as the same user: this device is let in, and out again.
-                both = words.success(self._me, self._first_ms), words.replaced(self._me)
-                return b"".join(both) if self._form.is_stream else both
-            if frame.detail or (code >= CloseCode.KICKED and code not in _BROKEN):
-                return words.refusal(frame.detail if frame.detail >= REFUSED else REFUSED)
-        return b""
 
 
 def _if_any(answer: bytes) -> tuple[bytes, ...]:

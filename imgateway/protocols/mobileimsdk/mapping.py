@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
-from hashlib import sha256
+from hashlib import blake2b, sha256
 
 from google.protobuf.message import DecodeError
 
@@ -119,11 +119,16 @@ def as_object(
         qos = is_mail and headers.get(QOS) != "0"
     if fp is None and qos:
         # Another wire's ids are each sender's own affair; receivers here know a message by its fp alone.
-        fp = message.msg_id if message.device == WIRE else f"{epoch:x}-{entry.seq:x}"
+        fp = message.msg_id if message.device == WIRE else _made_fp(epoch, entry)
     if not fp:
         return write_packet(DATA, data, quoted(sender), to, None, qos, typeu, bridge, sm), None
     body = write_packet(DATA, data, quoted(sender), to, quoted(fp), qos, typeu, bridge, sm)
     return body, ((sender, fp) if qos else None)
+
+
+def _made_fp(epoch: int, entry: Entry) -> str:
+    """Always the same for an entry, and nobody's to guess, who might use it before."""
+    return f"{epoch:x}-{blake2b(entry.message, digest_size=8).hexdigest()}-{entry.seq:x}"
 
 
 def _as_data(message: pb.Message) -> bytes | None:

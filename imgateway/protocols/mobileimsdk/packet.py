@@ -49,7 +49,7 @@ Long = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 
 
 class Packet(Struct, gc=False, rename={"sender": "from", "data": "dataContent", "qos": "QoS"}):
-    """What a client said. `sm` is the server's to fill, so nobody reads it."""
+    """What a client said. `sm` is the server's to fill, and goes no further than back in an answer."""
 
     bridge: bool = False
     type: Int = 0
@@ -59,6 +59,7 @@ class Packet(Struct, gc=False, rename={"sender": "from", "data": "dataContent", 
     fp: str | None = None
     qos: bool = False
     typeu: Int = 0
+    sm: Long = 0
 
 
 class Greeting(

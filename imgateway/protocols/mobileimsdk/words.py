@@ -8,6 +8,9 @@ from typing import Any
 from msgspec import Struct
 from msgspec.structs import replace
 
+from imgateway.errors import CloseCode
+from imgateway.frames import Bye
+
 from .framing import length_prefixed
 from .packet import (
     ECHOED,
@@ -32,6 +35,7 @@ DUPLICATE_LOGIN, BY_ADMINISTRATOR = 1, 2
 ANSWER_BYTES = 256
 """What an answer to somebody unknown may have more than the question, over bare UDP."""
 
+_BROKEN = (CloseCode.BAD_FRAME, CloseCode.FRAME_TOO_LARGE, CloseCode.UNEXPECTED_FRAME)
 _SERVER, _NOBODY = quoted(SERVER), quoted(NOBODY)
 
 
@@ -95,6 +99,23 @@ class Words:
             answer = answer or self.fitting(self._written(ERROR, content, _NOBODY), most)
         return answer
 
+    def goodbye(self, bye: Bye, user: bytes, first_ms: int, is_in: bool) -> bytes | tuple[bytes, ...]:
+        """What is said before a connection is closed. `user`: who it has said to be, b"" if it has not."""
+        code = bye.code
+        if is_in:
+            if code in (CloseCode.REPLACED, CloseCode.DISPLACED):
+                return self.replaced(user)
+            if code in (CloseCode.KICKED, CloseCode.REVOKED):
+                return self.kicked(user, bye.reason)
+        elif user:
+            if code == CloseCode.REPLACED:
+                # Somebody has logged in since as the same user: this device is let in, and out again.
+                both = self.success(user, first_ms), self.replaced(user)
+                return b"".join(both) if self._is_stream else both
+            if bye.detail or (code >= CloseCode.KICKED and code not in _BROKEN):
+                return self.refusal(bye.detail if bye.detail >= REFUSED else REFUSED)
+        return b""
+
     def fitting(self, body: bytes, most: int = 0) -> bytes:
         """The body as it goes out; b"": it is longer than the client takes, or than `most`."""
         if len(body) > (most or self._max_out):
@@ -116,7 +137,7 @@ class Words:
             packet.qos,
             packet.typeu,
             packet.bridge,
-            self.sm(),
+            self.sm() if self._stamps else packet.sm,
         )
 
     def _said(self, kind: int, content: dict[str, Any], to: bytes) -> bytes:
