@@ -11,6 +11,7 @@ from imgateway.cli.world import World, pass_world
 
 if TYPE_CHECKING:
     from imgateway.testing.conformance.report import Line
+    from imgateway.testing.conformance.scenes import Scene
 
 __all__ = ("conformance",)
 
@@ -70,10 +71,10 @@ def conformance(
       imgateway conformance --run "./my-client"
       imgateway conformance --protocol json --listen 127.0.0.1:7902
 
-    Exits with 0 if nothing was wrong.
+    Exits with 0 if nothing was wrong, with 1 if something was.
     """
     from imgateway.cli.conforming import Trial, run_trial
-    from imgateway.cli.lines import as_line, plain, write_line
+    from imgateway.cli.lines import as_line, at_a_terminal, plain, write_line
     from imgateway.cli.options import refusals
     from imgateway.testing.conformance.report import Report, Verdict
 
@@ -85,12 +86,17 @@ def conformance(
             detail = f": {line.detail}" if line.detail else ""
             click.echo(plain(f"{MARKS[line.verdict.value]:5}  {line.scene:9}  {line.check}{detail}"))
 
+    def begin(scene: Scene) -> None:
+        # Some scenes take long, and say nothing before their end.
+        if at_a_terminal() and not as_json:
+            click.echo(f"...    {scene.name:9}  {scene.about}", err=True)
+
     report = Report(tell)
     names = _scenes(only)
     chosen = transport or ("websocket" if protocol == "json" else "tcp")
     trial = Trial(protocol, chosen, listen, command or "", names, patience, absence)
     with refusals():
-        status = world.run(lambda reactor: run_trial(reactor, trial, report))
+        status = world.run(lambda reactor: run_trial(reactor, trial, report, begin))
     counts = {verdict.value: report.count(verdict) for verdict in Verdict}
     if as_json:
         write_line(as_line(counts))

@@ -7,6 +7,7 @@ import secrets
 import signal
 import subprocess
 import time
+from collections.abc import Callable
 from typing import Any
 
 from msgspec import Struct
@@ -22,6 +23,7 @@ from imgateway.interfaces import ITransportAdapter
 from imgateway.tap.plugins import Wires, find
 from imgateway.testing.conformance.playing import play_all
 from imgateway.testing.conformance.report import Report
+from imgateway.testing.conformance.scenes import Scene
 from imgateway.testing.conformance.stage import SENDER, Stage
 
 __all__ = ("Program", "Trial", "run_trial")
@@ -45,9 +47,12 @@ class Trial(Struct, frozen=True):
     absence_s: float
 
 
-async def run_trial(reactor: Any, trial: Trial, report: Report) -> int:
+async def run_trial(
+    reactor: Any, trial: Trial, report: Report, begin: Callable[[Scene], object] = lambda scene: None
+) -> int:
     """Play, with the program under test. Exit status: 0, whatever the report says.
 
+    :param begin: called with each scene before it is played.
     :raises OperatorError: there is no such protocol or transport, or it cannot listen there.
     """
     wire = Wires(Settings(), reactor.seconds, _wall_ms).find(trial.protocol)
@@ -64,22 +69,23 @@ async def run_trial(reactor: Any, trial: Trial, report: Report) -> int:
     listener = await transport.listen(trial.listen, [wire], stage.accept, reactor, options)
     host = listener.address.partition(":")[2].rpartition(":")[0]
     scheme = SCHEMES.get(trial.transport, trial.transport)
+    path = wire.carriage.path if trial.transport == "websocket" else ""
     environment = {
-        "IMGATEWAY_URL": f"{scheme}://{host}:{listener.port}{wire.carriage.path}",
+        "IMGATEWAY_URL": f"{scheme}://{host}:{listener.port}{path}",
         "IMGATEWAY_TOKEN": token,
         "IMGATEWAY_PROTOCOL": trial.protocol,
         "IMGATEWAY_USER": USER,
         "IMGATEWAY_ECHO_TO": f"user:{SENDER}",
     }
-    program = Program(reactor, trial.command, environment) if trial.command else None
+    program = Program(reactor, trial.command, environment, stage.program_ended) if trial.command else None
     try:
         if program is None:
             for name, value in environment.items():
                 tell(f"{name}={value}")
-            await play_all(stage, report, trial.scenes)
+            await play_all(stage, report, trial.scenes, None, begin)
         else:
             program.start()
-            await play_all(stage, report, trial.scenes, program.restart)
+            await play_all(stage, report, trial.scenes, program.restart, begin)
     finally:
         if program is not None:
             await program.end()
@@ -95,15 +101,27 @@ def _wall_ms() -> int:
 
 
 class Program:
-    """The program under test: a line for the shell. What it prints goes to stderr."""
+    """The program under test: a line for the shell. What it prints goes to stderr.
 
-    def __init__(self, reactor: Any, command: str, environment: dict[str, str]) -> None:
+    :param ended: called with how it has ended, if it ends by itself; with "" when it is started.
+    """
+
+    def __init__(
+        self,
+        reactor: Any,
+        command: str,
+        environment: dict[str, str],
+        ended: Callable[[str], object] = lambda how: None,
+    ) -> None:
         self._reactor = reactor
+        self._ended = ended
         self._command = command
         self._environment = {**os.environ, **environment}
         self._process: subprocess.Popen[bytes] | None = None
+        self._looking: Any = None
 
     def start(self) -> None:
+        self._ended("")
         # In a session of its own, so that what the shell starts can be ended with it.
         self._process = subprocess.Popen(
             ("/bin/sh", "-c", self._command),
@@ -112,18 +130,36 @@ class Program:
             stdout=2,
             start_new_session=True,
         )
+        self._look()
+
+    def _look(self) -> None:
+        """See from time to time whether anybody is left; what the shell has started may outlive it."""
+        process = self._process
+        assert process is not None
+        if process.poll() is None or _signal(process, 0):
+            self._looking = self._reactor.callLater(LOOK_S, self._look)
+        else:
+            self._looking = None
+            code = process.returncode
+            how = f"by signal {-code}" if code < 0 else f"with status {code}"
+            self._ended(f"the program has ended, {how}")
 
     async def end(self) -> None:
         """End it, if it has not ended by itself; and whatever it has started."""
         process, self._process = self._process, None
         if process is None:
             return
+        if self._looking is not None:
+            self._looking.cancel()
+            self._looking = None
         _signal(process, signal.SIGTERM)
         deadline = self._reactor.seconds() + ENDING_S
-        while process.poll() is None and self._reactor.seconds() < deadline:
-            await deferLater(self._reactor, LOOK_S)
-        _signal(process, signal.SIGKILL)
-        process.wait()
+        try:
+            while process.poll() is None and self._reactor.seconds() < deadline:
+                await deferLater(self._reactor, LOOK_S)
+        finally:  # somebody may be impatient, and interrupt this
+            _signal(process, signal.SIGKILL)
+            process.wait()
 
     async def restart(self) -> None:
         """Ended, and started anew."""
@@ -131,8 +167,10 @@ class Program:
         self.start()
 
 
-def _signal(process: subprocess.Popen[bytes], number: int) -> None:
+def _signal(process: subprocess.Popen[bytes], number: int) -> bool:
+    """Whether anybody of them is left."""
     try:
         os.killpg(process.pid, number)
     except ProcessLookupError:
-        pass  # nobody of them is left
+        return False
+    return True

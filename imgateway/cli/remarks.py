@@ -119,11 +119,16 @@ def put_out(subscription: Any) -> None:
 
 def advice_on(address: str, code: int) -> str:
     """What to do about an outcome; "" where its name says enough."""
-    if code == OutcomeCode.FORBIDDEN and address.startswith("room:"):
+    kind, _, name = address.partition(":")
+    if code != OutcomeCode.FORBIDDEN:
+        return ""
+    if kind == "room":
         return (
             "who sends there must be in the room, or have a token that names it: imgateway token USER --room "
-            f"{address.removeprefix('room:')}"
+            f"{name}"
         )
+    if kind == "topic":
+        return f"who sends there must have a token that names it: imgateway token USER --topic {name}"
     return ""
 
 

@@ -127,21 +127,19 @@ class ChatCodec(Splitter, PlainCodec):
     def _publishes(self, msg: pb.Msg) -> Iterator[Frame]:
         """One Publish, or as many as it takes: the receivers of a large group are more than one may name.
 
-        The same id in all of them is no repeat: none of the logs gets it twice.
+        The same id in all of them is no repeat: none of the logs gets it twice. To nobody, 0, there is none.
         """
         headers = {}
         if msg.chat_type == GROUP:
-            uids: Sequence[int] = msg.to_uid_list
+            uids: Sequence[int] = [uid for uid in msg.to_uid_list if uid]
             if len(uids) > MAX_GROUP:
                 raise BadFrame(f"a message to {len(uids)}; {MAX_GROUP} may be named")
             headers[TO] = ",".join(map(str, uids))
             uids = list(dict.fromkeys(uids))
         elif msg.chat_type == SINGLE:
-            uids = (msg.to_uid,)
+            uids = (msg.to_uid,) if msg.to_uid else ()
         else:
             raise BadFrame("an unknown chat_type")
-        if 0 in uids:
-            raise BadFrame("a message to nobody")
         msg_id = msg.msg_id
         size = len(msg_id.encode())
         if MAX_MSG_ID_BYTES < size <= MAX_ID:
@@ -246,7 +244,7 @@ class ChatAdapter:
 
     name = "chat"
     carriage = Carriage(message=False)
-    traits = Traits(acks=False, batches=False, gaps=False, pings=False, authenticates=False)
+    traits = Traits(acks=False, batches=False, gaps=False, pings=False, pulls=False, authenticates=False)
 
     def codec(self, stream: bool, max_frame_bytes: int) -> ICodec:
         if not stream:

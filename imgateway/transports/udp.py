@@ -65,7 +65,8 @@ class UDPTransport:
             raise OperatorError(f"{where}: udp takes one protocol a listener; give each its own")
         if wires[0].carriage.bare is not None:
             return self._bare(where, endpoint, wires[0].carriage.bare, accept, reactor)
-        if not wires[0].carriage.message or wires[0].carriage.text:
+        carriage = wires[0].carriage
+        if not carriage.sealed or not carriage.message or carriage.text:
             raise OperatorError(f"{where}: {wires[0].name} does not ride on udp")
         host, port, insecure = _parsed(endpoint)
         key_of = options.get("udp_key")

@@ -88,6 +88,19 @@ def test_a_bad_client(run: Run) -> None:
     )
 
 
+def test_at_a_terminal_each_scene_is_announced(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("imgateway.cli.lines.at_a_terminal", lambda: True)
+    result = conformance(run, "--only", "kick")
+    announced = [line for line in result.stderr.splitlines() if line.startswith("...")]
+    assert announced == [
+        "...    greeting   it logs in",
+        "...    ack        it acknowledges messages",
+        "...    kick       it is told to go",
+    ]
+    assert "..." not in result.stdout
+    assert "..." not in conformance(run, "--only", "kick", "--json").stderr
+
+
 def test_for_programs(run: Run) -> None:
     result = conformance(run, "--only", "ack", "--json", "--patience", "2s", faults=("no echo",))
     lines = [json.loads(line) for line in result.stdout.splitlines()]

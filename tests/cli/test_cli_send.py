@@ -78,11 +78,14 @@ def test_refusals_go_to_stderr_and_end_with_status_1(run: Run, stage: Stage) -> 
     ]
 
 
-def test_who_may_not_send_to_a_room_is_told_what_it_takes(run: Run, stage: Stage) -> None:
+def test_who_may_not_send_to_a_room_or_topic_is_told_what_it_takes(run: Run, stage: Stage) -> None:
     stage.prepare = lambda client: setattr(client, "answer", lambda msg_id: (Outcome(OutcomeCode.FORBIDDEN),))
     (line,) = lines(run("send", *LOGIN, "room:7", "x", stage=stage).stderr)
     assert line["reason"].startswith("who sends there must be in the room, or have a token that names it")
     assert line["reason"].endswith("imgateway token USER --room 7")
+    (line,) = lines(run("send", *LOGIN, "topic:news", "x", stage=stage).stderr)
+    assert line["reason"].startswith("who sends there must have a token that names it")
+    assert line["reason"].endswith("imgateway token USER --topic news")
     (line,) = lines(run("send", *LOGIN, "service:7", "x", stage=stage).stderr)
     assert "reason" not in line
 

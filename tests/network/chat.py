@@ -38,7 +38,8 @@ class ChatClient(Protocol):
     def say(self, msg_id: str = "", **fields: Any) -> str:
         msg_id = msg_id or str(uuid.uuid4())
         msg = pb.Msg(msg_id=msg_id, from_uid=self.uid, timestamp=1_793_000_000_000, **fields)
-        self.transport.write(length_prefixed(msg.SerializeToString()))  # type: ignore[attr-defined]
+        assert self.transport is not None
+        self.transport.write(length_prefixed(msg.SerializeToString()))
         return msg_id
 
     def chat(self, to: int, text: str, msg_id: str = "") -> str:
@@ -65,7 +66,8 @@ class ChatClient(Protocol):
 
     async def kill(self) -> None:
         """Gone without a word, and with all that it had not read."""
-        self.transport.abortConnection()  # type: ignore[attr-defined]
+        transport: Any = self.transport
+        transport.abortConnection()
         await soon(lambda: self.lost, what="the end")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import pytest_twisted
@@ -70,7 +71,8 @@ async def texts_of(node: Node, uid: int, count: int) -> list[str]:
 
 @pytest_twisted.ensureDeferred
 async def test_with_a_client_of_another_wire(node: Node) -> None:
-    chat, shown = await login(node, 7), []
+    chat = await login(node, 7)
+    shown: list[Any] = []
     alice = await connect(node.url, token=node.token("alice"), on_message=shown.append)
     await alice.publish("user:7", "hello")
     await alice.publish("user:7", b"\xff\x00")  # this wire cannot say it
@@ -145,7 +147,8 @@ async def test_a_client_that_pings_and_does_not_read(node: Node) -> None:
 @pytest_twisted.ensureDeferred
 async def test_a_bad_frame_ends_one_connection(node: Node) -> None:
     one, two = await login(node, 1), await login(node, 2)
-    one.transport.write(b"\x02\xff\xff")  # type: ignore[attr-defined]
+    assert one.transport is not None
+    one.transport.write(b"\x02\xff\xff")
     await soon(lambda: one.lost, what="its end")
     assert one.shown == []
     await two.pinged()

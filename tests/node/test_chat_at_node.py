@@ -30,6 +30,11 @@ class ChatPeer(Peer):
         self.data = b""
         rig.peers.append(self)
 
+    @property
+    def state(self) -> LinkState:
+        assert self.link is not None
+        return self.link.state
+
     def received(self, data: bytes) -> None:
         self.data += data
 
@@ -42,7 +47,7 @@ def rig() -> Rig:
 def test_a_login_is_answered_with_nothing(rig: Rig) -> None:
     peer = ChatPeer(rig)
     peer.raw(LOGIN)
-    assert peer.link.state is LinkState.OPEN
+    assert peer.state is LinkState.OPEN
     assert rig.session("1", "chat") is not None
     assert peer.data == b""
 
@@ -59,7 +64,7 @@ def test_a_login_is_answered_with_nothing(rig: Rig) -> None:
 def test_nothing_but_a_login_comes_first(rig: Rig, first: bytes, code: CloseCode) -> None:
     peer = ChatPeer(rig)
     peer.raw(first)
-    assert peer.link.state is LinkState.CLOSED
+    assert peer.state is LinkState.CLOSED
     assert rig.counters.links_closed[code] == 1
     assert peer.data == b""
 
@@ -70,11 +75,11 @@ def test_ten_silent_seconds_close_it(rig: Rig) -> None:
     for _ in range(30):
         rig.advance(1)
         peer.raw(PING)
-    assert peer.link.state is LinkState.OPEN
-    rig.advance(9)
-    assert peer.link.state is LinkState.OPEN
-    rig.advance(2)
-    assert peer.link.state is LinkState.CLOSED
+    states = [peer.state]
+    for seconds in (9, 2):
+        rig.advance(seconds)
+        states.append(peer.state)
+    assert states == [LinkState.OPEN, LinkState.OPEN, LinkState.CLOSED]
     assert rig.counters.links_closed[CloseCode.HEARTBEAT_TIMEOUT] == 1
 
 
@@ -91,5 +96,5 @@ def test_a_revoked_user_stays_out(rig: Rig) -> None:
     rig.settle()
     peer = ChatPeer(rig)
     peer.raw(LOGIN)
-    assert peer.link.state is LinkState.CLOSED
+    assert peer.state is LinkState.CLOSED
     assert peer.data == b""

@@ -26,6 +26,7 @@ from imgateway.frames import (
     Publish,
     PublishAck,
     Welcome,
+    parse_address,
 )
 from imgateway.interfaces import ICodec, IProtocolAdapter, Traits
 from imgateway.protocols.chat import MAX_GROUP, ChatAdapter
@@ -70,8 +71,10 @@ def chat(**fields: Any) -> bytes:
 
 def received(data: bytes) -> list[Frame]:
     """What a codec makes of these bytes behind a login."""
-    (hello, *found) = codec().receive(LOGIN + data)
+    hello, *rest = codec().receive(LOGIN + data)
     assert hello == Hello("", user="1")
+    found: list[Frame] = [frame for frame in rest if not isinstance(frame, bytes)]
+    assert len(found) == len(rest)
     return found
 
 
@@ -117,7 +120,9 @@ def test_provides_what_it_says() -> None:
 
 def test_says_what_it_cannot() -> None:
     traits = ChatAdapter.traits
-    assert traits == Traits(acks=False, batches=False, gaps=False, pings=False, authenticates=False)
+    assert traits == Traits(
+        acks=False, batches=False, gaps=False, pings=False, pulls=False, authenticates=False
+    )
     assert codec().silence_s == 10.0
     with pytest.raises(ValueError, match="stream"):
         ChatAdapter().codec(False, MAX)
@@ -184,6 +189,28 @@ def test_a_group_gets_a_copy_each_and_the_list_stays_as_it_was() -> None:
 
 def test_a_group_of_nobody_is_nothing() -> None:
     assert received(chat(chat_type=2, to_uid=0)) == []
+
+
+def test_a_message_to_nobody_is_nothing_and_the_others_of_a_group_get_theirs() -> None:
+    assert received(chat(to_uid=0)) == []
+    (frame,) = received(chat(chat_type=2, to_uid=0, to_uid_list=[2, 0, 3]))
+    assert isinstance(frame, Publish)
+    assert frame.to == (parse_address("user:2"), parse_address("user:3"))
+    assert dict(frame.headers) == {"chat-to": "2,3"}
+    assert received(chat(chat_type=2, to_uid=0, to_uid_list=[0, 0])) == []
+
+
+def test_numbers_at_the_ends_of_their_range_and_ones_own() -> None:
+    for uid in (2**63 - 1, -(2**63), 1):
+        (frame,) = received(chat(to_uid=uid))
+        assert isinstance(frame, Publish)
+        assert frame.to == (parse_address(f"user:{uid}"),)
+
+
+def test_half_a_surrogate_pair_in_a_body_goes_on_as_the_json_that_it_is() -> None:
+    (frame,) = received(chat(body='{"text":"\\ud800"}'))
+    assert isinstance(frame, Publish)
+    assert (frame.content_type, frame.body) == ("application/json", b'{"text":"\\ud800"}')
 
 
 def test_a_large_group_is_split_by_what_one_publish_may_name() -> None:
@@ -255,10 +282,8 @@ def test_bodies(body: str, content_type: str, kept: str) -> None:
         b"\x80\x00",  # a length that is not in its shortest form
         sent(msg_type=7),
         sent(msg_type=3, from_uid=0),
-        chat(to_uid=0),
         chat(chat_type=0),
         chat(chat_type=3),
-        chat(chat_type=2, to_uid_list=[2, 0]),
         chat(chat_type=2, to_uid_list=range(2, MAX_GROUP + 3)),
         chat(msg_id=""),
         chat(msg_id="a\nb"),

@@ -62,6 +62,8 @@ def test_what_can_start(arguments: tuple[str, ...], tmp_path: Path) -> None:
         (("--listen", "native+udp:tcp:7901"), "tcp is no address"),
         (("--listen", "native+udp:1", "--listen", "native+udp:1"), "another listener has this address"),
         (("--listen", "json+udp:1"), "json does not ride on udp"),
+        (("--listen", "mqtt+udp:1"), "mqtt does not ride on udp"),
+        (("--listen", "chat+udp:1"), "chat does not ride on udp"),
         (("--listen", "json+tcp:1"), "json does not ride on tcp"),
         (("--listen", "json+tcp:systemd:domain=INET:index=0"), "json does not ride on tcp"),
         (("--listen", "native+tcp:nonsense:1"), "native|nonsense:1: not a valid endpoint"),

@@ -72,6 +72,8 @@ class ScriptedClient:
             resume = (ResumePoint(self.log, 0, self.epoch, self.position + 9),)
         if "talks first" in self.faults:
             self.say(Ping())
+        if "says nothing" in self.faults:
+            return
         self.say(Hello("mine" if "no token" in self.faults else "token", device, resume=resume))
 
     def say(self, frame: Frame) -> None:
@@ -103,6 +105,8 @@ class ScriptedClient:
         wait_s = after_s or min(30.0, 0.5 * 2**self.attempt) * (0.5 + self.dice.random() / 2)
         if "steady" in self.faults:
             wait_s = after_s or 1.0
+        if "once at once" in self.faults and not self.attempt and not after_s:
+            wait_s = 0.0
         if "storms" in self.faults:
             wait_s = 0.0
         self.attempt += 1
@@ -134,12 +138,12 @@ class ScriptedClient:
             self.waiting.clear()
         if "new ids" in self.faults:
             self.waiting = {f"again-{name}": body for name, body in self.waiting.items()}
-        for name in tuple(self.waiting):
+        for name in tuple(self.waiting)[: 1 if "one at a time" in self.faults else None]:
             self.publish(name, resent="not resent" not in self.faults)
         if "silent" not in self.faults:
             self.beat(frame.heartbeat_s * 0.9)
         if frame.token_expires_ms and "no renewal" not in self.faults:
-            self.later(1.0, self.say, Renew("token"))
+            self.later(1.0, self.say, Renew("a stale one" if "stale renewal" in self.faults else "token"))
         if "babbles" in self.faults:
             self.connection.send(b"\x02\xff\xff")
         if "greets twice" in self.faults:
@@ -163,6 +167,8 @@ class ScriptedClient:
         if frame.epoch != self.epoch:
             return
         if frame.after > self.position and not frame.gap and "skips" not in self.faults:
+            if "acks a hole" in self.faults:
+                self.say(DeliverAck((Acked(frame.address, frame.epoch, frame.upto),)))
             if "waits for ever" not in self.faults:
                 self.say(Pull(frame.address, 0, frame.epoch, self.position))
             return
@@ -172,6 +178,9 @@ class ScriptedClient:
         for entry in entries:
             if entry.seq > self.position or "shows twice" in self.faults:
                 self.show(decode_message(entry.message).body)
+        if "shows again later" in self.faults:
+            for entry in entries:
+                self.later(0.1, self.show, decode_message(entry.message).body)
         self.position = max(self.position, frame.upto)
         self.ack(frame)
 
@@ -210,7 +219,8 @@ class ScriptedClient:
 
     def pump(self) -> None:
         for name in tuple(self.waiting):
-            full = len(self.flying) >= self.limits.publish_window and "floods" not in self.faults
+            most = 1 if "one at a time" in self.faults else self.limits.publish_window
+            full = len(self.flying) >= most and "floods" not in self.faults
             if not full and name not in self.flying:
                 self.publish(name)
 

@@ -30,6 +30,7 @@ from imgateway.frames import (
     parse_address,
 )
 from imgateway.interfaces import Carriage, IReceiver, Traits
+from imgateway.protocols.mqtt.adapter import MqttAdapter
 from imgateway.protocols.native import NativeAdapter
 from imgateway.testing.conformance.abilities import Ability, abilities
 from imgateway.testing.conformance.playing import play_all
@@ -166,6 +167,9 @@ BAD = {
     "greets twice": [("ack", MANNERS)],
     "talks first": [("greeting", MANNERS), ("greeting", "it logs in")],
     "impatient, deaf": [("publish", "is content with an answer")],
+    "shows again later": [("order", "shows them in their order, each once")],
+    "acks a hole": [("gap", "acknowledges nothing behind a hole")],
+    "stale renewal": [("renew", "renews its token before that ends")],
 }
 
 
@@ -194,8 +198,92 @@ def test_nobody_comes() -> None:
     trial = Trial()
     trial.play()
     assert trial.wrong == [("greeting", "it logs in")]
-    rest = {line.detail for line in trial.report.lines if line.scene not in ("greeting", "all")}
-    assert "the client is gone" in rest
+    rest = {line.scene: line.detail for line in trial.report.lines if line.scene != "greeting"}
+    assert rest.pop("refuse") == "the program must be started anew: let --run do it"
+    assert set(rest.values()) == {"the client is gone"}
+    assert "all" not in rest  # nobody was there whose manners could be good
+
+
+def test_a_program_that_never_comes_is_not_started_for_each_scene() -> None:
+    trial = Trial()
+    started: list[int] = []
+    trial.play(start=lambda: started.append(1))
+    assert trial.wrong == [("greeting", "it logs in")]
+    assert trial.lines(Verdict.RIGHT) == []
+    assert len(started) == 1
+    assert trial.network.seconds() < 65
+
+
+def test_who_connects_and_says_nothing() -> None:
+    trial = Trial()
+    trial.scripted("says nothing")
+    trial.play()
+    (line,) = [line for line in trial.report.lines if line.scene == "greeting"]
+    assert line.detail == "no client was welcome within 60 s; 1 connection came"
+
+
+def test_nobody_who_could_be_refused() -> None:
+    trial = Trial()
+
+    def start() -> None:
+        if trial.programs:
+            trial.programs[0].is_over = True
+            trial.programs[0].end(0.0)
+        else:
+            trial.scripted()
+
+    trial.play("refuse", start=start)
+    assert ("refuse", "it is not let in") in trial.wrong
+    assert ("refuse", "stays away when its login is refused") not in trial.lines(Verdict.RIGHT)
+
+
+def test_the_connections_of_a_program_end_with_it() -> None:
+    """A transport such as UDP does not say that somebody was killed."""
+    trial = Trial()
+    trial.scripted("never again")
+    begun: list[bool] = []
+
+    async def restart() -> None:
+        begun.append(trial.stage.visits[0].over)
+
+    ensureDeferred(play_all(trial.stage, trial.report, ("refuse",), restart))
+    trial.network.elapse(30.0)
+    assert begun == [False]
+    assert trial.stage.visits[0].over
+
+
+def test_one_publish_at_a_time_is_good_enough() -> None:
+    trial = Trial()
+    trial.scripted("one at a time")
+    trial.play("publish", "window")
+    assert trial.wrong == []
+
+
+def test_dice_may_say_at_once_for_once() -> None:
+    trial = Trial()
+    trial.scripted("once at once")
+    trial.play("pace")
+    assert trial.wrong == []
+
+
+def test_a_program_that_has_ended_is_not_waited_for() -> None:
+    trial = Trial()
+    trial.stage.program_ended("the program has ended, with status 3")
+    trial.play(start=lambda: None)
+    (line,) = [line for line in trial.report.lines if line.verdict is Verdict.WRONG]
+    assert line.detail == "the program has ended, with status 3"
+    assert trial.network.seconds() <= 1
+
+
+def test_each_scene_is_announced() -> None:
+    trial = Trial()
+    trial.scripted()
+    begun: list[str] = []
+    ensureDeferred(
+        play_all(trial.stage, trial.report, ("kick",), None, lambda scene: begun.append(scene.name))
+    )
+    trial.network.elapse(60.0)
+    assert begun == ["greeting", "ack", "kick"]
 
 
 def test_who_is_gone_is_started_anew() -> None:
@@ -215,6 +303,18 @@ def test_refused_and_stubborn() -> None:
 def test_a_wire_that_nobody_knows_can_little() -> None:
     assert abilities(BareWire()) == frozenset()
     assert abilities(protocol_named("native")) == frozenset(Ability)
+
+
+@pytest.mark.parametrize(("level", "told"), [(4, False), (5, True)])
+def test_what_a_wire_can_say_depends_on_its_version(level: int, told: bool) -> None:
+    wire = MqttAdapter(0, lambda: 1)
+    codec = wire.codec(True, 1 << 20)
+    assert Ability.WINDOW not in abilities(wire, codec)  # nobody has greeted yet
+    properties = b"\x00" if level == 5 else b""
+    connect = b"\x00\x04MQTT" + bytes((level, 0x82, 0, 60)) + properties + b"\x00\x01a\x00\x01u"
+    list(codec.receive(bytes((0x10, len(connect))) + connect))
+    assert codec.version == level  # type: ignore[attr-defined]
+    assert (Ability.WINDOW in abilities(wire, codec)) is told
 
 
 def test_a_visit_is_a_receiver() -> None:
@@ -303,7 +403,7 @@ def test_acknowledging_somebody_elses_log() -> None:
 
 def test_a_stage_that_fails_is_no_end(flush_logged_errors: Callable[..., Any]) -> None:
     trial = Trial()
-    trial.stage.greet = lambda visit: 1 / 0  # type: ignore[assignment, return-value]
+    trial.stage.greet = lambda visit: 1 / 0  # type: ignore[assignment]
     trial.scripted("never again")
     trial.network.settle()
     assert trial.stage.faults == ["sends what makes this gateway fail; its log says how"]

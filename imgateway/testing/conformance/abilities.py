@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from enum import Enum
+from typing import Any
 
 from imgateway.interfaces import IProtocolAdapter
 from imgateway.wire.framing import length_prefixed, varint
@@ -22,12 +23,13 @@ class Ability(Enum):
     RANGES = "say that a range is empty, or not whole"
     ONCE = "ask a client to show a message once"
     REPEATS = "say that a message may have been sent before"
-    LIMITS = "tell a client its limits"
+    WINDOW = "tell a client how many publishes may wait for an answer"
+    LIMITS = "tell a client how large a body may be"
     RENEWAL = "take a fresh token on a living connection"
     QUESTIONS = "ask a client"
     BEATS = "tell a client how often to give a sign of life"
     RETURN = "say when to come again"
-    FAREWELL = "say why a connection ends"
+    FAREWELL = "tell a client to stay away"
     PATIENCE = "rely on its transport: it repeats on a living connection"
     EXTENSION = "grow by fields that a client does not know"
 
@@ -39,11 +41,18 @@ _TABLE: dict[str, frozenset[Ability]] = {
     "mobileimsdk": frozenset({Ability.ONCE, Ability.FAREWELL}),
     "mqtt": frozenset({Ability.PATIENCE, Ability.REPEATS}),
 }
+_LATER: dict[tuple[str, int], frozenset[Ability]] = {("mqtt", 5): frozenset({Ability.WINDOW})}
+"""What a version of a wire can say besides. MQTT 5 also says why a connection ends, but of no reason that a
+client must stay away; and how large a packet may be, but not a body."""
 
 
-def abilities(wire: IProtocolAdapter) -> frozenset[Ability]:
-    """What can be said on this wire."""
-    return _TABLE.get(wire.name, frozenset())
+def abilities(wire: IProtocolAdapter, codec: Any = None) -> frozenset[Ability]:
+    """What can be said on this wire.
+
+    :param codec: the wire's, of a client that has greeted; it may know the client's version.
+    """
+    version: int = getattr(codec, "version", 0)
+    return _TABLE.get(wire.name, frozenset()) | _LATER.get((wire.name, version), frozenset())
 
 
 def with_unknown_fields(wire: IProtocolAdapter, stream: bool, deliver: bytes) -> bytes:

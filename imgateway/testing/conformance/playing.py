@@ -23,43 +23,59 @@ async def play_all(
     report: Report,
     names: Collection[str] = (),
     restart: Restart | None = None,
+    begin: Callable[[Scene], object] = lambda scene: None,
 ) -> None:
     """Play the scenes of these names, all if there are none; `ALWAYS` in any case.
 
     :param restart: starts the program under test anew; None: nobody can.
+    :param begin: called with each scene that is played, before it is.
     """
     is_gone = False
     for scene in SCENES:
         if names and scene.name not in names and scene.name not in ALWAYS:
             continue
-        why = _why_not(stage, scene, restart)
-        if why or is_gone:
-            report.add(Line(scene.name, scene.about, Verdict.NOT_APPLICABLE, why or "the client is gone"))
+        why = _why_not(stage, scene, restart, is_gone)
+        if why:
+            report.add(Line(scene.name, scene.about, Verdict.NOT_APPLICABLE, why))
             continue
+        begin(scene)
         try:
             if scene.fresh and restart is not None:
-                await restart()
+                await _anew(stage, restart)
             await scene.play(Play(stage, report, scene.name))
         except Gone as gone:
             report.add(Line(scene.name, scene.about, Verdict.WRONG, str(gone)))
-            is_gone = restart is None
-            if restart is not None:
-                stage.reset()
-                await restart()
+            # A program that never came would not come for the other scenes either.
+            is_gone = restart is None or scene.name == "greeting"
+            stage.reset()
+            if restart is not None and not is_gone:
+                await _anew(stage, restart)
         for fault in stage.faults:
             report.add(Line(scene.name, MANNERS, Verdict.WRONG, fault))
         stage.faults.clear()
-    if not any(line.check == MANNERS for line in report.lines):
+    was_there = any(visit.hello is not None for visit in stage.visits)
+    if was_there and not any(line.check == MANNERS for line in report.lines):
         report.add(Line("all", MANNERS, Verdict.RIGHT))
 
 
-def _why_not(stage: Stage, scene: Scene, restart: Restart | None) -> str:
+async def _anew(stage: Stage, restart: Restart) -> None:
+    """Start the program anew. Where a transport does not say who is gone, its old connections end here."""
+    old = tuple(stage.visits)
+    await restart()
+    for visit in old:
+        if not visit.over:
+            visit.cut()
+
+
+def _why_not(stage: Stage, scene: Scene, restart: Restart | None, is_gone: bool) -> str:
     """Why a scene cannot be played; "" if it can."""
     for need in scene.needs:
         if need not in stage.abilities:
             return f"this wire cannot {need.value}"
-    if scene.echo and not stage.echoes:
-        return "the program does not send back what it is shown"
     if scene.fresh and restart is None:
         return "the program must be started anew: let --run do it"
+    if is_gone:
+        return "the client is gone"
+    if scene.echo and not stage.echoes:
+        return "the program does not send back what it is shown"
     return ""

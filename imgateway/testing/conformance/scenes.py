@@ -49,7 +49,7 @@ SCENES = (
     Scene("gap", "something is missing", gaps, frozenset({Ability.RANGES})),
     Scene("unknown", "the gateway is newer", strangers, frozenset({Ability.EXTENSION})),
     Scene("publish", "its own messages are not answered", publishing, echo=True),
-    Scene("window", "few may be unanswered", window, frozenset({Ability.LIMITS}), echo=True),
+    Scene("window", "few may be unanswered", window, frozenset({Ability.WINDOW}), echo=True),
     Scene("oversize", "it may not publish what is large", oversize, frozenset({Ability.LIMITS}), echo=True),
     Scene("heartbeat", "it lives", heartbeat, frozenset({Ability.BEATS})),
     Scene("request", "it is asked", questions, frozenset({Ability.QUESTIONS})),

@@ -56,6 +56,8 @@ __all__ = ("Gone", "Stage")
 SENDER = "conformance"
 """Who wrote the messages, and who is sent their echoes."""
 HEARTBEAT_S = 30.0
+QUIET_S = 0.5
+"""What a program shows twice comes twice within so long."""
 SOON_S = 0.2
 """A client that is asked to come again comes after so long."""
 
@@ -116,6 +118,8 @@ class Stage:
         """The program sends back what it is shown."""
         self.answers: bool
         self._taken: dict[str, int] = {}
+        self._ended = ""
+        """How the program under test has ended; "": it lives, or nobody knows."""
         self.reset()
 
     def reset(self) -> None:
@@ -126,6 +130,11 @@ class Stage:
         self.token_expires_ms = 0
         self.rewind = 0
         self.answers = True
+
+    def program_ended(self, how: str) -> None:
+        """The program under test is no more, so that nobody waits for it; "": it was started anew."""
+        self._ended = how
+        self.changed()
 
     # ------------------------------------------------------------------------------------------- the house
 
@@ -203,6 +212,7 @@ class Stage:
             )
         )
         visit.welcomed = True
+        self.abilities = abilities(self.wire, visit.codec)
         for frame in restored:
             self.heard(visit, frame)
         if self.head > position:
@@ -328,8 +338,8 @@ class Stage:
         """The connection after the first `number`, welcome or not; None: there is none in time, `absence_s`
         if no other is said."""
         seconds = self.absence_s if within_s is None else within_s
-        came = await self.until(lambda: len(self.visits) > number, seconds)
-        return self.visits[number] if came else None
+        await self.until(lambda: len(self.visits) > number or bool(self._ended), seconds)
+        return self.visits[number] if len(self.visits) > number else None
 
     async def is_over(self, visit: Visit, within_s: float | None = None) -> bool:
         return await self.until(lambda: visit.over, within_s)
@@ -340,18 +350,29 @@ class Stage:
     async def are_shown(self, texts: Iterable[str]) -> bool:
         """Whether the program was shown these; nothing to say about one that does not echo."""
         wanted = set(texts)
-        return await self.until(lambda: wanted <= set(self.shown))
+        if not await self.until(lambda: wanted <= set(self.shown)):
+            return False
+        await self.pause(QUIET_S)
+        return True
 
     async def visit(self) -> Visit:
         """The connection that the client is welcome on, now or as soon as it comes.
 
         :raises Gone: it does not.
         """
-        if not await self.until(lambda: self._there() is not None, self.absence_s):
-            raise Gone(f"no client was welcome within {self.absence_s:g} s")
+        count = len(self.visits)
+        await self.until(lambda: self._there() is not None or bool(self._ended), self.absence_s)
         visit = self._there()
-        assert visit is not None
+        if visit is None:
+            raise self.gone("welcome", len(self.visits) - count)
         return visit
+
+    def gone(self, what: str, connections: int) -> Gone:
+        """That no client was `what`, though so many connections came."""
+        if self._ended:
+            return Gone(self._ended)
+        came = f"; {connections} connection{'s' if connections > 1 else ''} came" if connections else ""
+        return Gone(f"no client was {what} within {self.absence_s:g} s{came}")
 
     def _there(self) -> Visit | None:
         found = [visit for visit in self.visits if visit.welcomed and not visit.over]
