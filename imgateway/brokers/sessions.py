@@ -346,7 +346,8 @@ class Sessions:
         def forgotten(result: Any) -> None:
             self._saving.end(seat)
             self._unfollowing.end((session, log))
-            forget()  # once more: to follow may have been on its way
+            self._part(log, session, seat)  # once more: to follow may have been on its way
+            forget()
             self.release(self._tails.enter_mailbox(session.user))
             done.callback(None)
 

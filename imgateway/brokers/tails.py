@@ -84,7 +84,8 @@ class Tail(Struct, gc=False, eq=False):
 
     @property
     def seats(self) -> tuple[Seat, ...]:
-        return self.sitting if isinstance(self.sitting, tuple) else (self.sitting,)
+        sitting = self.sitting  # looked at once: the other thread may change it in between
+        return sitting if isinstance(sitting, tuple) else (sitting,)
 
     @seats.setter
     def seats(self, seats: tuple[Seat, ...]) -> None:

@@ -111,7 +111,7 @@ class Exchange:
         self._gate = gate
         self._broker = broker
         self._wall_ms = wall_ms
-        self._number = 0
+        self._number = self._newest = 0
         # Straight through: nothing to decide here.
         self.arrived = gate.arrived
         self.greeted = login.greeted
@@ -141,9 +141,12 @@ class Exchange:
         linked = (session.link for session in self._hub.sessions)
         return {*self._gate.links, *self.closing, *(link for link in linked if link is not None)}
 
-    def number(self) -> int:
-        """For a link that is told of before it has a session: counts down, so that none is a session's
-        generation."""
+    def number(self, generation: int = 0) -> int:
+        """One that no other link has: the generation of its session, an object that is there already. If it
+        has none yet, or the broker counts each session by itself, one that counts down."""
+        if generation > self._newest:
+            self._newest = generation
+            return generation
         self._number -= 1
         return self._number
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import count
 from typing import Any
 
 import pytest
@@ -51,6 +52,16 @@ def test_all_events_of_a_connection_have_a_trace_of_their_own(events: list[Any])
     links = [peer.link for peer in known]
     known[0].cut()
     assert [link.about()["trace"] for link in links] == opened
+
+
+def test_traces_differ_where_a_broker_counts_each_session_by_itself() -> None:
+    rig = Rig("memory")
+    traces = []
+    for name in ("alice", "bob", "carol", "dave"):
+        if name != "dave":
+            rig.broker._sessions._generations = count(1)
+        traces.append(rig.login(name).link.about()["trace"])
+    assert len(set(traces)) == 4
 
 
 def test_the_connections_are_those_of_strangers_of_sessions_and_of_who_is_just_leaving() -> None:

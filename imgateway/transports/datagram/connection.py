@@ -227,6 +227,8 @@ class DatagramConnection:
         if self._reading and self._flow is not None:
             self._hand_over(self._flow.resume())
             self._look()
+            if self._armed == inf:
+                self._collect()  # to pause it was woken; it may have nothing to do
 
     def _noted(self, notes: list[Note], address: bytes | None, size: int) -> None:
         """What the peer's end says to ours, in a payload of `size` bytes from `address`."""

@@ -34,6 +34,11 @@ class MeasuredFlow(Flow):
         self.taken: set[int] = set()
         """Numbers of ours that the peer has acknowledged."""
 
+    @property
+    def rest(self) -> bytes:
+        """Nothing: it cannot be made again, for the account is in no packed state."""
+        return b""
+
     def receive(self, number: int, payload: bytes, now: float) -> list[bytes]:
         messages = super().receive(number, payload, now)
         self.came.add(number)

@@ -44,11 +44,16 @@ class Roll:
         return connection if connection is not None and connection.cid == cid else None
 
     def put(self, connection: Any) -> None:
-        """Enter the connection that got the last fresh id."""
-        if self._free:
-            self._places[self._free.pop()] = connection
-        else:
+        """Enter the connection that got the last fresh id. Others may have left since then."""
+        place = connection.cid >> 8 * RANDOM_BYTES
+        if place == len(self._places):
             self._places.append(connection)
+        else:
+            self._places[place] = connection
+            if self._free[-1] == place:
+                self._free.pop()
+            else:
+                self._free.remove(place)
 
     def leave(self, connection: Any) -> None:
         """Take it out, if it is there."""
