@@ -19,7 +19,7 @@ from imgateway.core.roster import Roster
 from imgateway.core.session import Session
 from imgateway.frames import Address, Entry, LogKey, Mode, Position, log_of
 
-__all__ = ("LANES", "Area", "Asked", "Audience", "Everyone", "Lag", "Lane", "Room", "Since")
+__all__ = ("LANES", "Area", "Asked", "Audience", "Everyone", "Lag", "Lane", "Room", "Since", "pulls")
 
 LANES = (1, 0)
 """In the order in which they are served."""
@@ -170,6 +170,14 @@ class Audience:
         """Those of them that want to be notified, whatever the others get."""
         return ()
 
+    def always_sent(self) -> Iterator[Session]:
+        """Those of them that cannot pull, and perhaps others."""
+        raise NotImplementedError
+
+    def tells(self, session: Session) -> bool:
+        """It is told that there is something, and pulls."""
+        return (self.telling or session in self.asked_for_notices()) and pulls(session)
+
     def place(self, session: Session, lane: int) -> int:
         """How far it was sent this lane."""
         lag = self.lags.get(session)
@@ -231,9 +239,10 @@ class Room(Audience):
     """:ivar stays: sessions that are in it, also those that have no link now or were not told of it yet.
 
     :ivar invited: those whose client was not told yet that it is in.
+    :ivar unable: members that cannot pull.
     """
 
-    __slots__ = ("areas", "invited", "members", "notified", "stays")
+    __slots__ = ("areas", "invited", "members", "notified", "stays", "unable")
 
     def __init__(self, address: Address, kind: RoomClass) -> None:
         super().__init__(address, kind)
@@ -241,6 +250,7 @@ class Room(Audience):
         self.members: dict[Session, None] = {}
         self.notified: dict[Session, None] = {}
         self.invited: dict[Session, None] = {}
+        self.unable: dict[Session, None] = {}
         self.stays = 0
 
     def here(self) -> Iterator[Session]:
@@ -255,14 +265,18 @@ class Room(Audience):
     def asked_for_notices(self) -> Iterable[Session]:
         return self.notified
 
+    def always_sent(self) -> Iterator[Session]:
+        return iter([*self.unable])
+
     def mode(self, session: Session) -> Mode:
         """How it is told just now."""
-        return Mode.NOTIFY if self.telling or session in self.notified else Mode.PUSH
+        return Mode.NOTIFY if self.tells(session) else Mode.PUSH
 
     def drop(self, session: Session) -> None:
         super().drop(session)
         self.members.pop(session, None)
         self.notified.pop(session, None)
+        self.unable.pop(session, None)
 
 
 class Area(Audience):
@@ -278,6 +292,9 @@ class Area(Audience):
         if len(self.rooms) == 1:
             return next(iter(self.rooms)).here()
         return _once([[*room.members] for room in self.rooms])
+
+    def always_sent(self) -> Iterator[Session]:
+        return _once([[*room.unable] for room in self.rooms])
 
     def size(self) -> int:
         return sum(len(room.members) for room in self.rooms)
@@ -298,11 +315,20 @@ class Everyone(Audience):
     def here(self) -> Iterator[Session]:
         return filter(self.has, iter(self._sessions))
 
+    def always_sent(self) -> Iterator[Session]:
+        return self.here()  # a round is cut into slices: to look for them would be one long turn
+
     def size(self) -> int:
         return len(self._sessions)
 
     def has(self, session: Session) -> bool:
         return session.link is not None and session.link.state is LinkState.OPEN
+
+
+def pulls(session: Session) -> bool:
+    """Its client can be told that there is something, and read it then."""
+    link = session.link
+    return link is not None and link.wire.traits.pulls
 
 
 def _once(rooms: Iterable[Iterable[Session]]) -> Iterator[Session]:

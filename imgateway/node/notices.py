@@ -88,6 +88,8 @@ class Notices:
             link = session.link
             if link is None or session in unanswered or (passed and session in passed):
                 continue
+            if not link.wire.traits.pulls:
+                continue
             if audience.ahead and audience.is_ahead(session, since):
                 continue  # it pulled meanwhile, and would have nothing to answer with
             if link.clogged:

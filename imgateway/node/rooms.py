@@ -45,7 +45,7 @@ from imgateway.frames import (
     UnsubscribedCode,
 )
 from imgateway.interfaces import IBroker, IPolicy
-from imgateway.node.audience import Area, Audience, Everyone, Lane, Room
+from imgateway.node.audience import Area, Audience, Everyone, Lane, Room, pulls
 from imgateway.node.delivery import Delivery
 from imgateway.node.link import Link
 from imgateway.node.notices import Notices
@@ -296,7 +296,10 @@ class Rooms:
             self.release(room)  # it was counted before
         room.invited.pop(session, None)
         room.members[session] = None
-        if mode is Mode.NOTIFY:
+        able = pulls(session)
+        if not able:
+            room.unable[session] = None
+        if mode is Mode.NOTIFY and able:
             room.notified[session] = None
         else:
             room.notified.pop(session, None)
@@ -309,7 +312,7 @@ class Rooms:
     ) -> tuple[Resumed, ...]:
         """Put the session where its client is, and bring it up to date."""
         resumed = []
-        notify = audience.telling or session in audience.asked_for_notices()
+        notify = audience.tells(session)
         for number, lane in enumerate(audience.lanes):
             point = next((one for one in points if one.lane == number), None)
             place, gap = audience.place(session, number), False
@@ -334,7 +337,7 @@ class Rooms:
                 one.position < one.head
                 and session not in audience.lags
                 and session not in audience.unanswered
-                and (audience.telling or session in audience.asked_for_notices())
+                and audience.tells(session)
             ):
                 since = [
                     (each.lane, each.position)

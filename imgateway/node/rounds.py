@@ -34,7 +34,7 @@ from imgateway.core.session import Session
 from imgateway.errors import CloseCode
 from imgateway.frames import Batch, LogKey
 from imgateway.interfaces import IBroker
-from imgateway.node.audience import LANES, Audience, Lag, Room
+from imgateway.node.audience import LANES, Audience, Lag, Room, pulls
 from imgateway.node.delivery import Delivery
 from imgateway.node.shares import Form, Share, Shelf, cut
 
@@ -234,8 +234,9 @@ class Rounds:
         if limit:
             audience.telling = size >= limit * AGAIN if audience.telling else size > limit
         if audience.telling:
-            audience.lags.clear()  # they pull, too
-            return NOBODY, audience.here(), size
+            if audience.lags:  # those that can pull do
+                audience.lags = {one: lag for one, lag in audience.lags.items() if not pulls(one)}
+            return audience.always_sent(), audience.here(), size
         told = [*audience.asked_for_notices()]
         return audience.here() if len(told) < size else NOBODY, iter(told), len(told)
 
@@ -335,6 +336,7 @@ class Rounds:
     def _push(self, round: Round, sessions: list[Session]) -> None:
         audience, full = round.audience, self._delivery.limits.deliver_window_bytes
         passed, lags, told = audience.passed, audience.lags, audience.asked_for_notices()
+        telling = audience.telling
         frames: list[tuple[bytes, LogKey]] = []
         form, data, order = None, b"", None
         served = counted = 0
@@ -345,6 +347,7 @@ class Rounds:
                 or (passed and session in passed)
                 or (lags and session in lags)
                 or (told and session in told)
+                or (telling and link.wire.traits.pulls)
             ):
                 continue
             connection = link.connection

@@ -125,6 +125,13 @@ class Share:
     def said(self, delivery: Delivery, session: Session) -> tuple[bytes, ...]:
         """What goes to this session: one frame, more where its wire takes one entry at a time."""
         form: Form = session.form.key()
+        if not form.is_shared and not form.compression:
+            # Done for each receiver, so without more ado; what cannot be said whole is said in pieces below.
+            link, deliver = session.link, self.deliver
+            if len(deliver.entries) < 2 or link.wire.traits.batches:
+                data = delivery.say(link, deliver)
+                if data is not None:
+                    return (data,) if data else ()
         said = self._said.get(form)
         if said is None:
             said = tuple(_written(delivery, session.link, self.deliver, form.compression))

@@ -21,13 +21,18 @@ ROOT = HERE.parents[1]
 
 def verdicts(program: str, *args: str) -> dict[tuple[str, str], str]:
     """Each check and its verdict; nothing was wrong."""
+    return {(line["scene"], line["check"]): line["verdict"] for line in played(program, *args)}
+
+
+def played(program: str, *args: str, status: int = 0) -> list[dict[str, str]]:
+    """The lines of all checks."""
     command = f"{sys.executable} {HERE / program}"
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     more = ("--json", "--patience", "3s", "--run", command)
     done = imgateway("conformance", *args, *more, env=environment, timeout=100, cwd=ROOT)
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.returncode == status, done.stdout + done.stderr
     *lines, _ = map(json.loads, done.stdout.splitlines())
-    return {(line["scene"], line["check"]): line["verdict"] for line in lines}
+    return lines
 
 
 REPEATED = ("publish", "repeats what has no answer on the next, with the same ids in the same order")
@@ -49,6 +54,20 @@ def test_paho(version: str, scenes: str) -> None:
     assert found["resume", "shows both once"] == "right"
     assert found["gap", "something is missing"] == "not applicable"
     assert version == "4" or found[REPEATED] == "right"
+
+
+def test_paho_has_more_waiting_than_it_is_told_may() -> None:
+    """It passes over the receive maximum of MQTT 5: a client that is wrong is told so."""
+    lines = played("echo_paho.py 5", "--protocol", "mqtt", "--only", "window", status=1)
+    wrong = [(line["check"], line["detail"]) for line in lines if line["verdict"] == "wrong"]
+    assert wrong == [("keeps to the number that may wait for an answer", "6 wait; 2 may")]
+
+
+def test_a_program_that_cannot_be_started() -> None:
+    done = imgateway("conformance", "--run", "exec ./no-such-program", timeout=30)
+    assert done.returncode == 1
+    assert "the program has ended, with status 127" in done.stdout
+    assert "0 right, 1 wrong, 16 not applicable" in done.stdout
 
 
 def test_a_client_of_mobileimsdk() -> None:

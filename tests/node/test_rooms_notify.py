@@ -28,9 +28,11 @@ from imgateway.frames import (
 from imgateway.interfaces import Identity
 from imgateway.node.notices import spread_ms
 from imgateway.node.shares import Form
+from imgateway.protocols.mqtt.adapter import MqttAdapter
 from imgateway.wire.messages import decode_message
-from tests.node.rig import EPOCH, FakeBroker, Peer, Rig, entry
+from tests.node.rig import EPOCH, AsciiWire, FakeBroker, Peer, Rig, entry
 from tests.node.test_rooms import ALL, OTHER, ROOM, bodies, clog, rig_with, slices_of
+from tests.protocols import mqtt
 
 QUICK = {"rooms.classes": ("*: tick=0ms",)}
 
@@ -464,3 +466,61 @@ def test_who_pulled_ahead_in_one_room_is_not_told_of_it_with_another() -> None:
     rig.pass_ms(100)
     assert rig.hub.rooms.audiences[ROOM].ahead == {}
     assert told(bob) == [[("7", 0, 4)]]
+
+
+def test_who_cannot_pull_is_sent_the_messages_of_a_large_room() -> None:
+    rig, svc, bob, eve = rig_with("bob", "eve", set={"rooms.classes": ("*: tick=0ms notify_above=2",)})
+    deaf = rig.login("deaf", wire=AsciiWire(ranges=True, pulls=False)).send(Subscribe(ROOM))
+    assert deaf.of(Subscribed)[0].mode is Mode.PUSH
+    for text in "123":
+        svc.publish(text, "room:7")
+        rig.advance(1)
+    assert rig.hub.rooms.audiences[ROOM].telling
+    assert bodies(deaf) == ["1", "2", "3"]
+    assert len(told(bob)) == len(told(eve)) == 1
+    # What it could not take at once it reads, as in a small room: a block, of which it shows what is new.
+    clog(rig, deaf)
+    svc.publish("4", "room:7").publish("5", "room:7")
+    assert bodies(deaf) == []
+    deaf.read_on()
+    assert bodies(deaf) == ["1", "2", "3", "4", "5"]
+    rig.advance(45)
+    assert deaf.of(Notify) == deaf.of(Unsubscribed) == []  # it was asked nothing, so it owes nothing
+    assert bob.of(Unsubscribed)
+
+
+def test_who_cannot_pull_cannot_ask_for_notices() -> None:
+    rig, svc, _bob = rig_with("bob", set=QUICK)
+    deaf = rig.login("deaf", wire=AsciiWire(ranges=True, pulls=False)).send(Subscribe(ROOM, Mode.NOTIFY))
+    assert deaf.of(Subscribed)[0].mode is Mode.PUSH
+    svc.publish("1", "room:7")
+    assert bodies(deaf) == ["1"]
+
+
+@pytest.mark.parametrize("where", ["all", "area:games"])
+def test_who_cannot_pull_is_sent_what_all_are_told_of(where: str) -> None:
+    classes = ("?*: tick=0ms notify_above=1", ":".join(("*", " tick=0ms notify_above=1")))
+    rig, svc, bob = rig_with("bob", room=parse_address("room:games.7"), set={"rooms.classes": classes})
+    deaf = rig.login("deaf", wire=AsciiWire(ranges=True, pulls=False))
+    for room in ("games.7", "games.8"):
+        deaf.send(Subscribe(parse_address(f"room:{room}")))
+    svc.publish("1", where)
+    rig.settle()
+    assert bodies(deaf) == ["1"]
+    assert len(told(bob)) == 1
+    assert deaf.of(Notify) == bodies(bob) == []
+
+
+@pytest.mark.parametrize("version", [4, 5])
+def test_a_client_of_mqtt_stays_in_a_large_room(version: int) -> None:
+    rig, svc, *_ = rig_with("bob", "eve", set={"rooms.classes": ("*: tick=0ms notify_above=2",)})
+    device = rig.connect(MqttAdapter(0, lambda: rig.wall_ms))
+    heard: list[bytes] = []
+    device.received = heard.append
+    device.raw(mqtt.connect(version, client_id="phone", token=b"ann"))
+    device.raw(mqtt.subscribe(("room/7", 0), v5=version == 5))
+    heard.clear()
+    svc.publish("1", "room:7", body=b"first")
+    rig.advance(45)
+    svc.publish("2", "room:7", body=b"second")
+    assert [data.endswith(end) for data, end in zip(heard, (b"first", b"second"), strict=True)] == [True] * 2

@@ -8,11 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imgateway.errors import BadFrame
+from imgateway.errors import BadFrame, CloseCode
 from imgateway.frames import (
     EVERYONE,
     Acked,
     Address,
+    Bye,
     DeliverAck,
     Entry,
     Notify,
@@ -514,3 +515,64 @@ def test_publish_after_being_restored() -> None:
     peer.login()
     (again,) = peer.take(publish("user/bob", b"x", 1, dup=True))
     assert again.msg_id == first.msg_id
+
+
+def test_packet_ids_of_what_was_unsubscribed_from_are_not_used_up() -> None:
+    peer = logged_in(5)
+
+    def again_and_again() -> None:
+        for _ in range(70_000):
+            peer.take(subscribe(("topic/news/today", 1), v5=True))
+            peer.codec.encode(Subscribed(NEWS, 0, 1, 0))
+            assert peer.deliver(NEWS, entry(1))
+            peer.take(unsubscribe("topic/news/today", v5=True))
+            peer.codec.encode(Unsubscribed(NEWS, UnsubscribedCode.ASKED))
+
+    with pytest.raises(BadFrame, match="acknowledged"):
+        again_and_again()
+    assert peer.codec.encode(Bye(CloseCode.BAD_FRAME)) == b"\xe0\x02\x97\0"
+
+
+def test_packet_ids_of_what_was_unsubscribed_from_come_free_with_their_acks() -> None:
+    peer = logged_in(5)
+    for number in range(1, 5_000):
+        peer.take(subscribe(("topic/news/today", 1), v5=True))
+        peer.codec.encode(Subscribed(NEWS, 0, 1, 0))
+        assert peer.deliver(NEWS, entry(1))
+        peer.take(unsubscribe("topic/news/today", v5=True))
+        peer.codec.encode(Unsubscribed(NEWS, UnsubscribedCode.ASKED))
+        assert peer.take(puback(number)) == []
+
+
+def test_more_topics_than_a_session_may_have_are_refused_before_they_are_remembered() -> None:
+    peer = logged_in(5)
+    names = [f"topic/{number}" for number in range(2_000)]
+    taken = peer.take(subscribe(*[(name, 0) for name in names], v5=True))
+    assert 0 < len(taken) < 2_000
+    answers = [peer.codec.encode(Subscribed(one.address, 0, 1, 0)) for one in taken]
+    codes = answers[-1][-2_000:]
+    assert codes == b"\0" * len(taken) + b"\x97" * (2_000 - len(taken))
+    record = Record.read(peer.record)
+    assert record is not None
+    assert len(record.subscriptions) == len(taken)
+    # What is there already may be said again.
+    assert len(peer.take(subscribe(("topic/1", 0), v5=True))) == 1
+
+
+def test_an_expiry_longer_than_mqtt_can_say() -> None:
+    peer = logged_in(5)
+    data = peer.deliver(ME, entry(1, expires_ms=NOW_MS + 10**14))
+    assert b"\x02\xff\xff\xff\xff" in (data or b"")
+
+
+def test_rooms_that_were_left_take_nothing() -> None:
+    peer = logged_in()
+    for number in range(50):
+        name = f"room/{number}"
+        room = Address("room", str(number))
+        peer.take(subscribe((name, 0)))
+        for lane in (0, 1):
+            peer.codec.encode(Subscribed(room, 0, 1, 5, lane=lane, position=5))
+        peer.take(unsubscribe(name))
+        peer.codec.encode(Unsubscribed(room, UnsubscribedCode.ASKED))
+    assert not peer.codec._outbox._shown

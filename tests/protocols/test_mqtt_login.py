@@ -333,3 +333,13 @@ def test_secrets_are_not_kept() -> None:
     assert greeting.will is None
     assert written(P.PAYLOAD_FORMAT, 1) == b"\1\1"
     assert ME.id == "alice"
+
+
+def test_a_reason_that_the_client_cannot_take_is_not_said() -> None:
+    peer = Peer()
+    peer.login(5, about=[(Property.MAXIMUM_PACKET_SIZE, 20)])
+    assert peer.codec.encode(Bye(CloseCode.KICKED, "go")) == b"\xe0\x07\x98\x05\x1f\0\2go"
+    assert peer.codec.encode(Bye(CloseCode.KICKED, "r" * 20)) == b"\xe0\x02\x98\x00"
+    peer.begun()
+    (_,) = peer.codec.receive(connect(5, about=[(Property.MAXIMUM_PACKET_SIZE, 20)]))
+    assert peer.codec.encode(Bye(CloseCode.KICKED, "r" * 20)) == b"\x20\x03\x00\x87\x00"

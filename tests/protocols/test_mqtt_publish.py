@@ -219,3 +219,14 @@ def test_a_clean_start_forgets_packet_ids() -> None:
 def test_an_ack_for_something_else() -> None:
     peer = logged_in()
     assert peer.codec.encode(PublishAck("nobody's", ())) == b""
+
+
+def test_an_alias_for_what_is_no_topic_holds_little() -> None:
+    peer = logged_in(5)
+    long = "topic/" + "x" * 60_000
+    for alias in range(1, 17):
+        (answer,) = peer.take(publish(long, b"", about=[(Property.TOPIC_ALIAS, alias)]))
+        assert answer[-1] == 0x90
+    assert sum(map(len, peer.codec._inbox._aliases.values())) < 16 * 1_000
+    (answer,) = peer.take(publish("", b"", about=[(Property.TOPIC_ALIAS, 16)]))
+    assert answer[-1] == 0x90

@@ -45,19 +45,21 @@ def refusal(version: int, greeting: Greeting | None, frame: Bye, fault: Reason |
         return b""
     if version != 5:
         return packet(Packet.CONNACK, bytes((0, reason)))
-    return packet(Packet.CONNACK, bytes((0, reason)), _why(greeting, frame.reason))
+    return _with_why(Packet.CONNACK, bytes((0, reason)), greeting, frame.reason)
 
 
 def goodbye(greeting: Greeting, frame: Bye, fault: Reason | None) -> bytes:
     """DISCONNECT; b"": in 3.1.1 the connection just ends, as it does for one that has gone already."""
     if greeting.version != 5 or frame.code == CloseCode.LOST:
         return b""
-    return packet(Packet.DISCONNECT, bytes((after_login(frame.code, fault),)), _why(greeting, frame.reason))
+    return _with_why(Packet.DISCONNECT, bytes((after_login(frame.code, fault),)), greeting, frame.reason)
 
 
-def _why(greeting: Greeting | None, reason: str) -> bytes:
-    """The properties with a reason's text, for who wants it."""
-    if not reason or (greeting is not None and not greeting.tell_reasons):
-        return b"\0"
-    about = written(Property.REASON_STRING, reason[:200])
-    return length(len(about)) + about
+def _with_why(kind: Packet, head: bytes, greeting: Greeting | None, reason: str) -> bytes:
+    """With the reason's text, for who wants it and can take so much."""
+    if reason and (greeting is None or greeting.tell_reasons):
+        about = written(Property.REASON_STRING, reason[:200])
+        whole = packet(kind, head, length(len(about)), about)
+        if greeting is None or not 0 < greeting.max_packet_bytes < len(whole):
+            return whole
+    return packet(kind, head, b"\0")

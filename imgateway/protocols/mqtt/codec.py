@@ -40,6 +40,9 @@ from imgateway.protocols.plain import PlainCodec
 __all__ = ("MqttCodec",)
 
 PINGRESP = bytes((Packet.PINGRESP, 0))
+LOOSE = 1_000
+"""Unacknowledged packet ids of what a client unsubscribed from, beyond which it may not subscribe. There are
+only 65,535."""
 
 
 @implementer(ICodec)
@@ -135,6 +138,9 @@ class MqttCodec(PlainCodec):
         elif first == Packet.PUBREL:
             yield acknowledgement(Packet.PUBCOMP, self._packet_id(body, Packet.PUBREL))
         elif first == Packet.SUBSCRIBE:
+            if self._outbox.loose > LOOSE:
+                reason = "subscribes again and again to what it has not acknowledged"
+                raise Broken(reason, Reason.QUOTA)
             yield from self._remembered(self._subscriptions.subscribe(body))
         elif first == Packet.UNSUBSCRIBE:
             yield from self._remembered(self._subscriptions.unsubscribe(body))
@@ -195,6 +201,11 @@ class MqttCodec(PlainCodec):
         return () if greeting is None else self._memory.restore(record, greeting.clean)
 
     # ----------------------------------------------------------------------------------------------- outwards
+
+    @property
+    def version(self) -> int:
+        """The client's: 4 is MQTT 3.1.1, 5 is MQTT 5; 0: it has not greeted yet."""
+        return self._version
 
     def encode(self, frame: Frame) -> bytes | None:
         if self._greeting is None:

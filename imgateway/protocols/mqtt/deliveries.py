@@ -60,14 +60,18 @@ class Outbox:
     """Gives deliveries their packets and packet ids.
 
     :param version: 4 or 5. :param max_bytes: the largest packet that the client takes; 0: any.
+
+    :ivar loose: packet ids in flight of what was unsubscribed from: they are taken until they are
+        acknowledged, and no window counts them.
     """
 
-    __slots__ = ("_flights", "_max_bytes", "_next", "_shown", "_tracks", "_v5")
+    __slots__ = ("_flights", "_max_bytes", "_next", "_shown", "_tracks", "_v5", "loose")
 
     def __init__(self, version: int, max_bytes: int) -> None:
         self._v5 = version == 5
         self._max_bytes = max_bytes
         self._next = 0
+        self.loose = 0
         self._tracks: dict[Address, Track] = {}
         self._flights: dict[int, Track] = {}
         # How far the client has got in rings, by address and lane: (epoch, seq). What many get may begin
@@ -90,6 +94,7 @@ class Outbox:
         address, kind = deliver.address, deliver.address.kind
         tracked = bool(deliver.upto and subscription.qos and kind in DURABLE_KINDS)
         ring = deliver.upto > 0 and kind in RING_KINDS
+        picky = subscription.no_local or subscription.as_published
         same_for_all = not (tracked or subscription.no_local)
         topic = _topic(address)
         sent: list[tuple[int, int]] = []
@@ -102,11 +107,14 @@ class Outbox:
                     part = _shared(self._v5, topic, subscription, entry.message)
                 if not part:
                     message = pb.Message.FromString(entry.message)
-                    if _is_unwanted(message, subscription, me, is_old, now_ms):
+                    odd = picky or is_old or message.expires_ms
+                    if odd and _is_unwanted(message, subscription, me, is_old, now_ms):
                         continue
                     number = self._packet_id() if tracked else 0
                     sent.append((number, entry.seq))
-                    flags = (2 if tracked else 0) | (is_old or _keeps_flag(message, subscription))
+                    flags = 2 if tracked else 0
+                    if odd:
+                        flags |= is_old or _keeps_flag(message, subscription)
                     about = _properties(message, subscription.ident, now_ms) if self._v5 else b""
                     part = _publish(flags, topic, number, about, message.body)
                 if 0 < self._max_bytes < len(part):
@@ -123,13 +131,21 @@ class Outbox:
     def acked(self, packet_id: int) -> Track | None:
         """The client has it: the track that went on by this, if one did."""
         track = self._flights.pop(packet_id, None)
-        return track if track is not None and track.acked(packet_id) else None
+        if track is None:
+            return None
+        if not track.followed:
+            self.loose -= 1
+            return None
+        return track if track.acked(packet_id) else None
 
     def forget(self, address: Address) -> None:
-        """Nobody waits for acknowledgements of this log any more."""
+        """The client gets nothing more from there, and nobody waits for acknowledgements of it."""
+        for key in [one for one in self._shown if one[0] == address]:
+            del self._shown[key]
         track = self._tracks.pop(address, None)
         if track is not None:
             track.followed = False
+            self.loose += len(track.order) - len(track.done)
             track.order.clear()
 
     def _unseen(self, deliver: Deliver) -> tuple[Entry, ...]:
@@ -203,7 +219,8 @@ def _properties(message: pb.Message, ident: int, now_ms: int) -> bytes:
             elif not name.startswith(OURS):
                 parts.append(written(Property.USER, (name, value)))
     if message.expires_ms:
-        parts.append(written(Property.MESSAGE_EXPIRY, (message.expires_ms - now_ms + 999) // 1000))
+        left_s = (message.expires_ms - now_ms + 999) // 1000
+        parts.append(written(Property.MESSAGE_EXPIRY, min(left_s, 0xFFFF_FFFF)))
     if message.content_type:
         parts.append(written(Property.CONTENT_TYPE, message.content_type))
     if ident:

@@ -20,6 +20,8 @@ __all__ = ("ALIASES", "Inbox")
 
 ALIASES = 16
 """Topic aliases that a client may have."""
+LONGEST = 512
+"""Bytes of a topic that is an address, and more."""
 _KINDS = (0, Packet.PUBACK, Packet.PUBREC)
 
 
@@ -113,7 +115,9 @@ class Inbox:
         if self._aliases is None:
             self._aliases = {}
         if topic:
-            self._aliases[alias] = topic
-        elif alias not in self._aliases:
+            # What is longer stands for no address.
+            self._aliases[alias] = topic if len(topic) <= LONGEST else b"?"
+            return topic
+        if alias not in self._aliases:
             raise Broken("a topic alias that stands for nothing", Reason.PROTOCOL_ERROR)
         return self._aliases[alias]

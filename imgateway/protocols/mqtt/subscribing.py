@@ -17,6 +17,9 @@ __all__ = ("Subscriptions",)
 
 FAILED_3 = 0x80
 """What 3.1.1 says of every subscription that is refused."""
+MOST = 1_000
+"""Subscriptions of one session. The node has limits of its own; but what a packet asks for is remembered
+before the node has answered."""
 
 
 BY_ITSELF = ("user", "all")
@@ -98,8 +101,11 @@ class Subscriptions:
         if isinstance(address, Reason):
             asked.codes.append(address)
             return None
-        granted = 1 if address == self.me else 0 if address.kind not in ("topic", "service") else min(qos, 1)
         is_new = address not in self.there
+        if is_new and len(self.there) >= MOST:
+            asked.codes.append(Reason.QUOTA)
+            return None
+        granted = 1 if address == self.me else 0 if address.kind not in ("topic", "service") else min(qos, 1)
         asked.codes.append(granted)
         self.there[address] = Subscription(granted, bool(options & 4), bool(options & 8), ident)
         self.is_changed = True
