@@ -39,6 +39,35 @@ class Follows(dict[Address, Any]):
         self.bytes -= one.bytes
 
 
+class Rare:
+    """What few sessions have: made when the first of it is set, as every session would pay for its place."""
+
+    __slots__ = ("answering", "calls", "chain", "parking")
+
+    def __init__(self) -> None:
+        self.answering = 0
+        self.calls: dict[int, Any] | None = None
+        self.chain: Any = None
+        self.parking: Parking | None = None
+
+
+def _rare(name: str, absent: Any) -> Any:
+    """An attribute of `Rare`, as one of the session's; `absent` while there is none."""
+
+    def get(session: Session) -> Any:
+        rare = session._rare
+        return absent if rare is None else getattr(rare, name)
+
+    def put(session: Session, value: Any) -> None:
+        if session._rare is None:
+            if value == absent:
+                return
+            session._rare = Rare()
+        setattr(session._rare, name, value)
+
+    return property(get, put)
+
+
 class Session(Cursor):
     """State only; `node` moves it. It is itself the cursor in its user's mailbox, which every session has.
 
@@ -46,22 +75,21 @@ class Session(Cursor):
     :ivar told: the session listeners know of it.
     :ivar publishing: publishes that wait for their outcome.
     :ivar answering: its questions that wait for our answer; `calls` are ours.
+    :ivar parking: entries that its wire could not say, and owes.
+    :ivar chain: publishes that an interceptor holds.
     :ivar rooms: those that it is in; typed by whoever puts it there.
     :ivar follows: the cursors in all its logs; None: its mailbox is all that it reads.
     :ivar form: how its link's deliveries are written: one object for all links that are alike in that.
     """
 
     __slots__ = (
-        "answering",
-        "calls",
-        "chain",
+        "_rare",
         "device",
         "follows",
         "form",
         "generation",
         "identity",
         "link",
-        "parking",
         "publishing",
         "reading",
         "rooms",
@@ -79,16 +107,18 @@ class Session(Cursor):
         self.generation = generation
         self.identity = identity
         self.link: Any = None
-        self.parking: Parking | None = None
-        self.calls: dict[int, Any] | None = None
-        self.chain: Any = None
+        self._rare: Rare | None = None
         self.publishing = 0
-        self.answering = 0
         self.reading = False
         self.told = False
         self.rooms: tuple[Any, ...] = ()
         self.follows: Follows | None = None
         self.form: Any = None
+
+    answering = _rare("answering", 0)
+    calls = _rare("calls", None)
+    chain = _rare("chain", None)
+    parking = _rare("parking", None)
 
     receipts = True
     """What comes from a mailbox is always acknowledged."""
