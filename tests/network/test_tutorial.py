@@ -30,7 +30,7 @@ def run(node: Node, command: str, *more: str) -> list[dict[str, Any]]:
 def test_the_tutorial(make_node: Callable[..., Node]) -> None:
     node = make_node().start()
     page = PAGE.read_text()
-    story = page[page.index("## Two users") : page.index("## From a browser")]
+    story = page[page.index("## Two users") : page.index("## In a room")]
     answers = []
     for command in re.findall(r"^\$ (.*)$", story, re.M):
         if command == "kill -9 $(cat data/messages.lock)":
@@ -47,3 +47,41 @@ def test_the_tutorial(make_node: Callable[..., Node]) -> None:
     bodies = ["hello", "are you there?", "call me", "survive this", "pay 5 euros"]
     assert [one["body"] for one in came] == bodies
     assert run(node, listen[1], "--timeout", "0.5") == []
+
+
+def test_who_is_in_no_room_may_not_send_there(make_node: Callable[..., Node]) -> None:
+    node = make_node().start()
+    page = PAGE.read_text()
+    part = page[page.index("## In a room") : page.index("## Over UDP")]
+    sending = re.search(r"^\$ \S+ (send \S+) --token \$\(\S+ (token dave)\) (.*)$", part, re.M)
+    assert sending is not None
+    send, token, what = (
+        shlex.split(one.replace("tcp://127.0.0.1:7901", node.url)) for one in sending.groups()
+    )
+
+    def tried(*grants: str) -> Any:
+        daves = imgateway(*token, *grants, cwd=node.directory).stdout.strip()
+        return imgateway(*send, "--token", daves, *what, cwd=node.directory)
+
+    refused = tried()
+    assert refused.returncode == 1
+    told, said = json.loads(refused.stdout + refused.stderr), json.loads(_shown(part, '{"msg_id"'))
+    assert {**told, "msg_id": ""} == {**said, "msg_id": ""}
+    assert tried("--room", "tea").returncode == 0
+
+
+def test_over_udp(make_node: Callable[..., Node]) -> None:
+    node = make_node(listen=("native+udp:127.0.0.1:{tcp}",)).start()
+    part = PAGE.read_text()
+    part = part[part.index("## Over UDP") : part.index("## From a browser")]
+    sending = re.search(r"^\$ \S+ (send udp.*over UDP\")$", part, re.M)
+    assert sending is not None
+    words = shlex.split(sending[1].replace("7903", str(node.tcp)))
+    done = imgateway(*words, cwd=node.directory)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["code"] == "OK"
+
+
+def _shown(part: str, begin: str) -> str:
+    """The line of the page that begins so."""
+    return next(line for line in part.splitlines() if line.startswith(begin))
