@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from enum import IntEnum
-from functools import lru_cache
 
 from imgateway.protocols.mqtt.reasons import Broken, Reason
+from imgateway.wire.framing import varint
 
 __all__ = ("Body", "Packet", "Splitter", "acknowledgement", "length", "packet", "text")
 
@@ -41,20 +41,14 @@ MAX_LENGTH = 268_435_455
 # ---------------------------------------------------------------------------------------------------- writing
 
 
-@lru_cache(maxsize=4096)
 def length(n: int) -> bytes:
-    """`n` as MQTT's variable byte integer.
+    """`n` as MQTT's variable byte integer: a varint of at most four bytes.
 
     :raises ValueError: it is more than four bytes hold.
     """
     if not 0 <= n <= MAX_LENGTH:
         raise ValueError("a packet is at most 268,435,455 bytes long")
-    written = bytearray()
-    while n > 127:
-        written.append(n & 127 | 128)
-        n >>= 7
-    written.append(n)
-    return bytes(written)
+    return varint(n)
 
 
 def text(value: str) -> bytes:
