@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable
 from typing import Any
 
-from twisted.internet.defer import Deferred, maybeDeferred, succeed
 from twisted.logger import Logger
 from zope.interface import implementer
 
@@ -22,7 +21,7 @@ from imgateway.interfaces import Accept, IConnection, IListener
 from imgateway.transports.places import host_port, source_of
 
 from .path import Place, packed
-from .port import RECEIVE_BUFFER_BYTES, Socket
+from .port import Listening
 
 __all__ = ("BareConnection", "BareServer")
 
@@ -182,7 +181,7 @@ class BareConnection:
 
 
 @implementer(IListener)
-class BareServer(Socket):
+class BareServer(Listening):
     """One socket and its peers.
 
     :param wire: the adapter that speaks in bare datagrams.
@@ -193,19 +192,11 @@ class BareServer(Socket):
         super().__init__(reactor)
         self.second = Second(self.now)
         self.max_bytes: int = wire.carriage.max_frame_bytes
-        self.address, self.port = "", 0
         self._wire = wire
         self._accept = accept
         self._peers: dict[bytes, BareConnection] = {}
-        self._paused = self._stopped = False
 
     # ------------------------------------------------------------------------------------ what Twisted calls
-
-    def startProtocol(self) -> None:
-        self.enlarge(RECEIVE_BUFFER_BYTES)
-        transport: Any = self.transport
-        host = transport.getHost()
-        self.address, self.port = f"udp:{host_port(host.host, host.port)}", int(host.port)
 
     def datagramReceived(self, datagram: bytes, addr: Any) -> None:
         if not 0 < len(datagram) <= self.max_bytes:
@@ -214,7 +205,7 @@ class BareServer(Socket):
         known = self._peers.get(address)
         if known is not None:
             known.datagram(datagram)
-        elif not (self._paused or self._stopped) and self.second.may_look():
+        elif self._is_open and self.second.may_look():
             self._stranger(datagram, addr, address)
 
     def _stranger(self, datagram: bytes, addr: Place, address: bytes) -> None:
@@ -228,28 +219,12 @@ class BareServer(Socket):
         if not connection.is_known:
             connection.forget()
 
-    # ------------------------------------------------------------------------------------ what the node calls
-
-    def pause(self) -> None:
-        self._paused = True  # a greeting that goes unanswered is repeated
-
-    def resume(self) -> None:
-        self._paused = False
-
-    def stop(self) -> Deferred[None]:
-        """Nobody new; the socket stays as long as a peer needs it."""
-        self._stopped = True
-        return self._leave() if not self._peers else succeed(None)
-
     # -------------------------------------------------------------------------------- what connections call
 
     def forget(self, address: bytes) -> None:
         """This peer's connection has ended."""
         self._peers.pop(address, None)
-        if self._stopped and not self._peers:
-            self.reactor.callLater(0, self._leave)
+        self._left()
 
-    def _leave(self) -> Deferred[None]:
-        transport: Any = self.transport
-        self.transport = None
-        return maybeDeferred(transport.stopListening) if transport is not None else succeed(None)
+    def _peopled(self) -> bool:
+        return bool(self._peers)

@@ -6,16 +6,18 @@ import socket
 from contextlib import suppress
 from typing import Any
 
+from twisted.internet.defer import Deferred, maybeDeferred, succeed
 from twisted.internet.error import MessageLengthError
 from twisted.internet.protocol import DatagramProtocol
 
 from imgateway.transports.collect import collector_of
+from imgateway.transports.places import host_port
 
 from .packets import LONGEST
 from .path import Place
 from .wakeups import WakeUps
 
-__all__ = ("MAX_PACKET_SIZE", "RECEIVE_BUFFER_BYTES", "Port", "Socket")
+__all__ = ("MAX_PACKET_SIZE", "Listening", "Port", "Socket")
 
 MAX_PACKET_SIZE = LONGEST + 1
 """What a socket reads at most: one byte more than is good, so that what is too long shows."""
@@ -62,6 +64,50 @@ class Socket(DatagramProtocol):
         if handle is not None:
             with suppress(OSError):
                 handle.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, size)
+
+
+class Listening(Socket):
+    """A gateway's socket: all of an `IListener`, with connections that may outlive its stop."""
+
+    address = ""
+    port = 0
+    _is_paused = _is_stopped = False
+
+    def startProtocol(self) -> None:
+        self.enlarge(RECEIVE_BUFFER_BYTES)
+        transport: Any = self.transport
+        host = transport.getHost()
+        self.address, self.port = f"udp:{host_port(host.host, host.port)}", int(host.port)
+
+    def pause(self) -> None:
+        self._is_paused = True  # a greeting that goes unanswered is repeated
+
+    def resume(self) -> None:
+        self._is_paused = False
+
+    def stop(self) -> Deferred[None]:
+        """Nobody new; the socket stays as long as a connection needs it."""
+        self._is_stopped = True
+        return self._leave() if not self._peopled() else succeed(None)
+
+    @property
+    def _is_open(self) -> bool:
+        """Who is new is let in."""
+        return not (self._is_paused or self._is_stopped)
+
+    def _peopled(self) -> bool:
+        """There are connections."""
+        raise NotImplementedError
+
+    def _left(self) -> None:
+        """A connection has ended; it may have a last word to send."""
+        if self._is_stopped and not self._peopled():
+            self.reactor.callLater(0, self._leave)
+
+    def _leave(self) -> Deferred[None]:
+        transport: Any = self.transport
+        self.transport = None
+        return maybeDeferred(transport.stopListening) if transport is not None else succeed(None)
 
 
 class Port(Socket):

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from twisted.internet.defer import Deferred, maybeDeferred, succeed
+from twisted.internet.defer import Deferred
 from zope.interface import implementer
 
 from imgateway.interfaces import Accept as AcceptConnection
 from imgateway.interfaces import IListener
-from imgateway.transports.places import host_port
 
 from .connection import DatagramConnection
 from .flow import Flow
@@ -28,7 +27,7 @@ from .packets import (
     parse,
 )
 from .path import Candidate, Place, packed, unpacked
-from .port import RECEIVE_BUFFER_BYTES, Port
+from .port import Listening, Port
 from .roll import Roll
 from .seal import reset_token as token_of
 from .seal import seal
@@ -73,7 +72,7 @@ class ServerConnection(DatagramConnection):
 
 
 @implementer(IListener)
-class DatagramServer(Port):
+class DatagramServer(Listening, Port):
     """:param accept: IConnection → IReceiver or None; asked once the client has proven its address and key.
 
     :param reset_key: makes the tokens of RESETs, with our address; from a secret that outlives the process.
@@ -92,23 +91,15 @@ class DatagramServer(Port):
     ) -> None:
         super().__init__(reactor, wire.carriage.max_frame_bytes, max_resends)
         self.random = random
-        self.address, self.port = "", 0
         self._wire = wire
         self._accept = accept
         self._greeting = greeting
         self._reset_key = reset_key
         self._connections = Roll(random)
-        self._paused = self._stopped = False
         self._reset_second = 0
         self._reset_to: set[bytes] = set()
 
     # ------------------------------------------------------------------------------------ what Twisted calls
-
-    def startProtocol(self) -> None:
-        self.enlarge(RECEIVE_BUFFER_BYTES)
-        transport: Any = self.transport
-        host = transport.getHost()
-        self.address, self.port = f"udp:{host_port(host.host, host.port)}", int(host.port)
 
     def datagramReceived(self, datagram: bytes, addr: Any) -> None:
         size = len(datagram)
@@ -120,36 +111,23 @@ class DatagramServer(Port):
                 connection.datagram(datagram, packed(addr))
             elif size > RESET_BYTES:
                 self._reset(datagram[:8], addr)
-        elif not (self._paused or self._stopped):
+        elif self._is_open:
             packet = parse(datagram)
             if isinstance(packet, Hello):
                 self._greet(packet, addr)
-
-    # ------------------------------------------------------------------------------------ what the node calls
-
-    def pause(self) -> None:
-        self._paused = True  # a HELLO that goes unanswered is repeated
-
-    def resume(self) -> None:
-        self._paused = False
-
-    def stop(self) -> Deferred[None]:
-        """Nobody new; the socket stays as long as a connection needs it."""
-        self._stopped = True
-        return self._leave() if not self._connections else succeed(None)
 
     # ------------------------------------------------------------------------------------------- connections
 
     def forget(self, connection: Any) -> None:
         self._connections.leave(connection)
-        if self._stopped and not self._connections:
-            self.reactor.callLater(0, self._leave)  # it may have a last word to send
+        self._left()
+
+    def _peopled(self) -> bool:
+        return bool(self._connections)
 
     def _leave(self) -> Deferred[None]:
-        transport: Any = self.transport
-        self.transport = None
         self.wakeups.stop()
-        return maybeDeferred(transport.stopListening) if transport is not None else succeed(None)
+        return super()._leave()
 
     def _greet(self, hello: Hello, addr: Place) -> None:
         found = self._greeting.greet(hello, packed(addr), self.now())
