@@ -89,19 +89,24 @@ class Desk(Protocol):
     def gone(self, link: Link) -> None: ...
 
 
-class Slow:
-    """What a link keeps from the first time on that its peer did not read, or was not listened to.
+class Rare:
+    """What a link keeps from the first time on that its peer did not read, was not listened to, was asked
+    whether it lives, or is owed a repetition: none of it for one that idles.
 
     :ivar bytes: of control frames that are unsent.
     :ivar since: since when.
     :ivar able_since: since when all is well again.
+    :ivar is_asked: a Ping waits for any sign of life.
+    :ivar again: when the wire wants to send once more what is unacknowledged.
     """
 
-    __slots__ = ("able_since", "bytes", "since")
+    __slots__ = ("able_since", "again", "bytes", "is_asked", "since")
 
     def __init__(self) -> None:
         self.able_since = self.since = 0.0
         self.bytes = 0
+        self.is_asked = False
+        self.again = inf
 
 
 @implementer(IReceiver)
@@ -109,13 +114,11 @@ class Link:
     """One connection's place in the node. Made when the socket is accepted, before TLS, upgrade or Hello."""
 
     __slots__ = (
-        "_again",
         "_codec",
         "_due",
         "_left",
         "_pauses",
-        "_pinged",
-        "_slow",
+        "_rare",
         "clogged",
         "connection",
         "desk",
@@ -140,9 +143,7 @@ class Link:
         self._codec: Any = None
         self._left: list[bytes | Iterator[Said]] | None = None
         self._pauses = 0
-        self._pinged = False
-        self._slow: Slow | None = None
-        self._again = inf
+        self._rare: Rare | None = None
         self._due = desk.arm(self.heard + desk.limits.login_timeout_s, self)
         if not connection.stream:
             connection.max_message_bytes = desk.limits.login_bytes
@@ -174,7 +175,8 @@ class Link:
     def received(self, data: bytes) -> None:
         """A chunk or a message came in."""
         self.heard = self.desk.heard()
-        self._pinged = False
+        if self._rare is not None:
+            self._rare.is_asked = False
         self.desk.counters.bytes_in += len(data)
         if self.state is not LinkState.OPEN:
             if self.state is LinkState.CLOSED:
@@ -209,8 +211,8 @@ class Link:
         """The socket took everything."""
         if self.clogged:
             self.clogged = False
-            slow = self._slowed()
-            slow.bytes, slow.able_since = 0, self.desk.now()
+            rare = self._made_rare()
+            rare.bytes, rare.able_since = 0, self.desk.now()
             self.desk.writable(self)
             self.resume(Pause.CONTROL)
 
@@ -367,19 +369,19 @@ class Link:
             self.drop(CloseCode.SLOW_READER, "it does not read its answers")
 
     def _unsent_control(self, size: int) -> int:
-        slow = self._slowed()
-        if not slow.bytes:
-            slow.since = self.desk.now()
-            self._look_at(slow.since + self.desk.limits.control_abort_s)
-        slow.bytes += size
-        if slow.bytes >= self.desk.limits.control_pause_bytes:
+        rare = self._made_rare()
+        if not rare.bytes:
+            rare.since = self.desk.now()
+            self._look_at(rare.since + self.desk.limits.control_abort_s)
+        rare.bytes += size
+        if rare.bytes >= self.desk.limits.control_pause_bytes:
             self.pause(Pause.CONTROL)
-        return slow.bytes
+        return rare.bytes
 
-    def _slowed(self) -> Slow:
-        if self._slow is None:
-            self._slow = Slow()
-        return self._slow
+    def _made_rare(self) -> Rare:
+        if self._rare is None:
+            self._rare = Rare()
+        return self._rare
 
     def deliver(self, data: bytes, log: LogKey | None) -> None:
         """Send an encoded Deliver of a log; the caller has made sure that the link is not clogged."""
@@ -391,19 +393,21 @@ class Link:
         traits = self.wire.traits
         if not traits.acks:
             return
-        if traits.resend_s and self._again > now + traits.resend_s:
-            self._again = now + traits.resend_s
-            self._look_at(self._again)
+        if traits.resend_s:
+            rare = self._made_rare()
+            if rare.again > now + traits.resend_s:
+                rare.again = now + traits.resend_s
+                self._look_at(rare.again)
         if traits.ack_timeout_s:
             self._look_at(now + traits.ack_timeout_s)
 
-    def _send_again(self, now: float) -> None:
+    def _send_again(self, rare: Rare, now: float) -> None:
         """What the wire wants sent once more, unless the peer cannot take it, or we do not hear it."""
         if self._pauses or self.clogged:
-            self._again = now + self.wire.traits.resend_s
+            rare.again = now + self.wire.traits.resend_s
             return
         try:
-            data, self._again = self._codec.again(now)
+            data, rare.again = self._codec.again(now)
         except LinkError as error:
             self.fail(error)
             return
@@ -492,7 +496,7 @@ class Link:
         if self._pauses:
             self.heard = now  # we are not listening, so silence proves nothing
         if self._pauses or self.clogged:
-            self._slowed().able_since = now
+            self._made_rare().able_since = now
         self._check(now)
         if self.state is LinkState.OPEN:
             self._due = inf
@@ -515,38 +519,38 @@ class Link:
         since = self.session.oldest_unacked() if self.session is not None else None
         if since is None or not timeout or not traits.acks:
             return None
-        return (since if self._slow is None else max(since, self._slow.able_since)) + timeout
+        return (since if self._rare is None else max(since, self._rare.able_since)) + timeout
 
     def _next(self, now: float) -> float:
+        rare = self._rare
         due: float = self.heard + self._silence_s()
-        if self.wire.traits.pings and not self._pinged:
+        if self.wire.traits.pings and not (rare is not None and rare.is_asked):
             due = min(due, self.heard + self._ask_s())
         if self.token_deadline:
             due = min(due, self.token_deadline)
-        if self._slow is not None and self._slow.bytes:
-            due = min(due, self._slow.since + self.desk.limits.control_abort_s)
         ack_due = self._ack_due()
         if ack_due is not None:
             due = min(due, ack_due)
-        return max(min(due, self._again), now)
+        if rare is not None:
+            due = min(due, rare.again)
+            if rare.bytes:
+                due = min(due, rare.since + self.desk.limits.control_abort_s)
+        return max(due, now)
 
     def _check(self, now: float) -> None:
+        rare = self._rare
         silent = now - self.heard
         ack_due = self._ack_due()
         if self.token_deadline and now >= self.token_deadline:
             self.close(CloseCode.TOKEN_EXPIRED, "the token expired and was not renewed")
-        elif (
-            self._slow is not None
-            and self._slow.bytes
-            and now - self._slow.since >= self.desk.limits.control_abort_s
-        ):
+        elif rare is not None and rare.bytes and now - rare.since >= self.desk.limits.control_abort_s:
             self.drop(CloseCode.SLOW_READER, "its answers are unsent for too long")
         elif silent >= self._silence_s():
             self.close(CloseCode.HEARTBEAT_TIMEOUT, "silent for too long")
         elif ack_due is not None and now >= ack_due:
             self.close(CloseCode.ACK_TIMEOUT, "deliveries were not acknowledged in time")
-        elif self.wire.traits.pings and not self._pinged and silent >= self._ask_s():
-            self._pinged = True
+        elif self.wire.traits.pings and silent >= self._ask_s() and not self._made_rare().is_asked:
+            self._made_rare().is_asked = True
             self.send(Ping())
-        if self._again <= now and self.state is LinkState.OPEN:
-            self._send_again(now)
+        if rare is not None and rare.again <= now and self.state is LinkState.OPEN:
+            self._send_again(rare, now)
