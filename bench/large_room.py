@@ -44,7 +44,7 @@ class Line:
     __slots__ = ("receiver",)
 
     frames = 0
-    stream, secure, peer, source = True, False, "memory", ""
+    carrier, stream, secure, peer, source = "memory", True, False, "memory", ""
     max_send_bytes = max_message_bytes = 0
 
     receiver: Any

@@ -75,7 +75,7 @@ class CloseCode(IntEnum):
     """The log was replaced, or a newer login has the session: resume."""
 
     GOING_AWAY = 100
-    """The node is stopping."""
+    """The node is stopping, or sends its clients to others."""
     OVERLOADED = 101
     """The node asks to be spared for a while; reserved, no part sends it yet."""
     TOO_MANY_LINKS = 102

@@ -12,7 +12,7 @@ Three faces hold a connection together::
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from enum import IntEnum
+from enum import IntEnum, StrEnum
 from typing import Any
 
 from msgspec import Struct
@@ -180,6 +180,7 @@ class IConnection(Interface):
     source = Attribute(
         "str: what the limit per source counts: the IP address; '' for loopback, unix and PROXY sources"
     )
+    carrier = Attribute("str: the name of the transport that it is of, such as tcp")
     secure = Attribute("bool: the bytes are encrypted up to this process")
     stream = Attribute("bool: a byte stream without message borders")
     max_message_bytes = Attribute(
@@ -385,13 +386,15 @@ class Place(Struct, frozen=True):
 
 
 class Opened(Struct, frozen=True):
-    """The answer to a claim; `places` has the mailbox first. `known`: the device had been here before."""
+    """The answer to a claim; `places` has the mailbox first. `known`: the device had been here before.
+    `resumed`: an older generation of the session was open, on whatever node."""
 
     verdict: Verdict
     generation: int = 0
     places: tuple[Place, ...] = ()
     known: bool = False
     record: bytes = b""
+    resumed: bool = False
 
 
 class Followed(Struct, frozen=True):
@@ -406,6 +409,9 @@ class Followed(Struct, frozen=True):
 
 
 class Presence(Struct, frozen=True):
+    """`node`: the incarnation that has the session open, which it also is while its client may yet come back;
+    '' if none has. `since_ms`: since when, or when the device was last seen."""
+
     session: SessionKey
     platform: str
     node: str
@@ -414,15 +420,26 @@ class Presence(Struct, frozen=True):
     online: bool
 
 
+class Mailbox(Struct, frozen=True):
+    """How far a user's mailbox has got, over all devices. `seen`: the furthest that any of them ever
+    acknowledged; what stands after it, up to `head`, nobody has."""
+
+    epoch: int
+    first: int
+    head: int
+    seen: int
+
+
 class IBrokerListener(Interface):
     """The hub, as the broker sees it. Synchronous; must not raise."""
 
     def arrived(log: LogKey, epoch: int, after: int, upto: int, entries: tuple[Entry, ...]) -> None:
         """Entries of a watched log: all there is in ``(after, upto]``, in order; of a durable log once they
-        are committed, of a ring in the turn of their publish."""
+        are committed, of a ring as soon as they have a place in it. `after` above what was told before: what
+        is between has to be read. Another epoch: another log, or one that may have lost something."""
 
     def moved(log: LogKey, epoch: int, head: int) -> None:
-        """A watched log has grown to `head`; whoever wants the entries reads them."""
+        """A watched log has grown to `head`, or has another epoch; whoever wants the entries reads them."""
 
     def passed(address: Address, entry: Entry) -> None:
         """A qos 0 message for a user or device, or for those who follow a log: now or never."""
@@ -434,7 +451,10 @@ class IBrokerListener(Interface):
         """Is anybody at this mailbox connected just now? A session that lost its link is not."""
 
     def displaced(session: SessionKey, generation: int, code: int, reason: str) -> None:
-        """This generation of the session must go: `code` is the CloseCode to close its link with."""
+        """This generation of the session must go: `code` is the CloseCode to close its link with.
+
+        REPLACED and STALE: a newer generation has it, which was claimed here or at another node.
+        """
 
     def entered(session: SessionKey, address: Address) -> None:
         """The session is in this room, and was not before: once, until `left`."""
@@ -447,6 +467,9 @@ class IBrokerListener(Interface):
 
     def healthy(ok: bool, why: str) -> None:
         """The store's state changed; `why` is for the operator."""
+
+    def control(payload: bytes) -> None:
+        """Another process of the cluster `IBroker.tell`s this one something."""
 
 
 class IBroker(Interface):
@@ -468,8 +491,9 @@ class IBroker(Interface):
         """Append to every address's log; one final Outcome per address, in the order of `to`.
 
         The order of calls is the order in each log. A repeat joins the append it repeats. Rings (rooms,
-        areas, all) have what they take before this returns, also while the store is away; RATE is theirs
-        only, and is not remembered. The answer waits for the durable logs that are named, if there are any.
+        areas, all) wait for no disk; RATE is theirs only, and is not remembered. Their answer may come before
+        this returns, before what they take is told, or after it; of a publish to several addresses it comes
+        with the last of them.
         """
 
     def emit(publication: Publication) -> None:
@@ -481,8 +505,8 @@ class IBroker(Interface):
     def watch(log: LogKey) -> Deferred[Position]:
         """Be told of this log; the position is atomic with the interest: what comes later is told.
 
-        The seqs of a ring rise with holes. One that nobody has published to has the position of the newest
-        entry of any ring.
+        The seqs of a ring rise with holes. One that nobody has published to stands at a seq that all of its
+        entries will be above. Rings may differ in their epochs.
         """
 
     def unwatch(log: LogKey) -> None:
@@ -538,6 +562,10 @@ class IBroker(Interface):
     def unpark(session: SessionKey, generation: int, log: LogKey, seq: int) -> None:
         """A parked entry was said after all."""
 
+    def linger(session: SessionKey, generation: int) -> None:
+        """The session's client is gone, and may yet come back. Until its next generation the session is not
+        online, and by order (`Claim.on_same_device`) anybody may follow it. Of a stale generation: nothing."""
+
     def record(session: SessionKey, generation: int, data: bytes) -> None:
         """Keep what an adapter must know of the session at the next login; returned in Opened."""
 
@@ -545,8 +573,8 @@ class IBroker(Interface):
         """A client knows more of this log than the log itself: it was rolled back. Give it a new epoch."""
 
     def close_session(session: SessionKey, generation: int, forget: bool = False) -> Deferred[None]:
-        """The session ended, and leaves its rooms (its generation may be stale: then nothing happens).
-        `forget`: the device with its position."""
+        """The session ended, and leaves its rooms. Its generation may be stale: then it leaves those that no
+        newer one is in, and nothing else happens. `forget`: the device with its position."""
 
     def renew_session(session: SessionKey, generation: int, issued_at_s: int) -> Deferred[Verdict]:
         """The session has a new token: OK, or REVOKED if it was issued too early, or OUTRUN."""
@@ -561,6 +589,95 @@ class IBroker(Interface):
     def revoke(user: str, not_before_s: int) -> Deferred[None]:
         """Tokens issued before `not_before_s` no longer open sessions; live ones opened with such a token are
         displaced."""
+
+    def mailbox(user: str) -> Deferred[Mailbox]:
+        """How far the user's mailbox has got."""
+
+    def tell(incarnation: str, payload: bytes) -> Deferred[bool]:
+        """Say something to one process of the cluster, itself too, through `IBrokerListener.control`: at most
+        once, never stored. False: nobody there listens."""
+
+
+# ------------------------------------------------------------------------------------------------ the cluster
+
+
+class Served(Struct, frozen=True):
+    """One address at which a node takes clients."""
+
+    protocol: str
+    transport: str
+    url: str
+    """As clients write it, such as ``tcp://gw1.example.org:7901``."""
+
+
+class NodeState(StrEnum):
+    READY = "ready"
+    """It takes logins."""
+    BUSY = "busy"
+    """It is up and cannot take any just now: its store is away, or it is starting."""
+    DRAINING = "draining"
+    """It sends its clients elsewhere."""
+
+
+class NodeInfo(Struct, frozen=True):
+    """A node as it announces itself. `incarnation` is unique for each start of a process."""
+
+    node: str
+    incarnation: str
+    state: NodeState = NodeState.READY
+    served: tuple[Served, ...] = ()
+    region: str = ""
+    zone: str = ""
+    weight: int = 100
+    """Its share of the logins against other nodes' weights; 0: none."""
+    sessions: int = 0
+    """How many it has, as of its last announcement."""
+    started_ms: int = 0
+    leaving: int = 0
+    """While it drains: how many of its clients it has yet to send away."""
+
+
+class IRegistry(Interface):
+    """Which nodes of the cluster live. A node that died is gone within 15 s; one that is only cut off from the
+    registry comes back by itself once it is not.
+
+    What needs the registry's server waits for it and says so through `healthy`; nothing of it is an error.
+    """
+
+    name = Attribute("str: for logs and /readyz")
+
+    def start(changed: Callable[[Mapping[str, NodeInfo]], None], healthy: Callable[[bool, str], None]) -> Any:
+        """Begin to watch; a Deferred that fires once the nodes are known for the first time.
+
+        `changed`: called with all nodes that live, by incarnation, at first and whenever that changes; while
+        the server is away they stay as they were. `healthy(ok, why)`: its state changed.
+
+        :raises OperatorError: (in the Deferred) the settings cannot work, and what to change.
+        """
+
+    def announce(info: NodeInfo) -> Deferred[None]:
+        """This node is there, from now on until `withdraw` or the end of the process; again: it has changed.
+        Fires when others can see it."""
+
+    def withdraw() -> Deferred[None]:
+        """This node leaves; fires at once when it never announced itself."""
+
+    def stop() -> Deferred[None]:
+        """Withdraw, and close the connections."""
+
+
+class IAllocation(IPlugin):
+    """Which nodes a client shall try, and in which order. Pure: the same arguments, the same answer."""
+
+    name = Attribute("str: as written in router.allocation")
+
+    def choose(nodes: Sequence[NodeInfo], key: str, turn: int) -> Sequence[NodeInfo]:
+        """The nodes in the order of preference; in whatever order they come, the answer is the same.
+
+        `nodes` are ready, of a weight above 0, and no two have the same `node`; their `sessions` count what
+        was allocated since they were announced. `key`: the user. `turn` rises by one with each call of a
+        router.
+        """
 
 
 # ------------------------------------------------------------------------------------- identity and business
@@ -635,7 +752,8 @@ class IGateway(Interface):
         code."""
 
     def kick(user: str, device: str | None, reason: str) -> Deferred[int]:
-        """Close a user's sessions (all, or one device's) with KICKED; fires with how many there were."""
+        """Close a user's sessions (all, or one device's) with KICKED, on whatever node they are; fires with
+        how many there were."""
 
     def sessions(user: str) -> Deferred[tuple[Presence, ...]]:
         """The user's sessions on all nodes; those whose client may yet come back are not online."""
@@ -653,6 +771,19 @@ class IGateway(Interface):
 
     def revoke(user: str, not_before_s: int) -> Deferred[None]:
         """End what tokens issued before `not_before_s` (Unix seconds) opened; they open nothing any more."""
+
+    def mailbox(user: str) -> Deferred[Mailbox]:
+        """How far the user's mailbox has got: whether somebody has a message, by its seq."""
+
+    def nodes() -> Mapping[str, NodeInfo]:
+        """The nodes that live, by incarnation."""
+
+    def drain(incarnation: str, rate: int) -> Deferred[bool]:
+        """A node sends its clients away, `rate` a second, and takes nobody until `undrain`. False: there is no
+        such node."""
+
+    def undrain(incarnation: str) -> Deferred[bool]:
+        """It takes clients again; who was not sent away yet stays. False: there is no such node."""
 
 
 class IBackend(IPlugin):
@@ -688,7 +819,12 @@ class IInterceptor(IPlugin):
 
 
 class ISessionListener(IPlugin):
-    """Told what becomes of sessions; synchronous, and what it raises is logged and nothing else."""
+    """Told what becomes of sessions; synchronous, and what it raises is logged and nothing else.
+
+    Each node tells its own listeners. A session that goes on at another node is `resumed` there, and the node
+    that it left says nothing of it, but `left` later for rooms that it did not enter again. A node that dies
+    says nothing: of its sessions only `left` is told, by another node.
+    """
 
     name = Attribute("str: as written in plugins.listeners")
 
@@ -696,7 +832,7 @@ class ISessionListener(IPlugin):
         """A login made a session that was not there."""
 
     def resumed(session: SessionKey, identity: Identity) -> None:
-        """A new link took over a session that was still there."""
+        """A new link took over a session that was still there, on this node or another."""
 
     def closed(session: SessionKey, code: int, reason: str) -> None:
         """The session ended: said goodbye, was kicked, or its resume window passed."""

@@ -26,6 +26,14 @@ class Waiting:
         self.same: Sequence[tuple[int, int]] = ()
         """(index, index of the same address before it)"""
 
+    def answer(self) -> tuple[Outcome, ...]:
+        """What the publisher is told, once nothing is missing."""
+        outcomes: list[Any] = self.outcomes
+        if self.same:
+            for index, first in self.same:
+                outcomes[index] = outcomes[first]
+        return tuple(outcomes)
+
 
 class Shared(Struct):
     """The encoded message of a publish to several logs: stored once if two or more of them take it."""

@@ -22,16 +22,16 @@ from pathlib import Path
 from random import random
 from typing import Any
 
-import msgspec
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.logger import Logger
 from zope.interface import implementer
 
-from imgateway.brokers.appends import Append, Batch, Change, Shared, Waiting
+from imgateway.brokers.appends import Append, Batch, Change, Waiting
 from imgateway.brokers.clock import steady, wall_ms
 from imgateway.brokers.cursors import new_epoch
 from imgateway.brokers.directory import Directory, Mark
 from imgateway.brokers.health import Fault, Health, Timers
+from imgateway.brokers.intake import Intake
 from imgateway.brokers.lanes import Lane, ThreadLane
 from imgateway.brokers.membership import Membership
 from imgateway.brokers.opening import Facts, new_epoch_number, open_facts
@@ -43,7 +43,7 @@ from imgateway.brokers.sessions import Sessions
 from imgateway.brokers.store import Store
 from imgateway.brokers.tails import Tails
 from imgateway.config import BrokerSettings, RetentionSettings, RoomSettings
-from imgateway.core.dedup import Dedup, digest
+from imgateway.core.dedup import Dedup
 from imgateway.core.retry import backoff
 from imgateway.errors import CloseCode, StoreError
 from imgateway.frames import (
@@ -57,10 +57,9 @@ from imgateway.frames import (
     Position,
     SessionKey,
     log_of,
-    user_address,
 )
 from imgateway.frames import Batch as ReadBatch
-from imgateway.interfaces import Claim, Followed, IBroker, Opened, Presence, Publication, Verdict
+from imgateway.interfaces import Claim, Followed, IBroker, Mailbox, Opened, Presence, Publication, Verdict
 from imgateway.wire.messages import encode_message
 
 __all__ = ("EmbeddedBroker",)
@@ -121,10 +120,17 @@ class EmbeddedBroker:
         self._upkeep: Lane = self._writer if in_memory else make("upkeep")
 
         self._listener: Any = None
+        self._incarnation: str | None = None
+        self._told_itself: list[bytes] = []
         self._epoch = 0
-        self._secret = b""
         self._epochs: dict[LogKey, int] = {}
         self._dedup: Dedup[Append] = Dedup(settings.dedup_memory, settings.dedup_s * 1000)
+        self._intake = Intake(
+            settings=settings,
+            known=self._dedup,
+            congested=partial(self._tell, "congested"),
+            epoch_of=self._epoch_of,
+        )
         self._tails = Tails()
         self._store = Store(
             self._database,
@@ -143,8 +149,7 @@ class EmbeddedBroker:
         self._queue: deque[Append | list[Append] | Change] = deque()
         self._signalled = False
         self._unfinished: Batch | None = None
-        self._entries = self._bytes = self._changes = 0
-        self._congested = False
+        self._changes = 0
 
         self._reading = Reader(self._database, self._now_ms)
         self._timers = Timers(reactor)
@@ -184,6 +189,7 @@ class EmbeddedBroker:
                 self._stop_lanes()
                 started.errback(facts)
                 return
+            self._incarnation = incarnation
             self._begin(facts, incarnation)
             started.callback(None)
 
@@ -196,7 +202,8 @@ class EmbeddedBroker:
                 "{why}: it was put back from a copy. All logs get a new epoch; clients are told of a gap",
                 why=facts.renewed,
             )
-        self._epoch, self._secret, self._epochs = facts.epoch, facts.secret, dict(facts.epochs)
+        self._epoch, self._epochs = facts.epoch, dict(facts.epochs)
+        self._intake.secret = facts.secret
         self._dedup.load(facts.digests)
         self._sessions = Sessions(
             tails=self._tails,
@@ -232,7 +239,7 @@ class EmbeddedBroker:
     def _stop_if_done(self) -> None:
         if self._stopped is None or self._closing:
             return
-        if (self._entries or self._changes) and "writer" not in self._health:
+        if (self._intake.entries or self._changes) and "writer" not in self._health:
             return
         if self._questions.open and "reader" not in self._health:
             return
@@ -270,118 +277,21 @@ class EmbeddedBroker:
             address = to[0]
             if address.kind not in DURABLE_KINDS and address.kind != "device":
                 return succeed((UNKNOWN,))
-            append = self._append(publication, log_of(address), address.device, encoded, None, waiting, 0)
+            append = self._intake.one(publication, log_of(address), address.device, encoded, None, waiting, 0)
             if append is not None:
                 self._queue.append(append)
-                self._entries += 1
-                self._bytes += len(encoded)
         else:
-            self._append_all(publication, encoded, waiting)
+            appends, rings = self._intake.all(publication, encoded, waiting)
+            if appends:
+                self._queue.append(appends)
+            for index in rings:
+                waiting.outcomes[index] = self._rings.publish(publication, to[index], encoded)
         if not waiting.missing:
-            return succeed(tuple(waiting.outcomes))  # type: ignore[arg-type]
+            return succeed(waiting.answer())
         if not self._signalled and "writer" not in self._health:
             self._wake_writer()
-        if not self._congested and (
-            self._entries >= self._settings.waiting_entries or self._bytes >= self._settings.waiting_bytes
-        ):
-            self._congested = True
-            self._tell("congested", True)
+        self._intake.check()
         return waiting.deferred
-
-    def _append(
-        self,
-        publication: Publication,
-        log: LogKey,
-        only_device: str,
-        encoded: bytes,
-        shared: Shared | None,
-        waiting: Waiting,
-        index: int,
-        except_device: str = "",
-    ) -> Append | None:
-        """One address of a publish. None: it was taken before, or is being taken just now."""
-        message = publication.message
-        # A copy for oneself is told apart by a name that no device can have.
-        target = only_device or (except_device and "\0")
-        mark = digest(self._secret, log, target, message.sender, message.device, message.msg_id)
-        found = self._dedup.get(mark)
-        if found is None:
-            found = Append(
-                log,
-                encoded,
-                mark,
-                message,
-                [(waiting, index)],
-                only_device,
-                except_device,
-                max(1, message.expires_ms - message.sent_ms) if message.expires_ms else 0,
-                publication.resent,
-                shared,
-            )
-            self._dedup.expect(mark, found)
-            waiting.missing += 1
-            return found
-        if type(found) is Append:
-            found.waiting.append((waiting, index))
-            waiting.missing += 1
-            self._entries += 1  # whoever comes again and again while the store is away takes memory, too
-        elif index >= 0:
-            waiting.outcomes[index] = Outcome(OutcomeCode.DUPLICATE, self._epoch_of(log), found)  # type: ignore[arg-type]
-        return None
-
-    def _append_all(self, publication: Publication, encoded: bytes, waiting: Waiting) -> None:
-        """Several addresses, or a copy for the sender's own log."""
-        to, message = publication.to, publication.message
-        shared = Shared() if len(to) > 1 else None
-        appends: list[Append] = []
-        places: dict[Address, int] = {}
-        copies: list[tuple[int, int]] = []
-        rings: list[int] = []
-        own = user_address(message.sender)
-        copy_self = publication.copy_self and own not in to
-        for index, address in enumerate(to):
-            if address.kind == "device":
-                whole = user_address(address.id)
-                if whole in to:
-                    # The user's entry is for all devices: one for this device would be the same again.
-                    address = whole
-                elif copy_self and whole == own and address.device != message.device:
-                    # And so would one for a device that gets the copy below.
-                    if places.setdefault(own, index) != index:
-                        copies.append((index, places[own]))
-                    continue
-            elif address.kind not in DURABLE_KINDS and address.kind not in RING_KINDS:
-                waiting.outcomes[index] = UNKNOWN
-                continue
-            if address in places:
-                copies.append((index, places[address]))
-                continue
-            places[address] = index
-            if address.kind in RING_KINDS:
-                rings.append(index)
-                continue
-            append = self._append(
-                publication, log_of(address), address.device, encoded, shared, waiting, index
-            )
-            if append is not None:
-                appends.append(append)
-        if copy_self:
-            copy = encode_message(msgspec.structs.replace(message, to=to))
-            append = self._append(
-                publication, log_of(own), "", copy, None, waiting, places.get(own, -1), message.device
-            )
-            if append is not None:
-                appends.append(append)
-        if appends:
-            self._queue.append(appends)
-            self._entries += len(appends)
-            self._bytes += sum(len(append.encoded) for append in appends)
-        for index in rings:  # once the rest has its place: whoever is told of a ring may publish
-            waiting.outcomes[index] = self._rings.publish(publication, to[index], encoded)
-        if copies:
-            waiting.same = copies
-            for index, first in copies:
-                waiting.outcomes[index] = waiting.outcomes[first]
 
     def emit(self, publication: Publication) -> None:
         message = publication.message
@@ -463,16 +373,8 @@ class EmbeddedBroker:
             change.done(change.result)
         self._changes -= len(result.changes)
         for waiting in answers:
-            for index, first in waiting.same:
-                waiting.outcomes[index] = waiting.outcomes[first]
-            waiting.deferred.callback(tuple(waiting.outcomes))  # type: ignore[arg-type]
-        if (
-            self._congested
-            and self._entries * 2 <= self._settings.waiting_entries
-            and self._bytes * 2 <= self._settings.waiting_bytes
-        ):
-            self._congested = False
-            self._tell("congested", False)
+            waiting.deferred.callback(waiting.answer())
+        self._intake.relax()
         self._stop_if_done()
 
     def _arrived(
@@ -495,25 +397,14 @@ class EmbeddedBroker:
 
     def _settle(self, batch: Batch) -> list[Waiting]:
         dedup, epoch, epochs, now_ms = self._dedup, self._epoch, self._epochs, batch.now_ms
-        answers: list[Waiting] = []
-        size = entries = 0
+        outcomes: list[Outcome] = []
         for append, code, seq in zip(batch.appends, batch.codes, batch.seqs, strict=True):
-            size += len(append.encoded)
-            entries += len(append.waiting)
             if code == OutcomeCode.FULL:
                 dedup.drop(append.digest)
             else:
                 dedup.settle(append.digest, seq, now_ms)
-            outcome = Outcome(code, epochs.get(append.log, epoch) if epochs else epoch, seq)
-            for waiting, index in append.waiting:
-                if index >= 0:
-                    waiting.outcomes[index] = outcome
-                waiting.missing -= 1
-                if not waiting.missing:
-                    answers.append(waiting)
-        self._entries -= entries
-        self._bytes -= size
-        return answers
+            outcomes.append(Outcome(code, epochs.get(append.log, epoch) if epochs else epoch, seq))
+        return self._intake.settle(zip(batch.appends, outcomes, strict=True))
 
     # ----------------------------------------------------------------------------------------------- reading
 
@@ -584,6 +475,9 @@ class EmbeddedBroker:
     def unpark(self, session: SessionKey, generation: int, log: LogKey, seq: int) -> None:
         self._sessions.unpark(session, generation, log, seq)
 
+    def linger(self, session: SessionKey, generation: int) -> None:
+        self._sessions.linger(session, generation)
+
     def record(self, session: SessionKey, generation: int, data: bytes) -> None:
         self._sessions.record(session, generation, data)
 
@@ -625,6 +519,21 @@ class EmbeddedBroker:
 
     def revoke(self, user: str, not_before_s: int) -> Deferred[None]:
         return self._sessions.revoke(user, not_before_s)
+
+    def mailbox(self, user: str) -> Deferred[Mailbox]:
+        return self._sessions.mailbox(user)
+
+    def tell(self, incarnation: str, payload: bytes) -> Deferred[bool]:
+        if incarnation != self._incarnation or self._stopped is not None:
+            return succeed(False)  # a store that is one process's knows no other
+        self._told_itself.append(payload)
+        self._timers.later("tell", 0, self._hear)
+        return succeed(True)
+
+    def _hear(self) -> None:
+        heard, self._told_itself = self._told_itself, []
+        for payload in heard:
+            self._tell("control", payload)
 
     def reset_log(self, log: LogKey) -> Deferred[Position]:
         answer: Deferred[Position] = Deferred()
@@ -703,8 +612,8 @@ class EmbeddedBroker:
         counters.store_commits = self._committed
         counters.store_entries = self._stored
         counters.store_retries = self._retried
-        counters.store_waiting = self._entries
-        counters.store_waiting_bytes = self._bytes
+        counters.store_waiting = self._intake.entries
+        counters.store_waiting_bytes = self._intake.bytes
         counters.store_dedup_ids = len(self._dedup)
         counters.room_members = self._membership.stays
         self._rings.measure(counters)

@@ -34,6 +34,8 @@ FIRST = f"coalesce(({_FIRST} LIMIT 1) & 4294967295, 0)"
 
 POSITION = f"SELECT epoch, {FIRST}, {HEAD} FROM log WHERE address = ? AND lane = ?"
 
+MAILBOX = f"SELECT {FIRST}, {HEAD}, seen FROM log WHERE address = ? AND lane = 0"
+
 READ = f"""
 SELECT epoch, lost, {HEAD}, (
     SELECT json_group_array(json_array(seq, expires_ms, only_device, except_device, hex(message))) FROM (
@@ -144,6 +146,12 @@ class Reader:
             _, first, head = self.position(log)
             found.append(FoundCursor(log, first, head, 0, ()))
         return Found(not_before_s or 0, platform or "", seen_ms or 0, record or b"", tuple(found))
+
+    def mailbox(self, user: str) -> tuple[int, int, int]:
+        """First and head of a mailbox, and the furthest that any device acknowledged in it, as far as that is
+        on disk."""
+        first, head, seen = self._one(MAILBOX, (address_text(user_address(user)),)) or (1, 0, 0)
+        return first or head + 1, head, seen
 
     def devices(self, user: str) -> tuple[FoundDevice, ...]:
         """The devices that a user has, on disk."""

@@ -23,16 +23,15 @@ from imgateway.brokers.cursors import Saved, follow, forget_device, register, re
 from imgateway.brokers.reading import Found, FoundDevice, Reader
 from imgateway.brokers.records import Records
 from imgateway.brokers.store import Store
-from imgateway.brokers.tails import Owed, Seat, Tail, Tails, UnderWay
+from imgateway.brokers.tails import MAX_PARKED, Owed, Seat, Tail, Tails, UnderWay, with_parked
 from imgateway.errors import CloseCode
 from imgateway.frames import LogKey, SessionKey, user_address
-from imgateway.interfaces import Claim, Followed, LoginPolicy, Opened, Place, Presence, Verdict
+from imgateway.interfaces import Claim, Followed, LoginPolicy, Mailbox, Opened, Place, Presence, Verdict
 
 __all__ = ("MAX_FOLLOWED", "MAX_PARKED", "Sessions")
 
 T = TypeVar("T")
 
-MAX_PARKED = 32
 # Logs beside its mailbox in which a device's position is kept: who subscribes to others, connection by
 # connection, would fill memory and disk.
 MAX_FOLLOWED = 1_000
@@ -86,6 +85,7 @@ class Sessions:
         self._waiting: dict[Seat, Deferred[Opened]] = {}  # logins that a registration answers
         # User → devices that were deleted from the disk, which a question under way may have seen there.
         self._forgotten: dict[str | LogKey, tuple[str, ...]] = {}
+        self._away: set[Seat] = set()  # open, and their clients are gone
         self._login_ms = 0
         self._records = Records(change, self._saving, self._recorded)
         self._moved: dict[SessionKey, set[LogKey]] = {}  # of the dirty ones, beside their mailboxes
@@ -128,11 +128,12 @@ class Sessions:
     ) -> None:
         """The login policy. State first, then the displaced are told, then the answer: a listener may call
         back."""
-        verdict = _verdict(claim, tail, seat)
+        verdict = _verdict(claim, tail, seat, seat in self._away)
         if verdict is not Verdict.OK:
             answer.callback(Opened(verdict))
             return
         gone: list[Callable[[], None]] = []
+        resumed = seat is not None and seat.online
         for other in tail.seats:
             if not other.online:
                 continue
@@ -153,6 +154,7 @@ class Sessions:
                 self._sit(tail, seat, found)
             tail.seats += (seat,)
         known = seat.registered
+        self._away.discard(seat)
         seat.generation = next(self._generations)
         seat.platform, platform_before = claim.platform, seat.platform
         seat.issued_at_s = claim.issued_at_s
@@ -174,7 +176,7 @@ class Sessions:
             tell()
         self.release(tail)  # of the displaced: nobody closes them any more
         if known and not answer.called:
-            answer.callback(self._opened(tail, seat, found, True))
+            answer.callback(self._opened(tail, seat, found, True, resumed))
 
     def _sit(self, tail: Tail, seat: Seat, found: Found) -> None:
         """Fill a seat from the disk."""
@@ -189,7 +191,9 @@ class Sessions:
         if parked or others or found.record:
             seat.owed = Owed(parked, others, found.record)
 
-    def _opened(self, tail: Tail, seat: Seat, found: Found | None, known: bool) -> Opened:
+    def _opened(
+        self, tail: Tail, seat: Seat, found: Found | None, known: bool, resumed: bool = False
+    ) -> Opened:
         log, owed = tail.log, seat.owed
         mailbox = Place(
             log, self._epoch_of(log), min(seat.acked, tail.head), max(tail.first, 1), tail.head, owed.parked
@@ -201,7 +205,7 @@ class Sessions:
                 places.append(
                     Place(cursor.log, self._epoch_of(cursor.log), acked, cursor.first, cursor.head, parked)
                 )
-        return Opened(Verdict.OK, seat.generation, tuple(places), known, owed.record)
+        return Opened(Verdict.OK, seat.generation, tuple(places), known, owed.record, resumed)
 
     def _register(self, claim: Claim, tail: Tail, seat: Seat) -> None:
         self._tails.pins.begin(tail)
@@ -276,10 +280,10 @@ class Sessions:
                 self._move(session, seat, log)
         for log, seq in parked:
             if _is_mailbox(log, session.user):
-                seat.owed = replace(seat.owed, parked=_park(seat.owed.parked, seq))
+                seat.owed = replace(seat.owed, parked=with_parked(seat.owed.parked, seq))
             else:
                 acked, kept = seat.owed.others.get(log, (0, ()))
-                _keep(seat, log, acked, _park(kept, seq))
+                _keep(seat, log, acked, with_parked(kept, seq))
                 self._move(session, seat, log)
         self._mark(session, seat)
 
@@ -356,6 +360,11 @@ class Sessions:
         self._change(Change(lambda connection: unfollow(connection, session, log), forgotten))
         return done
 
+    def linger(self, session: SessionKey, generation: int) -> None:
+        seat = self._current(session, generation, False)
+        if seat is not None:
+            self._away.add(seat)
+
     def record(self, session: SessionKey, generation: int, data: bytes) -> None:
         seat = self._current(session, generation, True)
         if seat is not None and seat.owed.record != data:
@@ -372,6 +381,7 @@ class Sessions:
             return succeed(None)
         tail = self._tails.enter_mailbox(session.user)
         seat.generation = 0
+        self._away.discard(seat)
         self.online -= 1
         for log in seat.owed.others:
             self._part(log, session, seat)
@@ -442,8 +452,15 @@ class Sessions:
             tail = self._tails.of(user)
             seats = tail.seats if tail else ()
             here = [
-                Presence(SessionKey(user, s.device), s.platform, self._node, s.generation, s.since_ms, True)
-                for s in seats
+                Presence(
+                    SessionKey(user, s.device),
+                    s.platform,
+                    self._node,
+                    s.generation,
+                    s.since_ms,
+                    s not in self._away,
+                )
+                for s in sorted(seats, key=self._away.__contains__)
                 if s.online
             ]
             names = {presence.session.device for presence in here}
@@ -455,6 +472,20 @@ class Sessions:
             answer.callback((*here, *away))
 
         self._ask(lambda reader: reader.devices(user), found)
+        return answer
+
+    def mailbox(self, user: str) -> Deferred[Mailbox]:
+        """How far the user's mailbox has got."""
+        answer: Deferred[Mailbox] = Deferred()
+
+        def found(result: tuple[int, int, int]) -> None:
+            first, head, seen = result
+            tail = self._tails.of(user)
+            acked = [seat.acked for seat in tail.seats] if tail else ()
+            epoch = self._epoch_of(LogKey(user_address(user)))
+            answer.callback(Mailbox(epoch, first, head, min(max(seen, *acked, 0), head)))
+
+        self._ask(lambda reader: reader.mailbox(user), found)
         return answer
 
     def positions(self, log: LogKey) -> Iterable[tuple[str, str, int]]:
@@ -500,6 +531,7 @@ class Sessions:
     ) -> None:
         """This generation ends now. Who has no answer yet gets the verdict instead of being displaced."""
         generation, seat.generation = seat.generation, 0
+        self._away.discard(seat)
         self.online -= 1
         session = SessionKey(tail.log.address.id, seat.device)
         for log in seat.owed.others:
@@ -577,7 +609,7 @@ class Sessions:
             self._tails.drop(tail)
 
 
-def _verdict(claim: Claim, tail: Tail, seat: Seat | None) -> Verdict:
+def _verdict(claim: Claim, tail: Tail, seat: Seat | None, is_away: bool) -> Verdict:
     if claim.issued_at_s < tail.not_before_s:
         return Verdict.REVOKED
     if claim.policy is LoginPolicy.REFUSE and any(one.online and one is not seat for one in tail.seats):
@@ -585,6 +617,7 @@ def _verdict(claim: Claim, tail: Tail, seat: Seat | None) -> Verdict:
     if (
         seat is not None
         and seat.online
+        and not is_away
         and claim.on_same_device == "newest-order-wins"
         and seat.owed.order > claim.order
     ):
@@ -598,11 +631,6 @@ def _is_mailbox(log: LogKey, user: str) -> bool:
 
 def _keep(seat: Seat, log: LogKey, acked: int, parked: tuple[int, ...]) -> None:
     seat.owed = replace(seat.owed, others={**seat.owed.others, log: (acked, parked)})
-
-
-def _park(owed: tuple[int, ...], seq: int) -> tuple[int, ...]:
-    """Over the limit the oldest is dropped: it stays in the log, where Pull finds it."""
-    return tuple(sorted({*owed, seq})[-MAX_PARKED:])
 
 
 def _save_rows(rows: list[Saved], connection: sqlite3.Connection) -> None:

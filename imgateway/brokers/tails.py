@@ -13,7 +13,9 @@ from msgspec import Struct
 
 from imgateway.frames import LogKey, user_address
 
-__all__ = ("Owed", "Seat", "Tail", "Tails", "UnderWay")
+__all__ = ("MAX_PARKED", "Owed", "Seat", "Tail", "Tails", "UnderWay", "with_parked")
+
+MAX_PARKED = 32
 
 
 class Owed(Struct, frozen=True, gc=False):
@@ -109,6 +111,11 @@ class Tail(Struct, gc=False, eq=False):
         self.first = first
         if not self.told:
             self.head = max(self.head, head)
+
+
+def with_parked(owed: tuple[int, ...], seq: int) -> tuple[int, ...]:
+    """Over the limit the oldest is dropped: it stays in the log, where Pull finds it."""
+    return tuple(sorted({*owed, seq})[-MAX_PARKED:])
 
 
 class UnderWay:

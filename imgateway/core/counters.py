@@ -75,6 +75,18 @@ MEASURES = (
     Measure(
         "resumed", COUNTER, "imgateway_sessions_resumed_total", "Sessions that a new connection took over."
     ),
+    Measure(
+        "drained",
+        COUNTER,
+        "imgateway_drained_links_total",
+        "Connections told to go elsewhere: the node stopped, or was told to drain.",
+    ),
+    Measure(
+        "drain_left",
+        GAUGE,
+        "imgateway_drain_left_links",
+        "Connections that the drain which goes on has yet to tell.",
+    ),
     Measure("publishes", COUNTER, "imgateway_publishes_total", "Publishes received from clients."),
     Measure(
         "outcomes",
@@ -251,6 +263,8 @@ class Counters:
     sessions: int
     sessions_linked: int
     resumed: int
+    drained: int
+    drain_left: int
     publishes: int
     outcomes: Counter[int]
     quota_waits: int

@@ -25,16 +25,19 @@ BLOCKS = 64
 Pending = TypeVar("Pending")
 
 
-def digest(key: bytes, log: LogKey, target: str, user: str, device: str, msg_id: str) -> bytes:
-    """The eight bytes that stand for one message in one log.
+def digest(
+    key: bytes, log: LogKey, target: str, user: str, device: str, msg_id: str, size: int = DIGEST_BYTES
+) -> bytes:
+    """The bytes that stand for one message in one log.
 
-    :param key: the store's own secret, at most 64 bytes.
+    :param key: the store's own secret, at most 64 bytes. Sixteen bytes of digest need none: nobody finds two
+        messages with the same.
     :param target: the one device that it is for, or '': a message to a device and one to its user are two.
     """
     # NUL cannot stand in an id; msg_id comes last because it may hold anything.
     kind, ident, _ = log.address
     text = "\0".join((kind, ident, target, user, device, msg_id))
-    return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=DIGEST_BYTES, key=key).digest()
+    return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=size, key=key).digest()
 
 
 class Dedup(Generic[Pending]):

@@ -13,11 +13,16 @@ RetryPolicy = Callable[[int], float]
 
 
 def backoff(
-    random: Callable[[], float], first_s: float = 0.5, factor: float = 2.0, max_s: float = 30.0
+    random: Callable[[], float],
+    first_s: float = 0.5,
+    factor: float = 2.0,
+    max_s: float = 30.0,
+    jitter: float = 0.5,
 ) -> RetryPolicy:
     """Grow from `first_s` by `factor` up to `max_s`; each wait is drawn from the upper half of its step.
 
     :param random: gives floats in [0, 1), such as ``random.Random(seed).random``.
+    :param jitter: the part of a step that is drawn; 1.0: from nothing to the whole step.
     """
 
     def wait(attempt: int) -> float:
@@ -25,7 +30,7 @@ def backoff(
             step = min(max_s, first_s * factor**attempt)
         except OverflowError:
             step = max_s
-        return step * (0.5 + random() / 2)
+        return step * (1 - jitter + jitter * random())
 
     return wait
 

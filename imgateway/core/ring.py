@@ -12,7 +12,8 @@ one.
 from __future__ import annotations
 
 from bisect import bisect_right
-from typing import Generic, NamedTuple, TypeVar
+from collections.abc import Sequence
+from typing import Any, Generic, NamedTuple, TypeVar
 
 __all__ = ("BLOCK", "Block", "Ring", "RingLimits")
 
@@ -40,11 +41,14 @@ class Block(NamedTuple, Generic[T]):
 
 
 class Ring(Generic[T]):
-    """:param floor: where it begins; what came before under this address, if anything did, is gone."""
+    """:param floor: where it begins; what came before under this address, if anything did, is gone.
+
+    :param before: how many entries came before that; borders of blocks are counted from the first of all.
+    """
 
     __slots__ = ("_ages", "_before", "_entries", "_seqs", "_sizes", "bytes", "floor", "head")
 
-    def __init__(self, floor: int) -> None:
+    def __init__(self, floor: int, before: int = 0) -> None:
         self.floor = floor
         self.head = floor
         self.bytes = 0
@@ -52,7 +56,7 @@ class Ring(Generic[T]):
         self._ages: list[float] = []
         self._sizes: list[int] = []
         self._entries: list[T] = []
-        self._before = 0  # how many were dropped: the borders of blocks do not move
+        self._before = before  # how many were dropped: the borders of blocks do not move
 
     def __len__(self) -> int:
         return len(self._seqs)
@@ -65,6 +69,15 @@ class Ring(Generic[T]):
         self._entries.append(entry)
         self.head = seq
         self.bytes += size
+
+    def prepend(self, floor: int, older: Sequence[tuple[int, T, int, float]]) -> None:
+        """Put back all that came between this floor and the one here: (seq, entry, size, now), in order."""
+        columns: tuple[list[Any], ...] = (self._seqs, self._entries, self._sizes, self._ages)
+        for column, values in zip(columns, zip(*older, strict=True), strict=False):
+            column[:0] = values
+        self._before -= len(older)
+        self.bytes += sum(size for _, _, size, _ in older)
+        self.floor = floor
 
     def trim(self, limits: RingLimits, now: float) -> int:
         """Drop what is too old or too much; the bytes that it had. The newest stays unless it is too old."""

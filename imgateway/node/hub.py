@@ -42,7 +42,20 @@ __all__ = ("Hub",)
 log = Logger()
 
 TAKEN_OVER = (CloseCode.REPLACED, CloseCode.STALE)
-"""The session goes on with the next generation, which `attach` has in a moment."""
+"""The session goes on with the next generation: `attach` has it in a moment, or another node."""
+
+
+class Claiming:
+    """Claims of one session that the broker has not answered, and what it said of the session meanwhile.
+
+    :ivar last: the newest generation that was displaced, and why.
+    """
+
+    __slots__ = ("count", "last")
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.last = (0, 0, "")
 
 
 @implementer(IBrokerListener)
@@ -54,6 +67,7 @@ class Hub:
     :param arm: ``arm(due, wake)`` on the node's wheel.
     :param health: ``health(part, ok, why)``: the parts are ``store`` and ``load``.
     :param bequeath: publishes a session's last will.
+    :param hear: takes what another process of the cluster says.
     """
 
     def __init__(
@@ -70,6 +84,7 @@ class Hub:
         listeners: Sequence[ISessionListener] = (),
         health: Callable[[str, bool, str], None] = lambda part, ok, why: None,
         bequeath: Callable[[Session, Publish], None] = lambda session, will: None,
+        hear: Callable[[bytes], None] = lambda payload: None,
     ) -> None:
         self.broker = broker
         self.sessions = Roster()
@@ -84,8 +99,11 @@ class Hub:
         self._counters = counters
         self._listeners = tuple(listeners)
         self._health = health
+        self._hear = hear
         self._stalled: dict[Link, None] = {}
         self._missing: set[Session] = set()
+        self._claiming: dict[SessionKey, Claiming] = {}
+        self._moved: dict[Session, None] = {}
         # What becomes of sessions in rooms while they log in.
         self._early: dict[SessionKey, list[tuple[str, Address]]] = {}
 
@@ -136,14 +154,21 @@ class Hub:
     def displaced(self, session: SessionKey, generation: int, code: int, reason: str) -> None:
         """Another login took over: close and forget this generation.
 
-        If it is the same device's, the session goes on: `attach` has its next generation in a moment.
+        If it is the same device's, the session goes on: `attach` has its next generation in a moment, or, if
+        nobody claims it here, another node has.
         """
+        claiming = self._claiming.get(session)
+        if claiming is not None and generation > claiming.last[0]:
+            claiming.last = (generation, code, reason)  # of the claim itself, if its answer is overtaken
         there = self.sessions.get(session)
-        if there is not None and there.generation <= generation:
-            if there.link is not None:
-                there.link.close(code, reason)
-            elif code not in TAKEN_OVER:
-                self._end(there, code, reason)
+        if there is None or there.generation > generation:
+            return
+        if code in TAKEN_OVER and claiming is None:
+            self._move(there, code, reason)
+        elif there.link is not None:
+            there.link.close(code, reason)
+        elif code not in TAKEN_OVER:
+            self._end(there, code, reason)
 
     def entered(self, session: SessionKey, address: Address) -> None:
         """Tell the session listeners that the session is in a room."""
@@ -184,6 +209,10 @@ class Hub:
         """Pass the store's state on."""
         self._health("store", ok, why)
 
+    def control(self, payload: bytes) -> None:
+        """Another process of the cluster says something."""
+        self._hear(payload)
+
     def stall(self, link: Link) -> None:
         """Stop reading a publisher until the store has caught up."""
         link.pause(Pause.STORE)
@@ -191,8 +220,23 @@ class Hub:
 
     # --------------------------------------------------------------------------------------------- sessions
 
-    def attach(self, session: Session, link: Link, hello: Hello) -> bool:
-        """A claim succeeded: this session takes the place of an older generation.
+    def claims(self, key: SessionKey) -> None:
+        """A session is being claimed here; `claimed` follows."""
+        self._claiming.setdefault(key, Claiming()).count += 1
+
+    def claimed(self, key: SessionKey) -> None:
+        """The broker has answered, and if it granted the session that is attached."""
+        claiming = self._claiming[key]
+        claiming.count -= 1
+        if not claiming.count:
+            del self._claiming[key]
+            generation, code, reason = claiming.last
+            if generation:
+                self.displaced(key, generation, code, reason)
+
+    def attach(self, session: Session, link: Link, hello: Hello, resumed: bool = False) -> bool:
+        """A claim succeeded: this session takes the place of an older generation, which was here, or
+        (`resumed`) at another node.
 
         True if there was one that the listeners know (the client resumes). A link of the older one is closed
         with REPLACED, or with STALE if its client greeted with the same order.
@@ -202,7 +246,8 @@ class Hub:
         link.session = session
         self.partings.greeted(session, hello)
         if old is None:
-            return False
+            session.told = resumed  # to the listeners of the other node
+            return resumed
         session.told = old.told
         self.rooms.succeeded(old, session)
         if old.link is not None:
@@ -238,6 +283,7 @@ class Hub:
         if code == CloseCode.NORMAL or (code not in TAKEN_OVER and (code >= 200 or not linger_s)):
             self._end(session, code, reason)
         else:
+            self.broker.linger(session.key, session.generation)
             self._arm(self._now() + linger_s, lambda now: self._lingered(session, code, reason))
 
     def _lingered(self, session: Session, code: int, reason: str) -> None:
@@ -260,12 +306,41 @@ class Hub:
         self.topics.detached(session)
         if not self.sessions.of(session.user):
             self.broker.unwatch(session.log)
-        self.broker.close_session(session.key, session.generation, forget).addErrback(
-            lambda failure: log.failure("closing a session failed", failure)
-        )
+        self._close(session, forget)
         if session.told:
             for listener in self._listeners:
                 self._tell(listener.closed, session.key, code, reason)
+
+    def _move(self, session: Session, code: int, reason: str) -> None:
+        """The session goes on at another node, with the next generation: it ends here, and nothing of it is
+        told, or closed, that is still open there.
+
+        Its will is said or not as if the next link had come here. Rooms that its client does not enter again
+        from there it leaves when it would have ended.
+        """
+        self.sessions.remove(session)
+        if session.link is not None:
+            session.link.close(code, reason)
+        self.partings.drop(session)
+        self._missing.discard(session)
+        self._tell_early(session.key)
+        was_in_rooms = bool(session.rooms)
+        self.rooms.ended(session)
+        if not self.sessions.of(session.user):
+            self.broker.unwatch(session.log)
+        if was_in_rooms:
+            self._moved[session] = None
+            self._arm(self._now() + self.linger_s, lambda now: self._leave_rooms(session))
+
+    def _leave_rooms(self, session: Session) -> None:
+        if session in self._moved:
+            del self._moved[session]
+            self._close(session, False)
+
+    def _close(self, session: Session, forget: bool) -> None:
+        self.broker.close_session(session.key, session.generation, forget).addErrback(
+            lambda failure: log.failure("closing a session failed", failure)
+        )
 
     def writable(self, link: Link) -> None:
         """A link has no unsent bytes any more."""
@@ -310,6 +385,8 @@ class Hub:
 
         Wills that wait are not said: their clients were asked to come again, and have not had the time.
         """
+        for session in tuple(self._moved):
+            self._leave_rooms(session)
         for session in tuple(self.sessions):
             self.partings.drop(session)
             self._end(session, CloseCode.GOING_AWAY, "the node stopped")

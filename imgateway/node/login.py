@@ -66,6 +66,7 @@ class Login:
     """Claims sessions for links that have greeted.
 
     :param limits_for: what Welcome tells an identity about its limits.
+    :param turns_away: whether a link that greets was told to go elsewhere: the node drains.
     :param wall_ms: Unix milliseconds; never used for deadlines, which run on `now`.
     """
 
@@ -82,6 +83,7 @@ class Login:
         now: Callable[[], float],
         wall_ms: Callable[[], int],
         counters: Counters,
+        turns_away: Callable[[Link], bool],
     ) -> None:
         self.settings = settings
         self._node = node
@@ -94,12 +96,15 @@ class Login:
         self._now = now
         self._wall_ms = wall_ms
         self._counters = counters
+        self._turns_away = turns_away
         self._checks: dict[Link, Deferred[Any]] = {}
 
     # ------------------------------------------------------------------------------------------------ login
 
     def greeted(self, link: Link, hello: Hello) -> None:
         """A link said Hello; it is paused until Welcome or Bye."""
+        if self._turns_away(link):
+            return
         self._gate.check(link, lambda: self._check(link, hello))
 
     def left(self, link: Link) -> None:
@@ -153,31 +158,56 @@ class Login:
             "replace" if is_waited_for else hello.on_same_device,  # by order is among those who are there
             hello.order,
         )
-        return self._broker.open_session(claim).addCallback(self._claimed, key, identity, link, hello)
+        self._hub.claims(key)
+        opening: Deferred[Any] = self._broker.open_session(claim)
+        opening.addCallback(self._claimed, key, identity, link, hello)
+        opening.addBoth(self._settled, key)
+        return opening.addCallback(self._enter_mailbox, link, hello)
+
+    def _settled(self, result: Any, key: SessionKey) -> Any:
+        self._hub.claimed(key)
+        return result
 
     def _claimed(
         self, opened: Opened, key: SessionKey, identity: Identity, link: Link, hello: Hello
-    ) -> Deferred[None] | None:
+    ) -> tuple[Session, Opened, bool] | None:
+        """The session that the claim made, what the broker said of it, and whether it goes on; None: nobody
+        waits for it any more.
+
+        :raises LoginRefused: there is none.
+        """
         if opened.verdict is not Verdict.OK:
             code, reason = REFUSALS[opened.verdict]
             raise LoginRefused(reason, code)
         there = self._hub.sessions.get(key)
         if link.state is not LinkState.CHECKING:
             if there is None or there.generation > opened.generation:
-                return self._broker.close_session(key, opened.generation)
+                self._broker.close_session(key, opened.generation).addErrback(link.broken)
+                return None
             # The older session still waits for its client, and is in its rooms: to close the claim would end
             # these stays at the broker. It takes the claim over, and gives it back when it ends.
             there.generation = opened.generation
             if there.link is not None:
                 there.link.close(CloseCode.REPLACED, "a newer login of this device took over")
+            else:
+                self._broker.linger(key, opened.generation)
             return None
         if there is not None and there.generation > opened.generation:  # the answers came out of order
             code, reason = REFUSALS[Verdict.OUTRUN]
             raise LoginRefused(reason, code)
         place = opened.places[0]
         session = Session(key, opened.generation, identity, place.epoch, place.acked, place.head)
-        resumed = self._hub.attach(session, link, hello)
-        watching = self._broker.watch(place.log)
+        return session, opened, self._hub.attach(session, link, hello, opened.resumed)
+
+    def _enter_mailbox(
+        self, claimed: tuple[Session, Opened, bool] | None, link: Link, hello: Hello
+    ) -> Deferred[None] | None:
+        if claimed is None:
+            return None
+        session, opened, resumed = claimed
+        if link.session is not session:  # another login has taken it over
+            return None
+        watching = self._broker.watch(opened.places[0].log)
         return watching.addCallback(self._watched, session, opened, resumed, link, hello)
 
     def _watched(

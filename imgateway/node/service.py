@@ -16,6 +16,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from imgateway.cluster.peers import Peers
 from imgateway.config import Settings
 from imgateway.core.counters import Counters, Measure
 from imgateway.core.quota import Quotas
@@ -33,12 +34,15 @@ from imgateway.interfaces import (
     IMailBackend,
     IPolicy,
     ISessionListener,
+    Mailbox,
+    NodeInfo,
     Presence,
 )
 from imgateway.node.calls import Calls
-from imgateway.node.drain import Drain
+from imgateway.node.drain import Drain, Drains, Farewell
 from imgateway.node.exchange import Exchange
 from imgateway.node.gate import Gate
+from imgateway.node.home import Home
 from imgateway.node.hub import Hub
 from imgateway.node.ingress import Ingress
 from imgateway.node.login import Login
@@ -63,6 +67,9 @@ class Node:
 
     :param doors: what to listen on once the store is ready.
     :param before: called in between: once the store is ready, and before anything listens.
+    :param after: called when everybody has left, also when the start failed; before the store closes.
+    :param nodes: gives the nodes that live, this one among them, by incarnation.
+    :param changed: called when it begins to drain, and when it takes clients again.
     :param health: ``health(part, ok, why)``.
     :param wall_ms: Unix milliseconds. Steps of the wall clock move only the times written into messages.
     :param random: floats in [0, 1).
@@ -84,6 +91,9 @@ class Node:
         listeners: Sequence[ISessionListener] = (),
         health: Callable[[str, bool, str], None] = lambda part, ok, why: None,
         before: Callable[[], Deferred[None] | None] = lambda: None,
+        nodes: Callable[[], Mapping[str, NodeInfo]] = dict,
+        changed: Callable[[], None] = lambda: None,
+        after: Callable[[], Deferred[None] | None] = lambda: None,
     ) -> None:
         self.settings = settings
         self.counters = Counters()
@@ -92,11 +102,12 @@ class Node:
         self._broker = broker
         self._authenticator = authenticator
         self._reactor = reactor
-        self._random = random
         self._doors = tuple(doors)
         self._backends = tuple(backends)
         self._health = health
         self._before = before
+        self._after = after
+        self._nodes = nodes
         self._ticking: IDelayedCall | None = None
         self._starting: Deferred[None] | None = None
         self._store_open = False
@@ -119,6 +130,7 @@ class Node:
             listeners,
             health,
             lambda session, will: self.ingress.bequeath(session, will),
+            lambda payload: self.peers.heard(payload),
         )
         self.online = Online(self.hub.sessions, broker)
         self.gate = Gate(limits, now, arm, lambda: self.listeners)
@@ -135,6 +147,7 @@ class Node:
             now,
             wall_ms,
             self.counters,
+            lambda link: self.drains.turns_away(link),
         )
         self.ingress = Ingress(
             self.hub, broker, policy, self.quotas, limits, interceptors, now, wall_ms, self.counters
@@ -157,6 +170,9 @@ class Node:
             limits.max_body_bytes + FRAME_ROOM,
             incarnation,
         )
+        farewell = Farewell(nodes, incarnation, random, self.counters)
+        self.drains = Drains(self.exchange, reactor, farewell, health, changed)
+        self.peers = Peers(broker, Home(self.hub, self.calls, self.drains), incarnation, reactor)
 
     # ------------------------------------------------------------------------------------------ start, stop
 
@@ -213,13 +229,10 @@ class Node:
         if self._draining is not None:
             self._draining.hurry()
             return self._draining.done
-        self._health("drain", False, "draining")
         self.exchange.leaving = True
         closing = self._close_doors()
         node = self.settings.node
-        drain = self._draining = Drain(
-            self.exchange, node.drain_rate, node.drain_s, self._reactor, self._random
-        )
+        drain = self._draining = self.drains.finish(node.drain_rate, node.drain_s)
         stopped: Deferred[None] = Deferred()
         drain.done.addCallback(lambda _: closing)
         drain.done.addCallback(lambda _: self._starting)
@@ -239,12 +252,18 @@ class Node:
         ]
         return DeferredList(closing)
 
-    def _stopped(self) -> Deferred[None] | None:
+    def _stopped(self) -> Deferred[None]:
+        self.peers.stop()
         self.hub.end_all()
         self.hub.rooms.stop()
         if self._ticking is not None:
             self._ticking.cancel()
             self._ticking = None
+        after = maybeDeferred(self._after)
+        after.addErrback(lambda failure: log.failure("not everything was left in order", failure))
+        return after.addCallback(self._close_store)
+
+    def _close_store(self, _: object) -> Deferred[None] | None:
         if not self._store_open:
             return None
         self._store_open = False
@@ -288,9 +307,20 @@ class Node:
         counters.sessions = len(self.hub.sessions)
         counters.sessions_linked = sum(session.link is not None for session in self.hub.sessions)
         counters.users = self.hub.sessions.users
+        counters.drain_left = self.drains.left
         self.hub.rooms.measure()
         self._broker.measure(counters)
         return counters.read()
+
+    @property
+    def draining(self) -> bool:
+        """It sends its clients away: it was told to, or it stops."""
+        return self.drains.is_on
+
+    @property
+    def leaving(self) -> int:
+        """Clients that it has yet to send away."""
+        return self.drains.left
 
     def limits_for(self, identity: Identity) -> Limits:
         """What Welcome tells this identity."""
@@ -325,12 +355,12 @@ class Node:
     def request(
         self, session: SessionKey, service: str, method: str, body: bytes, deadline_s: float = 10.0
     ) -> Deferred[bytes]:
-        """Ask a client and await its answer."""
-        return self.calls.ask(session, service, method, body, deadline_s)
+        """Ask a client, on whatever node it is, and await its answer."""
+        return self.peers.ask(session, service, method, body, deadline_s)
 
     def kick(self, user: str, device: str | None, reason: str) -> Deferred[int]:
-        """Close a user's sessions with KICKED."""
-        return succeed(self.hub.kick(user, device, reason))
+        """Close a user's sessions with KICKED, on whatever node they are."""
+        return self.peers.kick(user, device, reason)
 
     def sessions(self, user: str) -> Deferred[tuple[Presence, ...]]:
         """Who is there of a user."""
@@ -360,3 +390,19 @@ class Node:
     def revoke(self, user: str, not_before_s: int) -> Deferred[None]:
         """End what was opened with older tokens, and let none of them in again."""
         return self._broker.revoke(user, not_before_s)
+
+    def mailbox(self, user: str) -> Deferred[Mailbox]:
+        """How far the user's mailbox has got."""
+        return self._broker.mailbox(user)
+
+    def nodes(self) -> Mapping[str, NodeInfo]:
+        """The nodes that live, by incarnation."""
+        return self._nodes()
+
+    def drain(self, incarnation: str, rate: int) -> Deferred[bool]:
+        """Send a node's clients away, this one's or another's."""
+        return self.peers.drain(incarnation, rate)
+
+    def undrain(self, incarnation: str) -> Deferred[bool]:
+        """Let it take clients again."""
+        return self.peers.undrain(incarnation)

@@ -262,6 +262,9 @@ class Recorder:
     def healthy(self, ok: bool, why: str) -> None:
         self.events.append(("healthy", ok, why))
 
+    def control(self, payload: bytes) -> None:
+        self.events.append(("control", payload))
+
 
 class Rig:
     """An embedded broker on a simulated disk, with a clock that stands still. `path` None: in memory.

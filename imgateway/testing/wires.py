@@ -119,6 +119,7 @@ class MemoryConnection:
     :param chunk: deliver in pieces of so many bytes (0: as sent).
     """
 
+    carrier = "memory"
     secure = False
 
     def __init__(self, peer: str = "memory", stream: bool = True, chunk: int = 0, source: str = "") -> None:

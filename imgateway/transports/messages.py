@@ -97,6 +97,7 @@ class MessageConnection:
         "receiver",
     )
 
+    carrier = "websocket"
     stream = False
     max_send_bytes = 0
 

@@ -92,6 +92,7 @@ class StreamConnection:
         "transport",
     )
 
+    carrier = "tcp"
     stream = True
     max_send_bytes = 0
     max_message_bytes = 0  # a stream has no messages

@@ -31,6 +31,13 @@ def name(n: int) -> bytes:
     return n.to_bytes(8, "big")
 
 
+def test_a_longer_digest_needs_no_key() -> None:
+    log = log_of(parse_address("user:bob"))
+    long = digest(b"", log, "", "alice", "phone", "1", 16)
+    assert len(long) == 16
+    assert long != digest(b"", log, "", "alice", "phone", "2", 16)
+
+
 def test_pending_settled_dropped() -> None:
     table: Dedup[str] = Dedup(10, 1000)
     assert table.get(name(1)) is None

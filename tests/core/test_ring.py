@@ -93,3 +93,24 @@ def test_what_a_reader_gets_and_is_told_covers_everything(
             position = block.upto
         assert shown == [one for one in every if one > max(start, ring.floor)]
         assert ring.read(start).gap is gap
+
+
+def test_what_came_before_is_put_back_where_it_was() -> None:
+    """As if it had been there from the beginning: the same blocks, limits and gaps."""
+    whole: Ring[str] = Ring(0)
+    late: Ring[str] = Ring(70, 70)
+    for seq in range(1, 101):
+        whole.append(seq, str(seq), seq, float(seq))
+        if seq > 70:
+            late.append(seq, str(seq), seq, float(seq))
+    assert late.read(69).gap is True
+    late.prepend(40, [(seq, str(seq), seq, float(seq)) for seq in range(41, 71)])
+    whole.drop(40)
+    assert (len(late), late.bytes, late.floor) == (len(whole), whole.bytes, whole.floor)
+    for after in range(30, 101):
+        assert late.read(after) == whole.read(after)
+    late.prepend(39, [])
+    assert late.read(39).gap is False
+    limits = RingLimits(1000, 10_000, 20.0)
+    assert late.trim(limits, 75.0) == whole.trim(limits, 75.0)
+    assert late.read(0).entries == whole.read(0).entries

@@ -58,6 +58,7 @@ from imgateway.interfaces import (
     IListener,
     IProtocolAdapter,
     ISessionListener,
+    Mailbox,
     Opened,
     Place,
     Traits,
@@ -98,6 +99,7 @@ class FakeBroker:
         self.hold: set[str] = set()
         self.waiting: list[tuple[str, Deferred[Any], Callable[[], Any]]] = []
         self.calls: list[tuple[Any, ...]] = []
+        self.lingering: list[tuple[SessionKey, int]] = []
         self.logs: dict[LogKey, list[Entry]] = {}
         self.epochs: dict[LogKey, int] = {}
         self.lost: dict[LogKey, int] = {}
@@ -273,6 +275,9 @@ class FakeBroker:
         self.calls.append(("unpark", session, seq))
         self.parked[session] = tuple(one for one in self.parked.get(session, ()) if one != seq)
 
+    def linger(self, session: SessionKey, generation: int) -> None:
+        self.lingering.append((session, generation))
+
     def record(self, session: SessionKey, generation: int, data: bytes) -> None:
         self.calls.append(("record", session, data))
         self.records[session] = data
@@ -324,6 +329,17 @@ class FakeBroker:
     def revoke(self, user: str, not_before_s: int) -> Deferred[None]:
         self.calls.append(("revoke", user, not_before_s))
         return succeed(None)
+
+    def mailbox(self, user: str) -> Deferred[Any]:
+        log = log_of(user_address(user))
+        seen = [acked for session, acked in self.acked.items() if session.user == user]
+        return self.answer(
+            "mailbox", lambda: Mailbox(self.epoch(log), 1, self.head(log), max(seen, default=0))
+        )
+
+    def tell(self, incarnation: str, payload: bytes) -> Deferred[Any]:
+        self.calls.append(("tell", incarnation, payload))
+        return self.answer("tell", lambda: False)
 
 
 @implementer(IPlugin, IAuthenticator)
@@ -585,12 +601,19 @@ class Peer:
 class Rig:
     """A started node. `broker` None: a `FakeBroker`; "memory": the real one, in memory, without threads."""
 
-    def __init__(self, broker: Any = None, start: bool = True, **options: Any) -> None:
+    def __init__(
+        self,
+        broker: Any = None,
+        start: bool = True,
+        clock: Clock | None = None,
+        incarnation: str = "n.1",
+        **options: Any,
+    ) -> None:
         settings = Settings()
         for path, value in options.pop("set", {}).items():
             section, _, key = path.partition(".")
             settings = replace(settings, **{section: replace(getattr(settings, section), **{key: value})})
-        self.clock = Clock()
+        self.clock = clock or Clock()
         self.wall_ms = START_MS
         self.steps = Steps()
         self.broker: Any = broker or FakeBroker()
@@ -604,6 +627,7 @@ class Rig:
         self.peers: list[Peer] = []
         self.listener = FakeListener()
         options.setdefault("doors", [lambda accept: succeed(self.listener)])
+        random = options.pop("random", lambda: 0.5)
         self.node = Node(
             settings,
             self.broker,
@@ -611,8 +635,8 @@ class Rig:
             self.policy,
             self.clock,
             lambda: self.wall_ms,
-            lambda: 0.5,
-            "n.1",
+            random,
+            incarnation,
             health=lambda part, ok, why: self.health.update({part: (ok, why)}),
             **options,
         )

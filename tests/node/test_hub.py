@@ -12,6 +12,7 @@ from imgateway.errors import CloseCode
 from imgateway.frames import (
     Acked,
     Batch,
+    Bye,
     Deliver,
     DeliverAck,
     Entry,
@@ -533,3 +534,26 @@ def test_a_wire_that_cannot_even_say_an_empty_range() -> None:
     rig.settle()
     assert bob.shown() == ["m2"]
     assert rig.session("bob").sent == 3
+
+
+def test_the_broker_knows_whose_client_is_gone() -> None:
+    rig = Rig()
+    bob = rig.login("bob")
+    generation = rig.session("bob").generation
+    bob.cut()
+    assert rig.broker.lingering == [(KEY, generation)]
+    again = rig.login("bob")
+    again.send(Bye(0))
+    assert len(rig.broker.lingering) == 1, "who said goodbye is not waited for"
+
+
+def test_a_claim_that_a_waiting_session_takes_over_waits_too() -> None:
+    rig = Rig()
+    rig.login("bob").cut()
+    rig.broker.hold.add("open")
+    late = rig.login("bob")
+    late.cut()
+    rig.broker.release("open")
+    generation = rig.session("bob").generation
+    assert [number for _, number in rig.broker.lingering] == [1, generation]
+    assert generation > 1

@@ -322,6 +322,7 @@ def test_replaced_kicked_and_displaced_are_said_once() -> None:
     assert kicked == [1]
     rig.hub.displaced(SessionKey("bob", "web"), 1 << 60, CloseCode.KICKED, "late")
     rig.node.kick("bob", None, "out").addCallback(kicked.append)
+    rig.settle()
     assert kicked == [1, 0]
     assert not rig.hub.sessions
     assert rig.counters.links_closed == {

@@ -196,9 +196,8 @@ def test_a_listener_that_does_not_stop(flush_logged_errors: Any) -> None:
 
 
 def test_draining_is_paced_and_jittered() -> None:
-    rig = Rig(set={"node.drain_rate": 20})
     waits = iter([0.0, 0.999] * 20)
-    rig.node._random = lambda: next(waits)
+    rig = Rig(set={"node.drain_rate": 20}, random=lambda: next(waits))
     peers = [rig.login(f"u{n}") for n in range(20)]
     stopped = outcome(rig.node.stop())
     rig.settle()

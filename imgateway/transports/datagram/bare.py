@@ -86,6 +86,7 @@ class BareConnection:
         "receiver",
     )
 
+    carrier = "udp"
     stream = False
     secure = False
 

@@ -63,6 +63,7 @@ class DatagramConnection:
         "receiver",
     )
 
+    carrier = "udp"
     stream = False
     max_send_bytes = Flow.MAX_MESSAGE
 

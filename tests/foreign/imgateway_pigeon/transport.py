@@ -17,6 +17,7 @@ TURNED = bytes(255 - byte for byte in range(256))
 
 @implementer(IConnection)
 class Pigeon(Protocol):
+    carrier = "pigeon"
     source = ""
     secure = False
     stream = True
