@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 __all__ = ("Health",)
 
 
@@ -15,16 +13,25 @@ class Health:
 
     def __init__(self) -> None:
         self._why: dict[str, str] = {"start": "starting"}
+        self._notes: dict[str, str] = {}
 
     def set(self, part: str, ok: bool, why: str = "") -> None:
         """`part` is fine, or is not for the reason `why`, which is for the operator."""
         self._why[part] = "" if ok else why or "not ready"
+
+    def note(self, part: str, why: str) -> None:
+        """Something for the operator about a part without which the node is as ready; "": it is fine."""
+        self._notes[part] = why
 
     @property
     def ready(self) -> bool:
         """Every part is fine."""
         return not any(self._why.values())
 
-    def snapshot(self) -> Mapping[str, str]:
+    def snapshot(self) -> dict[str, str]:
         """Every part with its reason; an empty reason: it is fine."""
         return dict(self._why)
+
+    def notes(self) -> dict[str, str]:
+        """What was noted, by part; an empty one: it is fine."""
+        return dict(self._notes)

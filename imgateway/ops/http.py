@@ -100,7 +100,7 @@ def site(health: Health, metrics: CollectorRegistry, reactor: Any) -> Site:
         return _json(200, {"status": "alive"})
 
     def readyz(request: Request) -> tuple[int, str, bytes]:
-        parts = {part: why or "ok" for part, why in health.snapshot().items()}
+        parts = {part: why or "ok" for part, why in (health.snapshot() | health.notes()).items()}
         reasons = [f"{part}: {why}" for part, why in health.snapshot().items() if why]
         return _json(503 if reasons else 200, {"ready": not reasons, "reasons": reasons, "parts": parts})
 

@@ -27,3 +27,14 @@ def test_a_snapshot_is_a_copy() -> None:
     before = health.snapshot()
     health.set("start", True)
     assert before == {"start": "starting"}
+
+
+def test_what_is_noted_does_not_count() -> None:
+    health = Health()
+    health.set("start", True)
+    health.note("registry", "it is away")
+    assert health.ready
+    assert health.notes() == {"registry": "it is away"}
+    assert health.snapshot() == {"start": ""}
+    health.note("registry", "")
+    assert health.notes() == {"registry": ""}

@@ -87,6 +87,15 @@ def test_it_says_that_it_is_ready(door: Door) -> None:
     assert (answer.status, json.loads(answer.body)["ready"]) == (200, True)
 
 
+def test_what_is_noted_is_shown_and_does_not_count(door: Door) -> None:
+    door.health.set("start", True)
+    door.health.note("registry", "redis is away")
+    answer = door.ask("/readyz")
+    assert answer.status == 200
+    parts = {"start": "ok", "registry": "redis is away"}
+    assert json.loads(answer.body) == {"ready": True, "reasons": [], "parts": parts}
+
+
 def test_metrics_are_what_prometheus_asks_for(door: Door) -> None:
     door.counters.publishes = 7
     answer = door.ask("/metrics")

@@ -1,0 +1,196 @@
+"""What is ZooKeeper's own: sessions, znodes of an earlier one, netty-chat's place, refusals."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+
+from imgateway.errors import ConfigError
+from imgateway.interfaces import NodeState, Served
+from imgateway.registries.zookeeper import DEFAULT_PATH, parse_zookeeper_url
+from tests.registries.desks import Watcher, ZooKeeperDesk, node
+from tests.registries.zookeeper_server import ZooKeeperServer
+
+ONE, TWO = node("one"), node("two")
+
+
+@pytest.fixture(scope="module")
+def zookeeper(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ZooKeeperServer]:
+    server = ZooKeeperServer(tmp_path_factory.mktemp("zookeeper"))
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def desk(zookeeper: ZooKeeperServer, request: pytest.FixtureRequest) -> Iterator[Any]:
+    desk = ZooKeeperDesk(zookeeper, f"/tests/{request.node.name}")
+    yield desk
+    zookeeper.again()
+    desk.close()
+
+
+def client_of(watcher: Watcher) -> Any:
+    return watcher.registry._keeper._client
+
+
+def end_session(desk: ZooKeeperDesk, watcher: Watcher) -> None:
+    """As when it was cut off for too long: another connection takes the session and closes it."""
+    from kazoo.client import KazooClient
+
+    thief = KazooClient(desk.server.hosts, client_id=client_of(watcher).client_id)
+    thief.start()
+    thief.stop()
+    thief.close()
+
+
+@pytest.mark.server
+class TestServer:
+    def test_after_a_lost_session_the_node_is_there_again_and_was_not_missed(self, desk: Any) -> None:
+        first, other = desk.new(), desk.new()
+        first.announces(ONE)
+        other.announces(TWO)
+        for watcher in (first, other):
+            watcher.sees("one", "two")
+            watcher.told = watcher.told[-1:]
+        before = client_of(first).client_id
+        end_session(desk, first)
+        first.until(lambda: not first.is_well)
+        first.until(lambda: first.is_well)
+        assert client_of(first).client_id != before
+        path = f"{desk.path}/nodes/{ONE.incarnation}"
+        owner = client_of(first).client_id[0]
+        first.until(lambda: (stat := desk.do("exists", path)) and stat.ephemeralOwner == owner)
+        desk.loop.spin(0.7)
+        for watcher in (first, other):
+            assert all(len(nodes) == 2 for nodes in watcher.told)
+
+    def test_a_znode_of_an_earlier_session_is_replaced(self, desk: Any) -> None:
+        path = f"{desk.path}/nodes/{ONE.incarnation}"
+        desk.put(ONE.incarnation, b"{}")
+        first = desk.new()
+        first.announces(ONE)
+        first.sees("one")
+        assert desk.do("get", path)[1].ephemeralOwner == client_of(first).client_id[0]
+
+    def test_a_znode_that_was_deleted_before_a_change_is_made_anew(self, desk: Any) -> None:
+        first = desk.new()
+        first.announces(ONE)
+        first.sees("one")
+        client = client_of(first)
+        removed = client.delete_async(f"{desk.path}/nodes/{ONE.incarnation}")
+        first.announces(replace(ONE, sessions=99))
+        removed.get(timeout=5)
+        first.sees_info(replace(ONE, sessions=99))
+
+    def test_a_directory_that_was_deleted_is_made_anew(self, desk: Any) -> None:
+        first, other = desk.new(), desk.new()
+        first.announces(ONE)
+        other.sees("one")
+        desk.do("delete", f"{desk.path}/nodes", recursive=True)
+        other.sees("one")
+        late = desk.new()
+        late.sees("one")
+        other.announces(TWO)
+        first.sees("one", "two")
+
+    def test_what_it_may_not_write_is_told_until_it_may(self, desk: Any) -> None:
+        from kazoo.security import OPEN_ACL_UNSAFE, READ_ACL_UNSAFE
+
+        desk.do("ensure_path", f"{desk.path}/nodes")
+        desk.do("set_acls", f"{desk.path}/nodes", READ_ACL_UNSAFE + admin_acl())
+        first = desk.new()
+        announced: list[object] = []
+        first.registry.announce(ONE).addCallback(announced.append)
+        first.until(lambda: "NoAuthError" in first.states[-1][1])
+        states = len(first.states)
+        first.registry._look()
+        desk.loop.spin(0.3)
+        assert len(first.states) == states
+        as_admin(desk, "set_acls", f"{desk.path}/nodes", OPEN_ACL_UNSAFE)
+        first.registry._look()
+        first.until(lambda: announced)
+        first.registry._look()
+        first.until(lambda: first.is_well)
+        first.sees("one")
+
+    def test_netty_chats_clients_find_a_node_while_it_is_ready(self, desk: Any) -> None:
+        chat = f"{desk.path}/Chat/NettyServer"
+        registry = desk.make(chat_path=chat)
+        first = Watcher(registry, desk.loop)
+        desk.watchers.append(first)
+        served = (
+            Served("native", "tcp", "tcp://10.0.0.1:7901"),
+            Served("chat", "tcp", "tcp://10.0.0.1:8081"),
+            Served("chat", "tcp", "tls://10.0.0.1:8082"),
+        )
+        first.announces(replace(ONE, served=served))
+        assert desk.do("get_children", chat) == ["10.0.0.1:8081"]
+        data, stat = desk.do("get", f"{chat}/10.0.0.1:8081")
+        assert data == b"10.0.0.1:8081"
+        assert stat.ephemeralOwner == client_of(first).client_id[0]
+        first.announces(replace(ONE, served=served, state=NodeState.DRAINING))
+        assert desk.do("get_children", chat) == []
+        first.announces(replace(ONE, served=served))
+        assert desk.do("get_children", chat) == ["10.0.0.1:8081"]
+        first.withdraws()
+        assert desk.do("get_children", chat) == []
+
+    def test_a_client_that_gets_no_connection_is_replaced_and_its_threads_end(self, desk: Any) -> None:
+        first = desk.new()
+        first.announces(ONE)
+        first.sees("one")
+        before = client_of(first)
+        desk.server.kill9()
+        first.until(lambda: client_of(first) is not before)
+        first.until(lambda: client_of(first) is not before and not alive(before))
+        desk.server.start()
+        first.until(lambda: first.is_well)
+        first.sees("one")
+
+
+def alive(client: Any) -> bool:
+    routine = client._connection._connection_routine
+    return routine is not None and routine in threading.enumerate()
+
+
+def admin_acl() -> list[Any]:
+    from kazoo.security import make_digest_acl
+
+    return [make_digest_acl("admin", "pass", all=True)]
+
+
+def as_admin(desk: Any, what: str, *arguments: Any) -> None:
+    from kazoo.client import KazooClient
+
+    client = KazooClient(desk.server.hosts, auth_data=[("digest", "admin:pass")])
+    client.start()
+    getattr(client, what)(*arguments)
+    client.stop()
+    client.close()
+
+
+@pytest.mark.parametrize(
+    ("url", "hosts", "path"),
+    [
+        ("zookeeper://h", "h", DEFAULT_PATH),
+        ("zookeeper://h:2181/", "h:2181", DEFAULT_PATH),
+        ("zookeeper://h1:1,h2:2,[::1]:3/a/b/", "h1:1,h2:2,[::1]:3", "/a/b"),
+        ("zookeeper://[::1]/x", "[::1]", "/x"),
+    ],
+)
+def test_urls(url: str, hosts: str, path: str) -> None:
+    assert parse_zookeeper_url(url, "registry.url") == (hosts, path)
+
+
+@pytest.mark.parametrize(
+    "url",
+    "h:1 zookeeper:// zookeeper:///x zookeeper://h:0 zookeeper://h:70000 zookeeper://h:x zookeeper://u:p@h:1 "
+    "zookeeper://::1:2181 zookeeper://h:1/a//b zookeeper://h:1/../b zookeeper://h:1,,g:2".split(),
+)
+def test_wrong_urls(url: str) -> None:
+    with pytest.raises(ConfigError, match=r"^registry\.url: .*zookeeper://HOST:PORT"):
+        parse_zookeeper_url(url, "registry.url")
