@@ -23,6 +23,7 @@ import click
 
 from bench import large_room as simulated
 from bench import rooms
+from bench import tasks as push_tasks
 from bench.compression import measure
 from bench.servers import Server, cpu_seconds, gateway, mosquitto, rss_bytes, tokens
 
@@ -193,6 +194,18 @@ def stalled(size: int, seconds: float, rate: float) -> None:
 def large_room(members: int, size: int, seconds: float, rate: float) -> None:
     """A very large room in one process without sockets: time of a slice, memory, how long others wait."""
     simulated.run(members, size, seconds, rate)
+
+
+@main.command()
+@click.option("--users", default=100_000, show_default=True)
+@click.option("--broker", default="embedded:", show_default=True)
+@click.option("--database", default="", help="router.tasks_url; empty: SQLite.")
+@click.option("--rate", default=0.0, show_default=True, help="Users a second; 0: as fast as it goes.")
+@click.option("--window", default=500, show_default=True, help="router.tasks_window.")
+def tasks(users: int, broker: str, database: str, rate: float, window: int) -> None:
+    """A push task to many users who are not online, over the HTTP API of one node."""
+    with scratch() as directory:
+        push_tasks.run(directory, users, broker, database, rate, window)
 
 
 def grown(program: Path, server: Server, sessions: int) -> tuple[int, int]:

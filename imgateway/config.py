@@ -63,6 +63,13 @@ class ListenSettings(Struct, frozen=True, forbid_unknown_fields=True):
             description="The Twisted endpoint description of /healthz, /readyz and /metrics; empty: no HTTP."
         ),
     ] = "tcp:7980:interface=127.0.0.1"
+    api: Annotated[
+        str,
+        Meta(
+            description="The Twisted endpoint description of the HTTP API of router.keys_file's keys; empty: "
+            "it is served where http is."
+        ),
+    ] = ""
 
 
 class SessionSettings(Struct, frozen=True, forbid_unknown_fields=True):
@@ -183,7 +190,11 @@ class BrokerSettings(Struct, frozen=True, forbid_unknown_fields=True):
 
     url: Annotated[
         Text,
-        Meta(description="embedded: is a database in node.data_dir; memory: keeps nothing over a restart."),
+        Meta(
+            description="embedded: is a database in node.data_dir; memory: keeps nothing over a restart; "
+            "redis://HOST:PORT/DB, rediss:// (TLS), redis+sentinel://HOST:PORT,HOST:PORT/NAME (several, with "
+            "commas: users and topics are spread over them): shared by all nodes."
+        ),
     ] = "embedded:"
     dedup_s: Annotated[
         PositiveInt, Meta(description="How long a repeated message is recognised; told to clients.")
@@ -199,6 +210,76 @@ class BrokerSettings(Struct, frozen=True, forbid_unknown_fields=True):
     flush_positions_s: Annotated[
         Seconds, Meta(description="How often the sessions' acknowledged positions are written.")
     ] = 5.0
+
+
+class RedisSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """What counts only where broker.url names Redis."""
+
+    rings: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="Redis servers for what rooms and everyone are sent, as in broker.url; they need no "
+            "disk. Empty: the servers of broker.url."
+        ),
+    ] = ()
+    password_file: Annotated[
+        str, Meta(description="A file with the password, where a URL has none; empty: no password.")
+    ] = ""
+    ack: Annotated[
+        Literal["local", "replica"],
+        Meta(
+            description="When a message counts as kept: on the primary's disk, or also on a replica's "
+            "(Redis 7.2 and newer)."
+        ),
+    ] = "local"
+    dedup_s: Annotated[
+        PositiveInt, Meta(description="As broker.dedup_s: Redis keeps every id in memory for so long.")
+    ] = 14_400
+    unsafe: Annotated[
+        bool,
+        Meta(
+            description="Start although Redis may lose what was acknowledged: it evicts keys, or does not "
+            "write each change to its disk at once."
+        ),
+    ] = False
+
+
+class RegistrySettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """How this node tells the others of the cluster, and routers, that it is there."""
+
+    url: Annotated[
+        str,
+        Meta(
+            description="redis://HOST:PORT/DB, redis+sentinel://HOST:PORT,HOST:PORT/NAME (several, with "
+            "commas: in all of them), zookeeper://HOST:PORT,HOST:PORT/PATH; empty: a node knows only itself."
+        ),
+    ] = ""
+    password_file: Annotated[
+        str, Meta(description="A file with Redis's password, where the URL has none; empty: no password.")
+    ] = ""
+    region: Annotated[
+        str, Meta(description="Where the node is; routers prefer nodes of the client's region.")
+    ] = ""
+    zone: Annotated[str, Meta(description="The same within the region, for routers to spread over.")] = ""
+    weight: Annotated[
+        int,
+        Meta(ge=0, le=1_000_000, description="The node's share of logins against others' weights; 0: none."),
+    ] = 100
+    advertise: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="Where clients reach the node, each PROTOCOL[,PROTOCOL]+TRANSPORT=URL, such as "
+            "native+tcp=tls://gw1.example.org:7901; empty: its listeners, under the host's name where they "
+            "listen on all addresses."
+        ),
+    ] = ()
+    chat_path: Annotated[
+        str,
+        Meta(
+            description="zookeeper: netty-chat's clients look here for servers, such as /Chat/NettyServer; "
+            "a node that serves chat over tcp is there while it is ready. Empty: it is not."
+        ),
+    ] = ""
 
 
 class RetentionSettings(Struct, frozen=True, forbid_unknown_fields=True):
@@ -291,6 +372,13 @@ class AuthSettings(Struct, frozen=True, forbid_unknown_fields=True):
     leeway_s: Annotated[
         int, Meta(ge=0, le=600, description="How far the clocks of issuer and gateway may differ.")
     ] = 5
+    node: Annotated[
+        str,
+        Meta(
+            description="Tokens must name this node in their claim node, as a router with router.bind_tokens "
+            "makes them; empty: the claim is not looked at."
+        ),
+    ] = ""
 
 
 class WebSocketSettings(Struct, frozen=True, forbid_unknown_fields=True):
@@ -351,6 +439,83 @@ class MqttSettings(Struct, frozen=True, forbid_unknown_fields=True):
     ] = 0
 
 
+class RouterSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """The HTTP API of a cluster: `twistd imrouter`, or a node that serves it (listen.api, or listen.http)."""
+
+    public: Annotated[
+        str,
+        Meta(
+            description="imrouter: the Twisted endpoint description of what clients may ask, allocate and "
+            "health; empty: none."
+        ),
+    ] = "tcp:7990:interface=127.0.0.1"
+    private: Annotated[
+        Text,
+        Meta(description="imrouter: the same of everything else, for business servers and operators."),
+    ] = "tcp:7991:interface=127.0.0.1"
+    keys_file: Annotated[
+        str,
+        Meta(
+            description="The file of the API keys (imgateway apikey makes one); read again at SIGHUP. Empty: "
+            "a node serves no API, and imrouter does not start."
+        ),
+    ] = ""
+    allocation: Annotated[
+        Text,
+        Meta(
+            description="The plugin that says which node a client shall use: round-robin, hash, "
+            "consistent-hash, weighted, least-connections, or another package's."
+        ),
+    ] = "weighted"
+    bind_tokens: Annotated[
+        bool,
+        Meta(
+            description="Allocate gives each endpoint with a token of its own, good for that node alone "
+            "(auth.node). The tokens' shared secret must be here."
+        ),
+    ] = False
+    max_token_s: Annotated[PositiveInt, Meta(description="The longest that a token may be good.")] = 2_592_000
+    max_request_bytes: Annotated[
+        PositiveInt, Meta(description="The largest body of a request; uploads of tasks have their own limit.")
+    ] = 1_048_576
+    timeout_s: Annotated[
+        Seconds,
+        Meta(description="How long a request may take to arrive, and how long its answer."),
+    ] = 30.0
+    connections: Annotated[
+        PositiveInt, Meta(description="Connections of one port; what comes above it is cut.")
+    ] = 1_000
+    backoff_first_s: Annotated[
+        Seconds, Meta(description="What clients are told: the wait after the first failed attempt.")
+    ] = 0.5
+    backoff_max_s: Annotated[Seconds, Meta(description="The same: the longest wait.")] = 30.0
+    drain_s: Annotated[
+        Seconds, Meta(description="How long requests of the API have to finish when the process is stopped.")
+    ] = 10.0
+    tasks_url: Annotated[
+        str,
+        Meta(
+            description="Where push tasks are kept: a database URL of SQLAlchemy, such as "
+            "postgresql+psycopg://user:password@host/db or mysql+pymysql://…; empty: SQLite in "
+            "node.data_dir, which one process can use."
+        ),
+    ] = ""
+    tasks_users: Annotated[PositiveInt, Meta(description="The most lines of one push task.")] = 100_000
+    tasks_upload_bytes: Annotated[
+        int, Meta(ge=1, le=1_073_741_824, description="The largest upload of a push task.")
+    ] = 67_108_864
+    tasks_window: Annotated[
+        int,
+        Meta(ge=1, le=5_000, description="Addresses of a push task whose outcome is not written down yet."),
+    ] = 500
+    tasks_at_once: Annotated[
+        PositiveInt, Meta(description="Push tasks that one process runs side by side; others wait.")
+    ] = 4
+    tasks_keep_s: Annotated[
+        PositiveInt, Meta(description="How long a push task that is over is kept, with its results.")
+    ] = 2_592_000
+
+
 class PluginSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """Names of installed plugins to use, in order."""
 
@@ -383,6 +548,8 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     limits: LimitSettings = LimitSettings()
     quota: QuotaSettings = QuotaSettings()
     broker: BrokerSettings = BrokerSettings()
+    redis: RedisSettings = RedisSettings()
+    registry: RegistrySettings = RegistrySettings()
     retention: RetentionSettings = RetentionSettings()
     rooms: RoomSettings = RoomSettings()
     compression: CompressionSettings = CompressionSettings()
@@ -391,6 +558,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     udp: UdpSettings = UdpSettings()
     mobileimsdk: MobileImsdkSettings = MobileImsdkSettings()
     mqtt: MqttSettings = MqttSettings()
+    router: RouterSettings = RouterSettings()
     plugins: PluginSettings = PluginSettings()
     log: LogSettings = LogSettings()
 
@@ -611,6 +779,17 @@ def check(settings: Settings) -> None:
     if len(keys) > 1:
         raise ConfigError(
             f"auth.{keys[1]}: must be empty when auth.{keys[0]} is set: one kind of key checks tokens"
+        )
+    router = settings.router
+    if settings.listen.api and not router.keys_file:
+        raise ConfigError(
+            "listen.api: needs router.keys_file: nobody may use the API without a key; "
+            "make one: imgateway apikey --id NAME --scopes push,read --file FILE"
+        )
+    if router.backoff_max_s < router.backoff_first_s:
+        raise ConfigError(
+            f"router.backoff_max_s: must be at least router.backoff_first_s ({router.backoff_first_s}), "
+            f"not {router.backoff_max_s}"
         )
     for one in settings.listen.clients:
         if not _LISTENER.fullmatch(one):

@@ -5,9 +5,13 @@ set -u
 
 missing=
 for pair in haproxy:haproxy chromium:chromium openssl:openssl \
-    mosquitto_pub:mosquitto-clients node:nodejs npm:npm; do # program:Debian package
+    mosquitto_pub:mosquitto-clients node:nodejs npm:npm \
+    redis-server:redis-server redis-sentinel:redis-sentinel \
+    pg_ctlcluster:postgresql mariadb-install-db:mariadb-server; do # program:Debian package
     command -v "${pair%%:*}" >/dev/null || missing="$missing ${pair##*:}"
 done
+command -v java >/dev/null || missing="$missing default-jre-headless"
+[ -e /usr/share/java/zookeeper.jar ] || missing="$missing zookeeper" # no program of it is on the path
 [ -z "$missing" ] && exit 0
 
 if command -v apt-get >/dev/null; then

@@ -33,6 +33,7 @@ PLUGINS = {
     "IMailBackend",
     "IInterceptor",
     "ISessionListener",
+    "IAllocation",
 }
 OWN_STRUCTS = [
     value

@@ -88,7 +88,8 @@ def test_the_wheel_holds_the_plugin_and_no_tests(wheel: Path, source: Path) -> N
     # An __init__ here would hide the plugins of everybody else.
     assert not names & {"twisted/__init__.py", "twisted/plugins/__init__.py"}
     assert {name.split("/")[0] for name in names if ".dist-info/" not in name} == {"imgateway", "twisted"}
-    sources = {path.relative_to(source).as_posix() for path in (source / "imgateway").rglob("*.py")}
+    files = (path for kind in ("*.py", "*.lua") for path in (source / "imgateway").rglob(kind))
+    sources = {path.relative_to(source).as_posix() for path in files}
     assert sources <= names
     assert "\nLicense-Expression: Apache-2.0\n" in metadata
     assert "\nRequires-Dist: hiredis" in metadata

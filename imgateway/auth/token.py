@@ -2,7 +2,8 @@
 
 Claims: ``sub`` is the user; ``aud`` and ``exp`` must be there; ``nbf`` and ``iat`` count if they are;
 ``device`` (or ``dev``) pins the device; ``svc`` true is a business server; ``rooms`` and ``topics`` list ids
-that the policy may grant; ``jti`` names the token. Revocation looks at ``iat``: a token without
+that the policy may grant; ``node`` is the one node that the token is good for, where the settings ask for
+that (``auth.node``); ``jti`` names the token. Revocation looks at ``iat``: a token without
 counts as older than any.
 """
 
@@ -23,7 +24,7 @@ from imgateway.errors import CloseCode, InvalidAddress, LoginRefused
 from imgateway.frames import Hello, check_id
 from imgateway.interfaces import IAuthenticator, Identity
 
-__all__ = ("TokenAuthenticator", "mint")
+__all__ = ("TokenAuthenticator", "bind", "mint")
 
 LAST_S = 253_402_300_800  # the year 10000: later times do not fit where they are told on
 MAX_GRANTS = 1000
@@ -69,6 +70,8 @@ class TokenAuthenticator:
         identity = _identity(claims, self._seconds(), self._settings.leeway_s)
         if hello.user and hello.user != identity.user:
             raise LoginRefused("the token is for another user")
+        if self._settings.node and claims.get("node") != self._settings.node:
+            raise LoginRefused("the token is not for this node")
         return identity
 
     def _claims(self, token: str) -> Mapping[str, Any]:
@@ -186,4 +189,37 @@ def mint(
         claims["rooms"] = [check_id(room) for room in rooms]
     if topics:
         claims["topics"] = [check_id(topic) for topic in topics]
+    return jwt.encode(claims, secret, algorithm="HS256")
+
+
+def bind(
+    secret: bytes,
+    identity: Identity,
+    node: str,
+    now_s: float,
+    audience: str = "imgateway",
+    last_s: int = 86_400,
+) -> str:
+    """A token with all that `identity` may, which is good for one node, and no longer than the first was.
+
+    It was issued when the first one was: what revokes that revokes this.
+
+    :param last_s: how long it is good if the first one is for ever.
+    """
+    claims: dict[str, Any] = {
+        name: sorted(value) if isinstance(value, frozenset) else value
+        for name, value in identity.claims.items()
+    }
+    claims |= {
+        "sub": identity.user,
+        "aud": audience,
+        "iat": identity.issued_at_s,
+        "exp": identity.expires_at_s or int(now_s + last_s),
+        "jti": secrets.token_hex(16),
+        "node": node,
+    }
+    if identity.device:
+        claims["device"] = identity.device
+    if identity.service:
+        claims["svc"] = True
     return jwt.encode(claims, secret, algorithm="HS256")

@@ -14,6 +14,7 @@ from typing import Any
 import click
 
 from imgateway import __version__
+from imgateway.cli.apikey import apikey
 from imgateway.cli.chat import chat
 from imgateway.cli.conformance import conformance
 from imgateway.cli.link import link
@@ -59,6 +60,7 @@ def main() -> None:
 
 for command in (
     token,
+    apikey,
     chat,
     send,
     listen,

@@ -41,7 +41,11 @@ def exposed(settings: Settings, listeners: Sequence[IListener]) -> Iterator[str]
 
 
 def banner(
-    settings: Settings, listeners: Sequence[IListener], http: str, warnings: Sequence[str] = ()
+    settings: Settings,
+    listeners: Sequence[IListener],
+    http: str,
+    warnings: Sequence[str] = (),
+    api: str = "",
 ) -> str:
     """Where the node listens, and the two commands to try next, on each listener that understands them."""
     lines = [f"imgateway {__version__} listens on"]
@@ -57,6 +61,9 @@ def banner(
         lines.append(f"  {what:25} {_with_reach(url or listener.address)}")
     if http:
         lines.append(f"  {'health and metrics':25} {_with_reach(http)}")
+    if api:
+        what = "HTTP API" if http else "HTTP API, health, metrics"
+        lines.append(f"  {what:25} {_with_reach(api)}")
     lines += [f"Warning: {warning}" for warning in warnings]
     if urls:
         command = os.path.join(os.path.dirname(sys.argv[0]), "imgateway")

@@ -1,5 +1,5 @@
 """Whether a node could start with some settings, without starting one: its listeners are opened on a network
-in memory. No key is read or made, and no port bound."""
+in memory. No secret is read or made, and no port bound."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry
 from twisted.internet.defer import maybeDeferred
+from twisted.internet.protocol import Factory
 from twisted.python.failure import Failure
 
 from imgateway.auth.udp import UdpKeys
@@ -16,21 +17,30 @@ from imgateway.brokers.clock import wall_ms
 from imgateway.config import Settings
 from imgateway.core.roomclass import RoomClasses
 from imgateway.errors import ConfigError, OperatorError
-from imgateway.interfaces import IBackend, IInterceptor, ISessionListener
+from imgateway.interfaces import IAllocation, IBackend, IInterceptor, ISessionListener
 from imgateway.ops.health import Health
-from imgateway.tap.doors import door, http_door, parse_listen, transport_options, unproven
-from imgateway.tap.plugins import Wires, authenticator_plugin, find_all, find_policy
+from imgateway.router.keys import read_keys
+from imgateway.tap.doors import door, http_door, open_http, parse_listen, transport_options, unproven
+from imgateway.tap.plugins import Wires, authenticator_plugin, find, find_all, find_policy
+from imgateway.tap.registries import check_registry
 from imgateway.testing.network import Network
 
 __all__ = ("check", "check_broker")
 
 BROKERS = ("embedded:", "memory:")
+REDIS = ("redis://", "rediss://", "redis+sentinel://")
 
 
-def check_broker(url: str) -> None:
-    """:raises ConfigError: there is no such kind of broker."""
-    if url not in BROKERS:
-        raise ConfigError(f"broker.url: {url!r} is no broker; allowed: {' and '.join(BROKERS)}")
+def check_broker(settings: Settings) -> None:
+    """:raises ConfigError: there is no such kind of broker, or a URL of Redis is wrong."""
+    url = settings.broker.url
+    if url.startswith(REDIS):
+        from imgateway.brokers.redis import find_primaries
+
+        find_primaries(settings.broker, settings.redis)
+    elif url not in BROKERS:
+        allowed = ", ".join((*BROKERS, *(f"{scheme}…" for scheme in REDIS)))
+        raise ConfigError(f"broker.url: {url!r} is no broker; allowed: {allowed}")
 
 
 def check(settings: Settings) -> tuple[str, ...]:
@@ -39,7 +49,8 @@ def check(settings: Settings) -> tuple[str, ...]:
     :returns: what a node would start with, and its operator should know, a line each.
     :raises OperatorError: the setting that a node would not start with, and what is allowed.
     """
-    check_broker(settings.broker.url)
+    check_broker(settings)
+    check_registry(settings.registry)
     RoomClasses(settings.rooms.classes)
     authenticator_plugin(settings.auth)
     find_policy(settings.auth)
@@ -61,6 +72,14 @@ def check(settings: Settings) -> tuple[str, ...]:
             lambda network: http_door(endpoint, Health(), CollectorRegistry(), network),
             together,
             f"listen.http: {endpoint}",
+        )
+    if settings.router.keys_file:
+        read_keys(settings.router.keys_file)
+        find(IAllocation, settings.router.allocation, "router.allocation")
+    api = settings.listen.api
+    if api and not api.startswith("systemd:"):
+        _rehearse(
+            lambda network: open_http(api, "listen.api", Factory(), network), together, f"listen.api: {api}"
         )
     return tuple(unproven(settings, wires))
 

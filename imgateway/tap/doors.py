@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from prometheus_client import CollectorRegistry
 from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.endpoints import serverFromString
 from twisted.python.failure import Failure
 
 from imgateway.auth.udp import UdpKeys, load_udp_secret
@@ -20,7 +21,16 @@ from imgateway.ops.health import Health
 from imgateway.ops.http import HttpListener, listen
 from imgateway.tap.plugins import Wires, find
 
-__all__ = ("Listen", "door", "http_door", "parse_listen", "transport_options", "udp_keys", "unproven")
+__all__ = (
+    "Listen",
+    "door",
+    "http_door",
+    "open_http",
+    "parse_listen",
+    "transport_options",
+    "udp_keys",
+    "unproven",
+)
 
 SETTING = "listen.clients"
 
@@ -94,6 +104,21 @@ def door(text: str, reactor: Any, options: Mapping[str, Any], wires: Wires | Non
 
 def _open(transport: Any, endpoint: str, wires: Any, reactor: Any, options: Any, accept: Any) -> Any:
     return transport.listen(endpoint, wires, accept, reactor, options)
+
+
+def open_http(endpoint: str, setting: str, factory: Any, reactor: Any) -> Deferred[Any]:
+    """Open a port for HTTP; the endpoint may be short, as a client listener's may. Fires with the port.
+
+    :param setting: which names the endpoint, for the error.
+    :raises OperatorError: (in the Deferred) in one line, with what to do.
+    """
+    from imgateway.transports.listening import advice, description
+
+    def refused(failure: Failure) -> None:
+        raise OperatorError(f"{setting}: {endpoint}: {advice(failure.value)}")
+
+    opening = maybeDeferred(lambda: serverFromString(reactor, description(endpoint)).listen(factory))
+    return opening.addErrback(refused)
 
 
 def http_door(

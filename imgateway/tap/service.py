@@ -12,11 +12,11 @@ import socket
 import sys
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, gatherResults, maybeDeferred, succeed
 from twisted.logger import ILogObserver, Logger
 from twisted.python.components import Componentized
 from twisted.python.failure import Failure
@@ -25,19 +25,24 @@ from imgateway import __version__
 from imgateway.brokers.clock import wall_ms
 from imgateway.config import Settings
 from imgateway.errors import OperatorError
-from imgateway.interfaces import IBackend, IBroker, IInterceptor, ISessionListener
+from imgateway.interfaces import IBackend, IBroker, IInterceptor, ISessionListener, NodeInfo
+from imgateway.node.membership import Condition, Membership
 from imgateway.node.service import Node
 from imgateway.ops.health import Health
 from imgateway.ops.http import HttpListener
 from imgateway.ops.logs import observer
 from imgateway.ops.metrics import registry
 from imgateway.tap.banner import banner, exposed
-from imgateway.tap.check import check_broker
+from imgateway.tap.check import REDIS, check_broker
 from imgateway.tap.doors import door, http_door, transport_options, udp_keys, unproven
 from imgateway.tap.logfile import log_file
 from imgateway.tap.options import Options
 from imgateway.tap.plugins import Wires, find_all, find_authenticator, find_policy
+from imgateway.tap.registries import make_registry, served
 from imgateway.wire import compression
+
+if TYPE_CHECKING:
+    from imgateway.tap.api import HttpApi
 
 __all__ = ("Gateway", "compose", "makeService")
 
@@ -46,9 +51,22 @@ log = Logger()
 
 def make_broker(settings: Settings, reactor: Any) -> IBroker:
     """The broker that ``broker.url`` names. :raises ConfigError: there is no such kind."""
+    check_broker(settings)
+    if settings.broker.url.startswith(REDIS):
+        from imgateway.brokers.redis import RedisBroker
+
+        return RedisBroker(
+            settings=settings.broker,
+            redis=settings.redis,
+            retention=settings.retention,
+            rooms=settings.rooms,
+            max_devices=settings.session.max_devices,
+            linger_s=settings.session.linger_s,
+            reactor=reactor,
+            now_ms=wall_ms,
+        )
     from imgateway.brokers.embedded import EmbeddedBroker
 
-    check_broker(settings.broker.url)
     return EmbeddedBroker(
         data_dir=settings.node.data_dir if settings.broker.url == "embedded:" else None,
         settings=settings.broker,
@@ -76,9 +94,26 @@ def compose(
     settings = replace(settings, node=replace(settings.node, name=name))
     options = transport_options(settings, udp_keys(settings))
     wires = wires or Wires(settings, reactor.seconds, wall_ms)
+    incarnation = f"{name}.{secrets.token_hex(4)}"
+    node: Node
+    membership = Membership(
+        make_registry(settings.registry, reactor),
+        _about(settings, incarnation),
+        lambda: Condition(
+            served(settings, node.listeners, socket.gethostname()), len(node.hub.sessions), node.drains.left
+        ),
+        health.set,
+        health.note,
+        reactor,
+    )
+
+    def ready() -> Deferred[Any]:
+        parts: list[Deferred[Any]] = [membership.start(), maybeDeferred(before)]
+        return gatherResults(parts, consumeErrors=True).addErrback(_first)
+
     packing = settings.compression
     compression.tune(packing.min_bytes, packing.zstd_level, packing.br_level)
-    return Node(
+    node = Node(
         settings,
         make_broker(settings, reactor),
         find_authenticator(settings.auth, settings.node.data_dir, time.time),
@@ -86,13 +121,36 @@ def compose(
         reactor,
         wall_ms,
         random.random,
-        f"{name}.{secrets.token_hex(4)}",
+        incarnation,
         doors=[door(text, reactor, options, wires) for text in settings.listen.clients],
         backends=find_all(IBackend, settings.plugins.backends, "plugins.backends"),
         interceptors=find_all(IInterceptor, settings.plugins.interceptors, "plugins.interceptors"),
         listeners=find_all(ISessionListener, settings.plugins.listeners, "plugins.listeners"),
-        health=health.set,
-        before=before,
+        health=membership.health,
+        before=ready,
+        after=membership.leave,
+        nodes=membership.nodes,
+        changed=membership.consider,
+    )
+    return node
+
+
+def _first(failure: Failure) -> Failure:
+    """The failure itself, not that something failed."""
+    found: Failure = failure.value.subFailure  # type: ignore[union-attr]
+    return found
+
+
+def _about(settings: Settings, incarnation: str) -> NodeInfo:
+    """What does not change of a node."""
+    registry = settings.registry
+    return NodeInfo(
+        settings.node.name,
+        incarnation,
+        region=registry.region,
+        zone=registry.zone,
+        weight=registry.weight,
+        started_ms=wall_ms(),
     )
 
 
@@ -112,9 +170,22 @@ class Gateway(Service):
         self.node = compose(options.settings, reactor, self.health, self._serve, wires)
         self._warnings = tuple(unproven(options.settings, wires))
         self._reactor = reactor
+        self._api = self._make_api()
         self._http: HttpListener | None = None
         self._failed = False
         self._why = ""
+
+    def _make_api(self) -> HttpApi | None:
+        """The HTTP API, if there are keys to use it with."""
+        settings = self.options.settings
+        if not settings.router.keys_file:
+            return None
+        # SQLAlchemy with it: a node that serves no API does without.
+        from imgateway.tap.api import HttpApi
+
+        node = self.node
+        info = {"node": node.settings.node.name}
+        return HttpApi(settings, node, node.incarnation, self.health, info, (node.measures,), self._reactor)
 
     def setServiceParent(self, parent: Any) -> None:
         """Join the application, and write its log."""
@@ -133,18 +204,25 @@ class Gateway(Service):
 
     def _start(self) -> None:
         self._catch_signals()
-        self.node.start().addCallbacks(self._ready, self._refused)
+        starting: Deferred[Any] = self.node.start()
+        starting.addCallback(lambda _: self._api.start() if self._api is not None else None)
+        starting.addCallbacks(self._ready, self._refused)
 
     def _serve(self) -> Deferred[None] | None:
-        """Open the HTTP port: after the data directory is ours, so that a second node there is told of that
+        """Open the HTTP ports: after the data directory is ours, so that a second node there is told of that
         and not of a port; before clients come, so that probes see the rest of the start."""
-        endpoint = self.options.settings.listen.http
-        if not endpoint:
-            return None
+        listen, endpoint = self.options.settings.listen, self.options.settings.listen.http
+        opening: Deferred[Any] = succeed(None)
+        if self._api is not None and (listen.api or endpoint):
+            setting = "listen.api" if listen.api else "listen.http"
+            opening = self._api.listen(listen.api or endpoint, setting)
+        if not endpoint or (self._api is not None and not listen.api):
+            return opening
         counters = registry(
             {"version": __version__, "node": self.node.settings.node.name}, self.node.measures
         )
-        return http_door(endpoint, self.health, counters, self._reactor).addCallback(self._serving)
+        opening.addCallback(lambda _: http_door(endpoint, self.health, counters, self._reactor))
+        return opening.addCallback(self._serving)
 
     def _serving(self, http: HttpListener) -> None:
         self._http = http
@@ -157,8 +235,11 @@ class Gateway(Service):
         gc.set_threshold(10_000, 20, 50)
         places = ", ".join(listener.address for listener in self.node.listeners)
         http = self._http.address if self._http is not None else ""
-        _tell(banner(self.options.settings, self.node.listeners, http, self._warnings))
-        log.info("listening", places=places, http=http, incarnation=self.node.incarnation, pid=os.getpid())
+        api = ", ".join(port.address for port in self._api.ports) if self._api is not None else ""
+        _tell(banner(self.options.settings, self.node.listeners, http, self._warnings, api))
+        log.info(
+            "listening", places=places, http=http or api, incarnation=self.node.incarnation, pid=os.getpid()
+        )
         for url in exposed(self.options.settings, self.node.listeners):
             log.warn("tokens and messages are in the clear: no TLS, and other machines reach it", url=url)
         for warning in self._warnings:
@@ -183,14 +264,21 @@ class Gateway(Service):
         if not self._failed:
             links = len(self.node.exchange.links)
             log.info("stopping", why=self._why or "the process was asked to", links=links)
-        return self.node.stop().addBoth(self._stopped)
+        if self._api is None:
+            return self.node.stop().addBoth(self._stopped)
+        stopping: Deferred[Any] = self._api.stop(self.options.settings.router.drain_s)
+        return stopping.addCallback(lambda _: self.node.stop()).addBoth(self._stopped)
 
     def _stopped(self, result: object) -> Any:
         if isinstance(result, Failure):
             log.failure("the stop failed", result)
         elif not self._failed:
             log.info("stopped", links_served=self.node.counters.links_accepted)
-        return self._http.stop() if self._http is not None else None
+        stopping = self._http.stop() if self._http is not None else None
+        if self._api is None:
+            return stopping
+        closing = self._api.close()
+        return closing.addCallback(lambda _: stopping)
 
     # --------------------------------------------------------------------------------------------- signals
 
@@ -210,13 +298,18 @@ class Gateway(Service):
 
     def _hurry(self) -> None:
         log.info("stopping at once", why=self._why, links=len(self.node.exchange.links))
+        if self._api is not None:
+            self._api.hurry()
         self.node.stop()
 
     def reload(self) -> None:
         """SIGHUP. What cannot be read is logged, and everything stays as it was."""
         try:
             settings = self.options.load()
+            apply = self._api.read(settings) if self._api is not None else None
             self.node.reload(settings, find_policy(settings.auth))
+            if apply is not None:
+                apply()
         except OperatorError as error:
             log.error("reload refused, nothing changed: {why}", why=str(error))
         else:

@@ -97,3 +97,23 @@ def test_of_a_transport_that_wants_more_nothing_is_said(monkeypatch: pytest.Monk
         "imgateway.tap.check.door", lambda text, network, *rest: lambda accept: answer(network)
     )
     check(settings())
+
+
+def test_the_api_is_checked(tmp_path: Path) -> None:
+    from imgateway.router.keys import entry_of, make_key
+
+    keys = tmp_path / "keys.toml"
+    named = ("--keys", str(keys))
+    with pytest.raises(OperatorError, match=r"router\.keys_file: .* cannot be read"):
+        check(settings(*named))
+    keys.write_text(entry_of(make_key("a", ["*"])[1]))
+    check(settings(*named))
+    check(settings(*named, "--api", "127.0.0.1:7991"))
+    check(settings(*named, "--api", "systemd:domain=INET:name=api"))
+    for arguments, words in (
+        (("--set", "router.allocation=dice"), r"router\.allocation: no plugin"),
+        (("--api", "nonsense:"), r"listen\.api: nonsense:"),
+        (("--api", "127.0.0.1:7980"), r"listen\.api: .* another listener"),
+    ):
+        with pytest.raises(OperatorError, match=words):
+            check(settings(*named, *arguments))

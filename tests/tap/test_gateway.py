@@ -170,8 +170,22 @@ def test_brokers_by_url(tmp_path: Path) -> None:
 
     assert named("embedded:").name == "embedded:"
     assert named("memory:").name == "memory:"
-    with pytest.raises(ConfigError, match="allowed: embedded: and memory:"):
+    assert named("redis://:s3cret@a,rediss://b:7000/2").name == "redis:a:6379,redis:b:7000"
+    with pytest.raises(ConfigError, match="allowed: embedded:, memory:, redis://"):
         named("carrots:")
+    with pytest.raises(ConfigError, match="is not a Redis URL"):
+        named("redis://a/b/c")
+
+
+def test_redis_unsafe(tmp_path: Path) -> None:
+    for arguments, unsafe in (
+        (["--redis-unsafe"], True),
+        ([], False),
+        (["--set", "redis.unsafe=true"], True),
+    ):
+        parsed = Options()
+        parsed.parseOptions(["--data-dir", str(tmp_path), *arguments])
+        assert parsed.settings.redis.unsafe is unsafe
 
 
 # ---------------------------------------------------------------------------------------------- the service

@@ -1,0 +1,60 @@
+"""``/healthz``, ``/readyz``, ``/metrics``, ``/openapi.json``: what needs no key."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from imgateway.router.openapi import OPENAPI_JSON
+from imgateway.router.routes import Call, Page, Route
+from imgateway.router.schema import Health, NotReady, Ready
+
+__all__ = ("Pages",)
+
+
+class Pages:
+    """Health, metrics, and the document of the whole API.
+
+    :param health: part → what is wrong with it (empty: nothing), and the same of parts without which it is as
+        ready.
+    :param metrics: (the Accept header) → content type and page.
+    :param document: called once all parts are there.
+    """
+
+    def __init__(
+        self,
+        health: Callable[[], tuple[Mapping[str, str], Mapping[str, str]]],
+        metrics: Callable[[str], tuple[str, bytes]],
+        document: Callable[[], bytes],
+    ) -> None:
+        self._health = health
+        self._metrics = metrics
+        self._document = document
+
+    def routes(self) -> Sequence[Route]:
+        def page(
+            path: str, do: Callable[[Call], Any], summary: str, answers: Any, public: bool = True
+        ) -> Route:
+            return Route("GET", path, do, summary, "", answers, public=public)
+
+        return [
+            page("/healthz", lambda call: Health("alive"), "It lives.", {200: Health}),
+            page("/readyz", self.ready, "Whether it can work.", {503: NotReady, 200: Ready}),
+            page("/metrics", self.metrics, "What Prometheus reads.", {200: "text/plain"}, public=False),
+            page("/openapi.json", self.openapi, "This document.", {200: OPENAPI_JSON}),
+        ]
+
+    def ready(self, call: Call) -> Ready:
+        """Each part, and why it is not ready."""
+        found, notes = self._health()
+        reasons = tuple(f"{part}: {why}" for part, why in found.items() if why)
+        parts = {part: why or "ok" for part, why in {**found, **notes}.items()}
+        return NotReady(False, reasons, parts) if reasons else Ready(True, (), parts)
+
+    def metrics(self, call: Call) -> Page:
+        """The metrics."""
+        return Page(*self._metrics(call.accept))
+
+    def openapi(self, call: Call) -> Page:
+        """The OpenAPI document."""
+        return Page(OPENAPI_JSON, self._document())

@@ -1,0 +1,181 @@
+"""The sockets of the API: `twisted.web.http`, bounded in every direction.
+
+A request must have arrived within ``router.timeout_s`` of its first byte, ten times that for who has an API
+key; a connection that asks nothing for as long is closed, and so is one that does not read its answer. Bodies
+of strangers are not kept, those of others not beyond the limit. Connections above the limit are cut.
+"""
+
+from __future__ import annotations
+
+from io import BytesIO
+from tempfile import SpooledTemporaryFile
+from typing import IO, Any, cast
+
+from twisted.internet.interfaces import IAddress
+from twisted.python.failure import Failure
+from twisted.web import http
+
+from imgateway.router.api import Api, Reply, Request
+
+__all__ = ("ApiSite",)
+
+IN_MEMORY = 1_048_576
+"""Bytes of a body that are kept in memory; more goes to a file without a name."""
+EXCESS = 4_194_304
+"""Bytes beyond the limit that are read and dropped, so that the answer says what is wrong; then the
+connection is cut."""
+HEAD_BYTES = 65_536
+"""What the lines before a body may take on the private port: a question about 500 users. Clients have what
+Twisted gives, 16,384."""
+CORS = {
+    "Access-Control-Allow-Origin": "*",
+    "Access-Control-Allow-Methods": "GET, HEAD",
+    "Access-Control-Allow-Headers": "Authorization",
+    "Access-Control-Max-Age": "86400",
+}
+"""For pages in browsers, from anywhere: what clients may ask takes a token, and no cookie."""
+PATIENCE = 10
+"""So many times longer may a request take to arrive that has an API key: tasks are large."""
+
+
+class _Request(http.Request):
+    """One request: keeps as much of the body as may be, then asks the API."""
+
+    channel: _Channel
+    _body: IO[bytes]
+    _most = 0
+    _size = 0
+
+    def __init__(self, channel: _Channel, queued: object = False) -> None:
+        super().__init__(channel, queued, parsePOSTFormSubmission=False)
+        channel.setTimeout(channel.timeOut)  # from its first line on, however long the connection was idle
+
+    def gotLength(self, length: int | None) -> None:
+        """All headers are there."""
+        channel = self.channel
+        self._most = 0 if channel.is_public else channel.api.most(self._token())
+        if self._most and length != 0:
+            channel.setTimeout(channel.api.settings.timeout_s * PATIENCE)
+        self._body = self.content = cast(BytesIO, SpooledTemporaryFile(IN_MEMORY))  # noqa: SIM115
+
+    def handleContentChunk(self, data: bytes) -> None:
+        self._size += len(data)
+        if self._size <= self._most:
+            self._body.write(data)
+        elif self._size > self._most + EXCESS:
+            self.channel.cut()
+
+    def _token(self) -> str:
+        scheme, _, token = (self.getHeader("authorization") or "").partition(" ")
+        return token.strip() if scheme.lower() == "bearer" else ""
+
+    def process(self) -> None:
+        """The body is there."""
+        # Not ours any more: who reads it may do so longer than the connection lasts, and the API closes it.
+        self.content = None
+        if self.channel.is_public and self.method == b"OPTIONS":
+            self._body.close()
+            self._told(Reply(204, "", b""))
+            return
+        _, _, query = self.uri.partition(b"?")
+        asked = Request(
+            self.method.decode("ascii", "replace"),
+            self.path,
+            query,
+            self._token(),
+            self.getHeader("content-type") or "",
+            self._body,
+            self._size,
+            self.getHeader("accept") or "",
+            _text(self.channel.getPeer()),
+        )
+        answer = self.channel.api.answer(asked, self.channel.is_public)
+        answer.addCallback(self._told)
+
+    def _told(self, reply: Reply) -> None:
+        if self._disconnected:
+            return
+        channel = self.channel
+        self.setResponseCode(reply.status)
+        headers = {"Server": "imgateway", "Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
+        if channel.is_public:
+            headers |= CORS
+        if reply.kind:
+            headers["Content-Type"] = reply.kind
+        if self._size > self._most or channel.api.stopping:
+            headers["Connection"] = "close"
+            channel.persistent = False
+        if reply.status != 204:
+            headers["Content-Length"] = str(len(reply.data))
+        for name, value in {**headers, **reply.headers}.items():
+            self.setHeader(name, value)
+        self.write(reply.data)
+        self.finish()
+
+
+class _Channel(http.HTTPChannel):
+    """A connection. Its time runs from when it may begin a request until that is there, whatever drops in."""
+
+    requestFactory: Any = _Request
+
+    def __init__(self, site: ApiSite, api: Api, is_public: bool) -> None:
+        super().__init__()
+        self.site = site
+        self.api = api
+        self.is_public = is_public
+        if not is_public:
+            self.MAX_LENGTH = self.totalHeadersSize = HEAD_BYTES
+
+    def connectionMade(self) -> None:
+        self.site.channels.add(self)
+        self.api.connections += 1
+        super().connectionMade()
+
+    def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
+        self.site.channels.discard(self)
+        self.api.connections -= 1
+        super().connectionLost(reason)
+
+    def resetTimeout(self) -> None:
+        """A byte now and then is no progress."""
+
+    def cut(self) -> None:
+        """Drop the connection now."""
+        transport: Any = self.transport
+        transport.abortConnection()
+
+
+def _text(address: Any) -> str:
+    host, port = getattr(address, "host", ""), getattr(address, "port", 0)
+    return f"{host}:{port}" if host else "unix"
+
+
+class ApiSite(http.HTTPFactory):
+    """The API on a port.
+
+    :param public: only what clients may ask.
+    """
+
+    noisy = False
+
+    def __init__(self, api: Api, reactor: Any, public: bool = False) -> None:
+        super().__init__(timeout=api.settings.timeout_s, reactor=reactor)
+        self.channels: set[_Channel] = set()
+        self._api = api
+        self.protocol: Any = lambda: _Channel(self, api, public)
+
+    def startFactory(self) -> None:
+        """No access log, nor the timer that keeps its date."""
+
+    def stopFactory(self) -> None: ...
+
+    def log(self, request: http.Request) -> None: ...
+
+    def buildProtocol(self, addr: IAddress | None) -> Any:
+        """A connection, if there may be one more; else it is cut."""
+        return super().buildProtocol(addr) if len(self.channels) < self._api.settings.connections else None
+
+    def abort(self) -> None:
+        """Cut all connections."""
+        for channel in tuple(self.channels):
+            channel.cut()

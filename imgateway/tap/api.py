@@ -1,0 +1,263 @@
+"""The HTTP API of one process put together, for a node and for a router alike."""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from collections.abc import Callable, Mapping
+from ipaddress import ip_address
+from typing import Any
+
+from msgspec.structs import replace
+from prometheus_client.exposition import choose_encoder
+from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from imgateway import __version__
+from imgateway.auth.keys import load_secret
+from imgateway.auth.token import bind, mint
+from imgateway.auth.udp import load_udp_secret, with_udp_key
+from imgateway.brokers.clock import wall_ms
+from imgateway.config import Settings
+from imgateway.errors import ConfigError, OperatorError
+from imgateway.interfaces import IAllocation, Identity, IGateway
+from imgateway.ops.health import Health
+from imgateway.ops.metrics import Source, registry
+from imgateway.router.allocation import Allocation
+from imgateway.router.api import Api
+from imgateway.router.doors import Doors, Mint
+from imgateway.router.keys import Keys, read_keys
+from imgateway.router.nodes import Fleet
+from imgateway.router.openapi import document
+from imgateway.router.pages import Pages
+from imgateway.router.pushing import Pushing
+from imgateway.router.schema import MakeToken
+from imgateway.router.tasks import TaskPages, Tasks
+from imgateway.router.users import Users
+from imgateway.router.web import ApiSite
+from imgateway.tap.doors import open_http
+from imgateway.tap.plugins import find, find_authenticator
+
+__all__ = ("HttpApi", "Port", "Secrets", "find_mint")
+
+log = Logger()
+
+
+class Secrets:
+    """Makes tokens with the shared secret that the nodes check them with (a `Mint`)."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._audience = settings.auth.audience
+        self._secret = load_secret(settings.auth, settings.node.data_dir)
+        self._udp: bytes | None = None
+        try:
+            self._udp = load_udp_secret(settings.udp, settings.node.data_dir, make=False)
+        except OperatorError:
+            if settings.udp.secret_file:
+                raise
+
+    def make(self, asked: MakeToken, now_s: float) -> str:
+        """A new token."""
+        return mint(
+            self._secret,
+            asked.user,
+            asked.device,
+            asked.ttl_s,
+            asked.service,
+            now_s,
+            self._audience,
+            asked.rooms,
+            asked.topics,
+        )
+
+    def bound(self, identity: Identity, node: str, now_s: float) -> str:
+        """The same rights, at one node."""
+        return bind(self._secret, identity, node, now_s, self._audience)
+
+    def with_udp_key(self, token: str) -> str:
+        """With its UDP key, if there is a secret for these."""
+        return with_udp_key(token, self._udp) if self._udp is not None else ""
+
+
+def find_mint(settings: Settings) -> Mint | None:
+    """What makes tokens; None: the settings name a public key, so that somebody else makes them.
+
+    Call it once the authenticator is there, which makes the secret.
+
+    :raises OperatorError: the secret cannot be used, or is needed and not there.
+    """
+    auth = settings.auth
+    if auth.public_key_file or auth.jwks_file or auth.authenticator != "token":
+        if settings.router.bind_tokens:
+            raise ConfigError(
+                "router.bind_tokens: needs the secret that signs tokens (auth.secret_file), and tokens are "
+                "checked with another key here; set it to false"
+            )
+        return None
+    return Secrets(settings)
+
+
+class Port:
+    """An open port of the API."""
+
+    def __init__(self, listening: Any, site: ApiSite, tls: bool) -> None:
+        self._listening = listening
+        self._site = site
+        host = listening.getHost()
+        self.port: int = getattr(host, "port", 0)
+        name = os.fsdecode(getattr(host, "name", None) or "")
+        self.address = f"unix:{name}"
+        self.is_bare = False
+        """Other machines reach it, without TLS."""
+        if self.port:
+            shown = f"[{host.host}]" if ":" in host.host else host.host
+            self.address = f"{'https' if tls else 'http'}://{shown}:{self.port}"
+            self.is_bare = not (tls or ip_address(host.host).is_loopback)
+
+    def stop(self) -> Deferred[Any]:
+        """Close it, and the connections that it accepted."""
+        stopping = maybeDeferred(self._listening.stopListening)
+        self._site.abort()
+        return stopping
+
+
+class HttpApi:
+    """The API with its keys, push tasks and metrics.
+
+    :param sources: what else is on the metrics page.
+    :raises OperatorError: keys, secrets or plugins cannot be used.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        gateway: IGateway,
+        incarnation: str,
+        health: Health,
+        info: Mapping[str, str],
+        sources: tuple[Source, ...],
+        reactor: Any,
+        seconds: Callable[[], float] = time.time,
+    ) -> None:
+        router = settings.router
+        self._reactor = reactor
+        self.keys = Keys(read_keys(router.keys_file), reactor.seconds)
+        # Who is bound to a node asks here as well.
+        auth = replace(settings.auth, node="")
+        self._authenticator = find_authenticator(auth, settings.node.data_dir, seconds)
+        strategy = find(IAllocation, router.allocation, "router.allocation")
+        self.doors = Doors(
+            Allocation(strategy, gateway.nodes, random.randrange(1_000_000)),
+            self._authenticator,
+            find_mint(settings),
+            router,
+            settings.session.heartbeat_s,
+            seconds,
+        )
+        self.tasks = Tasks(
+            gateway,
+            reactor,
+            owner=incarnation,
+            data_dir=settings.node.data_dir,
+            router=router,
+            limits=settings.limits,
+            healthy=lambda ok, why: health.set("tasks", ok, why),
+        )
+        self.pushing = Pushing(gateway, settings.limits, self.tasks.schedule)
+        pages = Pages(lambda: (health.snapshot(), health.notes()), self._metrics, self._document)
+        parts = (
+            pages,
+            self.doors,
+            self.pushing,
+            Users(gateway, seconds),
+            Fleet(gateway),
+            TaskPages(self.tasks, wall_ms),
+        )
+        self.api = Api(parts, self.keys, router, reactor)
+        self._registry = registry({"version": __version__, **info}, *sources, self.api.measures)
+        self._drawn = b""
+        self.ports: list[Port] = []
+        self._late: Any = None
+
+    def _metrics(self, accept: str) -> tuple[str, bytes]:
+        encode, kind = choose_encoder(accept)
+        return kind, encode(self._registry)
+
+    def _document(self) -> bytes:
+        self._drawn = self._drawn or document(self.api.table.routes)
+        return self._drawn
+
+    def listen(self, endpoint: str, setting: str, public: bool = False) -> Deferred[Port]:
+        """Open a port: until `start` it answers what health asks, and 503 else.
+
+        :param setting: which names the endpoint, for the error. :param public: for clients.
+        :raises OperatorError: (in the Deferred) in one line, with what to do.
+        """
+        site = ApiSite(self.api, self._reactor, public)
+
+        def opened(listening: Any) -> Port:
+            port = Port(listening, site, ":ssl:" in f":{endpoint}")
+            self.ports.append(port)
+            if port.is_bare:
+                log.warn(
+                    "API keys and tokens are in the clear: no TLS, and others reach it", url=port.address
+                )
+            return port
+
+        return open_http(endpoint, setting, site, self._reactor).addCallback(opened)
+
+    def start(self) -> Deferred[Any]:
+        """Take requests, and run push tasks: the gateway is there.
+
+        :raises OperatorError: (in the Deferred) the database of the push tasks cannot be used.
+        """
+        return maybeDeferred(self.tasks.start).addCallback(self._open)
+
+    def _open(self, _: object) -> None:
+        if not self.api.stopping:
+            self.api.closed = ""
+
+    def stop(self, within_s: float) -> Deferred[Any]:
+        """Take no more requests, and finish those that run, within so many seconds; give the tasks back."""
+        stopping = self.api.stop()
+        self._late = self._reactor.callLater(within_s, stopping.cancel)
+
+        def over(result: Any) -> None:
+            if self._late.active():
+                self._late.cancel()
+            if isinstance(result, Failure):
+                log.warn("requests were not answered in time", within_s=within_s)
+
+        stopping.addBoth(over)
+        stopping.addCallback(lambda _: self.tasks.stop())
+        return stopping.addErrback(lambda failure: log.failure("the push tasks did not stop", failure))
+
+    def hurry(self) -> None:
+        """Wait for no request any more."""
+        if self._late is not None and self._late.active():
+            self._late.reset(0)
+
+    def close(self) -> Deferred[Any]:
+        """Close the ports."""
+        ports, self.ports = self.ports, []
+        return DeferredList([port.stop() for port in ports], consumeErrors=True)
+
+    def read(self, settings: Settings) -> Callable[[], None]:
+        """SIGHUP: read API keys, secrets and limits again. Nothing changes until what this returns is called.
+
+        :raises OperatorError: they cannot be used.
+        """
+        keys = read_keys(settings.router.keys_file)
+        minting = find_mint(settings)
+        self._authenticator.reload()
+
+        def apply() -> None:
+            self.keys.replace(keys)
+            self.doors.mint = minting
+            self.doors.settings = self.api.settings = settings.router
+            self.doors.heartbeat_s = settings.session.heartbeat_s
+            self.pushing.limits = settings.limits
+
+        return apply

@@ -1,0 +1,33 @@
+"""Push tasks without a database and without threads, for tests of what is around them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.internet.defer import succeed
+
+__all__ = ("Tasks",)
+
+
+class Tasks:
+    """In the place of push tasks: no database, no thread."""
+
+    max_upload_bytes = 64
+    started = stopped = 0
+
+    def __init__(self, *values: Any, **more: Any) -> None:
+        self.more = more
+
+    @classmethod
+    def reset(cls) -> None:
+        cls.started = cls.stopped = 0
+
+    def start(self) -> Any:
+        Tasks.started += 1
+
+    def stop(self) -> Any:
+        Tasks.stopped += 1
+        return succeed(None)
+
+    def schedule(self, key: str, push: Any, msg_id: str) -> Any:
+        raise NotImplementedError

@@ -1,0 +1,532 @@
+"""Push tasks over HTTP: each answer is held against the OpenAPI document."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urlencode
+
+import pytest
+from twisted.internet.defer import Deferred
+from zope.interface.verify import verifyObject
+
+from imgateway.frames import Address, OutcomeCode
+from imgateway.interfaces import IGateway
+from imgateway.router.routes import Part
+from imgateway.router.schema import Push
+from imgateway.router.tasks.routes import TaskPages
+from imgateway.router.tasks.service import BAD_LINES
+from tests.router.desk import Answer, Desk
+from tests.router.tasks.rig import EPOCH, WALL_MS, Calls, Rig, make_tasks
+
+TEXT = "?text=Hello"
+
+
+class Office:
+    """A desk with push tasks; `run` lets time pass."""
+
+    def __init__(self, directory: Path, **settings: Any) -> None:
+        (directory / "rig").mkdir()
+        self.rig = Rig(directory / "rig")
+        self.gateway = self.rig.gateway
+        self.settings = settings
+        self.directory = directory
+        self.scheduled: list[Any] = []
+        self.desk = Desk(schedule=lambda *push: self.tasks.schedule(*push), more=[self])
+        self.calls: Calls
+
+    def routes(self) -> Any:
+        # The desk's clock is the tasks'.
+        return self.pages().routes()
+
+    def pages(self) -> TaskPages:
+        clock = self._clock()
+        self.tasks, self.calls = make_tasks(self.rig, self.directory, clock, **self.settings)
+        self.clock = clock
+        return TaskPages(self.tasks, lambda: WALL_MS + round(clock.seconds() * 1000))
+
+    def _clock(self) -> Any:
+        from twisted.internet.task import Clock
+
+        return Clock()
+
+    def start(self) -> None:
+        self.tasks.start()
+
+    def run(self, seconds: float = 2.0) -> None:
+        for _ in range(round(seconds / 0.1)):
+            self.clock.advance(0.1)
+
+    def upload(self, lines: str | bytes, query: str = TEXT, kind: str = "application/x-ndjson") -> Answer:
+        data = lines if isinstance(lines, bytes) else lines.encode()
+        return self.desk.post(f"/v1/tasks{query}", data, Content_Type=kind)
+
+    def make(self, many: int = 3, query: str = TEXT) -> dict[str, Any]:
+        answer = self.upload("".join(f'{{"user":"{n}"}}\n' for n in range(1, many + 1)), query)
+        assert answer.status == 201, answer.body
+        task: dict[str, Any] = answer.json["task"]
+        return task
+
+    def task(self, id: str) -> dict[str, Any]:
+        told: dict[str, Any] = self.desk.get(f"/v1/tasks/{id}").json
+        return told
+
+    def results(self, id: str, query: str = "") -> list[Any]:
+        answer = self.desk.get(f"/v1/tasks/{id}/results{query}")
+        assert (answer.status, answer.headers["content-type"]) == (200, "application/x-ndjson")
+        return [json.loads(line) for line in answer.body.splitlines()]
+
+    def close(self) -> None:
+        stopped: list[Any] = []
+        self.tasks.stop().addCallback(stopped.append)
+        self.gateway.held = False
+        self.gateway.answer()
+        self.run(9)
+        assert stopped == [None]
+        assert self.clock.getDelayedCalls() == []
+        assert self.calls.stopped
+        self.rig.close()
+
+
+@pytest.fixture
+def build(tmp_path: Path) -> Iterator[Callable[..., Office]]:
+    made: list[Office] = []
+
+    def build(**settings: Any) -> Office:
+        office = Office(tmp_path, **settings)
+        office.start()
+        made.append(office)
+        return office
+
+    yield build
+    for office in made:
+        office.close()
+
+
+@pytest.fixture
+def office(build: Callable[..., Office]) -> Office:
+    return build()
+
+
+# ------------------------------------------------------------------------------------------------- making
+
+
+def test_an_upload_becomes_a_task_and_is_pushed(office: Office) -> None:
+    task = office.make(3, "?text=Hello&name=spring&rate=0")
+    assert (task["name"], task["state"], task["total"], task["bad"]) == ("spring", "queued", 3, 0)
+    assert task["sender"] == "service:shop"
+    office.run()
+    told = office.task(task["id"])
+    assert (told["state"], told["unsent"], told["taken"], told["refused"]) == ("done", 0, 3, 0)
+    [publish] = office.gateway.publishes
+    assert (publish.body, publish.content_type) == (b"Hello", "text/plain; charset=utf-8")
+    assert publish.to == tuple(Address("user", str(n)) for n in (1, 2, 3))
+    assert publish.msg_id == task["id"]
+    assert office.desk.get("/v1/tasks").json == {"tasks": [told], "next": 0}
+
+
+def test_the_message_may_be_json_in_the_query_or_in_the_first_line(office: Office) -> None:
+    message = {"json": {"a": [1]}, "headers": {"x": "y"}, "ttl_s": 60, "lane": 1}
+    office.make(1, f"?message={quote(json.dumps(message))}&msg_id=m1")
+    first = json.dumps({"task": {"message": {**message, "json": 7}, "name": "n", "msg_id": "m2"}})
+    answer = office.upload(f'\ufeff{first}\n{{"user":"1"}}\n{{"user"}}\n', "")
+    assert answer.json["task"]["name"] == "n"
+    assert [bad["line"] for bad in answer.json["task"]["bad_lines"]] == [3]
+    office.run()
+    one, two = office.gateway.publishes
+    assert (one.msg_id, one.body, one.content_type) == ("m1", b'{"a": [1]}', "application/json")
+    assert (one.headers, one.ttl_s, one.lane, one.qos) == ((("x", "y"),), 60, 1, 1)
+    assert (two.msg_id, two.body) == ("m2", b"7")
+    assert office.results(answer.json["task"]["id"])[0]["n"] == 2
+
+
+def test_a_csv(office: Office) -> None:
+    answer = office.upload("user,text\n1,\n2,Hi\n3\n", kind="Text/CSV; charset=utf-8")
+    assert answer.json["task"]["total"] == 2
+    assert answer.json["task"]["bad_lines"] == [{"line": 4, "error": "has 1 values, not 2"}]
+    office.run()
+    assert {one.to[0].id: one.body for one in office.gateway.publishes} == {"1": b"Hello", "2": b"Hi"}
+
+
+@pytest.mark.parametrize(
+    ("lines", "query", "says"),
+    [
+        ('{"user":"1"}', "", "one of text and message"),
+        ('{"user":"1"}', "?text=a&message={}", "one of text and message"),
+        ('{"user":"1"}', "?message={}", "one of body, text and json"),
+        ('{"user":"1"}', "?message={", "message in the query"),
+        ('{"user":"1"}', "?message=%7B%22texts%22:1%7D", "unknown field"),
+        ('{"user":"1"}', "?text=a&rate=-1", ">= 0"),
+        ('{"user":"1"}', "?text=a&at=2030-01-01T00:00:00", "timezone"),
+        ('{"user":"1"}', "?text=a&colour=red", "colour"),
+        ('{"task":{"message":{"text":"a"}}}\n{"user":"1"}', "?name=x", "in the query and in the first line"),
+        ('{"task":{"message":{"text":"a"},"nam":1}}\n{"user":"1"}', "", "line 1: "),
+        ("", TEXT, "no lines"),
+        ('{"task":{"message":{"text":"a"}}}', "", "no lines"),
+        ("{}\n[]", TEXT, "2 of 2 lines cannot be used: line 1: names one of user and to; line 2: "),
+        ('{"user":"1"}\n{}', "?text=a&strict=true", "1 of 2 lines cannot be used: line 2"),
+    ],
+)
+def test_what_cannot_be_a_task_says_why(office: Office, lines: str, query: str, says: str) -> None:
+    assert says in office.desk.refused(400, "invalid-request", office.upload(lines, query))
+    assert office.desk.get("/v1/tasks").json["tasks"] == []
+
+
+def test_an_upload_of_another_kind(office: Office) -> None:
+    office.desk.refused(415, "wrong-content-type", office.upload("{}", kind="application/json"))
+    said = office.desk.refused(400, "invalid-request", office.upload("1\n2\n", kind="text/csv"))
+    assert "names its columns" in said
+
+
+def test_too_much(build: Callable[..., Office]) -> None:
+    office = build(tasks_users=2)
+    said = office.desk.refused(413, "too-large", office.upload('{"user":"1"}\n' * 3))
+    assert said == "more than 2 lines | make several tasks, or set router.tasks_users"
+    assert office.upload('{"user":"1"}\n' * 2).status == 201
+    said = office.desk.refused(413, "too-large", office.upload('{"user":"1"}', "?text=" + "x" * 101))
+    assert "a body of 101 bytes; the most are 100" in said
+    assert len(office.desk.get("/v1/tasks").json["tasks"]) == 1
+
+
+def test_of_many_bad_lines_the_first_hundred_are_told(office: Office) -> None:
+    task = office.upload('{"user":"1"}\n' + "{}\n" * 150).json["task"]
+    assert (task["bad"], len(task["bad_lines"])) == (150, BAD_LINES)
+    said = office.desk.refused(400, "invalid-request", office.upload("{}\n" * 12))
+    assert said.count("line ") == 10
+    assert "; … |" in said
+
+
+def test_large_uploads_are_written_in_batches(office: Office) -> None:
+    office.make(2_500)
+    assert office.calls.names.count("_make") == 1
+    office.run(20)
+    assert len(office.gateway.taken()) == 2_500
+
+
+def test_a_line_that_only_looks_like_a_task_is_a_bad_line(office: Office) -> None:
+    task = office.upload('{"user":"1","task":1}\n{"user":"2"}\n').json["task"]
+    assert task["bad_lines"] == [{"line": 1, "error": "Object contains unknown field `task`"}]
+
+
+def test_a_task_for_later(office: Office) -> None:
+    at = "2023-11-14T22:13:25Z"  # 5 s after the clock's start
+    task = office.make(1, f"?text=a&at={at}")
+    assert (task["state"], task["at_ms"]) == ("scheduled", WALL_MS + 5_000)
+    office.run(4)
+    assert office.gateway.publishes == []
+    office.run(3)
+    assert office.task(task["id"])["state"] == "done"
+
+
+def test_a_push_for_later_is_a_task_and_twice_the_same(office: Office) -> None:
+    push = {"to": ["user:1", "room:2"], "text": "x", "at": "2023-11-14T22:13:22Z", "msg_id": "m", "ttl_s": 9}
+    first = office.desk.post("/v1/push", push)
+    again = office.desk.post("/v1/push", push)
+    assert (first.status, first.json["msg_id"]) == (202, "m")
+    assert again.json == first.json
+    office.run(4)
+    again = office.desk.post("/v1/push", push)
+    assert again.json == first.json
+    office.run(2)
+    assert office.task(first.json["task"])["state"] == "done"
+    [publish] = office.gateway.publishes
+    assert (publish.msg_id, publish.body, publish.ttl_s) == ("m", b"x", 9)
+    assert [one["state"] for one in office.results(first.json["task"])] == ["waiting", "unknown"]
+
+
+def test_a_push_for_later_that_was_broken_off_is_made_anew(office: Office) -> None:
+    push = Push(to=("user:1",), text="x")
+    made: list[str] = []
+    office.tasks.schedule("shop", push, "m").addCallback(made.append)
+    number = office.tasks.store.get(made[0]).number
+    with office.tasks.store._engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE push_task SET state = 'uploading'")
+    office.tasks.schedule("shop", push, "m").addCallback(made.append)
+    assert made[0] == made[1]
+    assert office.tasks.store.get(made[0]).number > number
+    office.run()
+    assert office.gateway.taken() == {"user:1": 1}
+
+
+# ----------------------------------------------------------------------------------------------- changing
+
+
+def test_pause_resume_cancel(office: Office) -> None:
+    id = office.make(100, "?text=a&rate=10")["id"]
+    office.run(3)
+    assert office.task(id)["state"] == "running"
+    assert office.task(id)["router"] == "r1"
+    for _ in range(2):
+        assert office.desk.post(f"/v1/tasks/{id}/pause").json["state"] == "paused"
+    pushed = len(office.gateway.taken())
+    office.run(3)
+    assert 20 <= len(office.gateway.taken()) == pushed <= 32
+    assert office.desk.post(f"/v1/tasks/{id}/resume").json["state"] == "queued"
+    office.run(3)
+    assert len(office.gateway.taken()) > pushed
+    assert office.desk.post(f"/v1/tasks/{id}/cancel").json["state"] == "cancelled"
+    pushed = len(office.gateway.taken())
+    office.run(3)
+    assert len(office.gateway.taken()) == pushed
+    assert office.task(id)["unsent"] == 100 - pushed
+    said = office.desk.refused(409, "conflict", office.desk.post(f"/v1/tasks/{id}/resume"))
+    assert said == "the task is cancelled | resume is for tasks that are paused"
+    assert office.desk.post(f"/v1/tasks/{id}/repush", {}).status == 200
+    office.run(20)
+    assert office.task(id)["state"] == "done"
+    assert len(office.gateway.taken()) == 100
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", ""),
+        ("POST", "/pause"),
+        ("POST", "/resume"),
+        ("POST", "/cancel"),
+        ("POST", "/repush"),
+        ("GET", "/report"),
+        ("GET", "/results"),
+    ],
+)
+def test_a_task_that_is_not_there(office: Office, method: str, path: str) -> None:
+    body = {} if path == "/repush" else None
+    office.desk.refused(404, "not-found", office.desk.ask(method, f"/v1/tasks/nobody{path}", body))
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "scope"), [("GET", "/v1/tasks", "read"), ("POST", "/v1/tasks/x/cancel", "push")]
+)
+def test_keys_need_the_scope(office: Office, method: str, path: str, scope: str) -> None:
+    routes = {(route.method, route.path): route.scope for route in office.desk.api.table.routes}
+    assert routes[method, path.replace("/x/", "/{id}/")] == scope
+
+
+def test_pages(office: Office) -> None:
+    ids = [office.make(1)["id"] for _ in range(3)]
+    page = office.desk.get("/v1/tasks?limit=2").json
+    assert [task["id"] for task in page["tasks"]] == [ids[2], ids[1]]
+    page = office.desk.get(f"/v1/tasks?{urlencode({'limit': 2, 'before': page['next']})}").json
+    assert ([task["id"] for task in page["tasks"]], page["next"]) == ([ids[0]], 0)
+
+
+# ------------------------------------------------------------------------------------- what became of them
+
+
+def judge_all(office: Office) -> str:
+    """Of seven: 1 has it, 2 waits, 3 refused, 4 lost it, 5 has another log, 6 has it by then, 7 is full."""
+    office.gateway.refuses = {
+        Address("user", "3"): OutcomeCode.FORBIDDEN,
+        Address("user", "7"): OutcomeCode.FULL,
+    }
+    id: str = office.make(7)["id"]
+    office.run()
+    office.gateway.seen = {"1": 1}
+    office.gateway.first = {"4": 9}
+    office.gateway.epochs = {"5": EPOCH + 1}
+    return id
+
+
+def test_the_report(office: Office) -> None:
+    id = judge_all(office)
+    told = office.desk.get(f"/v1/tasks/{id}/report").json
+    assert told == {
+        "id": id,
+        "state": "done",
+        "total": 7,
+        "delivered": 1,
+        "waiting": 2,
+        "refused": {"FORBIDDEN": 1, "FULL": 1},
+        "gone": 1,
+        "unknown": 1,
+        "unsent": 0,
+        "bad": 0,
+        "as_of_ms": told["as_of_ms"],
+    }
+    office.gateway.asked.clear()
+    office.gateway.seen["6"] = 5
+    told = office.desk.get(f"/v1/tasks/{id}/report").json
+    assert (told["delivered"], told["waiting"]) == (2, 1)
+    assert sorted(office.gateway.asked) == ["2", "6"]  # what is final is not asked about again
+
+
+def test_results_say_what_is_true_now(office: Office) -> None:
+    id = judge_all(office)
+    found = {one["n"]: one for one in office.results(id)}
+    assert {n: one["state"] for n, one in found.items()} == {
+        1: "delivered",
+        2: "waiting",
+        3: "refused",
+        4: "gone",
+        5: "unknown",
+        6: "waiting",
+        7: "refused",
+    }
+    assert found[1] == {"n": 1, "to": "user:1", "state": "delivered", "code": "OK", "epoch": EPOCH, "seq": 1}
+    assert (found[3]["code"], found[3]["seq"]) == ("FORBIDDEN", 0)
+    assert [one["n"] for one in office.results(id, "?state=refused")] == [3, 7]
+    assert [one["n"] for one in office.results(id, "?state=waiting&state=gone")] == [2, 4, 6]
+    office.gateway.seen["6"] = 1
+    assert [one["n"] for one in office.results(id, "?state=delivered")] == [1, 6]
+    assert office.results(id, "?state=unsent") == []
+
+
+def test_results_come_in_pages(office: Office) -> None:
+    id = judge_all(office)
+    page = office.results(id, "?limit=3")
+    assert [one.get("n") for one in page] == [1, 2, 3, None]
+    assert page[-1] == {"next": 3}
+    page = office.results(id, "?limit=3&after=3")
+    assert [one.get("n") for one in page] == [4, 5, 6, None]
+    assert [one.get("n") for one in office.results(id, "?limit=3&after=6")] == [7]
+    # Sparse ones are looked for behind the others.
+    assert [one.get("n") for one in office.results(id, "?limit=1&state=gone")] == [4, None]
+
+
+def test_a_page_of_what_is_rare_ends_somewhere(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("imgateway.router.tasks.service.LOOK_AT", 4)
+    id = judge_all(office)
+    office.gateway.first = {}
+    office.gateway.seen = {"6": 1}
+    page = office.results(id, "?limit=2&state=delivered")
+    assert page == [{"next": 5}]
+    assert [one.get("n") for one in office.results(id, "?limit=2&state=delivered&after=5")] == [6]
+
+
+def test_what_has_no_outcome_yet(office: Office) -> None:
+    office.gateway.held = True
+    id = office.make(2)["id"]
+    office.run(1)
+    assert [(one["state"], one["code"]) for one in office.results(id)] == [("unsent", "")] * 2
+    assert office.desk.get(f"/v1/tasks/{id}/report").json["unsent"] == 2
+    assert office.desk.get(f"/v1/tasks/{id}/report").json["state"] == "running"
+
+
+@pytest.mark.parametrize("as_new", [False, True])
+def test_a_repush_reaches_who_has_not_got_it(office: Office, as_new: bool) -> None:
+    id = judge_all(office)
+    office.gateway.refuses = {}
+    office.gateway.publishes.clear()
+    told = office.desk.post(f"/v1/tasks/{id}/repush", {"as_new": as_new, "rate": 100}).json
+    again = [2, 3, 4, 5, 6, 7] if as_new else [3, 4, 7]
+    assert (told["state"], told["unsent"], told["rate"]) == ("queued", len(again), 100.0)
+    office.run()
+    pushed = [(int(to.id), one.msg_id) for one in office.gateway.publishes for to in one.to]
+    assert pushed == [(n, f"{id}.r1") for n in again]
+    assert office.task(id)["state"] == "done"
+    two = {f"user:{n}": 1 if n in (1, 3, 7) or (n in (2, 5, 6) and not as_new) else 2 for n in range(1, 8)}
+    assert office.gateway.taken() == two
+
+
+def test_a_repush_waits_for_its_time_and_for_the_end_of_the_task(office: Office) -> None:
+    office.gateway.held = True
+    id = office.make(3)["id"]
+    office.run(1)
+    said = office.desk.refused(409, "conflict", office.desk.post(f"/v1/tasks/{id}/repush", {}))
+    assert said == "the task is running | repush is for tasks that are cancelled or done"
+    office.desk.post(f"/v1/tasks/{id}/cancel")
+    office.run(1)
+    said = office.desk.refused(409, "conflict", office.desk.post(f"/v1/tasks/{id}/repush", {}))
+    assert "still being written down" in said
+    office.gateway.held = False
+    office.gateway.answer()
+    office.run(1)
+    body = {"as_new": True, "at": "2023-11-14T22:13:30Z"}
+    assert office.desk.post(f"/v1/tasks/{id}/repush", body).json["state"] == "scheduled"
+    office.run(4)
+    assert office.gateway.taken() == {f"user:{n}": 1 for n in (1, 2, 3)}
+    office.run(5)
+    assert office.gateway.taken() == {f"user:{n}": 2 for n in (1, 2, 3)}
+
+
+# ------------------------------------------------------------------------------------------- what goes wrong
+
+
+def test_without_its_database_the_api_says_when_to_ask_again(office: Office) -> None:
+    office.make(1)
+    office.calls.fails = 1
+    answer = office.desk.get("/v1/tasks")
+    office.desk.refused(503, "unavailable", answer)
+    assert answer.headers["retry-after"] == "5"
+    assert "secret" not in answer.body.decode()
+    assert office.desk.get("/v1/tasks").status == 200
+
+
+def test_a_database_that_is_away_at_the_start_is_waited_for(tmp_path: Path) -> None:
+    office = Office(tmp_path)
+    health: list[tuple[bool, str]] = []
+    office.tasks._healthy = lambda ok, why: health.append((ok, why))
+    office.calls.fails = 2
+    office.start()
+    office.desk.refused(503, "unavailable", office.desk.get("/v1/tasks"))
+    office.run(5)
+    assert [ok for ok, _ in health] == [False, False, True]
+    assert "the server is away" in health[0][1]
+    assert office.make(1)["total"] == 1
+    office.close()
+
+
+def test_stopped_while_it_waits_for_its_database(tmp_path: Path) -> None:
+    office = Office(tmp_path)
+    office.calls.fails = 99
+    office.start()
+    office.close()
+    office = Office(tmp_path / "rig")
+    office.calls.held = []
+    office.start()
+    stopped: list[Any] = []
+    office.tasks.stop().addCallback(stopped.append)
+    office.calls.let()
+    assert stopped == [None]
+    office.rig.close()
+
+
+def test_a_file_that_is_no_database_fails_the_start(tmp_path: Path) -> None:
+    office = Office(tmp_path)
+    (tmp_path / "push-tasks.db").write_bytes(b"no database" * 100)
+    failed: list[Any] = []
+    office.tasks.start().addErrback(lambda failure: failed.append(failure.getErrorMessage()))
+    assert failed == [f"sqlite:///{tmp_path}/push-tasks.db: file is not a database"]
+    office.close()
+
+
+def test_mailboxes_that_cannot_be_asked_fail_the_report(
+    office: Office, flush_logged_errors: Callable[..., list[Any]]
+) -> None:
+    id = judge_all(office)
+    office.gateway.fails = True
+    office.desk.refused(500, "internal", office.desk.get(f"/v1/tasks/{id}/report"))
+    assert flush_logged_errors(RuntimeError)
+    office.gateway.fails = False
+    assert office.desk.get(f"/v1/tasks/{id}/report").status == 200
+
+
+def test_two_who_ask_for_a_report_wait_for_the_same(office: Office) -> None:
+    id = judge_all(office)
+    first: Deferred[Any] = Deferred()
+    mailbox = office.gateway.mailbox
+    waiting = []
+
+    def slow(user: str) -> Any:
+        answer: Deferred[Any] = Deferred()
+        waiting.append((answer, user))
+        return answer
+
+    office.tasks._deliveries._mailbox = slow
+    told: list[Any] = []
+    for _ in range(2):
+        office.tasks.report(id).addCallback(told.append)
+    assert len(waiting) == 5
+    for answer, user in waiting:
+        mailbox(user).addCallback(answer.callback)
+    assert len(told) == 2
+    assert told[0] == told[1]
+    assert not first.called
+
+
+def test_the_parts_are_what_they_are_taken_for(office: Office) -> None:
+    part: Part = office.pages()
+    assert len(part.routes()) == 9
+    assert verifyObject(IGateway, office.desk.gateway)

@@ -1,0 +1,498 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from imgateway.frames import Address, OutcomeCode
+from imgateway.router.tasks.tables import ItemState
+from imgateway.router.tasks.tenure import RESENT
+from tests.router.tasks.rig import EPOCH, Rig
+
+
+@pytest.fixture
+def rig(tmp_path: Path) -> Iterator[Rig]:
+    rig = Rig(tmp_path)
+    with rig.database.engine.connect() as connection:
+        connection.exec_driver_sql("ROLLBACK")  # out of the transaction, in which it cannot be set
+        connection.exec_driver_sql("PRAGMA synchronous = OFF")  # the tests end no power
+    yield rig
+    rig.close()
+
+
+def user(n: int) -> Address:
+    return Address("user", str(n))
+
+
+def check_exactly_once(rig: Rig, number: int, many: int) -> None:
+    assert rig.gateway.taken() == {f"user:{n}": 1 for n in range(1, many + 1)}
+    found = rig.store.standing(number, range(6), 0, 1_000)
+    assert [(one.n, one.state, one.epoch, one.seq) for one in found] == [
+        (n, ItemState.TAKEN, EPOCH, 1) for n in range(1, many + 1)
+    ]
+    task = rig.get()
+    assert (task.state, task.unsent, task.refused, task.owner) == ("done", 0, 0, "")
+
+
+# ------------------------------------------------------------------------------------------- exactly once
+
+
+def test_everybody_gets_it_in_publishes_of_many(rig: Rig) -> None:
+    number = rig.task(250)
+    router = rig.router(window=200)
+    router.run(2)
+    check_exactly_once(rig, number, 250)
+    assert max(len(one.to) for one in rig.gateway.publishes) == 100
+    assert {one.msg_id for one in rig.gateway.publishes} == {"t"}
+    assert {(one.body, one.content_type, one.qos, one.resent) for one in rig.gateway.publishes} == {
+        (b"hi", "text/plain", 1, False)
+    }
+
+
+def test_lines_with_fields_of_their_own_have_ids_of_their_own(rig: Rig) -> None:
+    number = rig.task(3, own='{"body":"aG8=","content_type":"x/y","ttl_s":5,"headers":[["a","b"]]}')
+    rig.router().run(1)
+    check_exactly_once(rig, number, 3)
+    assert [(one.msg_id, one.body, one.content_type, one.ttl_s) for one in rig.gateway.publishes] == [
+        (f"t.{n}", b"ho", "x/y", 5) for n in (1, 2, 3)
+    ]
+    assert rig.gateway.publishes[0].headers == (("a", "b"),)
+
+
+def test_who_is_listed_twice_has_it_once(rig: Rig) -> None:
+    number = rig.store.begin("t", "", "service:shop", b'{"msg_id":"t","content_type":"","body":""}', 0, 0)
+    rig.store.add(number, [(1, "user:1", None), (2, "user:1", None), (3, "device:1/a", None)])
+    rig.store.complete(number, 3, 0, "[]")
+    rig.router().run(1)
+    assert rig.gateway.taken() == {"user:1": 1}
+    assert {one.seq for one in rig.store.standing(number, {1}, 0, 9)} == {1}
+    assert [one.code for one in rig.store.standing(number, {1}, 0, 9)] == [0, 1, 1]
+
+
+@pytest.mark.parametrize("lags", [False, True], ids=["at-once", "later"])
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("own", [None, '{"body":"aG8="}'], ids=["same", "own"])
+def test_killed_at_any_call_and_resumed_elsewhere_nobody_misses_it_or_has_it_twice(
+    rig: Rig, after: bool, own: str | None, lags: bool
+) -> None:
+    """Every call of the store and every publish, before it had its effect and after."""
+    dies_at = 0
+    died: list[str] = []
+    while True:
+        dies_at += 1
+        number = rig.task(12, own=own)
+        first = rig.router(dies_at, after, lags=lags)
+        first.run(3)
+        if not first.calls.dead:
+            break
+        died.append(first.calls.names[-1])
+        rig.later(15.1)
+        rig.router(owner="r2", lags=lags).run(3)
+        check_exactly_once(rig, number, 12)
+        rig.store.discard(number)
+        rig.gateway.logs.clear()
+    check_exactly_once(rig, number, 12)
+    assert {"claim", "unsent", "write", "publish"} <= set(died)
+    assert len(died) >= 12
+
+
+def test_who_takes_over_says_which_messages_may_be_there(rig: Rig) -> None:
+    rig.task(12)
+    first = rig.router(dies_at=6)
+    first.run(1)
+    assert first.calls.dead
+    rig.gateway.publishes.clear()
+    rig.later(15.1)
+    rig.router(owner="r2").run(3)
+    assert all(one.resent for one in rig.gateway.publishes)
+    assert RESENT >= 5_000  # the largest window
+
+
+def test_two_that_push_the_same_make_one_message(rig: Rig) -> None:
+    """The first was only held up: it comes back when the second is done already."""
+    number = rig.task(12)
+    rig.gateway.held = True
+    first = rig.router()
+    first.run(0.2)
+    rig.gateway.held = False
+    rig.later(15.1)
+    rig.router(owner="r2").run(3)
+    check_exactly_once(rig, number, 12)
+    pushed = len(rig.gateway.publishes)
+    rig.gateway.answer()
+    first.run(3)
+    check_exactly_once(rig, number, 12)
+    assert len(rig.gateway.publishes) == pushed
+    assert first.runner.running == 0
+
+
+def test_an_answer_that_comes_after_the_lease_was_lost_is_nobodys(rig: Rig) -> None:
+    number = rig.task(12)
+    rig.gateway.held = True
+    first = rig.router()
+    first.run(0.2)
+    rig.later(15.1)
+    rig.gateway.held = False
+    rig.router(owner="r2").run(3)
+    first.run(1)  # finds that it has no lease
+    assert first.runner.running == 0
+    rig.gateway.answer()
+    check_exactly_once(rig, number, 12)
+
+
+# ------------------------------------------------------------------------------------------ the outcomes
+
+
+def test_refusals_keep_their_code_and_rooms_have_no_reader(rig: Rig) -> None:
+    number = rig.store.begin("t", "", "service:shop", b'{"msg_id":"t","content_type":"","body":""}', 0, 0)
+    rows = [(1, "user:1", None), (2, "user:2", None), (3, "room:3", None), (4, "topic:4", None)]
+    rig.store.add(number, rows)
+    rig.store.complete(number, 4, 0, "[]")
+    rig.gateway.refuses[user(2)] = OutcomeCode.FULL
+    rig.router().run(1)
+    found = rig.store.standing(number, range(6), 0, 9)
+    assert [(one.state, one.code) for one in found] == [
+        (ItemState.TAKEN, 0),
+        (ItemState.REFUSED, OutcomeCode.FULL),
+        (ItemState.UNKNOWN, 0),
+        (ItemState.UNKNOWN, 0),
+    ]
+    assert (rig.get().refused, rig.get().unsent) == (1, 0)
+
+
+def test_what_is_on_its_way_never_exceeds_the_window(rig: Rig) -> None:
+    rig.task(12)
+    rig.gateway.held = True
+    router = rig.router()
+    router.run(3)
+    assert sum(len(one.to) for one in rig.gateway.publishes) == 5
+    router.calls.held = []
+    rig.gateway.answer()
+    router.run(1)
+    assert sum(len(one.to) for one in rig.gateway.publishes) == 5  # answered, but not written down
+    router.calls.let()
+    router.calls.held = None
+    router.run(0.1)
+    assert sum(len(one.to) for one in rig.gateway.publishes) == 10
+
+
+def test_progress_is_written_down_within_half_a_second(rig: Rig) -> None:
+    rig.task(12)
+    rig.gateway.held = True
+    router = rig.router()
+    router.run(0.1)
+    rig.gateway.held = False
+    rig.gateway.answer(1)
+    router.run(0.5)
+    assert rig.get().unsent < 12
+
+
+@pytest.mark.parametrize(("rate", "most"), [(10.0, 13), (200.0, 251), (0.5, 2)])
+def test_the_rate_is_kept(rig: Rig, rate: float, most: int) -> None:
+    rig.task(300, rate=rate)
+    router = rig.router(window=500)
+    router.run(1)
+    pushed = sum(len(one.to) for one in rig.gateway.publishes)
+    assert rate * 0.7 - 1 <= pushed <= most
+    router.run(4)
+    after = sum(len(one.to) for one in rig.gateway.publishes)
+    assert after == pytest.approx(min(300, rate * 5), rel=0.08, abs=1)
+
+
+# --------------------------------------------------------------------------------- pause, cancel, schedule
+
+
+@pytest.mark.parametrize("what", ["pause", "cancel"])
+def test_pause_and_cancel_take_effect_within_a_second_from_anywhere(rig: Rig, what: str) -> None:
+    number = rig.task(100, rate=10.0)
+    router = rig.router()
+    router.run(2)
+    rig.store.change("t", what)  # by another process
+    router.run(0.6)
+    pushed = len(rig.gateway.taken())
+    router.run(3)
+    assert len(rig.gateway.taken()) == pushed < 30
+    assert router.runner.running == 0
+    task = rig.get()
+    assert (task.owner, task.unsent) == ("", 100 - pushed)
+    assert len(rig.store.standing(number, {1}, 0, 200)) == pushed
+
+
+def test_here_they_take_effect_at_once(rig: Rig) -> None:
+    number = rig.task(100, rate=10.0)
+    router = rig.router()
+    router.run(2)
+    pushed = len(rig.gateway.taken())
+    rig.store.change("t", "pause")
+    router.runner.look(number)
+    router.runner.look(999)
+    assert router.runner.running == 0
+    rig.store.change("t", "resume")
+    router.runner.look(number)
+    router.run(0.2)
+    assert router.runner.running == 1
+    router.run(20)
+    assert pushed < len(rig.gateway.taken()) == 100
+    check_exactly_once(rig, number, 100)
+
+
+def test_resumed_while_it_still_leaves_it_goes_on(rig: Rig) -> None:
+    number = rig.task(12)
+    rig.gateway.held = True
+    router = rig.router()
+    router.run(0.2)
+    rig.store.change("t", "pause")
+    router.run(1)
+    assert router.runner.running == 1  # waits for what is on its way
+    rig.gateway.held = False
+    rig.gateway.waiting, waiting = [], rig.gateway.waiting
+    router.run(1)
+    assert len(rig.gateway.publishes) == 1
+    rig.store.change("t", "resume")
+    router.run(0.6)
+    rig.gateway.waiting = waiting
+    rig.gateway.answer()
+    router.run(1)
+    check_exactly_once(rig, number, 12)
+    assert router.calls.names.count("claim") > 0
+
+
+def test_what_was_paused_when_its_last_user_had_it_is_done_when_it_is_resumed(rig: Rig) -> None:
+    number = rig.task(3)
+    rig.gateway.held = True
+    router = rig.router()
+    router.run(0.2)
+    rig.store.change("t", "pause")
+    rig.gateway.answer()
+    router.run(1)
+    assert (rig.get().state, rig.get().unsent) == ("paused", 0)
+    rig.store.change("t", "resume")
+    router.run(2)
+    check_exactly_once(rig, number, 3)
+
+
+def test_a_task_waits_for_its_time(rig: Rig) -> None:
+    number = rig.task(3, at_ms=1_700_000_000_000 + 5_000)
+    router = rig.router()
+    router.run(3)
+    assert rig.gateway.publishes == []
+    rig.later(5)
+    router.run(1.1)
+    check_exactly_once(rig, number, 3)
+
+
+def test_some_run_side_by_side_and_others_wait(rig: Rig) -> None:
+    for id in "abc":
+        rig.task(30, rate=10.0, id=id)
+    router = rig.router(at_once=2)
+    router.run(2)
+    assert router.runner.running == 2
+    assert [rig.get(id).owner for id in "abc"] == ["r1", "r1", ""]
+    router.run(8)
+    assert [rig.get(id).state for id in "abc"] == ["done"] * 3
+
+
+def test_tasks_long_over_are_swept(rig: Rig) -> None:
+    for id in "abc":
+        rig.task(3, id=id)
+    router = rig.router()
+    router.run(1)
+    rig.later(1_001)
+    router.run(605)
+    assert rig.store.page(0, 9) == []
+
+
+# ------------------------------------------------------------------------------------------- what goes wrong
+
+
+def test_a_gateway_that_does_not_answer_is_waited_for(rig: Rig) -> None:
+    """Redis is away: links stay, nothing fails, and it goes on by itself."""
+    number = rig.task(12)
+    rig.gateway.held = True
+    router = rig.router()
+    router.run(40)
+    assert rig.get().state == "running"
+    assert rig.get().owner == "r1"
+    rig.gateway.held = False
+    rig.gateway.answer()
+    router.run(2)
+    check_exactly_once(rig, number, 12)
+
+
+@pytest.mark.parametrize("raises", [False, True])
+def test_a_publish_that_failed_is_repeated(rig: Rig, raises: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    number = rig.task(12)
+    rig.gateway.fails = True
+    router = rig.router()
+    if raises:
+        monkeypatch.setattr(rig.gateway, "publish", refuse)
+    router.run(10)
+    assert len(rig.gateway.publishes) < 8  # ever more rarely
+    monkeypatch.undo()
+    rig.gateway.publishes.clear()
+    rig.gateway.fails = False
+    router.run(30)
+    check_exactly_once(rig, number, 12)
+    assert [one.resent for one in rig.gateway.publishes] == [True, False, False]
+
+
+def refuse(*arguments: Any) -> Any:
+    raise RuntimeError("a bug")
+
+
+@pytest.mark.parametrize("lost", [False, True], ids=["away", "answers-lost"])
+def test_a_database_that_is_away_is_waited_for(rig: Rig, lost: bool) -> None:
+    number = rig.task(60, rate=10.0)
+    router = rig.router()
+    router.run(2)
+    if lost:
+        router.calls.loses = 4
+    else:
+        router.calls.fails = 4
+    router.run(60)
+    check_exactly_once(rig, number, 60)
+
+
+def test_a_read_that_failed_is_repeated(rig: Rig) -> None:
+    number = rig.task(3)
+    router = rig.router()
+    router.run(0.1)
+    rig.store.discard(number)
+    rig.gateway.logs.clear()
+    number = rig.task(3)
+    router = rig.router(owner="r2")
+    router.calls.fails = 1
+    router.runner.look(number)
+    router.run(3)
+    check_exactly_once(rig, number, 3)
+
+
+def test_without_a_database_it_is_not_well(rig: Rig) -> None:
+    router = rig.router()
+    router.calls.fails = 10**6
+    router.run(3)
+    assert router.health == [(False, "push tasks: the database cannot be used: the server is away")]
+    router.calls.fails = 0
+    router.run(2)
+    assert router.health[1:] == [(True, "")]
+
+
+def test_a_bug_is_logged(rig: Rig, flush_logged_errors: Callable[..., list[Any]]) -> None:
+    rig.task(3)
+    router = rig.router()
+    rig.gateway._take = lambda to, key: None  # type: ignore[method-assign, assignment, return-value]
+    router.run(1)
+    assert len(flush_logged_errors(AttributeError)) == 1
+
+
+# -------------------------------------------------------------------------------------------------- the end
+
+
+def test_a_router_that_stops_gives_its_tasks_back(rig: Rig) -> None:
+    number = rig.task(100, rate=10.0)
+    router = rig.router()
+    router.run(2)
+    done: list[None] = []
+    router.runner.stop().addCallback(done.append)
+    assert done == [None]
+    assert rig.get().owner == ""
+    assert router.clock.getDelayedCalls() == []
+    rig.router(owner="r2").run(15)
+    check_exactly_once(rig, number, 100)
+    assert not any(one.resent for one in rig.gateway.publishes)
+
+
+def test_it_waits_some_seconds_for_what_is_on_its_way(rig: Rig) -> None:
+    number = rig.task(12)
+    rig.gateway.held = True
+    router = rig.router()
+    router.run(0.2)
+    done: list[None] = []
+    router.runner.stop().addCallback(done.append)
+    router.run(3)
+    assert done == []
+    rig.gateway.answer()
+    router.run(0.3)
+    assert done == [None]
+    assert (rig.get().owner, rig.get().unsent) == ("", 7)
+    assert router.clock.getDelayedCalls() == []
+    rig.gateway.held = False
+    rig.router(owner="r2").run(5)
+    check_exactly_once(rig, number, 12)
+
+
+def test_and_no_longer(rig: Rig) -> None:
+    rig.task(12)
+    rig.gateway.held = True
+    router = rig.router()
+    router.run(0.2)
+    done: list[None] = []
+    router.runner.stop().addCallback(done.append)
+    router.run(9)
+    assert done == [None]
+    assert rig.get().owner == "r1"  # until the lease ends
+    assert router.clock.getDelayedCalls() == []
+
+
+def test_a_task_that_is_just_being_taken_when_it_stops_is_given_back(rig: Rig) -> None:
+    rig.task(3)
+    router = rig.router()
+    router.calls.held = []
+    rig.later(0)
+    router.run(1.2)
+    done: list[None] = []
+    router.runner.stop().addCallback(done.append)
+    for _ in range(8):
+        router.calls.let()
+        router.run(0.1)
+    assert done == [None]
+    assert router.clock.getDelayedCalls() == []
+
+
+def test_nothing_to_stop(rig: Rig) -> None:
+    router = rig.router()
+    done: list[None] = []
+    router.runner.stop().addCallback(done.append)
+    assert done == [None]
+    assert router.clock.getDelayedCalls() == []
+
+
+def test_a_sweep_that_failed_is_tried_again_soon(rig: Rig) -> None:
+    rig.task(3)
+    router = rig.router()
+    router.run(1)
+    rig.later(1_001)
+    router.run(599)
+    router.calls.fails = 2
+    router.run(6)
+    assert rig.store.page(0, 9) == []
+
+
+@pytest.mark.server
+@pytest.mark.network
+@pytest.mark.parametrize("kind", ["postgres", "mariadb"])
+def test_two_routers_share_the_tasks_of_one_database(
+    request: pytest.FixtureRequest, kind: str, tmp_path: Path
+) -> None:
+    """One of them is killed in the middle; the other takes over what it had."""
+    rig = Rig(tmp_path, request.getfixturevalue(kind).url())
+    try:
+        for id in "abc":
+            rig.task(30, rate=10.0, id=id)
+        first, second = rig.router(at_once=2), rig.router(owner="r2", at_once=2)
+        for _ in range(10):
+            first.run(0.1)
+            second.run(0.1)
+        owners = [rig.get(id).owner for id in "abc"]
+        assert owners == ["r1", "r1", "r2"]
+        first.calls.dead = True
+        second.run(4)
+        assert [rig.get(id).state for id in "abc"] == ["running", "running", "done"]
+        rig.later(15.1)
+        second.run(6)
+        assert [rig.get(id).state for id in "abc"] == ["done"] * 3
+        assert rig.gateway.taken() == {f"user:{n}": 3 for n in range(1, 31)}  # one of each task
+    finally:
+        rig.close()
