@@ -6,14 +6,15 @@ from typing import Any
 
 import click
 
-from imgateway.cli.login import Login, login_options, with_client
+from imgateway.cli.login import Login, LoginCommand, login_options, router_options, with_client
 from imgateway.cli.options import addresses
 from imgateway.cli.world import World, pass_world
 
 __all__ = ("chat",)
 
 
-@click.command()
+@click.command(cls=LoginCommand)
+@router_options
 @login_options
 @click.option(
     "--room",

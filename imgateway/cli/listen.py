@@ -7,14 +7,15 @@ from typing import Any
 import click
 
 from imgateway.cli.lines import at_a_terminal, tell
-from imgateway.cli.login import Login, login_options, with_client
+from imgateway.cli.login import Login, LoginCommand, login_options, router_options, with_client
 from imgateway.cli.options import POSITIVE, addresses
 from imgateway.cli.world import World, pass_world
 
 __all__ = ("listen",)
 
 
-@click.command()
+@click.command(cls=LoginCommand)
+@router_options
 @login_options
 @click.option("--count", type=click.IntRange(min=1), metavar="N", help="End after N messages.")
 @click.option("--timeout", type=POSITIVE, metavar="S", help="End after S seconds without a message.")

@@ -15,7 +15,7 @@ from msgspec import Struct
 from imgateway.cli.options import addresses, config_option, data_dir_option
 from imgateway.cli.world import World
 
-__all__ = ("Login", "login_options", "with_client")
+__all__ = ("Login", "LoginCommand", "login_options", "router_options", "with_client")
 
 # Renewed by itself on a long connection.
 TTL_S = 3_600.0
@@ -31,6 +31,23 @@ class Login(Struct, frozen=True):
     protocol: str
     tls: Any
     wait: bool
+    router: str = ""
+    transport: str = ""
+
+    @property
+    def place(self) -> str:
+        """What was typed, for messages."""
+        return self.url or self.router
+
+
+class LoginCommand(click.Command):
+    """A command whose first argument is URL, unless a router says where to go."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        words = args[: args.index("--")] if "--" in args else args
+        if any(word == "--router" or word.startswith("--router=") for word in words):
+            args = ["", *args]
+        return super().parse_args(ctx, args)
 
 
 def login_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -65,6 +82,8 @@ def login_options(command: Callable[..., Any]) -> Callable[..., Any]:
     def wrapped(
         *args: Any,
         url: str,
+        router: str = "",
+        transport: str = "",
         user: str | None,
         token: str | None,
         data_dir: str | None,
@@ -78,17 +97,45 @@ def login_options(command: Callable[..., Any]) -> Callable[..., Any]:
         **rest: Any,
     ) -> Any:
         name = click.get_current_context().command.name
-        _check_wire(url, protocol)
-        tls = _tls(url, ca, insecure)
-        scheme = urlsplit(url).scheme
+        if transport and not router:
+            raise click.UsageError("--transport is for --router; a URL names it: tcp://, ws://, udp://")
+        if router:
+            if protocol == "json":
+                transport = transport or "websocket"
+            _check_router(router, protocol, transport)
+            tls = _tls_by_host(ca, insecure)
+        else:
+            _check_wire(url, protocol)
+            tls = _tls(url, ca, insecure)
+        scheme = transport if router else urlsplit(url).scheme
         named = _named(rest.get("to", ""), *rest.get("rooms", ()))
-        source, pinned = _credentials(user, token, config, data_dir, scheme == "udp" and not insecure, named)
-        if scheme == "udp" and insecure:
+        sealed = scheme == "udp" and (bool(router) or not insecure)
+        source, pinned = _credentials(user, token, config, data_dir, sealed, named)
+        if scheme == "udp" and not sealed:
             source = _without_key(source)
-        login = Login(url, source, device or pinned or f"cli-{name}", platform, protocol, tls, wait)
+        login = Login(
+            url, source, device or pinned or f"cli-{name}", platform, protocol, tls, wait, router, transport
+        )
         return command(*args, login=login, **rest)
 
     return wrapped
+
+
+def router_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """What goes before `login_options` on a command, of the class `LoginCommand`, that a router may guide."""
+    by_router = click.option(
+        "--router",
+        metavar="URL",
+        default="",
+        help="Ask this router where to connect, https://HOST[:PORT], and leave out the argument URL.",
+    )
+    by_transport = click.option(
+        "--transport",
+        metavar="NAME",
+        default="",
+        help="With --router: tcp, websocket or udp.  [default: what the nodes have; udp only if named]",
+    )
+    return by_router(by_transport(command))
 
 
 def with_client(
@@ -107,6 +154,9 @@ def with_client(
     from imgateway.cli.remarks import explained, remark_on
     from imgateway.errors import GatewayError, LinkLost
 
+    if login.router:
+        options = {**options, "router": login.router, "transport": login.transport or None}
+
     async def main(reactor: Any) -> int:
         client = world.client(
             login.url,
@@ -119,7 +169,7 @@ def with_client(
             reactor=reactor,
             **options,
         )
-        remark_on(client, login.url, login.wait)
+        remark_on(client, login.place, login.wait)
         try:
             starting = client.start()
             if timeout_s:
@@ -136,7 +186,7 @@ def with_client(
     except GatewayError as error:
         from imgateway.cli.lines import plain
 
-        raise click.ClickException(plain(explained(error, login.url))) from None
+        raise click.ClickException(plain(explained(error, login.place))) from None
     click.get_current_context().exit(status)
 
 
@@ -150,6 +200,24 @@ def _check_wire(url: str, protocol: str) -> None:
         raise click.UsageError(str(error)) from None
     if protocol == "json" and urlsplit(url).scheme not in ("ws", "wss"):
         raise click.UsageError("--protocol json is for ws:// and wss://")
+
+
+def _check_router(router: str, protocol: str, transport: str) -> None:
+    from imgateway.client.adapters import protocol_named, transport_named
+
+    parts = urlsplit(router)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise click.UsageError(
+            f"--router: {router!r} is no router's URL; write https://HOST or https://HOST:PORT"
+        )
+    try:
+        protocol_named(protocol)
+        if transport:
+            transport_named(transport)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+    if protocol == "json" and transport != "websocket":
+        raise click.UsageError("--protocol json is for --transport websocket")
 
 
 # ----------------------------------------------------------------------------------------------- credentials
@@ -242,3 +310,18 @@ def _tls(url: str, ca: str | None, insecure: bool) -> Any:
 
     host = target.hostname or ""
     return unverified(host) if ca is None else trusting(host, ca)
+
+
+def _tls_by_host(ca: str | None, insecure: bool) -> Callable[[str], Any] | None:
+    """The same for a router and the nodes that it names."""
+    if ca is not None and insecure:
+        raise click.UsageError("--ca and --insecure exclude each other")
+    if ca is None and not insecure:
+        return None
+    from imgateway.cli.trust import trusting, unverified
+
+    if ca is None:
+        return unverified
+    path = ca
+    trusting("localhost", path)  # what is wrong is wrong at once
+    return lambda host: trusting(host, path)

@@ -72,7 +72,7 @@ def run(main: Main) -> int:
 def _client(url: str, **options: Any) -> Any:
     from imgateway.client import Client
 
-    return Client(url, **options)
+    return Client(url or (), **options)  # no URL: a router says where
 
 
 def _lines(reactor: Any) -> Any:

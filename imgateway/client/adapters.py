@@ -4,14 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
+from urllib.parse import urlsplit
 
 from twisted.internet.defer import Deferred
 from twisted.plugin import getPlugins
 
+from imgateway.client.router import Allocation, Routing
 from imgateway.core.retry import RetryPolicy
 from imgateway.interfaces import IProtocolAdapter, ITransportAdapter
 
-__all__ = ("Dial", "alternatives", "protocol_named", "scheme_of", "transport_for")
+__all__ = (
+    "Dial",
+    "alternatives",
+    "protocol_named",
+    "scheme_of",
+    "transport_for",
+    "transport_named",
+    "usable",
+)
 
 ENCRYPTED = frozenset({"tls", "wss", "udp"})
 
@@ -46,13 +56,25 @@ def protocol_named(name: str, plugins: Callable[[Any], Iterable[Any]] = getPlugi
     raise ValueError(f"no protocol is called {name!r}; there are {', '.join(sorted(known))}")
 
 
-def alternatives(told: Iterable[str], own: Sequence[str]) -> list[str]:
-    """Where to go on when a Bye names other places: these first, and then where the application pointed us.
+def transport_named(name: str, plugins: Callable[[Any], Iterable[Any]] = getPlugins) -> Any:
+    """The installed ITransportAdapter of this name.
+
+    :raises ValueError: there is none; with the names that there are.
+    """
+    known: list[str] = []
+    for transport in plugins(ITransportAdapter):
+        if transport.name == name:
+            return transport
+        known.append(transport.name)
+    raise ValueError(f"no transport is called {name!r}; there are {', '.join(sorted(known))}")
+
+
+def usable(told: Iterable[str], must_encrypt: bool) -> list[str]:
+    """Of the places that somebody names those where we can go.
 
     A place without encryption is left out if the application asked for encryption, and so is one that no
     transport takes: nobody talks us into sending a token in the clear.
     """
-    must_encrypt = all(scheme_of(url) in ENCRYPTED for url in own)
     places = []
     for url in told:
         if must_encrypt and scheme_of(url) not in ENCRYPTED:
@@ -61,13 +83,27 @@ def alternatives(told: Iterable[str], own: Sequence[str]) -> list[str]:
             transport_for(url)
         except ValueError:
             continue
-        if url not in own:
-            places.append(url)
-    return [*places, *own]
+        places.append(url)
+    return places
+
+
+def alternatives(told: Iterable[str], own: Sequence[str], must_encrypt: bool | None = None) -> list[str]:
+    """Where to go on when a Bye names other places: these first, and then where we were pointed.
+
+    :param must_encrypt: None: if all our own are encrypted.
+    """
+    if must_encrypt is None:
+        must_encrypt = all(scheme_of(url) in ENCRYPTED for url in own)
+    return [*(url for url in usable(told, must_encrypt) if url not in own), *own]
 
 
 class Dial:
-    """Where and how to connect. `transport` None: by the URL's scheme. `wait`: the first attempt may fail."""
+    """Where and how to connect. `transport` None: by the URL's scheme. `wait`: the first attempt may fail.
+
+    :param tls: a connection creator for all, a function from a host to one, or None.
+    :param urls: where the application points us; with a `router` where to go when none of those answers.
+    :param backoff: None: what the router says, or `fallback`.
+    """
 
     def __init__(
         self,
@@ -77,25 +113,60 @@ class Dial:
         tls: Any,
         connect_timeout_s: float,
         login_timeout_s: float,
-        backoff: RetryPolicy,
+        backoff: RetryPolicy | None,
         wait: bool,
+        fallback: RetryPolicy,
+        random: Callable[[], float],
+        router: Routing | None = None,
     ) -> None:
         self.own = list(urls)
         self.wire = wire
         self.transport = transport
-        self.options = {"tls": tls, "timeout_s": connect_timeout_s}
         self.timeout_s = connect_timeout_s + login_timeout_s
-        self.backoff = backoff
+        self.backoff = fallback if backoff is None else backoff
         self.wait = wait
+        self.router = router
+        self.tokens: dict[str, str] = {}
+        """What to log in with at a place, if not with our own token."""
+        self.heartbeat_s = 0.0
+        """What the router says; Welcome knows better."""
+        self._tls = tls
+        self._connect_timeout_s = connect_timeout_s
+        self._takes_advice = backoff is None
+        self._random = random
         if transport is None:
             for url in self.own:
                 transport_for(url)
+
+    @property
+    def must_encrypt(self) -> bool:
+        """The application asked for encryption, and gets it wherever else it is sent."""
+        secure = self.router is None or self.router.secure
+        return secure and all(scheme_of(url) in ENCRYPTED for url in self.own)
+
+    def allocated(self, found: Allocation, has_udp_key: bool) -> list[str]:
+        """A router answered: the places of its answer where we can go, and then our own."""
+        if self._takes_advice:
+            self.backoff = found.backoff.policy(self._random)
+        self.heartbeat_s = max(0.0, found.heartbeat_s)
+        told = {one.url: one.token for one in found.endpoints}
+        if self.transport is None:
+            places = usable(told, self.must_encrypt)
+        else:
+            places = list(told)
+        self.tokens = {url: told[url] for url in places if told[url]}
+        if not has_udp_key:
+            places = [url for url in places if scheme_of(url) != "udp" or "~" in self.tokens.get(url, "")]
+        return [*places, *(url for url in self.own if url not in places)]
 
     def connect(
         self, url: str, link: Any, reactor: Any, udp: tuple[bytes, bytes] | None = None
     ) -> Deferred[Any]:
         """:param udp: (key id, UDP key) that came with the token."""
         transport = self.transport if self.transport is not None else transport_for(url)
-        options = {**self.options, "udp": udp}
+        tls = self._tls
+        if callable(tls):
+            tls = tls(urlsplit(url).hostname or "") if scheme_of(url) in ("tls", "wss") else None
+        options = {"tls": tls, "timeout_s": self._connect_timeout_s, "udp": udp}
         dialling: Deferred[Any] = transport.connect(url, self.wire, link, reactor, options)
         return dialling

@@ -11,13 +11,14 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 
-from imgateway.client.adapters import Dial, protocol_named
+from imgateway.client.adapters import Dial, protocol_named, transport_named
 from imgateway.client.asking import DEADLINE_S, Asking
 from imgateway.client.inbox import Inbox
 from imgateway.client.outbox import Outbox
 from imgateway.client.pace import Pace
 from imgateway.client.reading import Reading
 from imgateway.client.rooms import Rooms, Subscription
+from imgateway.client.router import Router, Routing
 from imgateway.client.sending import Outcomes, Sending
 from imgateway.client.session import Closed, Session, State
 from imgateway.client.store import ClientStore
@@ -57,9 +58,11 @@ class Client:
 
     def __init__(
         self,
-        url: str | Sequence[str],
+        url: str | Sequence[str] = (),
         *,
         token: Token,
+        router: str | Sequence[str] | Routing | None = None,
+        region: str = "",
         device: str = "",
         platform: str = "",
         on_message: Callable[[Received], Any] | None = None,
@@ -83,15 +86,29 @@ class Client:
     ) -> None:
         if reactor is None:
             from twisted.internet import reactor
+        if not url and not router:
+            raise ValueError("where to? give a URL, or a router's")
+        random = random_module.Random().random
+        wire = protocol_named(protocol) if isinstance(protocol, str) else protocol
+        by_name = transport if isinstance(transport, str) else ""
+        if by_name:
+            transport_named(by_name)
+        if isinstance(router, str | Sequence):
+            trust = tls if callable(tls) else None if tls is None else lambda host: tls
+            named = by_name or getattr(transport, "name", "")
+            router = Router(router, reactor, wire.name, named, region, trust, connect_timeout_s)
         dial = Dial(
             [url] if isinstance(url, str) else url,
-            protocol_named(protocol) if isinstance(protocol, str) else protocol,
-            transport,
+            wire,
+            None if by_name else transport,
             tls,
             connect_timeout_s,
             login_timeout_s,
-            default_backoff() if backoff is None else backoff,
+            backoff,
             wait,
+            default_backoff(),
+            random,
+            router or None,
         )
         hello = Hello("", device, platform, client_version, tuple(compressions), start)
         outbox_file, state_file = _stores(outbox, state)
@@ -100,7 +117,7 @@ class Client:
         inbox = Inbox(decode_message)
         self._reading = Reading(reactor, inbox, state_file, on_message, on_gap)
         self._asking = Asking(reactor, pace)
-        self._rooms = Rooms(reactor, inbox, self._reading, pace, random_module.Random().random)
+        self._rooms = Rooms(reactor, inbox, self._reading, pace, random)
         stores = {file for file in (outbox_file, state_file) if file is not None}
         self._session = Session(
             reactor,
@@ -381,10 +398,15 @@ def default_backoff() -> RetryPolicy:
     return backoff(random_module.Random().random)
 
 
-async def connect(url: str | Sequence[str], **options: Any) -> Client:
+async def connect(url: str | Sequence[str] = (), **options: Any) -> Client:
     """A client that is logged in.
 
     :param url: ``tcp://``, ``tls://``, ``unix://``, ``ws://`` or ``wss://``; several are tried in turn.
+        With a router: where to go when no router answers.
+    :param router: a router's URL, ``https://router.example.org``, or several of the same cluster: it is asked
+        where to connect at first, when no place that it named can be reached, and when a node sends us away
+        without saying where to. If it is ``https://``, places without encryption are not used.
+    :param region: where we are, for the router: nodes of this region come first.
     :param token: a JWT, or a function that returns one or something to await for it. A function is asked
         again when the
         token ran out, and before it runs out on a living link.
@@ -404,9 +426,12 @@ async def connect(url: str | Sequence[str], **options: Any) -> Client:
     :param outbox_messages: without final word at most; publishes beyond wait for room.
     :param wait: keep trying when the first attempt fails, for as long as the gateway does not refuse for
         good.
-    :param backoff: attempt → seconds.
-    :param tls: a Twisted connection creator for ``tls://`` and ``wss://``; None: the platform's trust.
-    :param transport: an ITransportAdapter to use whatever the URL says.
+    :param backoff: attempt → seconds; by default what the router says, or 0.5 s doubled up to 30 s.
+    :param tls: a Twisted connection creator for ``tls://`` and ``wss://``, or a function from a host to one,
+        as a router and the nodes that it names have each their own; None: the platform's trust.
+    :param transport: an ITransportAdapter to use whatever the URL says. With a router also the name of one:
+        ``tcp``, ``websocket`` or ``udp``; by default whichever the nodes have. ``udp`` wants the UDP key with
+        the token.
     :param compressions: what the gateway may compress with; empty: nothing.
     :param reactor: by default the one that is installed. Its `seconds` are the clock for everything; those of
         Twisted are the wall clock's unless the program sets others. With an outbox file they must not begin

@@ -47,6 +47,8 @@ class Link:
     :param on_frame: takes every frame after Welcome that the link does not need itself.
 
     :param on_writable: the connection that was clogged is not any more.
+
+    :param heartbeat_s: how often to say something if Welcome does not tell; 0: never.
     """
 
     _log = Logger()
@@ -60,6 +62,7 @@ class Link:
         on_frame: Callable[[Frame], None],
         on_writable: Callable[[], None],
         login_timeout_s: float,
+        heartbeat_s: float = 0.0,
     ) -> None:
         self._reactor = reactor
         self._now = Steady(reactor.seconds)
@@ -71,7 +74,7 @@ class Link:
         self._connection: Any = None
         self._codec: Any = None
         self._early: list[bytes] = []
-        self._heartbeat_s = 0.0
+        self._heartbeat_s = heartbeat_s
         self._heard = self._sent = self._pinged = self._now()
         self._reading = True
         self._ended: Ended | None = None
@@ -206,7 +209,7 @@ class Link:
         elif isinstance(frame, Welcome):
             self._timer.cancel()
             self._welcomed = True
-            self._heartbeat_s = frame.heartbeat_s
+            self._heartbeat_s = frame.heartbeat_s or self._heartbeat_s
             self._beat()
             self._on_welcome(frame)
         elif isinstance(frame, Deliver):

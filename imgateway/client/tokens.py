@@ -49,6 +49,11 @@ class Tokens:
         return True
 
     @property
+    def renewable(self) -> bool:
+        """There is a function that gets another."""
+        return not isinstance(self._source, str)
+
+    @property
     def just_fetched(self) -> bool:
         """The last one was fetched for this login: another one will hardly do better."""
         return self._fresh

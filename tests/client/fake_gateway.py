@@ -47,7 +47,7 @@ EPOCH = 7
 class Pipe:
     """The client's end of one connection, and the gateway's side of it."""
 
-    peer, source, secure, stream = "memory", "", False, True
+    carrier, peer, source, secure, stream = "memory", "memory", "", False, True
     max_message_bytes = 0
     max_send_bytes = 0
 
