@@ -6,6 +6,7 @@ listener records.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from imgateway.frames import OutcomeCode, SessionKey, Start, log_of, parse_addre
 from imgateway.interfaces import Followed, IBroker, IBrokerListener, LoginPolicy, Verdict
 from imgateway.testing.disk import Rig
 from imgateway.wire.messages import decode_message
+from tests.brokers.broker_desk import BrokerDesk
+from tests.brokers.redis_server import RedisServer
 
 OK, DUPLICATE, UNKNOWN = OutcomeCode.OK, OutcomeCode.DUPLICATE, OutcomeCode.UNKNOWN
 
@@ -30,6 +33,9 @@ def log(text: str) -> Any:
 class BrokerContract:
     """Override `desk`. It needs what `Rig` has: broker, listener, now, later, publish, claim, run,
     wall_ms."""
+
+    ids_in_memory = 2
+    """Of two messages that were taken."""
 
     @pytest.fixture
     def desk(self, tmp_path: Path) -> Any:
@@ -189,6 +195,7 @@ class BrokerContract:
     def test_read_stops_at_the_limits_and_goes_on(self, desk: Any) -> None:
         for n in range(10):
             desk.publish("user:bob", msg_id=str(n), body=bytes(1000))
+        desk.run()
         batch = self.read(desk, "user:bob", after=2, limit=3)
         assert ([entry.seq for entry in batch.entries], batch.upto, batch.head) == ([3, 4, 5], 5, 10)
         batch = self.read(desk, "user:bob", after=2, max_bytes=2500)
@@ -325,7 +332,8 @@ class BrokerContract:
         self.send(desk, "user:bob", msg_id="1")
         counters = Counters()
         desk.broker.measure(counters)
-        assert (counters.store_entries, counters.store_waiting, counters.store_dedup_ids) == (2, 0, 2)
+        assert (counters.store_entries, counters.store_waiting) == (2, 0)
+        assert counters.store_dedup_ids == self.ids_in_memory
         assert counters.store_commits >= 1
         assert (counters.store_retries, counters.store_waiting_bytes) == (0, 0)
 
@@ -466,10 +474,31 @@ class BrokerContract:
         assert (phone.session.device, phone.platform, phone.online) == ("phone", "ios", False)
         assert desk.now(desk.broker.sessions("nobody")) == ()
 
+    def test_a_session_whose_client_is_gone_is_not_online(self, desk: Any) -> None:
+        session, rule = SessionKey("bob", "phone"), {"on_same_device": "newest-order-wins"}
+        old = self.open(desk, "bob", order=5, **rule)
+        web = self.open(desk, "bob", "web")
+        desk.broker.linger(session, old.generation - 1)
+        assert self.open(desk, "bob", order=4, **rule).verdict == Verdict.OUTRUN
+        desk.broker.linger(session, old.generation)
+        desk.run()
+        there, away = desk.now(desk.broker.sessions("bob"))
+        assert (there.session.device, there.online, there.generation) == ("web", True, web.generation)
+        assert (away.online, away.node, away.generation) == (False, "n.1", old.generation)
+        assert desk.now(desk.broker.members(parse_address("all"))) == 2, "it is still open"
+        new = self.open(desk, "bob", order=4, **rule)
+        assert (new.verdict, new.resumed) == (Verdict.OK, True)
+        assert all(one.online for one in desk.now(desk.broker.sessions("bob")))
+        desk.broker.linger(session, new.generation)
+        desk.now(desk.broker.close_session(session, new.generation))
+        assert [one.node for one in desk.now(desk.broker.sessions("bob"))] == ["n.1", ""]
+
     def test_mail_for_nobody_is_told(self, desk: Any) -> None:
         self.send(desk, "user:bob", msg_id="1")
         opened = self.open(desk, "bob")
+        desk.now(desk.broker.watch(log("user:bob")))
         self.send(desk, "user:bob", msg_id="2")
+        desk.broker.unwatch(log("user:bob"))
         desk.now(desk.broker.close_session(SessionKey("bob", "phone"), opened.generation))
         self.send(desk, "user:bob", "topic:x", msg_id="3")
         told = [(where, message.msg_id) for where, message in desk.listener.named("unattended")]
@@ -495,6 +524,36 @@ class BrokerContract:
         assert self.open(desk, "bob").places[0].epoch == position.epoch
         assert self.send(desk, "user:carol", msg_id="1")[0].epoch == before.epoch
 
+    # -------------------------------------------------------------------------------------------- the cluster
+
+    def test_how_far_a_mailbox_has_got(self, desk: Any) -> None:
+        def mailbox() -> tuple[int, int, int]:
+            found = desk.now(desk.broker.mailbox("bob"))
+            return found.first, found.head, found.seen
+
+        assert mailbox()[1:] == (0, 0)
+        outcomes = [self.send(desk, "user:bob", msg_id=str(n))[0] for n in range(5)]
+        assert desk.now(desk.broker.mailbox("bob")).epoch == outcomes[0].epoch
+        assert mailbox() == (1, 5, 0)
+        phone, web = (
+            desk.now(desk.broker.open_session(desk.claim("bob", device))) for device in ("phone", "web")
+        )
+        desk.broker.advance(SessionKey("bob", "phone"), phone.generation, [(log("user:bob"), 4)])
+        desk.broker.advance(SessionKey("bob", "web"), web.generation, [(log("user:bob"), 2)])
+        desk.now(desk.broker.close_session(SessionKey("bob", "phone"), phone.generation))
+        assert mailbox() == (1, 5, 4), "the furthest counts, also when it has gone"
+        self.send(desk, "user:eve", msg_id="x")
+        assert mailbox() == (1, 5, 4)
+
+    def test_a_process_can_talk_to_itself_and_not_to_nobody(self, desk: Any) -> None:
+        told = desk.later(desk.broker.tell("n.1", b"to \xff myself"))
+        assert desk.listener.named("control") == [], "in a later turn"
+        desk.pass_time(0.1)
+        assert told == [True]
+        assert desk.listener.named("control") == [(b"to \xff myself",)]
+        assert desk.now(desk.broker.tell("n.9", b"anybody?")) is False
+        assert len(desk.listener.named("control")) == 1
+
 
 class TestEmbedded(BrokerContract):
     @pytest.fixture
@@ -510,3 +569,22 @@ class TestMemory(BrokerContract):
         rig = Rig(None).start()
         yield rig
         rig.stop()
+
+
+@pytest.fixture(scope="module")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    server = RedisServer(tmp_path_factory.mktemp("redis"))
+    yield server
+    server.kill9()
+
+
+@pytest.mark.server
+class TestRedis(BrokerContract):
+    ids_in_memory = 0  # Redis has them
+
+    @pytest.fixture
+    def desk(self, redis_server: RedisServer) -> Any:
+        redis_server.cli("FLUSHALL")
+        desk = BrokerDesk(redis_server).start()
+        yield desk
+        desk.stop()

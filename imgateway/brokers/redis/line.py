@@ -1,0 +1,260 @@
+"""A line to a primary: calls in order, over as many connections as it takes.
+
+Many calls are under way at once. When the connection breaks, or the server answers that it cannot just now,
+everything without an answer is sent again, in order, on the next good connection. A script that ran already
+answers the same again, so nothing is done twice; and no call overtakes one before it, because scripts refuse
+to run on a line that left one undone (see lua/common.lua).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Awaitable, Callable
+from itertools import count
+from typing import Any
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.python.failure import Failure
+
+from imgateway.brokers.redis.connection import Connection, RedisError
+from imgateway.brokers.redis.persistent import Persistent
+from imgateway.brokers.redis.scripts import Script
+from imgateway.core.retry import RetryPolicy
+
+__all__ = ("Call", "Line", "ReplicaLine")
+
+TRANSIENT = frozenset(
+    """
+    BUSY CLUSTERDOWN FENCED LOADING MASTERDOWN MISCONF NOAUTH NOPERM NOREPLICAS NOSCRIPT OOM READONLY TRYAGAIN
+    UNBLOCKED
+    """.split()
+)
+"""Answers that say: not now. The call is sent again."""
+AT_ONCE = frozenset({"FENCED", "NOSCRIPT"})
+"""Of these, what a new greeting mends."""
+
+MENDS = 5
+"""Once more than this in a row, and the operator is told."""
+
+SILENT_S = 10
+"""Calls under way and not one answer for so long: the connection is half-open, or the server hangs. It is
+made anew, and the calls are sent again."""
+REPLICA_MS = 1000
+"""How long Redis waits for a replica's disk before it says that there was none; it is asked again."""
+
+
+class Call:
+    """One script with its arguments."""
+
+    __slots__ = ("args", "deferred", "script")
+
+    def __init__(self, script: Script, args: tuple[bytes | str | int, ...], deferred: Deferred[Any]) -> None:
+        self.script = script
+        self.args = args
+        self.deferred = deferred
+
+
+class Line(Persistent):
+    """Everything by keyword; see `Persistent` for the others.
+
+    :param greet: ``(connection, mark)``: says who we are, loads scripts. `mark` is what the calls on this
+        connection carry as their last argument.
+    :param state: called with (up, failure or None) when it is ready, when it is lost and after every try.
+    :param mark: names this line among all of the primary; empty: its calls only read, and need no order.
+    """
+
+    def __init__(
+        self,
+        *,
+        reactor: Any,
+        connect: Callable[[], Awaitable[Connection]],
+        greet: Callable[[Connection, str], Awaitable[None]],
+        wait: RetryPolicy,
+        state: Callable[[bool, Failure | None], None],
+        mark: str = "",
+    ) -> None:
+        super().__init__(reactor=reactor, connect=connect, wait=wait)
+        self._say_hello = greet
+        self._state = state
+        self._mark = mark
+        self._numbers = count(1)
+        self._current = ""
+        self._calls: deque[Call] = deque()
+        self._answers_seen = True
+        self._silent = 0
+        self._idle: list[Deferred[None]] = []
+
+    def call(self, script: Script, *args: bytes | str | int) -> Deferred[Any]:
+        """Fires with the script's answer. :raises RedisError: (in the Deferred) the script is wrong; it is
+        logged. :raises CancelledError: the line was stopped."""
+        deferred: Deferred[Any] = Deferred()
+        if self._stopped:
+            deferred.errback(CancelledError())
+            return deferred
+        call = Call(script, args, deferred)
+        self._calls.append(call)
+        if self.is_up:
+            self._send(call)
+        return deferred
+
+    @property
+    def unanswered(self) -> int:
+        """Calls under way or waiting."""
+        return len(self._calls)
+
+    def idle(self) -> Deferred[None]:
+        """Fires when no call is left, or when the server is away."""
+        done: Deferred[None] = Deferred()
+        self._idle.append(done)
+        self._look_idle()
+        return done
+
+    def tick(self) -> None:
+        """Once a second."""
+        self._silent = self._silent + 1 if self.unanswered and self.is_up and not self._answers_seen else 0
+        self._answers_seen = False
+        if self._silent >= SILENT_S:
+            self._silent = 0
+            self.drop(TimeoutError(f"no answer within {SILENT_S} s"))
+
+    def stop(self) -> None:
+        """Calls without an answer fail with CancelledError."""
+        super().stop()
+        calls, self._calls = self._calls, deque()
+        for call in calls:
+            call.deferred.errback(CancelledError())
+        self._look_idle()
+
+    # --------------------------------------------------------------------------------------- call and answer
+
+    def _send(self, call: Call) -> None:
+        connection = self._connection
+        assert connection is not None
+        connection.send(self._replied, b"EVALSHA", call.script.sha, 0, *call.args, self._current)
+
+    def _replied(self, reply: Any) -> None:
+        self._answers_seen = True
+        if type(reply) is RedisError and reply.code in TRANSIENT:
+            # What was sent after this call runs nowhere, or is run again: see lua/common.lua.
+            self.drop(reply)
+            return
+        self._attempt = 0
+        self._settle(self._calls.popleft(), reply)
+        if self._idle:
+            self._look_idle()
+
+    def _settle(self, call: Call, reply: Any) -> None:
+        if type(reply) is RedisError:
+            self.log.error("the script {name} failed: {why}", name=call.script.name, why=str(reply))
+            call.deferred.errback(reply)
+        else:
+            call.deferred.callback(reply)
+
+    def _look_idle(self) -> None:
+        if self.unanswered == 0 or not self.is_up:
+            waiting, self._idle = self._idle, []
+            for one in waiting:
+                one.callback(None)
+
+    # ------------------------------------------------------------------------------------------- connections
+
+    async def _greet(self, connection: Connection) -> None:
+        mark = f"{self._mark}.{next(self._numbers)}" if self._mark else ""
+        await self._say_hello(connection, mark)
+        self._current = mark
+
+    def _opened(self) -> None:
+        self._answers_seen = True
+        if not self._calls:
+            self._attempt = 0
+        # Who was cancelled is not sent again.
+        self._calls = deque(call for call in self._calls if not call.deferred.called)
+        for call in self._calls:
+            self._send(call)
+        self._state(True, None)
+
+    def _broken(self, failure: Failure) -> None:
+        self._look_idle()
+        why = failure.value
+        if isinstance(why, RedisError) and why.code in AT_ONCE and self._attempt <= MENDS:
+            self.retry_now()
+        else:
+            self._state(False, failure)
+
+
+class ReplicaLine(Line):
+    """A line whose answers count once a replica has on its disk what they tell.
+
+    One WAITAOF at the end of a reactor turn covers every call before it.
+
+    :param lagging: called with True when no replica had it in time, with False when one has.
+    """
+
+    def __init__(self, *, lagging: Callable[[bool], None], **more: Any) -> None:
+        super().__init__(**more)
+        self._lagging = lagging
+        self._lags = False
+        self._answered: deque[tuple[Call, Any]] = deque()
+        self._due: Any = None
+        self._asked: deque[int] = deque()  # how many calls each WAITAOF under way covers, beyond those before
+        self._uncovered = 0
+
+    @property
+    def unanswered(self) -> int:
+        return len(self._calls) + len(self._answered)
+
+    def _send(self, call: Call) -> None:
+        super()._send(call)
+        self._uncovered += 1
+        if self._due is None:
+            self._due = self._reactor.callLater(0, self._ask)
+
+    def _ask(self) -> None:
+        self._due = None
+        if self._connection is not None:
+            self._asked.append(self._uncovered)
+            self._uncovered = 0
+            self._connection.send(self._told, b"WAITAOF", 1, 1, REPLICA_MS)
+
+    def _settle(self, call: Call, reply: Any) -> None:
+        self._answered.append((call, reply))
+
+    def _told(self, reply: Any) -> None:
+        self._answers_seen = True
+        if type(reply) is RedisError:
+            self.drop(reply)
+            return
+        covered = self._asked.popleft()
+        has_it = reply[0] >= 1 and reply[1] >= 1
+        if has_it == self._lags:
+            self._lags = not has_it
+            self._lagging(self._lags)
+        if has_it:
+            for _ in range(covered):
+                super()._settle(*self._answered.popleft())
+            self._look_idle()
+        elif self._asked:
+            self._asked[0] += covered
+        else:
+            self._uncovered += covered
+            if self._due is None:
+                self._ask()
+
+    def _broken(self, failure: Failure) -> None:
+        # Nothing is known of what replicas have: all of it runs again, and answers the same.
+        self._calls.extendleft(call for call, _ in reversed(self._answered))
+        self._answered.clear()
+        self._asked.clear()
+        self._uncovered = 0
+        if self._due is not None:
+            self._due.cancel()
+            self._due = None
+        super()._broken(failure)
+
+    def stop(self) -> None:
+        if self._due is not None:
+            self._due.cancel()
+            self._due = None
+        self._calls.extendleft(call for call, _ in reversed(self._answered))
+        self._answered.clear()
+        super().stop()

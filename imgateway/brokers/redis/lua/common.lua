@@ -1,0 +1,101 @@
+-- What every script finds: put before it, and around it, when it is loaded.
+--
+--   shift_ms             what tests move the time by; ARGV[1], the script's own arguments begin at ARGV[2]
+--   now                  the server's time in ms, moved by shift_ms
+--   primary_generation   how often this primary came back with other data (see greet.lua)
+--   key(bucket, kind, ...)          'ig:{bucket}:kind:rest:…'
+--   tell(node, kind, ...)           collect a hint {kind, …} for a node
+--   tell_packed(node, packed)       the same for what cmsgpack.pack({kind, …}) gave, to tell it to several
+--   flush()              publish what was collected, one message a node; returns {node = true} of those
+--                        that nobody listens for, so that the script forgets them (nil: none)
+--   once(kind, node, number, answered, work)   what work() answers, run once for each number of this kind that
+--                        this node gives; the answer is kept until its number is among `answered`. '0': no number
+--
+-- A script is run again, with the same arguments, when its answer was lost: it must answer the same and change
+-- nothing more.
+
+-- A line that had to leave a call undone, or whose node has a newer one, is no longer sound: what was sent on it
+-- after that call must not overtake it.
+local line = table.remove(ARGV)
+local line_of = line ~= '' and line:match('^(.*)%.')
+if line_of and redis.call('HGET', 'ig:lines', line_of) ~= line then
+  return {err = 'FENCED greet again, and send again what has no answer'}
+end
+
+local shift_ms = tonumber(ARGV[1])
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000) + shift_ms
+local primary_generation = tonumber(redis.call('HGET', 'ig:primary', 'n') or 0)
+
+local function key(bucket, kind, ...)
+  return table.concat({'ig:{' .. bucket .. '}', kind, ...}, ':')
+end
+
+local told = {}
+local told_order = {}
+
+local function tell_packed(node, packed)
+  local items = told[node]
+  if not items then
+    items = {}
+    told[node] = items
+    told_order[#told_order + 1] = node
+  end
+  items[#items + 1] = packed
+end
+
+local function tell(node, kind, ...)
+  tell_packed(node, cmsgpack.pack({kind, ...}))
+end
+
+local function flush()
+  local gone
+  for _, node in ipairs(told_order) do
+    local items = told[node]
+    local n = #items
+    -- The head of a MessagePack array, so that a hint is packed once for all nodes.
+    local head = n < 16 and string.char(0x90 + n) or '\220' .. string.char(math.floor(n / 256), n % 256)
+    if redis.call('PUBLISH', 'ig:node:' .. node, head .. table.concat(items)) == 0 then
+      gone = gone or {}
+      gone[node] = true
+    end
+  end
+  told, told_order = {}, {}
+  return gone
+end
+
+local function once(kind, node, number, answered, work)
+  if number == '0' then
+    return work()
+  end
+  local kept = 'ig:answers:' .. node .. ':' .. kind
+  local answer = redis.call('HGET', kept, number)
+  if answer then
+    return cmsgpack.unpack(answer)
+  end
+  answer = work()
+  redis.call('HSET', kept, number, cmsgpack.pack(answer))
+  for n = 1, #answered, 1000 do
+    redis.call('HDEL', kept, unpack(answered, n, math.min(n + 999, #answered)))
+  end
+  if number % 64 == 1 then
+    redis.call('PEXPIRE', kept, 86400000)  -- of a node that is gone
+  end
+  return answer
+end
+
+local function body()
+-- the script stands here
+end
+
+local ok, answer = pcall(body)
+if not ok then
+  -- Some versions have a table of a command's error, some its text.
+  local text = type(answer) == 'table' and answer.err or tostring(answer)
+  -- Refused at its first write, so nothing was changed: it will be sent again, and before what came after it.
+  if line_of and (text:find('^OOM') or text:find('^MISCONF') or text:find('^NOREPLICAS')) then
+    pcall(redis.call, 'HDEL', 'ig:lines', line_of)
+  end
+  return {err = text:find('^%u+ ') and text or 'ERR ' .. text}
+end
+return answer

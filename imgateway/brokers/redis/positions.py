@@ -1,0 +1,222 @@
+"""What open sessions say of themselves, written behind: positions, parked seqs, records, who is away.
+
+The node that has a session is the only one that writes it, so it writes the whole of what changed, and a
+write that comes twice changes nothing more. Positions wait for others, a few seconds at most; records and
+absences wait for the end of the reactor's turn. All go to their primary in batches. Whoever lost the session
+to another writes nothing: the script says so, and the session is told that it is stale.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from twisted.internet.defer import CancelledError, Deferred, DeferredList
+from twisted.python.failure import Failure
+
+from imgateway.brokers.health import Timers
+from imgateway.brokers.redis.primaries import Primaries
+from imgateway.brokers.redis.primary import Primary
+from imgateway.brokers.redis.seats import Seats
+from imgateway.brokers.tails import Seat
+from imgateway.frames import LogKey, SessionKey, address_text
+
+__all__ = ("Positions", "is_mailbox", "log_text", "seqs", "seqs_text")
+
+BATCH = 100
+"""Sessions that one script writes: it has the primary for itself for so long."""
+TOUCH_S = 21_600.0
+"""Whoever is online and follows a log says so this often, or it would count as unseen there (by default after
+a week) and hold back nothing."""
+
+
+class Positions:
+    """Everything by keyword.
+
+    :param seats: of the sessions that are open here.
+    :param stale: called with (session, generation, close code): the primary says that it is not ours; or,
+        with -1, that it has never heard of it: it was promoted since.
+    :param flush_s: how long a position waits, at most.
+    """
+
+    def __init__(
+        self,
+        *,
+        primaries: Primaries,
+        incarnation: str,
+        seats: Seats,
+        stale: Callable[[SessionKey, int, int], None],
+        reactor: Any,
+        flush_s: float,
+    ) -> None:
+        self._primaries = primaries
+        self._incarnation = incarnation
+        self._seats = seats
+        self._stale = stale
+        self._flush_s = flush_s
+        self._timers = Timers(reactor)
+        self._dirty: dict[SessionKey, Seat] = {}
+        self._is_soon = False  # with this turn
+        # Of the dirty ones: whose record is to be written, whose place in which logs, and whose list of them.
+        self._recorded: set[SessionKey] = set()
+        self._moved: dict[SessionKey, set[LogKey]] = {}
+        self._listed: set[SessionKey] = set()
+        self.away: set[SessionKey] = set()
+        """Sessions whose clients are gone, and may come back."""
+        self._under_way: set[Deferred[Any]] = set()
+        self._timers.later("touch", TOUCH_S, self._touch)
+
+    # ------------------------------------------------------------------------------------------- what changed
+
+    def mark(self, session: SessionKey, seat: Seat) -> None:
+        """Its position, or what is parked, has changed."""
+        if not self._dirty and not self._is_soon:
+            self._timers.later("flush", self._flush_s, self.flush)
+        self._dirty[session] = seat
+
+    def mark_moved(self, session: SessionKey, seat: Seat, log: LogKey) -> None:
+        """Its place in a log beside the mailbox."""
+        self._moved.setdefault(session, set()).add(log)
+        self.mark(session, seat)
+
+    def mark_listed(self, session: SessionKey, seat: Seat) -> None:
+        """It follows other logs than before."""
+        self._listed.add(session)
+        self.mark(session, seat)
+
+    def mark_recorded(self, session: SessionKey, seat: Seat) -> None:
+        """What its wire keeps: written with this turn."""
+        self._recorded.add(session)
+        self._mark_soon(session, seat)
+
+    def mark_away(self, session: SessionKey, seat: Seat) -> None:
+        """Its client is gone: written with this turn."""
+        self.away.add(session)
+        self._mark_soon(session, seat)
+
+    def _mark_soon(self, session: SessionKey, seat: Seat) -> None:
+        self._dirty[session] = seat
+        if not self._is_soon:
+            self._is_soon = True
+            self._timers.later("flush", 0, self.flush)
+
+    def forget(self, session: SessionKey) -> None:
+        """It is not ours any more: nothing of it is to be written."""
+        self._dirty.pop(session, None)
+        self._recorded.discard(session)
+        self._moved.pop(session, None)
+        self._listed.discard(session)
+        self.away.discard(session)
+
+    def _touch(self) -> None:
+        self._timers.later("touch", TOUCH_S, self._touch)
+        for session, seat in self._seats.all():
+            for log in seat.owed.others:
+                self.mark_moved(session, seat, log)
+
+    # ------------------------------------------------------------------------------------------------ writing
+
+    def flush(self) -> None:
+        """Give all that is dirty to the primaries."""
+        self._timers.cancel("flush")
+        self._is_soon = False
+        self._write(list(self._dirty.items()))
+
+    def flush_user(self, user: str) -> None:
+        """The same for one user: what is asked next must see it."""
+        if self._dirty:
+            keys = [SessionKey(user, seat.device) for seat in self._seats.of(user)]
+            self._write([(key, self._dirty[key]) for key in keys if key in self._dirty])
+
+    def stop(self) -> Deferred[Any]:
+        """Write what is dirty; fires when it and all that is under way is written."""
+        self.flush()
+        self._timers.cancel_all()
+        return DeferredList(list(self._under_way))
+
+    def _write(self, dirty: list[tuple[SessionKey, Seat]]) -> None:
+        saves: dict[Primary, list[tuple[SessionKey, int, tuple[Any, ...]]]] = {}
+        cursors: dict[Primary, list[tuple[SessionKey, int, tuple[Any, ...]]]] = {}
+        for session, seat in dirty:
+            del self._dirty[session]
+            user, device = session
+            generation, owed = seat.generation, seat.owed
+            primary, bucket = self._primaries.of(user)
+            if session in self._listed:
+                self._listed.discard(session)
+                self.list_follows(session, seat)
+            has_record = session in self._recorded
+            self._recorded.discard(session)
+            row: tuple[Any, ...] = (
+                *(bucket, user, device, generation, seat.acked, seqs_text(owed.parked)),
+                *(int(session in self.away), int(has_record), owed.record if has_record else b""),
+            )
+            saves.setdefault(primary, []).append((session, generation, row))
+            for log in self._moved.pop(session, ()):
+                if log in owed.others:
+                    text = log_text(log)
+                    there, log_bucket = self._primaries.of(text)
+                    acked, parked = owed.others[log]
+                    row = (log_bucket, text, user, device, generation, acked, seqs_text(parked))
+                    cursors.setdefault(there, []).append((session, generation, row))
+        for primary, rows in saves.items():
+            self._send(primary, ("save", self._incarnation), rows)
+        for primary, rows in cursors.items():
+            self._send(primary, ("cursors",), rows)
+
+    def _send(
+        self, primary: Primary, begin: tuple[str, ...], rows: list[tuple[SessionKey, int, tuple[Any, ...]]]
+    ) -> None:
+        for start in range(0, len(rows), BATCH):
+            batch = rows[start : start + BATCH]
+            values = [value for _, _, row in batch for value in row]
+            self.wait_for(primary.call(*begin, *values)).addCallback(
+                self._written, [(session, generation) for session, generation, _ in batch]
+            )
+
+    def list_follows(self, session: SessionKey, seat: Seat) -> Deferred[Any]:
+        """Write which logs the device follows; fires with whether it is ours."""
+        user, device = session
+        generation = seat.generation
+        primary, bucket = self._primaries.of(user)
+        logs = "\n".join(log_text(log) for log in seat.owed.others)
+        writing = primary.call("follows", bucket, user, device, generation, self._incarnation, logs)
+
+        def written(code: int) -> bool:
+            self._written([code], [(session, generation)])
+            return not code
+
+        return self.wait_for(writing.addCallback(written))
+
+    def wait_for(self, writing: Deferred[Any]) -> Deferred[Any]:
+        """`stop` waits for this, too."""
+        self._under_way.add(writing)
+
+        def done(result: Any) -> Any:
+            self._under_way.discard(writing)
+            # The broker has stopped, or the script is no good, and that is logged: nobody else waits for it.
+            return None if isinstance(result, Failure) and result.check(CancelledError) else result
+
+        return writing.addBoth(done)
+
+    def _written(self, codes: list[int] | None, sessions: Iterable[tuple[SessionKey, int]]) -> None:
+        for code, (session, generation) in zip(codes or (), sessions, strict=False):
+            if code:
+                self._stale(session, generation, code)
+
+
+def is_mailbox(log: LogKey, user: str) -> bool:
+    return log.address.id == user and log.address.kind == "user"
+
+
+def log_text(log: LogKey) -> str:
+    """As it stands in keys; durable logs have one lane."""
+    return address_text(log.address)
+
+
+def seqs_text(seqs: tuple[int, ...]) -> str:
+    return ",".join(map(str, seqs))
+
+
+def seqs(text: bytes) -> tuple[int, ...]:
+    return tuple(map(int, text.split(b","))) if text else ()

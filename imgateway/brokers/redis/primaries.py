@@ -1,0 +1,115 @@
+"""All primaries, and which one has what."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from random import random
+from typing import Any
+from zlib import crc32
+
+from twisted.internet.defer import Deferred, FirstError, gatherResults
+from twisted.python.failure import Failure
+
+from imgateway.brokers.redis.primary import Primary
+from imgateway.brokers.redis.urls import RedisUrl
+from imgateway.core.retry import backoff
+
+__all__ = ("BUCKETS", "Primaries")
+
+BUCKETS = 1024
+
+
+class Primaries:
+    """Everything by keyword; see `Primary` for what is not said here.
+
+    :param urls: of the primaries with logs and claims.
+    :param rings: of those with rings; empty: the same.
+    :param random: in [0, 1), for the jitter of retries.
+    """
+
+    def __init__(
+        self,
+        *,
+        reactor: Any,
+        urls: Sequence[RedisUrl],
+        rings: Sequence[RedisUrl] = (),
+        incarnation: str,
+        password: str = "",
+        to_replica: bool = False,
+        unsafe: bool = False,
+        changed: Callable[[Primary, bool, str], None] = lambda primary, up, why: None,
+        heard: Callable[[Primary, list[Any]], None] = lambda primary, item: None,
+        renewed: Callable[[Primary], None] = lambda primary: None,
+        entropy: Callable[[int], bytes] = os.urandom,
+        random: Callable[[], float] = random,
+        shift_ms: Callable[[], int] = lambda: 0,
+    ) -> None:
+        self.incarnation = incarnation
+        made = [
+            Primary(
+                reactor=reactor,
+                url=url,
+                index=index,
+                incarnation=incarnation,
+                password=password,
+                logs=index < len(urls),
+                to_replica=to_replica,
+                unsafe=unsafe,
+                wait=backoff(random, first_s=0.05, max_s=1.0),
+                entropy=entropy,
+                changed=changed,
+                heard=heard,
+                renewed=renewed,
+                shift_ms=shift_ms,
+            )
+            for index, url in enumerate((*urls, *rings))
+        ]
+        self._all = tuple(made)
+        self._logs = tuple(made[: len(urls)])
+        self._rings = tuple(made[len(urls) :]) or self._logs
+
+    def of(self, tag: str) -> tuple[Primary, int]:
+        """The primary and the bucket of a user id, or of an address's text."""
+        bucket = crc32(tag.encode()) % BUCKETS
+        return self._logs[bucket * len(self._logs) // BUCKETS], bucket
+
+    def rings_of(self, tag: str) -> tuple[Primary, int]:
+        """The same for a ring."""
+        bucket = crc32(tag.encode()) % BUCKETS
+        return self._rings[bucket * len(self._rings) // BUCKETS], bucket
+
+    def each(self) -> tuple[Primary, ...]:
+        """Those with logs and claims."""
+        return self._logs
+
+    def each_ring(self) -> tuple[Primary, ...]:
+        """Those with rings."""
+        return self._rings
+
+    def all(self) -> tuple[Primary, ...]:
+        """Each once."""
+        return self._all
+
+    def start(self) -> Deferred[None]:
+        """Fires when all are there. :raises StoreError: (in the Deferred) one of them will not do."""
+        starts = [primary.start() for primary in self._all]
+        return gatherResults(starts, consumeErrors=True).addCallbacks(_none, self._refused)
+
+    def _refused(self, failure: Failure) -> Failure:
+        self.stop()
+        problem = failure.value
+        return problem.subFailure if isinstance(problem, FirstError) else failure
+
+    def idle(self) -> Deferred[None]:
+        """Fires when every call that writes is answered; those of a primary that is away do not count."""
+        return gatherResults([primary.idle() for primary in self._all]).addCallback(_none)
+
+    def stop(self) -> None:
+        """Calls that wait for an answer fail with CancelledError."""
+        for primary in self._all:
+            primary.stop()
+
+
+def _none(result: object) -> None:
+    pass

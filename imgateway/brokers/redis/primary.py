@@ -1,0 +1,288 @@
+"""One primary: its lines, its subscription, and whose data it has."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from imgateway.brokers.redis.checks import check_server
+from imgateway.brokers.redis.connection import Connection, RedisError
+from imgateway.brokers.redis.line import Line, ReplicaLine
+from imgateway.brokers.redis.scripts import scripts
+from imgateway.brokers.redis.subscription import Subscription
+from imgateway.brokers.redis.urls import RedisUrl
+from imgateway.brokers.redis.whereabouts import Whereabouts
+from imgateway.core.retry import RetryPolicy
+from imgateway.errors import StoreError
+
+__all__ = ("Primary",)
+
+TICK_S = 1.0
+DEAF_TRIES = 3
+"""A subscription that could not be made so often in turn is told to the operator."""
+PASSING = frozenset(
+    {"BUSY", "LOADING", "MASTERDOWN", "MISCONF", "NOREPLICAS", "NOSENTINEL", "OOM", "READONLY"}
+)
+"""What Redis may say to a greeting and unsay by itself. Anything else ends the start of a node."""
+
+
+class Primary:
+    """Everything by keyword.
+
+    :param url: where it is. :param password: where `url` has none.
+    :param incarnation: of this process.
+    :param logs: it keeps what was acknowledged; else only rings, which may go lost with it.
+    :param to_replica: what it keeps is acknowledged when a replica has it on its disk, too.
+    :param unsafe: passes over settings of the server that may lose something.
+    :param wait: how long until the next try to reach it, by the number of tries before.
+    :param entropy: ``n -> n`` random bytes.
+    :param changed: called with (primary, well, why) when it is well, and when it is not any more: it cannot
+        be written to, or not be listened to, or has no replica that keeps up.
+    :param heard: called with (primary, item): a hint ``[kind, …]``, strings as bytes.
+    :param renewed: called with (primary) when its subscription listens (again), or its data is another.
+    :param shift_ms: what tests move the server's time by.
+    """
+
+    log = Logger()
+
+    def __init__(
+        self,
+        *,
+        reactor: Any,
+        url: RedisUrl,
+        incarnation: str,
+        wait: RetryPolicy,
+        entropy: Callable[[int], bytes],
+        changed: Callable[[Any, bool, str], None],
+        heard: Callable[[Any, list[Any]], None],
+        renewed: Callable[[Any], None],
+        index: int = 0,
+        password: str = "",
+        logs: bool = True,
+        to_replica: bool = False,
+        unsafe: bool = False,
+        shift_ms: Callable[[], int] = lambda: 0,
+    ) -> None:
+        self.name = url.name
+        self.index = index
+        self.generation = 0
+        """How often it came back with other data; see `lua/greet.lua`. 0: not reached yet."""
+        self.epoch = 0
+        """Of the logs on it that have none of their own."""
+        self._reactor = reactor
+        self._url = url
+        self._password = url.password or password
+        self._incarnation = incarnation
+        self._logs = logs
+        self._to_replica = to_replica and logs
+        self._unsafe = unsafe
+        self._entropy = entropy
+        self._changed = changed
+        self._renewed = renewed
+        self._shift_ms = shift_ms
+        self._scripts = scripts()
+        self._whereabouts = Whereabouts(url, reactor)
+        self._replid = b""
+        self._lossless = False
+        self._why = ""
+        self._deaf = ""
+        self._lags = False
+        self._told: tuple[bool, str] | None = None
+        self._starting: Deferred[None] | None = None
+        self._reads = False
+        self._timer: Any = None
+        common: dict[str, Any] = {"reactor": reactor, "connect": self._whereabouts.connect, "wait": wait}
+        writing: dict[str, Any] = common | {
+            "greet": self._greet_to_write,
+            "state": self._line_changed,
+            "mark": incarnation,
+        }
+        self._line = ReplicaLine(lagging=self._lagging, **writing) if self._to_replica else Line(**writing)
+        self._reading = Line(greet=self._greet, state=lambda up, failure: None, **common)
+        self.subscription = Subscription(
+            incarnation=incarnation,
+            echo=self._echo,
+            heard=partial(heard, self),
+            renewed=self._listening,
+            state=self._hearing_changed,
+            introduce=self._introduce,
+            **common,
+        )
+
+    @property
+    def is_up(self) -> bool:
+        """It can be written to."""
+        return self._line.is_up
+
+    @property
+    def unanswered(self) -> int:
+        """Calls under way or waiting."""
+        return self._line.unanswered + self._reading.unanswered
+
+    def call(self, script: str, *args: bytes | str | int) -> Deferred[Any]:
+        """Run a script. Calls run in the order of the calls, whatever becomes of the server, and may run
+        again when their answer was lost; see `Line`."""
+        return self._line.call(self._scripts[script], self._shift_ms(), *args)
+
+    def ask(self, script: str, *args: bytes | str | int) -> Deferred[Any]:
+        """Run a script that only reads, without waiting behind those that write."""
+        return self._reading.call(self._scripts[script], self._shift_ms(), *args)
+
+    def start(self) -> Deferred[None]:
+        """Fires when it can be written to and is listened to; while it is away, that waits.
+
+        :raises StoreError: (in the Deferred) it refuses us, or is set so that it may lose something.
+        """
+        self._starting = Deferred()
+        self._line.start()
+        self._timer = self._reactor.callLater(TICK_S, self._tick)
+        return self._starting
+
+    def idle(self) -> Deferred[None]:
+        """Fires when every call that writes is answered, or when it is away."""
+        return self._line.idle()
+
+    def stop(self) -> None:
+        """Calls that wait for an answer fail with CancelledError."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        for one in (self._line, self._reading, self.subscription):
+            one.stop()
+        if self._starting is not None:
+            self._starting.cancel()
+
+    def _tick(self) -> None:
+        self._timer = self._reactor.callLater(TICK_S, self._tick)
+        for one in (self._line, self._reading, self.subscription):
+            one.tick()
+
+    # -------------------------------------------------------------------------------------------- greetings
+
+    async def _introduce(self, connection: Connection) -> None:
+        if self._password:
+            await connection.ask("AUTH", *([self._url.user] if self._url.user else []), self._password)
+        if self._url.db:
+            await connection.ask("SELECT", self._url.db)
+
+    async def _greet_to_write(self, connection: Connection, mark: str) -> None:
+        await self._introduce(connection)
+        self._lossless = await check_server(
+            connection, self.name, logs=self._logs, to_replica=self._to_replica, unsafe=self._unsafe
+        )
+        generation, epoch, replid = await self._whose_data(connection, mark)
+        was = (self.generation, self.epoch)
+        self.generation, self.epoch, self._replid = int(generation), int(epoch), replid
+        if was[0] and was != (self.generation, self.epoch):
+            self.log.warn(
+                "redis {name}: other data than before (a replica took over, or the data went lost)",
+                name=self.name,
+            )
+            # They may still be at the server that it was.
+            self._reading.drop(ConnectionError("other data"))
+            self.subscription.drop(ConnectionError("other data"))
+
+    async def _greet(self, connection: Connection, mark: str) -> None:
+        await self._introduce(connection)
+        await self._whose_data(connection, mark)
+
+    async def _whose_data(self, connection: Connection, mark: str) -> Any:
+        await self._load(connection)
+        epoch = int.from_bytes(self._entropy(7), "big") >> 4 or 1
+        known = (connection.address, int(self._lossless), epoch, self.generation)
+        return await connection.ask("EVALSHA", self._scripts["greet"].sha, 0, 0, mark, *known)
+
+    async def _load(self, connection: Connection) -> None:
+        """What is missing. Whoever finds scripts missing makes all lines greet again, lest a call that found
+        none is overtaken by a later one that does."""
+        every = tuple(self._scripts.values())
+        there = await connection.ask("SCRIPT", "EXISTS", *[script.sha for script in every])
+        missing = [script for script, is_there in zip(every, there, strict=True) if not is_there]
+        if not missing:
+            return
+        # What cannot be queued shows when all of it is to be done.
+        connection.send(_ignored, "MULTI")
+        connection.send(_ignored, "DEL", "ig:lines")
+        for script in missing:
+            connection.send(_ignored, "SCRIPT", "LOAD", script.source)
+        for reply in await connection.ask("EXEC"):
+            if isinstance(reply, RedisError):
+                raise reply
+
+    # --------------------------------------------------------------------------------------------- its state
+
+    def _line_changed(self, up: bool, failure: Failure | None) -> None:
+        if failure is not None and self._refused(failure):
+            return
+        if up and not self._reads:
+            self._reads = True
+            self._reading.start()
+            self.subscription.start()
+        elif up:
+            self._reading.retry_now()
+            self.subscription.retry_now()
+        self._why = "" if failure is None else f"cannot be written to: {_text(failure)}"
+        self._tell()
+
+    def _hearing_changed(self, up: bool, failure: Failure | None) -> None:
+        if failure is None:
+            self._deaf = ""
+        elif self._refused(failure):
+            return
+        elif self.subscription.tries >= DEAF_TRIES:
+            self._deaf = f"cannot be listened to: {_text(failure)}"
+        self._tell()
+
+    def _lagging(self, lags: bool) -> None:
+        self._lags = lags
+        self._tell()
+
+    def _tell(self) -> None:
+        lags = "no replica had the last messages on its disk within a second" if self._lags else ""
+        why = self._why or self._deaf or lags
+        if self._told != (not why, why):
+            self._told = (not why, why)
+            self._changed(self, not why, why)
+
+    def _refused(self, failure: Failure) -> bool:
+        """A start ends with what waiting would not mend."""
+        starting, problem = self._starting, failure.value
+        if isinstance(problem, RedisError) and problem.code not in PASSING:
+            problem = StoreError(f"redis {self.name}: {problem}: mend its URL, or this user's rights there")
+        if starting is None or not isinstance(problem, StoreError):
+            return False
+        self._starting = None
+        self.stop()
+        starting.errback(problem)
+        return True
+
+    # ------------------------------------------------------------------------------------------ subscription
+
+    def _echo(self, number: int) -> bool:
+        if not self._line.is_up:
+            return False
+        self.call("echo", self._incarnation, number).addCallbacks(self._echoed, lambda failure: None)
+        return True
+
+    def _echoed(self, replid: bytes) -> None:
+        if replid != self._replid:
+            self._line.drop(ConnectionError("it was a replica in between"))
+
+    def _listening(self) -> None:
+        starting, self._starting = self._starting, None
+        self._renewed(self)
+        if starting is not None:
+            starting.callback(None)
+
+
+def _ignored(reply: Any) -> None:
+    pass
+
+
+def _text(failure: Failure) -> str:
+    return (str(failure.value) or type(failure.value).__name__).rstrip(".")

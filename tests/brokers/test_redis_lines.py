@@ -1,0 +1,587 @@
+"""Lines to a real redis-server: whatever becomes of it, calls run once, in order, and are answered."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from twisted.internet.defer import CancelledError
+from twisted.python.failure import Failure
+
+from imgateway.brokers.redis import primary as primary_module
+from imgateway.brokers.redis.connection import Connection, RedisError
+from imgateway.brokers.redis.scripts import compose, scripts
+from imgateway.errors import StoreError
+from tests.brokers.redis_desk import NOTE, RedisDesk, answered, note
+from tests.brokers.redis_server import Loop, RedisServer, free_port
+
+pytestmark = pytest.mark.server
+
+# Fails in its middle, as a wrong script does.
+WRONG = "redis.call('SET', 'half', 'done') return redis.call('INCR', 'notes')"
+COUNT = "return redis.call('LLEN', 'notes')"
+
+
+@pytest.fixture(autouse=True)
+def _scripts(monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = {"note": NOTE, "wrong": WRONG, "count": COUNT}
+    extra = {name: compose(name, text) for name, text in texts.items()}
+    monkeypatch.setattr(primary_module, "scripts", lambda: {**scripts(), **extra})
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Iterator[Callable[..., RedisServer]]:
+    made: list[RedisServer] = []
+
+    def make(*options: str, port: int = 0) -> RedisServer:
+        made.append(RedisServer(tmp_path / f"redis{len(made)}", *options, port=port))
+        return made[-1]
+
+    yield make
+    for server in made:
+        server.kill9()
+
+
+@pytest.fixture
+def server(make: Callable[..., RedisServer]) -> RedisServer:
+    return make()
+
+
+@pytest.fixture
+def loop() -> Iterator[Loop]:
+    loop = Loop()
+    yield loop
+    loop.close()
+
+
+@pytest.fixture
+def sit(loop: Loop) -> Iterator[Callable[..., RedisDesk]]:
+    made: list[RedisDesk] = []
+
+    def sit(*servers: RedisServer, **more: Any) -> RedisDesk:
+        made.append(RedisDesk(*servers, loop=loop, incarnation=f"n.{len(made) + 1}", **more))
+        return made[-1]
+
+    yield sit
+    for desk in made:
+        desk.stop()
+
+
+@pytest.fixture
+def desk(sit: Callable[..., RedisDesk], server: RedisServer) -> RedisDesk:
+    return sit(server).start()
+
+
+def noted(server: RedisServer) -> list[int]:
+    return [int(number) for number in server.cli("LRANGE", "notes", 0, -1)]
+
+
+# ----------------------------------------------------------------------------------------------- good weather
+
+
+def test_calls_run_in_order_and_are_answered_in_order(desk: RedisDesk, server: RedisServer) -> None:
+    order: list[int] = []
+    for number in range(300):
+        desk.primary.call("note", number).addCallback(order.append)
+    desk.settle()
+    assert order == list(range(1, 301))
+    assert noted(server) == list(range(300))
+
+
+def test_what_only_reads_has_a_line_of_its_own(desk: RedisDesk, server: RedisServer) -> None:
+    note(desk, range(3))
+    desk.settle()
+    assert desk.run(desk.primary.ask("count")) == 3
+    # Its line is not one that the others fence.
+    assert server.cli("HLEN", "ig:lines") == 1
+
+
+def test_a_wrong_script_fails_its_call_only(
+    desk: RedisDesk, server: RedisServer, flush_logged_errors: Any
+) -> None:
+    boxes = [desk.later(desk.primary.call(name, 1)) for name in ("note", "wrong", "note")]
+    first, second, third = answered(desk, boxes)
+    assert (first, third) == (1, 1)
+    assert second.check(RedisError)
+    assert "WRONGTYPE" in str(second.value)
+    assert desk.states == [(True, "")]
+    assert len(flush_logged_errors()) == 1
+
+
+def test_who_stops_tells_those_who_wait(desk: RedisDesk, server: RedisServer) -> None:
+    server.freeze()
+    (box,) = note(desk, range(1))
+    desk.stop()
+    assert box[0].check(CancelledError)
+    (late,) = note(desk, range(1))
+    assert late[0].check(CancelledError)
+    assert desk.run(desk.primary.idle()) is None
+
+
+def test_hints_are_heard_in_order_by_whom_they_are_for(
+    desk: RedisDesk, sit: Callable[..., RedisDesk], server: RedisServer
+) -> None:
+    other = sit(server).start()
+    said = [f"word {n}".encode() + b"\xff\x00" for n in range(50)]
+    for word in said:
+        desk.primary.call("tell", "n.2", word)
+    desk.settle()
+    other.settle()
+    assert other.items == [[b"c", word, b""] for word in said]
+    assert desk.items == []
+
+
+def test_a_hint_for_nobody_is_answered(desk: RedisDesk) -> None:
+    assert desk.run(desk.primary.call("tell", "n.9", "hello")) == 0
+    assert desk.run(desk.primary.call("tell", "n.1", "hello")) == 1
+
+
+def test_scripts_of_a_running_server_are_not_loaded_again(
+    desk: RedisDesk, sit: Callable[..., RedisDesk], server: RedisServer
+) -> None:
+    sit(server).start()
+    # The first line found its scripts missing; the second did not have to send the others greeting again.
+    assert len(server.cli("HKEYS", "ig:lines")) == 2
+    assert (server.cli("HGET", "ig:lines", "n.1")) == b"n.1.1"
+
+
+# ------------------------------------------------------------------------------------------------ bad weather
+
+
+def test_a_server_that_is_away_at_start_is_waited_for(
+    make: Callable[..., RedisServer], sit: Callable[..., RedisDesk]
+) -> None:
+    server = make()
+    server.stop()
+    desk = sit(server)
+    started = desk.later(desk.primaries.start())
+    boxes = note(desk, range(10))
+    desk.loop.until(lambda: desk.states)
+    assert desk.states[0][0] is False
+    assert "refused" in desk.states[0][1]
+    assert started == []
+    server.restart()
+    assert answered(desk, [started, *boxes]) == [None, *range(1, 11)]
+    assert desk.states[-1] == (True, "")
+
+
+@pytest.mark.parametrize("kills", [1, 4])
+def test_calls_in_flight_survive_kill_9(desk: RedisDesk, server: RedisServer, kills: int) -> None:
+    boxes: list[list[Any]] = []
+
+    def call(count: int) -> None:
+        boxes.extend(note(desk, range(len(boxes), len(boxes) + count)))
+
+    for _ in range(kills):
+        call(300)
+        # Some are done, and nobody hears of it; some the server never sees.
+        desk.loop.until(lambda: all(boxes))
+        desk.primary._line._connection.transport.pauseProducing()
+        call(100)
+        desk.loop.until(lambda: server.cli("LLEN", "notes") == len(boxes))
+        server.freeze()
+        call(100)
+        desk.loop.iterate(0)
+        assert not any(boxes[-200:])
+        server.kill9()
+        desk.primary._line.drop(ConnectionError("killed"))
+        server.restart()
+        assert answered(desk, boxes) == list(range(1, len(boxes) + 1))
+    assert noted(server) == list(range(kills * 500))
+    # It came back with its own disk: nothing is lost, so nobody is told of a gap.
+    assert len({desk.primary.generation, int(server.cli("HGET", "ig:primary", "n"))}) == 1
+    assert not any("other data" in why for _, why in desk.states)
+
+
+def test_half_a_minute_away_loses_nothing(desk: RedisDesk, server: RedisServer) -> None:
+    before = desk.primary.generation
+    boxes = note(desk, range(500))
+    server.kill9()
+    for second in range(30):
+        boxes += note(desk, range(500 + second, 501 + second))
+        desk.pass_time(1)
+    server.restart()
+    assert answered(desk, boxes) == list(range(1, 531))
+    assert noted(server) == list(range(530))
+    assert desk.primary.generation == before
+
+
+def test_a_server_that_hangs_is_left_and_found_again(desk: RedisDesk, server: RedisServer) -> None:
+    server.freeze()
+    boxes = note(desk, range(20))
+    for _ in range(14):
+        desk.pass_time(1)
+    assert (False, "cannot be written to: no answer within 10 s") in desk.states
+    boxes += note(desk, range(20, 40))
+    server.thaw()
+    # The calls that it still had from the old connection ran as well, and count once.
+    assert answered(desk, boxes) == list(range(1, 41))
+    assert noted(server) == list(range(40))
+
+
+def test_scripts_that_are_flushed_are_loaded_again(
+    desk: RedisDesk, sit: Callable[..., RedisDesk], server: RedisServer
+) -> None:
+    other = sit(server).start()
+    boxes = []
+    for part in range(0, 2000, 100):
+        boxes += note(desk, range(part, part + 100))
+        other.later(other.primary.call("tell", "n.1", "hello"))
+        if part % 500 == 0:
+            server.cli("SCRIPT", "FLUSH")
+        desk.loop.iterate(0)
+    assert answered(desk, boxes) == list(range(1, 2001))
+    assert noted(server) == list(range(2000))
+    # A moment that mends itself is no news for the operator.
+    assert desk.states == [(True, "")]
+
+
+def test_out_of_memory_waits_and_nothing_overtakes(desk: RedisDesk, server: RedisServer) -> None:
+    boxes = note(desk, range(50))
+    desk.settle()
+    used = int(server.info("memory")["used_memory"])
+    for part in range(50, 1050, 50):
+        boxes += note(desk, range(part, part + 50))
+        # It changes its mind in the middle of them.
+        desk.loop.iterate(0)
+        server.cli("CONFIG", "SET", "maxmemory", 1_000_000 if part % 100 else used * 10)
+        desk.loop.iterate(0.01)
+    desk.loop.until(lambda: any("OOM" in why for _, why in desk.states))
+    assert not all(boxes)
+    server.cli("CONFIG", "SET", "maxmemory", 0)
+    assert answered(desk, boxes) == list(range(1, 1051))
+    assert noted(server) == list(range(1050))
+
+
+def test_a_server_that_is_loading_is_waited_for(desk: RedisDesk, server: RedisServer) -> None:
+    for number in range(400):
+        server.cli("SET", f"ballast{number}", b"x" * 4096)
+    server.cli("BGREWRITEAOF")
+    desk.loop.until(lambda: server.info("persistence")["aof_rewrite_in_progress"] == "0")
+    boxes = note(desk, range(5))
+    desk.settle()
+    server.options += ("--key-load-delay", "2000", "--loading-process-events-interval-bytes", "4096")
+    server.kill9()
+    boxes += note(desk, range(5, 10))
+    server.restart(loaded=False)
+    desk.loop.until(lambda: any("LOADING" in why for _, why in desk.states))
+    assert answered(desk, boxes) == list(range(1, 11))
+
+
+def test_a_primary_that_was_demoted_is_waited_for(
+    desk: RedisDesk, server: RedisServer, make: Callable[..., RedisServer]
+) -> None:
+    boxes = note(desk, range(5))
+    desk.settle()
+    before = (desk.primary.generation, desk.primary.epoch)
+    server.replica_of(make())
+    boxes = note(desk, range(100, 110))
+    desk.loop.until(lambda: any("READONLY" in why for _, why in desk.states))
+    assert not any(boxes)
+    server.promote()
+    assert answered(desk, boxes) == list(range(1, 11))
+    # It took over the other's empty data: no generation or epoch of before comes again.
+    assert desk.primary.generation > before[0]
+    assert desk.primary.epoch != before[1]
+
+
+def test_a_demotion_is_noticed_without_a_write(
+    desk: RedisDesk, server: RedisServer, make: Callable[..., RedisServer]
+) -> None:
+    before = desk.primary.generation
+    server.replica_of(make())
+    desk.pass_time(1)
+    desk.loop.until(lambda: any("READONLY" in why for _, why in desk.states))
+    server.promote()
+    desk.settle()
+    assert desk.primary.generation > before
+
+
+def test_one_that_was_a_replica_for_a_moment_is_greeted_again(
+    desk: RedisDesk, server: RedisServer, make: Callable[..., RedisServer]
+) -> None:
+    epoch = desk.primary.epoch
+    server.replica_of(make())
+    server.promote()
+    desk.pass_time(1)
+    desk.loop.until(lambda: desk.primary.epoch != epoch)
+    desk.settle()
+    assert len(desk.renewals) >= 2
+
+
+def test_an_emptied_server_is_another(desk: RedisDesk, server: RedisServer) -> None:
+    before = (desk.primary.generation, desk.primary.epoch)
+    note(desk, range(5))
+    desk.settle()
+    server.cli("FLUSHALL")
+    (box,) = note(desk, range(9, 10))
+    assert answered(desk, [box]) == [1]
+    assert desk.primary.generation > before[0]
+    assert desk.primary.epoch != before[1]
+
+
+def test_a_promoted_replica_that_misses_the_last_writes_is_told_apart(
+    desk: RedisDesk, server: RedisServer, make: Callable[..., RedisServer]
+) -> None:
+    generation, epoch = desk.primary.generation, desk.primary.epoch
+    replica = make()
+    replica.replica_of(server)
+    answered(desk, note(desk, range(10)))
+    replica.synced(server)
+    replica.freeze()
+    server.cli("CLIENT", "KILL", "TYPE", "replica")
+    assert answered(desk, note(desk, range(10, 20))) == list(range(11, 21))
+    server.kill9()
+    replica.thaw()
+    replica.promote()
+    # It takes over the address, as behind a virtual IP.
+    replica.cli("CONFIG", "SET", "port", server.port)
+    replica.port = server.port
+    (box,) = note(desk, range(20, 21))
+    assert answered(desk, [box]) == [11]
+    assert (desk.primary.generation, desk.primary.epoch) == (generation + 1, epoch)
+    desk.settle()
+    assert len(desk.renewals) >= 2
+
+
+# ---------------------------------------------------------------------------------------------- subscriptions
+
+
+def test_a_subscription_lost_alone_is_renewed(desk: RedisDesk, server: RedisServer) -> None:
+    assert len(desk.renewals) == 1
+    assert server.cli("CLIENT", "KILL", "TYPE", "pubsub") == 1
+    desk.loop.until(lambda: len(desk.renewals) == 2)
+    desk.run(desk.primary.call("tell", "n.1", "hello"))
+    desk.settle()
+    assert desk.items == [[b"c", b"hello", b""]]
+    assert desk.states == [(True, "")]
+
+
+def test_a_half_open_subscription_is_renewed(desk: RedisDesk) -> None:
+    connection = desk.primary.subscription._connection
+    connection.transport.pauseProducing()  # what the server says is lost on its way
+    for _ in range(3):
+        desk.pass_time(1)
+    assert len(desk.renewals) == 1
+    for _ in range(2):
+        desk.pass_time(1)
+    desk.loop.until(lambda: len(desk.renewals) == 2)
+    desk.settle()
+
+
+def test_a_subscription_that_is_heard_stays(desk: RedisDesk) -> None:
+    for _ in range(10):
+        desk.pass_time(1)
+        desk.settle()
+    assert len(desk.renewals) == 1
+
+
+def test_a_subscription_that_may_not_listen_is_tried_again(server: RedisServer, desk: RedisDesk) -> None:
+    server.cli("ACL", "SETUSER", "default", "-subscribe")
+    server.cli("CLIENT", "KILL", "TYPE", "pubsub")
+    desk.loop.until(lambda: len(desk.states) == 2)
+    up, why = desk.states[1]
+    assert (up, why[:40]) == (False, "cannot be listened to: NOPERM this user ")
+    server.cli("ACL", "SETUSER", "default", "+subscribe")
+    desk.settle()
+    assert len(desk.renewals) == 2
+    assert desk.states[2:] == [(True, "")]
+
+
+def test_who_may_not_listen_at_all_does_not_start(server: RedisServer, sit: Callable[..., RedisDesk]) -> None:
+    server.cli("ACL", "SETUSER", "default", "-subscribe")
+    with pytest.raises(StoreError, match=r"NOPERM .* 'subscribe'"):
+        sit(server).start()
+
+
+# -------------------------------------------------------------------------------------------- several of them
+
+
+def test_what_belongs_together_is_together(
+    make: Callable[..., RedisServer], sit: Callable[..., RedisDesk]
+) -> None:
+    desk = sit(make(), make(), rings=(make("--appendonly", "no"),)).start()
+    primaries = desk.primaries
+    assert [primary.index for primary in primaries.all()] == [0, 1, 2]
+    found = {primaries.of(f"user{n}")[0].index for n in range(50)}
+    assert found == {0, 1}
+    assert {primaries.rings_of(f"room:{n}")[0].index for n in range(50)} == {2}
+    assert primaries.of("bob") == primaries.of("bob")
+    assert 0 <= primaries.of("bob")[1] < 1024
+    assert (primaries.each(), primaries.each_ring()) == (primaries.all()[:2], primaries.all()[2:])
+
+
+def test_without_ring_primaries_rings_are_with_the_logs(desk: RedisDesk) -> None:
+    assert desk.primaries.each_ring() == desk.primaries.each()
+
+
+def test_one_that_will_not_do_ends_the_start_of_all(
+    make: Callable[..., RedisServer], sit: Callable[..., RedisDesk], loop: Loop
+) -> None:
+    desk = sit(make(), make("--appendonly", "no"))
+    with pytest.raises(StoreError, match="CONFIG SET appendonly yes appendfsync always"):
+        desk.start()
+    loop.spin(0.05)
+    assert not any(primary.is_up for primary in desk.primaries.all())
+
+
+# ----------------------------------------------------------------------------------------------- start checks
+
+ALWAYS = ("--appendonly", "yes", "--appendfsync", "always")
+
+
+@pytest.mark.parametrize(
+    ("options", "mends"),
+    [
+        (("--appendonly", "no"), ("appendonly", "yes", "appendfsync", "always")),
+        (
+            ("--appendonly", "yes", "--appendfsync", "everysec"),
+            ("appendonly", "yes", "appendfsync", "always"),
+        ),
+        ((*ALWAYS, "--maxmemory-policy", "allkeys-lru"), ("maxmemory-policy", "noeviction")),
+    ],
+    ids=["no disk", "everysec", "evicts"],
+)
+def test_a_server_that_may_lose_something_is_refused_with_what_mends_it(
+    make: Callable[..., RedisServer],
+    sit: Callable[..., RedisDesk],
+    options: tuple[str, ...],
+    mends: tuple[str, ...],
+) -> None:
+    server = make(*options)
+    with pytest.raises(StoreError) as problem:
+        sit(server).start()
+    text = str(problem.value)
+    assert f"CONFIG SET {' '.join(mends)}, " in text
+    assert f"127.0.0.1:{server.port}" in text
+    assert "\n" not in text
+    sit(server, unsafe=True).start()
+    server.cli("CONFIG", "SET", *mends)
+    sit(server).start()
+
+
+def test_rings_need_no_disk_but_their_keys(
+    make: Callable[..., RedisServer], sit: Callable[..., RedisDesk], server: RedisServer
+) -> None:
+    rings = make("--appendonly", "no")
+    sit(server, rings=(rings,)).start()
+    rings.cli("CONFIG", "SET", "maxmemory-policy", "volatile-ttl")
+    with pytest.raises(StoreError, match="noeviction"):
+        sit(server, rings=(rings,)).start()
+
+
+def test_without_a_sure_disk_a_restart_is_other_data(
+    make: Callable[..., RedisServer], sit: Callable[..., RedisDesk]
+) -> None:
+    server = make("--appendonly", "yes", "--appendfsync", "everysec")
+    desk = sit(server, unsafe=True).start()
+    before = desk.primary.generation
+    server.restart()
+    desk.loop.until(lambda: desk.primary.generation > before)
+
+
+def test_replicas_are_not_asked_of_an_old_server(server: RedisServer, sit: Callable[..., RedisDesk]) -> None:
+    version = server.info("server")["redis_version"]
+    assert version.startswith(("6.", "7.0")), "a newer server: let the test of WAITAOF run on it"
+    with pytest.raises(StoreError, match=rf"7\.2 .* {version}: .*redis.ack = \"local\""):
+        sit(server, to_replica=True, unsafe=True).start()
+
+
+def test_a_server_that_does_not_say_how_it_is_set(server: RedisServer, sit: Callable[..., RedisDesk]) -> None:
+    server.cli("ACL", "SETUSER", "default", "-config")
+    with pytest.raises(StoreError, match=r"redis\.unsafe"):
+        sit(server).start()
+    sit(server, unsafe=True).start()
+
+
+def test_a_wrong_password_is_told_at_once(
+    make: Callable[..., RedisServer], sit: Callable[..., RedisDesk]
+) -> None:
+    server = make("--requirepass", "s3cret", *ALWAYS)
+    for password, code in (("", "NOAUTH"), ("guess", "WRONGPASS")):
+        with pytest.raises(StoreError, match=code):
+            sit(server, password=password).start()
+    desk = sit(server, password="s3cret").start()
+    assert desk.run(desk.primary.call("note", 1)) == 1
+
+
+def test_a_password_that_changes_later_is_waited_for(desk: RedisDesk, server: RedisServer) -> None:
+    server.cli("CONFIG", "SET", "requirepass", "s3cret")
+    desk.primary._line.drop(ConnectionError("test"))
+    desk.loop.until(lambda: any("NOAUTH" in why for _, why in desk.states))
+    desk.primary._password = "s3cret"
+    desk.loop.until(lambda: desk.primary.is_up)
+
+
+def test_a_database_beside_others(server: RedisServer, sit: Callable[..., RedisDesk]) -> None:
+    desk = sit(server, path="/3").start()
+    assert desk.run(desk.primary.call("note", 1)) == 1
+    assert server.cli("EXISTS", "notes") == 0
+
+
+def test_a_port_without_redis_is_tried_until_stopped(loop: Loop, sit: Callable[..., RedisDesk]) -> None:
+    class Nobody:
+        url = f"redis://127.0.0.1:{free_port()}"
+
+    desk = sit(Nobody())
+    started = desk.later(desk.primaries.start())
+    desk.loop.until(lambda: desk.states)
+    desk.stop()
+    assert started[0].check(CancelledError) or started[0]
+
+
+# ------------------------------------------------------------------------------------------------ connections
+
+
+class Wire:
+    """A transport that remembers."""
+
+    def __init__(self) -> None:
+        self.sent = b""
+        self.aborted = False
+
+    def write(self, data: bytes) -> None:
+        self.sent += data
+
+    def abortConnection(self) -> None:
+        self.aborted = True
+
+
+@pytest.fixture
+def connection() -> Connection:
+    connection = Connection()
+    connection.makeConnection(Wire())  # type: ignore[arg-type]
+    return connection
+
+
+@pytest.mark.parametrize("data", [b"garbage\r\n", b"+a reply to nothing\r\n"])
+def test_what_is_no_answer_ends_a_connection(connection: Connection, data: bytes) -> None:
+    lost: list[Failure] = []
+    connection.lost = lost.append
+    connection.dataReceived(data)
+    assert connection.transport.aborted
+    assert lost[0].check(RedisError)
+    connection.connectionLost()
+    connection.abort()
+    assert len(lost) == 1, "it is told once"
+
+
+def test_who_asked_is_told_that_the_connection_is_lost(connection: Connection) -> None:
+    answers: list[Any] = []
+    connection.ask("GET", "a").addBoth(answers.append)
+    connection.ask("GET", b"b").addBoth(answers.append)
+    assert connection.transport.sent == b"*2\r\n$3\r\nGET\r\n$1\r\na\r\n*2\r\n$3\r\nGET\r\n$1\r\nb\r\n"
+    connection.dataReceived(b"+one\r\n")
+    connection.abort(TimeoutError("test"))
+    assert answers[0] == b"one"
+    assert answers[1].check(TimeoutError)
+
+
+def test_nothing_is_answered_after_the_end(connection: Connection) -> None:
+    answers: list[Any] = []
+    connection.send(lambda reply: (answers.append(reply), connection.abort()), "A")
+    connection.send(answers.append, "B")
+    connection.dataReceived(b":1\r\n:2\r\n")
+    assert answers == [1]

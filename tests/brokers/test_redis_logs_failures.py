@@ -1,0 +1,288 @@
+"""Durable logs while Redis dies, comes back, or is replaced: what was acknowledged is there, once, in order,
+and what was lost is told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+
+from imgateway.frames import OutcomeCode
+from tests.brokers.redis_logs import LogsDesk, Reader, log
+from tests.brokers.redis_server import Loop, RedisServer
+
+pytestmark = pytest.mark.server
+
+OK, DUPLICATE = OutcomeCode.OK, OutcomeCode.DUPLICATE
+JUMP = 1 << 20
+
+
+@pytest.fixture
+def servers(tmp_path: Path) -> Iterator[Callable[[], RedisServer]]:
+    made: list[RedisServer] = []
+
+    def make() -> RedisServer:
+        made.append(RedisServer(tmp_path / f"redis{len(made)}"))
+        return made[-1]
+
+    yield make
+    for server in made:
+        server.kill9()
+
+
+@pytest.fixture
+def server(servers: Callable[[], RedisServer]) -> RedisServer:
+    return servers()
+
+
+@pytest.fixture
+def desks(server: RedisServer) -> Iterator[Callable[..., LogsDesk]]:
+    loop, made = Loop(), []
+
+    def make(**more: Any) -> LogsDesk:
+        made.append(LogsDesk(server, loop=loop, incarnation=f"n.{len(made) + 1}", **more).start())
+        return made[-1]
+
+    yield make
+    for desk in made:
+        desk.stop()
+    loop.close()
+
+
+def fail_over(server: RedisServer, replica: RedisServer) -> None:
+    """The primary dies, and the replica takes its place and its address, with what it has."""
+    server.kill9()
+    replica.promote()
+    replica.cli("CONFIG", "SET", "port", server.port)
+    replica.port = server.port
+
+
+# ------------------------------------------------------------------------------------------- kill -9 of Redis
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_killed_between_and_during_calls(
+    desks: Callable[..., LogsDesk], server: RedisServer, seed: int
+) -> None:
+    """Acknowledged is on disk; sent again by the node it is there once; the order is that of the calls."""
+    random = Random(seed)
+    desk, other = desks(), desks()
+    texts = ["user:bob", "user:carol", "topic:news"]
+    readers = [Reader(other, text) for text in texts]
+    boxes: dict[str, list[list[Any]]] = {text: [] for text in texts}
+    for _ in range(3):
+        for _ in range(random.randrange(1, 8)):
+            for _ in range(random.randrange(1, 120)):
+                text = random.choice(texts)
+                n = len(boxes[text])
+                body = bytes(random.choice((5, 5, 3000)))
+                boxes[text].append(desk.publish(text, msg_id=str(n), body=body))
+            for _ in range(random.randrange(3)):
+                desk.loop.iterate(0.001)
+        before = {text: [box[0][0] for box in found if box] for text, found in boxes.items()}
+        server.kill9()
+        desk.loop.spin(random.random() / 50)
+        server.restart()
+        for text, answered in before.items():
+            # In Redis itself: nobody has sent anything again yet.
+            for box in answered:
+                assert box.code == OK
+            place = desk.logs._place(log(text))
+            length = server.cli("LLEN", f"ig:{{{place[1]}}}:l:{text}")
+            assert length >= len(answered)
+    desk.answered(*[box for found in boxes.values() for box in found])
+    for text, reader in zip(texts, readers, strict=True):
+        count = len(boxes[text])
+        assert [box[0][0][::2] for box in boxes[text]] == [(OK, n + 1) for n in range(count)]
+        assert desk.ids(text) == [str(n) for n in range(count)]
+        reader.go_on()
+        reader.read()
+        assert reader.shown == [(n + 1, str(n)) for n in range(count)]
+        assert reader.gaps == []
+    # And whoever does not know whether it was taken finds out, wherever it asks.
+    again = [other.publish("user:bob", msg_id=str(n)) for n in range(len(boxes["user:bob"]))]
+    other.answered(*again)
+    assert [box[0][0][::2] for box in again] == [(DUPLICATE, n + 1) for n in range(len(again))]
+
+
+def test_away_for_long(desks: Callable[..., LogsDesk], server: RedisServer) -> None:
+    """What comes meanwhile waits, in order, and so do reads."""
+    desk, other = desks(), desks()
+    reader = Reader(other, "user:bob")
+    server.freeze()
+    boxes = [desk.publish("user:bob", msg_id=str(n)) for n in range(30)]
+    desk.loop.spin(0.05)
+    assert not any(boxes)
+    server.kill9()
+    boxes += [desk.publish("user:bob", msg_id=str(n)) for n in range(20, 60)]
+    reading = desk.later(desk.logs.read(log("user:bob"), 0, 10, 1000))
+    watching = desk.later(desk.logs.watch(log("user:bob")))
+    desk.loop.spin(0.05)
+    assert not any((*boxes, reading, watching))
+    server.restart()
+    desk.answered(reading, watching, *boxes)
+    assert [box[0][0].seq for box in boxes] == [*range(1, 31), *range(21, 61)]
+    reader.go_on()
+    reader.read()
+    assert [name for _, name in reader.shown] == [str(n) for n in range(60)]
+
+
+def test_a_lost_subscription_loses_nothing(desks: Callable[..., LogsDesk], server: RedisServer) -> None:
+    """What was published meanwhile is found when it is watched again; nobody needs to send anything more."""
+    desk, other = desks(), desks()
+    texts = [f"user:u{n}" for n in range(700)]
+    boxes = [other.later(other.logs.watch(log(text))) for text in texts]
+    other.answered(*boxes)
+    desk.send(*texts[:30], msg_id="0")
+    other.settle()
+    other.listener.events.clear()
+    subscription = other.primary.subscription
+    subscription.drop(ConnectionError("lost"))
+    desk.answered(*[desk.publish(*texts[n : n + 50], msg_id="1") for n in range(0, 100, 50)])
+    assert other.listener.named("arrived", "moved") == []
+    # Nobody listened: they are forgotten, and told as watched by nobody.
+    assert len(desk.listener.named("unattended")) >= 100
+    other.settle()
+    other.loop.spin(0.05)
+    other.settle()
+    moved = {values[0]: values[2] for values in other.listener.named("moved")}
+    assert moved == {log(text): 2 if n < 30 else 1 for n, text in enumerate(texts[:100])}
+    desk.send("user:u699", "user:u3", msg_id="2")
+    other.settle()
+    assert other.told("user:u699") == [(0, 1, ["2"])]
+    assert other.told("user:u3")[-1] == (2, 3, ["2"])
+
+
+def test_lost_again_while_it_is_watched_again(desks: Callable[..., LogsDesk]) -> None:
+    desk, other = desks(), desks()
+    texts = [f"user:u{n}" for n in range(1_500)]
+    other.answered(*[other.later(other.logs.watch(log(text))) for text in texts])
+    other.primary.subscription.drop(ConnectionError("lost"))
+    desk.answered(*[desk.publish(text, msg_id="1") for text in texts[::100]])
+    other.logs.renewed(other.primary)
+    other.logs.renewed(other.primary)
+    other.settle()
+    other.loop.until(lambda: len({values[0] for values in other.listener.named("moved")}) == 15)
+    assert len(other.listener.named("moved")) == 15
+
+
+# --------------------------------------------------------------------------------------------------- failover
+
+
+def test_a_promoted_replica_that_misses_the_last_writes(
+    desks: Callable[..., LogsDesk], servers: Callable[[], RedisServer], server: RedisServer
+) -> None:
+    """No new message has the seq of one that was lost, and whoever may have missed one is told of a gap."""
+    desk, other = desks(), desks()
+    replica = servers()
+    for n in range(5):
+        desk.send("user:bob", "user:carol", msg_id=str(n))
+    reader = Reader(other, "user:bob")
+    reader.read()
+    late = Reader(other, "user:bob")  # has seen nothing yet
+    replica.replica_of(server)
+    replica.cli("REPLICAOF", "127.0.0.1", 1)  # cut off
+    for n in range(5, 9):
+        assert desk.send("user:bob", msg_id=str(n))[0].seq == n + 1
+    lost = desk.send("user:dan", "topic:new", msg_id="0")
+    assert [one[::2] for one in lost] == [(OK, 1)] * 2
+    reader.go_on()
+    assert [seq for seq, _ in reader.shown] == list(range(1, 10))
+    fail_over(server, replica)
+    desk.settle()
+    other.settle()
+    again = desk.send("user:bob", msg_id="9")[0]
+    assert (again.code, again.seq) == (OK, JUMP + 6)
+    assert desk.send("user:bob", msg_id="9")[0] == (DUPLICATE, *again[1:])
+    assert desk.send("user:bob", msg_id="7")[0].code == OK  # its sender never gave up
+    assert desk.send("user:carol", msg_id="4")[0][::2] == (DUPLICATE, 5)
+    reader.go_on()
+    late.go_on()
+    assert reader.shown[-2:] == [(JUMP + 6, "9"), (JUMP + 7, "7")]
+    assert [seq for seq, _ in reader.shown] == sorted({seq for seq, _ in reader.shown})
+    assert [after for after, _ in reader.gaps] == [9]
+    assert [seq for seq, _ in late.shown] == [1, 2, 3, 4, 5, JUMP + 6, JUMP + 7]
+    ((after, upto),) = late.gaps
+    assert after <= 5 < JUMP <= upto
+    # Of what was lost with all of its log, too.
+    assert desk.watch("user:dan")[1:] == (JUMP + 1, JUMP)
+    assert desk.read("user:dan").gap is True
+    assert desk.send("user:dan", msg_id="1")[0].seq == JUMP + 1
+    # What is read up to the jump is whole.
+    batch = desk.read("user:carol", 0, 3)
+    assert (batch.upto, batch.gap) == (3, False)
+    assert desk.read("user:carol", 3).gap is True
+    assert desk.read("user:carol", JUMP + 5).gap is False
+
+
+def test_a_log_that_begins_long_after_a_failover_has_no_gap(
+    desks: Callable[..., LogsDesk], servers: Callable[[], RedisServer], server: RedisServer
+) -> None:
+    desk = desks()
+    replica = servers()
+    desk.send("user:bob", msg_id="0")
+    replica.replica_of(server)
+    fail_over(server, replica)
+    desk.settle()
+    desk.pass_time(604_801)
+    assert desk.send("user:new", msg_id="1")[0].seq == JUMP + 1
+    assert desk.read("user:new").gap is False
+    assert desk.watch("user:new").first == JUMP + 1
+
+
+def test_failover_and_back(
+    desks: Callable[..., LogsDesk], servers: Callable[[], RedisServer], server: RedisServer
+) -> None:
+    """Each time the head jumps on, also of a log that only the one in between had."""
+    desk = desks()
+    first, second = server, servers()
+    desk.send("user:bob", msg_id="0")
+    second.replica_of(first)
+    fail_over(first, second)
+    desk.settle()
+    assert desk.send("user:bob", msg_id="1")[0].seq == JUMP + 2
+    third = servers()
+    third.replica_of(second)
+    third.cli("REPLICAOF", "127.0.0.1", 1)
+    assert desk.send("user:bob", "user:dan", msg_id="2")[1].seq == JUMP + 1
+    fail_over(second, third)
+    desk.settle()
+    assert desk.send("user:bob", "user:dan", msg_id="3")[0].seq == 2 * JUMP + 3
+    assert [entry.seq for entry in desk.read("user:dan").entries] == [2 * JUMP + 1]
+    batch = desk.read("user:bob")
+    assert ([entry.seq for entry in batch.entries], batch.gap) == ([1, JUMP + 2, 2 * JUMP + 3], True)
+    # Acknowledged by everybody, the jumps go with what was before them.
+    assert desk.read("user:bob", 2 * JUMP + 2).gap is False
+
+
+def test_the_same_primary_comes_back_without_a_jump(
+    desks: Callable[..., LogsDesk], server: RedisServer
+) -> None:
+    desk = desks()
+    desk.send("user:bob", msg_id="0")
+    for n in range(1, 3):
+        server.kill9()
+        server.restart()
+        assert desk.send("user:bob", msg_id=str(n))[0].seq == n + 1
+    assert desk.read("user:bob").gap is False
+
+
+def test_an_empty_primary_has_another_epoch(desks: Callable[..., LogsDesk], server: RedisServer) -> None:
+    desk = desks()
+    before = desk.send("user:bob", msg_id="0")[0]
+    assert desk.watch("user:bob").head == 1
+    server.kill9()
+    for file in server.folder.rglob("*.aof*"):
+        if file.is_file():
+            file.unlink()
+    server.restart()
+    desk.settle()
+    desk.loop.until(lambda: desk.listener.named("moved"))
+    ((where, epoch, head),) = desk.listener.named("moved")
+    assert (where, head) == (log("user:bob"), 0)
+    assert epoch not in (0, before.epoch)
+    after = desk.send("user:bob", msg_id="0")[0]
+    assert after == (OK, epoch, 1)

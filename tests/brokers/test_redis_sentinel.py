@@ -1,0 +1,132 @@
+"""A primary behind a real Sentinel, and one behind TLS."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from imgateway.brokers.redis import primary as primary_module
+from imgateway.brokers.redis.scripts import compose, scripts
+from tests.brokers.redis_desk import NOTE, RedisDesk, answered, note
+from tests.brokers.redis_server import RedisServer, free_port
+from tests.certificate import write_certificate
+
+pytestmark = pytest.mark.server
+
+
+class Sentinel(RedisServer):
+    """Watches over `primary` under the name mymaster, alone, and does not wait long."""
+
+    program = "redis-sentinel"
+
+    def __init__(self, folder: Path, primary: RedisServer) -> None:
+        self._primary = primary
+        super().__init__(folder, "unused")
+
+    def command(self) -> list[str]:
+        config = self.folder / "sentinel.conf"
+        config.write_text(
+            f"port {self.port}\nbind 127.0.0.1\ndir {self.folder}\nlogfile {self.folder / 'redis.log'}\n"
+            f"sentinel monitor mymaster 127.0.0.1 {self._primary.port} 1\n"
+            "sentinel down-after-milliseconds mymaster 300\nsentinel failover-timeout mymaster 1000\n"
+        )
+        return [self.program, str(config)]
+
+
+class Nobody:
+    def __init__(self, url: str) -> None:
+        self.url = url
+
+
+@pytest.fixture(autouse=True)
+def _scripts(monkeypatch: pytest.MonkeyPatch) -> None:
+    extra = {"note": compose("note", NOTE)}
+    monkeypatch.setattr(primary_module, "scripts", lambda: {**scripts(), **extra})
+
+
+@pytest.fixture
+def servers(tmp_path: Path) -> Iterator[tuple[RedisServer, RedisServer, Sentinel]]:
+    primary, replica = RedisServer(tmp_path / "one"), RedisServer(tmp_path / "two")
+    replica.replica_of(primary)
+    sentinel = Sentinel(tmp_path / "sentinel", primary)
+    yield primary, replica, sentinel
+    for server in (sentinel, primary, replica):
+        server.kill9()
+
+
+def test_a_failover_is_followed(servers: tuple[RedisServer, RedisServer, Sentinel]) -> None:
+    primary, replica, sentinel = servers
+    end = time.monotonic() + 10
+    while not sentinel.cli("SENTINEL", "REPLICAS", "mymaster"):
+        assert time.monotonic() < end, "the Sentinel does not find the replica"
+        time.sleep(0.02)
+    away = free_port()
+    url = f"redis+sentinel://127.0.0.1:{away},127.0.0.1:{sentinel.port}/mymaster"
+    desk = RedisDesk(Nobody(url)).start()  # type: ignore[arg-type]
+    assert desk.primary.name == "mymaster"
+    boxes = note(desk, range(100))
+    assert answered(desk, boxes) == list(range(1, 101))
+    generation, epoch = desk.primary.generation, desk.primary.epoch
+    replica.synced(primary)
+    boxes = note(desk, range(100, 200))
+    primary.kill9()
+    boxes += note(desk, range(200, 300))
+    desk.loop.until(lambda: all(boxes), 20.0)
+    # Each was answered once, in order; what only the old primary had it does not have.
+    places = [box[0] for box in boxes]
+    assert places == sorted(places)
+    assert replica.cli("LRANGE", "notes", 0, 99) == [b"%d" % n for n in range(100)]
+    assert replica.cli("LRANGE", "notes", -100, -1) == [b"%d" % n for n in range(200, 300)]
+    assert (desk.primary.generation, desk.primary.epoch) == (generation + 1, epoch)
+    desk.settle()
+    assert len(desk.renewals) >= 2
+    desk.stop()
+
+
+def test_sentinels_that_know_nothing_are_named(servers: Any) -> None:
+    _, _, sentinel = servers
+    desk = RedisDesk(Nobody(f"redis+sentinel://127.0.0.1:{sentinel.port}/other"))  # type: ignore[arg-type]
+    started = desk.later(desk.primaries.start())
+    desk.loop.until(lambda: any("NOSENTINEL" in why for _, why in desk.states))
+    assert f"127.0.0.1:{sentinel.port} knows no primary of that name" in desk.states[0][1]
+    sentinel.freeze()
+    desk.loop.until(lambda: any("no answer within 3 s" in why for _, why in desk.states))
+    assert started == []
+    desk.stop()
+    sentinel.thaw()
+
+
+def test_over_tls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_certificate(tmp_path)
+    certificate = str(tmp_path / "cert.pem")
+    monkeypatch.setenv("SSL_CERT_FILE", certificate)
+    port = free_port()
+    tls = ("--tls-port", str(port), "--tls-cert-file", certificate, "--tls-auth-clients", "no")
+    tls += ("--tls-key-file", str(tmp_path / "key.pem"), "--tls-ca-cert-file", certificate)
+    server = RedisServer(tmp_path / "redis", "--appendonly", "yes", "--appendfsync", "always", *tls)
+    desk = RedisDesk(Nobody(f"rediss://127.0.0.1:{port}"))  # type: ignore[arg-type]
+    monkeypatch.setattr("twisted.protocols.tls._get_default_clock", lambda: desk.loop)
+    desk.start()
+    assert desk.run(desk.primary.call("note", 1)) == 1
+    desk.stop()
+    server.kill9()
+
+
+def test_a_certificate_that_nobody_trusts_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_certificate(tmp_path)
+    certificate, port = str(tmp_path / "cert.pem"), free_port()
+    tls = ("--tls-port", str(port), "--tls-cert-file", certificate, "--tls-auth-clients", "no")
+    tls += ("--tls-key-file", str(tmp_path / "key.pem"), "--tls-ca-cert-file", certificate)
+    server = RedisServer(tmp_path / "redis", "--appendonly", "yes", "--appendfsync", "always", *tls)
+    desk = RedisDesk(Nobody(f"rediss://127.0.0.1:{port}"))  # type: ignore[arg-type]
+    monkeypatch.setattr("twisted.protocols.tls._get_default_clock", lambda: desk.loop)
+    started = desk.later(desk.primaries.start())
+    desk.loop.until(lambda: desk.states)
+    assert "certificate verify failed" in desk.states[0][1]
+    assert started == []
+    desk.stop()
+    server.kill9()
