@@ -321,6 +321,7 @@ def test_who_stops_writes_what_waits(sit: Callable[..., BrokerDesk], server: Red
 def test_a_broker_that_never_started_stops(server: RedisServer, loop: Loop) -> None:
     desk = BrokerDesk(server, loop=loop)
     desk.broker.measure(Counters())
+    assert loop.run(desk.broker.tell("n.1", b"")) is False
     assert loop.run(desk.broker.stop()) is None
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +58,22 @@ def servers(tmp_path: Path) -> Iterator[tuple[RedisServer, RedisServer, Sentinel
         server.kill9()
 
 
-def test_a_failover_is_followed(servers: tuple[RedisServer, RedisServer, Sentinel]) -> None:
+@pytest.fixture
+def sit() -> Iterator[Callable[[str], RedisDesk]]:
+    made: list[RedisDesk] = []
+
+    def sit(url: str) -> RedisDesk:
+        made.append(RedisDesk(Nobody(url)))  # type: ignore[arg-type]
+        return made[-1]
+
+    yield sit
+    for desk in made:
+        desk.stop()
+
+
+def test_a_failover_is_followed(
+    servers: tuple[RedisServer, RedisServer, Sentinel], sit: Callable[[str], RedisDesk]
+) -> None:
     primary, replica, sentinel = servers
     end = time.monotonic() + 10
     while not sentinel.cli("SENTINEL", "REPLICAS", "mymaster"):
@@ -66,7 +81,7 @@ def test_a_failover_is_followed(servers: tuple[RedisServer, RedisServer, Sentine
         time.sleep(0.02)
     away = free_port()
     url = f"redis+sentinel://127.0.0.1:{away},127.0.0.1:{sentinel.port}/mymaster"
-    desk = RedisDesk(Nobody(url)).start()  # type: ignore[arg-type]
+    desk = sit(url).start()
     assert desk.primary.name == "mymaster"
     boxes = note(desk, range(100))
     assert answered(desk, boxes) == list(range(1, 101))
@@ -84,39 +99,22 @@ def test_a_failover_is_followed(servers: tuple[RedisServer, RedisServer, Sentine
     assert (desk.primary.generation, desk.primary.epoch) == (generation + 1, epoch)
     desk.settle()
     assert len(desk.renewals) >= 2
-    desk.stop()
 
 
-def test_sentinels_that_know_nothing_are_named(servers: Any) -> None:
+def test_sentinels_that_know_nothing_are_named(servers: Any, sit: Callable[[str], RedisDesk]) -> None:
     _, _, sentinel = servers
-    desk = RedisDesk(Nobody(f"redis+sentinel://127.0.0.1:{sentinel.port}/other"))  # type: ignore[arg-type]
+    desk = sit(f"redis+sentinel://127.0.0.1:{sentinel.port}/other")
     started = desk.later(desk.primaries.start())
     desk.loop.until(lambda: any("NOSENTINEL" in why for _, why in desk.states))
     assert f"127.0.0.1:{sentinel.port} knows no primary of that name" in desk.states[0][1]
     sentinel.freeze()
     desk.loop.until(lambda: any("no answer within 3 s" in why for _, why in desk.states))
     assert started == []
-    desk.stop()
-    sentinel.thaw()
 
 
-def test_over_tls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_certificate(tmp_path)
-    certificate = str(tmp_path / "cert.pem")
-    monkeypatch.setenv("SSL_CERT_FILE", certificate)
-    port = free_port()
-    tls = ("--tls-port", str(port), "--tls-cert-file", certificate, "--tls-auth-clients", "no")
-    tls += ("--tls-key-file", str(tmp_path / "key.pem"), "--tls-ca-cert-file", certificate)
-    server = RedisServer(tmp_path / "redis", "--appendonly", "yes", "--appendfsync", "always", *tls)
-    desk = RedisDesk(Nobody(f"rediss://127.0.0.1:{port}"))  # type: ignore[arg-type]
-    monkeypatch.setattr("twisted.protocols.tls._get_default_clock", lambda: desk.loop)
-    desk.start()
-    assert desk.run(desk.primary.call("note", 1)) == 1
-    desk.stop()
-    server.kill9()
-
-
-def test_a_certificate_that_nobody_trusts_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def encrypted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RedisDesk]:
+    """A desk at a server with a certificate of its own making, not started."""
     write_certificate(tmp_path)
     certificate, port = str(tmp_path / "cert.pem"), free_port()
     tls = ("--tls-port", str(port), "--tls-cert-file", certificate, "--tls-auth-clients", "no")
@@ -124,9 +122,19 @@ def test_a_certificate_that_nobody_trusts_is_told(tmp_path: Path, monkeypatch: p
     server = RedisServer(tmp_path / "redis", "--appendonly", "yes", "--appendfsync", "always", *tls)
     desk = RedisDesk(Nobody(f"rediss://127.0.0.1:{port}"))  # type: ignore[arg-type]
     monkeypatch.setattr("twisted.protocols.tls._get_default_clock", lambda: desk.loop)
-    started = desk.later(desk.primaries.start())
-    desk.loop.until(lambda: desk.states)
-    assert "certificate verify failed" in desk.states[0][1]
-    assert started == []
+    yield desk
     desk.stop()
     server.kill9()
+
+
+def test_over_tls(encrypted: RedisDesk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "cert.pem"))
+    encrypted.start()
+    assert encrypted.run(encrypted.primary.call("note", 1)) == 1
+
+
+def test_a_certificate_that_nobody_trusts_is_told(encrypted: RedisDesk) -> None:
+    started = encrypted.later(encrypted.primaries.start())
+    encrypted.loop.until(lambda: encrypted.states)
+    assert "certificate verify failed" in encrypted.states[0][1]
+    assert started == []

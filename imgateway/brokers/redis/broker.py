@@ -413,7 +413,8 @@ class RedisBroker:
     # ------------------------------------------------------------------------------------------- the cluster
 
     def tell(self, incarnation: str, payload: bytes) -> Deferred[bool]:
-        primary = next((one for one in self._primaries.each() if one.is_up), None)
+        primaries = self._primaries.each() if self._is_made else ()
+        primary = next((one for one in primaries if one.is_up), None)
         if primary is None:
             return succeed(False)
         telling: Deferred[int] = primary.call("tell", incarnation, payload, self._entropy(NAME_BYTES))

@@ -226,6 +226,9 @@ class Primary:
         elif up:
             self._reading.retry_now()
             self.subscription.retry_now()
+        elif isinstance(failure.value if failure else None, RedisError):
+            # A replica by now, or it loads other data: what it would answer may be old.
+            self._reading.drop(ConnectionError("it takes no writes"))
         self._why = "" if failure is None else f"cannot be written to: {_text(failure)}"
         self._tell()
 
