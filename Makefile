@@ -1,4 +1,5 @@
 # make run     a node on this machine, in the foreground      make test       every test
+# make cluster a Redis, two nodes, a router and HAProxy, likewise
 # make check   what must hold before a change goes in         make test-core  those that need no foreign server
 # make format, make docs, make proto, make bench, make clean
 # ARGS=… is handed on: make run ARGS="--listen native+tcp:tcp:7911", make test-core ARGS="tests/core -x"
@@ -23,14 +24,17 @@ protoc = $(BIN)/python -m grpc_tools.protoc --proto_path=proto \
 	--plugin=protoc-gen-mypy=$(BIN)/protoc-gen-mypy --python_out=$(1) --mypy_out=$(1) $(PROTO)
 
 # What the outcome of a test run depends on.
-SOURCES = $(shell find imgateway twisted tests bench docs proto setup.cfg pyproject.toml README.md \
+SOURCES = $(shell find imgateway twisted tests bench docs proto deploy setup.cfg pyproject.toml README.md \
 	-type f -not -name '*.pyc' -not -name dropin.cache -not -path 'docs/_build/*' 2>/dev/null)
 
-.PHONY: run test test-core check lint types proto proto-check docs bench format clean
+.PHONY: run cluster test test-core check lint types proto proto-check docs bench format clean
 .DELETE_ON_ERROR:
 
 run: $(RUN)
 	@exec $(BIN)/twistd -n --pidfile= imgateway --set log.format=text $(ARGS)
+
+cluster: $(RUN)
+	@exec $(BIN)/python deploy/cluster.py $(ARGS)
 
 # Without ARGS the run is measured, and make check takes its figures as long as no source is newer.
 test: $(TEST)

@@ -482,6 +482,13 @@ class RouterSettings(Struct, frozen=True, forbid_unknown_fields=True):
         Seconds,
         Meta(description="How long a request may take to arrive, and how long its answer."),
     ] = 30.0
+    tasks_timeout_s: Annotated[
+        Seconds,
+        Meta(
+            description="The same where it takes longer: the upload of a push task may take so long to "
+            "arrive, and as long to be read; so may a task's report, its results and its repush."
+        ),
+    ] = 300.0
     connections: Annotated[
         PositiveInt, Meta(description="Connections of one port; what comes above it is cut.")
     ] = 1_000

@@ -484,6 +484,10 @@ class IBroker(Interface):
     def start(listener: Any, incarnation: str) -> Deferred[None]:
         """Check settings, take the lock, refill dedup. :raises StoreError: with the line that mends it."""
 
+    def give_up() -> None:
+        """The process stops before `start` has fired. One that waits for a server which is away fails now;
+        one that waits for nobody else goes on, and will be stopped."""
+
     def stop() -> Deferred[None]:
         """Waiting appends committed, positions flushed, lock released."""
 
@@ -564,7 +568,7 @@ class IBroker(Interface):
 
     def linger(session: SessionKey, generation: int) -> None:
         """The session's client is gone, and may yet come back. Until its next generation the session is not
-        online, and by order (`Claim.on_same_device`) anybody may follow it. Of a stale generation: nothing."""
+        online, and by order (`Claim.on_same_device`) anybody may follow it. A stale generation: nothing."""
 
     def record(session: SessionKey, generation: int, data: bytes) -> None:
         """Keep what an adapter must know of the session at the next login; returned in Opened."""
@@ -635,11 +639,13 @@ class NodeInfo(Struct, frozen=True):
     started_ms: int = 0
     leaving: int = 0
     """While it drains: how many of its clients it has yet to send away."""
+    hears: bool = False
+    """It has session listeners, which want to be told of who is away."""
 
 
 class IRegistry(Interface):
-    """Which nodes of the cluster live. A node that died is gone within 15 s; one that is only cut off from the
-    registry comes back by itself once it is not.
+    """Which nodes of the cluster live. A node that died is gone within 15 s; one that is only cut off from
+    the registry comes back by itself once it is not.
 
     What needs the registry's server waits for it and says so through `healthy`; nothing of it is an error.
     """
@@ -779,8 +785,8 @@ class IGateway(Interface):
         """The nodes that live, by incarnation."""
 
     def drain(incarnation: str, rate: int) -> Deferred[bool]:
-        """A node sends its clients away, `rate` a second, and takes nobody until `undrain`. False: there is no
-        such node."""
+        """A node sends its clients away, `rate` a second, and takes nobody until `undrain`. False: there is
+        no such node."""
 
     def undrain(incarnation: str) -> Deferred[bool]:
         """It takes clients again; who was not sent away yet stays. False: there is no such node."""
@@ -838,7 +844,8 @@ class ISessionListener(IPlugin):
         """The session ended: said goodbye, was kicked, or its resume window passed."""
 
     def stored_offline(address: Address, message: Message) -> None:
-        """A message was stored for a user none of whose devices is online."""
+        """A message was stored for a user none of whose devices is online. Told at the node that took it; of
+        what a router took, at one node that has listeners."""
 
     def gap(session: SessionKey, address: Address) -> None:
         """Messages at this address are gone (too old, over quota, lost with a log), which the wire of this

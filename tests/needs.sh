@@ -7,7 +7,8 @@ missing=
 for pair in haproxy:haproxy chromium:chromium openssl:openssl \
     mosquitto_pub:mosquitto-clients node:nodejs npm:npm \
     redis-server:redis-server redis-sentinel:redis-sentinel \
-    pg_ctlcluster:postgresql mariadb-install-db:mariadb-server; do # program:Debian package
+    pg_ctlcluster:postgresql mariadb-install-db:mariadb-server \
+    systemd-analyze:systemd docker-compose:docker-compose; do # program:Debian package
     command -v "${pair%%:*}" >/dev/null || missing="$missing ${pair##*:}"
 done
 command -v java >/dev/null || missing="$missing default-jre-headless"

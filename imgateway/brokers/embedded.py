@@ -222,6 +222,9 @@ class EmbeddedBroker:
         )
         self._upkeep_now()
 
+    def give_up(self) -> None:
+        """A start waits for the disk alone."""
+
     def stop(self) -> Deferred[None]:
         """What cannot be written at once when the store is out of order stays unacknowledged."""
         if self._stopped is None:

@@ -1,7 +1,7 @@
 """The command ``imgateway``: its parts, and what they all do about errors.
 
 Exit status: 0 when everything asked for was done, 1 when it was not (one line on stderr says why), 2 when the
-command line was wrong, 128 + N when signal N cut the work short.
+command line was wrong, 3 when the HTTP API could not be reached, 128 + N when signal N cut the work short.
 
 What takes long to import (Twisted's reactor, the client, PyJWT) is imported by the command that needs it,
 when it runs.
@@ -17,13 +17,16 @@ from imgateway import __version__
 from imgateway.cli.apikey import apikey
 from imgateway.cli.chat import chat
 from imgateway.cli.conformance import conformance
+from imgateway.cli.fleet import drain, nodes, undrain
 from imgateway.cli.link import link
 from imgateway.cli.listen import listen
 from imgateway.cli.probe import probe
+from imgateway.cli.push import push
 from imgateway.cli.send import send
 from imgateway.cli.settings import checkconfig, genconfig
 from imgateway.cli.store import backup, restore
 from imgateway.cli.token import token
+from imgateway.cli.users import kick, online
 from imgateway.cli.version import version
 
 __all__ = ("main",)
@@ -64,6 +67,12 @@ for command in (
     chat,
     send,
     listen,
+    push,
+    online,
+    kick,
+    nodes,
+    drain,
+    undrain,
     probe,
     link,
     conformance,

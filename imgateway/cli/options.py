@@ -11,6 +11,7 @@ import click
 
 __all__ = (
     "DURATION",
+    "Decorator",
     "POSITIVE",
     "addresses",
     "config_option",

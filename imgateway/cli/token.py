@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import click
 
+from imgateway.cli.access import Access, ApiCommand, api_options
 from imgateway.cli.options import DURATION, config_option, data_dir_option
 
 __all__ = ("token",)
 
 
-@click.command()
+@click.command(cls=ApiCommand)
+@api_options(needed=False)
 @click.argument("user")
 @click.option("--device", default="", metavar="D", help="Good for this device alone.")
 @click.option(
@@ -38,6 +40,7 @@ __all__ = ("token",)
 @data_dir_option
 @config_option
 def token(
+    access: Access | None,
     user: str,
     device: str,
     ttl: float,
@@ -50,13 +53,25 @@ def token(
 ) -> None:
     """Print a token for USER, and nothing else.
 
-    It is signed with the node's own secret, which is in its data directory.
+    It is signed with the node's own secret, which is in its data directory; or --router makes it.
     """
     from imgateway.cli.minting import minter
 
     room_ids = [_id("room", room, "7") for room in rooms]
     topic_ids = [_id("topic", topic, "news") for topic in topics]
-    click.echo(minter(config, data_dir, "", room_ids, topic_ids)(user, device, ttl, service, udp))
+    if access is None:
+        click.echo(minter(config, data_dir, "", room_ids, topic_ids)(user, device, ttl, service, udp))
+        return
+    if config is not None or data_dir is not None:
+        raise click.UsageError("--config and --data-dir are for this machine's secret, not for --router")
+    from imgateway.router.schema import Token
+
+    asked = {"user": user, "device": device, "ttl_s": max(1, round(ttl)), "service": service}
+    body = {**asked, "rooms": room_ids, "topics": topic_ids}
+    told = access.open().ask("POST", "/v1/tokens", Token, body=body)
+    if udp and not told["token_udp"]:
+        raise click.ClickException("this router has no UDP secret: name it in its udp.secret_file")
+    click.echo(told["token_udp" if udp else "token"])
 
 
 def _id(kind: str, text: str, example: str) -> str:

@@ -83,12 +83,14 @@ def _lines(reactor: Any) -> Any:
 
 class World(Struct, frozen=True):
     """`client` makes an SDK client that is not started; `lines` gives standard input line by line; `now` is
-    Unix seconds."""
+    Unix seconds. For commands without a reactor: `pause` sleeps for seconds, `seconds` is a steady clock."""
 
     run: Callable[[Main], int] = run
     client: Callable[..., Any] = _client
     lines: Callable[[Any], Any] = _lines
     now: Callable[[], float] = time.time
+    pause: Callable[[float], None] = time.sleep
+    seconds: Callable[[], float] = time.monotonic
 
 
 pass_world = click.make_pass_decorator(World, ensure=True)

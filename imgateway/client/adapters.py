@@ -145,7 +145,10 @@ class Dial:
         return secure and all(scheme_of(url) in ENCRYPTED for url in self.own)
 
     def allocated(self, found: Allocation, has_udp_key: bool) -> list[str]:
-        """A router answered: the places of its answer where we can go, and then our own."""
+        """A router answered: the places of its answer where we can go, and then our own.
+
+        :param has_udp_key: our own token has one. Over UDP a place's own token needs another.
+        """
         if self._takes_advice:
             self.backoff = found.backoff.policy(self._random)
         self.heartbeat_s = max(0.0, found.heartbeat_s)
@@ -155,8 +158,11 @@ class Dial:
         else:
             places = list(told)
         self.tokens = {url: told[url] for url in places if told[url]}
-        if not has_udp_key:
-            places = [url for url in places if scheme_of(url) != "udp" or "~" in self.tokens.get(url, "")]
+
+        def has_key(url: str) -> bool:
+            return "~" in self.tokens[url] if url in self.tokens else has_udp_key
+
+        places = [url for url in places if scheme_of(url) != "udp" or has_key(url)]
         return [*places, *(url for url in self.own if url not in places)]
 
     def connect(

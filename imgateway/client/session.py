@@ -22,17 +22,16 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from imgateway.client.adapters import Dial, alternatives
+from imgateway.client.adapters import Dial
 from imgateway.client.asking import Asking
+from imgateway.client.course import Course
 from imgateway.client.link import Ended, Link
 from imgateway.client.pace import Steady
 from imgateway.client.reading import Reading
 from imgateway.client.rooms import Rooms
-from imgateway.client.router import RouterAway, RouterRefused, Routing
 from imgateway.client.sending import Sending
 from imgateway.client.store import ClientStore
 from imgateway.client.tokens import Tokens
-from imgateway.core.credentials import credentials_for
 from imgateway.errors import (
     ClientError,
     CloseCode,
@@ -104,10 +103,7 @@ class Session:
         self._tokens = tokens
         self._sending, self._reading, self._asking, self._rooms = sending, reading, asking, rooms
         self._stores = tuple(stores)
-        self._urls = [] if dial.router is not None else list(dial.own)
-        self._next_url = 0
-        self._bound = ""  # the token for this place alone, if it has one
-        self._fresh = False  # the router was asked for this attempt
+        self._course = Course(dial, tokens, self._wait_for)
         self.state = State.IDLE
         self.welcome: Welcome | None = None
         self.on_up: Callable[[Welcome], Any] | None = None
@@ -165,13 +161,13 @@ class Session:
             self._down(ended)
             if self._links == welcomed:
                 failures += 1
-                self._next_url += 1
+                self._course.failed()
             elif self._now() - began >= SETTLED_S:
                 attempt = 0
             wait_s = self._wait_before_next(ended, attempt)
             if wait_s is None:
                 return ConnectRefused(ended.code, ended.reason)
-            if self.welcome is None and not self._dial.wait and failures >= len(self._urls) and wait_s:
+            if self.welcome is None and not self._dial.wait and failures >= len(self._course) and wait_s:
                 if ended.code >= 200:
                     return ConnectRefused(ended.code, ended.reason)
                 known = {int(code) for code in CloseCode}
@@ -198,18 +194,9 @@ class Session:
 
     def _wait_before_next(self, ended: Ended, attempt: int) -> float | None:
         """Seconds until the next attempt, by the range of the close code; None: there is none."""
-        dial = self._dial
-        own = dial.own if dial.router is None else self._urls
-        places = alternatives(ended.endpoints, own, dial.must_encrypt) if ended.endpoints else own
-        if dial.router is not None and (dial.tokens or places == own) and 100 <= ended.code < 200:
-            # It is sent away, and the router knows where to, or what to log in with there.
-            self._next_url = len(self._urls)
-        elif ended.endpoints:
-            self._urls, self._next_url = places, 0
+        if self._course.ended(ended):
+            return 0.0
         if ended.code >= 200:
-            if ended.code == CloseCode.TOKEN_EXPIRED and self._bound and not self._fresh:
-                self._next_url = len(self._urls)  # the router binds another token to a node
-                return 0.0
             if ended.code != CloseCode.TOKEN_EXPIRED:
                 return None
             hopeless = self._tokens.just_fetched
@@ -232,17 +219,13 @@ class Session:
             else:
                 self._log.failure("no token")
             return Ended(CloseCode.LOST, f"no token: {error}")
-        self._bound, self._fresh = "", False
-        router = self._dial.router
-        if router is not None and self._next_url >= len(self._urls):
-            lost = await self._ask_router(router, token)
-            if lost is not None:
-                return lost
-            self._fresh = True
-        url = self._urls[self._next_url % len(self._urls)]
-        self._bound = self._dial.tokens.get(url, "")
+        lost = await self._course.find(token)
+        if self.state is State.CLOSED:  # it was given up while the host's name was looked up
+            raise CancelledError()
+        if lost is not None:
+            return lost
         try:
-            credentials = credentials_for(url, self._bound or token)
+            url, credentials = self._course.take(token)
         except ConnectRefused as error:
             return Ended(error.code, error.reason)
         hello = replace(self._hello, token=credentials.token, resume=self._resume_points())
@@ -262,30 +245,6 @@ class Session:
             link.end(Ended(CloseCode.LOST, str(error)))
         return await link.gone
 
-    async def _ask_router(self, router: Routing, token: str) -> Ended | None:
-        """Have the routers say where to go. What is returned is an attempt that failed."""
-        dial = self._dial
-        try:
-            found = await self._wait_for(ensureDeferred(router.allocate(token)))
-        except RouterRefused as error:
-            another = self._tokens.renewable and not (self._tokens.just_fetched or error.forbidden)
-            refused = CloseCode.FORBIDDEN if error.forbidden else CloseCode.BAD_TOKEN
-            return Ended(CloseCode.TOKEN_EXPIRED if another else refused, str(error))
-        except RouterAway as error:
-            if self.state is State.CLOSED:  # it was given up while the host's name was looked up
-                raise CancelledError() from None
-            places = self._urls or dial.own
-            if error.retry_after_s or not places:
-                code = CloseCode.UNAVAILABLE if error.retry_after_s else CloseCode.LOST
-                return Ended(code, str(error), error.retry_after_s)
-            self._log.warn("{why}; going on with the places that are known", why=str(error))
-            self._urls, self._next_url = places, 0
-            return None
-        self._urls, self._next_url = dial.allocated(found, "~" in token), 0
-        if not self._urls:
-            return Ended(CloseCode.LOST, "the router named only places where this client does not go")
-        return None
-
     def _resume_points(self) -> tuple[ResumePoint, ...]:
         return self._reading.resume_points() + self._rooms.resume_points()
 
@@ -303,7 +262,7 @@ class Session:
                 return
             store.own(welcome.session)
         self._links += 1
-        self._fresh = False
+        self._course.welcomed()
         self.welcome = welcome
         self.state = State.UP
         self._server_ahead_ms = welcome.server_time_ms - self._now() * 1000
@@ -337,7 +296,7 @@ class Session:
 
     def _renewed(self, frame: Renewed) -> None:
         lifetime_s = 0.0
-        if frame.token_expires_ms and not self._bound:  # who needs a bound one comes again for it
+        if frame.token_expires_ms and not self._course.bound:  # who needs a bound one comes again for it
             server_ms = self._now() * 1000 + self._server_ahead_ms
             lifetime_s = max(1.0, (frame.token_expires_ms - server_ms) / 1000)
         self._tokens.accepted(lifetime_s, self._send_renew)

@@ -21,7 +21,8 @@ def elsewhere(
     secure: bool,
     random: Callable[[], float],
 ) -> tuple[str, ...]:
-    """URLs of other nodes that take logins over this protocol and transport, at most five, one of each node.
+    """URLs of other nodes that take logins over this protocol and transport, at most five, one of each node
+    and none twice: processes may share an address, and a node that died is still known for a while.
 
     In an order drawn for each call, by the nodes' weights, so that a crowd spreads; nodes of our own region
     come first. `secure`: the client is connected with encryption, and addresses with it come first.
@@ -42,4 +43,4 @@ def elsewhere(
             draw = random() ** (1 / node.weight)
             found.append((node.region == region, draw, url))
     found.sort(reverse=True)
-    return tuple([url for _, _, url in found[:MOST]])
+    return tuple(dict.fromkeys(url for _, _, url in found))[:MOST]

@@ -10,6 +10,7 @@ from __future__ import annotations
 from msgspec import DecodeError, Struct, msgpack
 
 from imgateway.errors import BadFrame
+from imgateway.frames import Message
 
 __all__ = (
     "Answer",
@@ -18,6 +19,7 @@ __all__ = (
     "Drain",
     "Kick",
     "Question",
+    "Stored",
     "Undrain",
     "UnknownKind",
     "decode_control",
@@ -70,14 +72,21 @@ class Drain(Struct, frozen=True, kw_only=True, tag_field="kind", tag="drain"):
     rate: int
 
 
+class Stored(Struct, frozen=True, kw_only=True, tag_field="kind", tag="stored"):
+    """Tell your session listeners: these, each with its address as text, were stored for users none of whose
+    devices is online."""
+
+    messages: tuple[tuple[str, Message], ...]
+
+
 class Undrain(Struct, frozen=True, kw_only=True, tag_field="kind", tag="undrain"):
     """Take clients again."""
 
 
-Control = Answer | Kick | Ask | Drain | Undrain
+Control = Answer | Kick | Ask | Drain | Undrain | Stored
 
 _decoder = msgpack.Decoder(Control)
-_kinds = frozenset({"answer", "kick", "ask", "drain", "undrain"})
+_kinds = frozenset({"answer", "kick", "ask", "drain", "undrain", "stored"})
 
 
 def encode_control(frame: Control) -> bytes:

@@ -15,10 +15,10 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from imgateway.cluster.frames import Answer, Ask, Control, Drain, Kick, Undrain
+from imgateway.cluster.frames import Answer, Ask, Control, Drain, Kick, Stored, Undrain
 from imgateway.cluster.line import Line
 from imgateway.errors import RequestFailed
-from imgateway.frames import ResponseCode, SessionKey
+from imgateway.frames import Address, Message, ResponseCode, SessionKey, parse_address
 from imgateway.interfaces import IBroker, Presence
 
 __all__ = ("KICK_S", "Here", "Nowhere", "Peers")
@@ -49,6 +49,9 @@ class Here(Protocol):
     def undrain(self) -> bool:
         """Take clients again. False: as for `drain`."""
 
+    def stored(self, address: Address, message: Message) -> object:
+        """A message was stored elsewhere for a user who is away: whoever listens here may want to know."""
+
 
 class Nowhere:
     """The `Here` of a process without sessions, such as a router."""
@@ -70,6 +73,9 @@ class Nowhere:
     def undrain(self) -> bool:
         return False
 
+    def stored(self, address: Address, message: Message) -> None:
+        pass
+
 
 class Peers:
     """Reaches sessions and nodes, those of this process too. Give `heard` what the broker's listener gets as
@@ -89,6 +95,7 @@ class Peers:
             Ask: self._questioned,
             Drain: lambda frame: here.drain(max(1, frame.rate)),
             Undrain: lambda frame: here.undrain(),
+            Stored: self._stored,
         }
         self.heard = self._line.heard
         self.stop = self._line.stop
@@ -179,6 +186,11 @@ class Peers:
             return succeed(self._here.undrain())
         return self._line.say(incarnation, Undrain())
 
+    def stored(self, incarnation: str, messages: tuple[tuple[str, Message], ...]) -> Deferred[bool]:
+        """Have a node's session listeners told of messages for who is away, each with its address as text.
+        False: there is no such node."""
+        return self._line.say(incarnation, Stored(messages=messages))
+
     def _sessions(self, user: str, within_s: float) -> Deferred[tuple[Presence, ...]]:
         """The user's sessions, or CancelledError: the broker waits for its store, and we do not."""
         finding = self._broker.sessions(user)
@@ -196,6 +208,10 @@ class Peers:
 
     def _asked(self, frame: Control) -> None:
         self._doing[type(frame)](frame)
+
+    def _stored(self, frame: Stored) -> None:
+        for address, message in frame.messages:
+            self._here.stored(parse_address(address), message)
 
     def _kicked(self, frame: Kick) -> None:
         count = self._here.kick(frame.user, frame.device, frame.reason)

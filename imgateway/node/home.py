@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from twisted.internet.defer import Deferred
 
-from imgateway.frames import SessionKey
+from imgateway.frames import Address, Message, SessionKey, log_of
 from imgateway.node.calls import Calls
 from imgateway.node.drain import Drains
 from imgateway.node.hub import Hub
@@ -26,6 +26,10 @@ class Home:
         """Whether its client is connected here."""
         there = self._hub.sessions.get(session)
         return there is not None and there.link is not None
+
+    def stored(self, address: Address, message: Message) -> None:
+        """Tell the session listeners."""
+        self._hub.unattended(log_of(address), message)
 
     def ask(
         self, session: SessionKey, service: str, method: str, body: bytes, deadline_s: float

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from msgspec.structs import replace
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from zope.interface import implementer
@@ -33,6 +34,7 @@ from imgateway.frames import (
 from imgateway.interfaces import IBroker, IBrokerListener, Identity, IPolicy, ISessionListener
 from imgateway.node.delivery import Delivery, Shared
 from imgateway.node.link import Link, Pause
+from imgateway.node.moves import Claims, Moves
 from imgateway.node.partings import Partings
 from imgateway.node.rooms import Rooms
 from imgateway.node.topics import Topics
@@ -43,19 +45,6 @@ log = Logger()
 
 TAKEN_OVER = (CloseCode.REPLACED, CloseCode.STALE)
 """The session goes on with the next generation: `attach` has it in a moment, or another node."""
-
-
-class Claiming:
-    """Claims of one session that the broker has not answered, and what it said of the session meanwhile.
-
-    :ivar last: the newest generation that was displaced, and why.
-    """
-
-    __slots__ = ("count", "last")
-
-    def __init__(self) -> None:
-        self.count = 0
-        self.last = (0, 0, "")
 
 
 @implementer(IBrokerListener)
@@ -102,8 +91,8 @@ class Hub:
         self._hear = hear
         self._stalled: dict[Link, None] = {}
         self._missing: set[Session] = set()
-        self._claiming: dict[SessionKey, Claiming] = {}
-        self._moved: dict[Session, None] = {}
+        self._claims = Claims()
+        self._moves = Moves(broker, self.sessions, self._close, now, arm)
         # What becomes of sessions in rooms while they log in.
         self._early: dict[SessionKey, list[tuple[str, Address]]] = {}
 
@@ -157,9 +146,9 @@ class Hub:
         If it is the same device's, the session goes on: `attach` has its next generation in a moment, or, if
         nobody claims it here, another node has.
         """
-        claiming = self._claiming.get(session)
+        claiming = self._claims.get(session)
         if claiming is not None and generation > claiming.last[0]:
-            claiming.last = (generation, code, reason)  # of the claim itself, if its answer is overtaken
+            claiming.last = (generation, code, reason)
         there = self.sessions.get(session)
         if there is None or there.generation > generation:
             return
@@ -222,17 +211,24 @@ class Hub:
 
     def claims(self, key: SessionKey) -> None:
         """A session is being claimed here; `claimed` follows."""
-        self._claiming.setdefault(key, Claiming()).count += 1
+        self._claims.begin(key)
 
     def claimed(self, key: SessionKey) -> None:
         """The broker has answered, and if it granted the session that is attached."""
-        claiming = self._claiming[key]
-        claiming.count -= 1
-        if not claiming.count:
-            del self._claiming[key]
-            generation, code, reason = claiming.last
-            if generation:
-                self.displaced(key, generation, code, reason)
+        claiming = self._claims.end(key)
+        if claiming is None:
+            return
+        generation, code, reason = claiming.last
+        if generation:
+            self.displaced(key, generation, code, reason)
+        there = self.sessions.get(key)
+        if there is not None and claiming.kicked is not None:
+            self.displaced(key, there.generation, CloseCode.KICKED, claiming.kicked)
+
+    def has_ended(self, key: SessionKey) -> bool:
+        """A session that is being claimed ended here meanwhile: whoever comes now begins a new one."""
+        claiming = self._claims.get(key)
+        return claiming is not None and claiming.ended
 
     def attach(self, session: Session, link: Link, hello: Hello, resumed: bool = False) -> bool:
         """A claim succeeded: this session takes the place of an older generation, which was here, or
@@ -259,6 +255,15 @@ class Hub:
             self._missing.add(session)
         return session.told
 
+    def adopt(self, session: Session, hello: Hello) -> None:
+        """A claim took the session over from another node, which tells nothing of it any more, and the client
+        was gone before the answer came: it waits here for its client, and ends here."""
+        self.sessions.add(session)
+        session.told = True
+        self.partings.greeted(session, replace(hello, will=None))  # it was not taken
+        linger_s = self.partings.linger_s(session, self.linger_s)
+        self._wait(session, linger_s, CloseCode.LOST, "the client went before its login was done")
+
     def closed(self, link: Link, code: int, reason: str) -> None:
         """A link ended. Its session waits for the client to come back, unless the code says that it will
         not."""
@@ -279,12 +284,18 @@ class Hub:
         if not self.sessions.has(session):
             return
         linger_s = self.partings.linger_s(session, self.linger_s)
-        # Whoever takes over has it in a moment, even if its client wanted nobody to wait.
-        if code == CloseCode.NORMAL or (code not in TAKEN_OVER and (code >= 200 or not linger_s)):
+        if code == CloseCode.NORMAL or (code not in TAKEN_OVER and code >= 200):
             self._end(session, code, reason)
         else:
+            self._wait(session, linger_s, code, reason)
+
+    def _wait(self, session: Session, linger_s: float, code: int, reason: str) -> None:
+        # Whoever takes over has it in a moment, even if its client wanted nobody to wait.
+        if linger_s or code in TAKEN_OVER:
             self.broker.linger(session.key, session.generation)
             self._arm(self._now() + linger_s, lambda now: self._lingered(session, code, reason))
+        else:
+            self._end(session, code, reason)
 
     def _lingered(self, session: Session, code: int, reason: str) -> None:
         if self.sessions.has(session) and session.link is None:
@@ -297,6 +308,9 @@ class Hub:
             code=int(code),
             session=address_text(Address("device", *session.key)),
         )
+        claiming = self._claims.get(session.key)
+        if claiming is not None:
+            claiming.ended = True
         forget = self.partings.forgets(session)
         self.partings.ended(session, code == CloseCode.NORMAL)
         self._missing.discard(session)
@@ -306,7 +320,7 @@ class Hub:
         self.topics.detached(session)
         if not self.sessions.of(session.user):
             self.broker.unwatch(session.log)
-        self._close(session, forget)
+        self._close(session.key, session.generation, forget)
         if session.told:
             for listener in self._listeners:
                 self._tell(listener.closed, session.key, code, reason)
@@ -324,21 +338,14 @@ class Hub:
         self.partings.drop(session)
         self._missing.discard(session)
         self._tell_early(session.key)
-        was_in_rooms = bool(session.rooms)
+        rooms = tuple([room.address for room in session.rooms])
         self.rooms.ended(session)
         if not self.sessions.of(session.user):
             self.broker.unwatch(session.log)
-        if was_in_rooms:
-            self._moved[session] = None
-            self._arm(self._now() + self.linger_s, lambda now: self._leave_rooms(session))
+        self._moves.went(session, rooms, self.linger_s)
 
-    def _leave_rooms(self, session: Session) -> None:
-        if session in self._moved:
-            del self._moved[session]
-            self._close(session, False)
-
-    def _close(self, session: Session, forget: bool) -> None:
-        self.broker.close_session(session.key, session.generation, forget).addErrback(
+    def _close(self, key: SessionKey, generation: int, forget: bool = False) -> None:
+        self.broker.close_session(key, generation, forget).addErrback(
             lambda failure: log.failure("closing a session failed", failure)
         )
 
@@ -349,11 +356,12 @@ class Hub:
             self.rooms.writable(link.session)
 
     def kick(self, user: str, device: str | None, reason: str) -> int:
-        """Close a user's sessions; how many there were."""
-        victims = [s for s in self.sessions.of(user) if device is None or s.device == device]
-        for session in victims:
-            self.displaced(session.key, session.generation, CloseCode.KICKED, reason)
-        return len(victims)
+        """Close a user's sessions, those that are on their way here too; how many there were."""
+        victims = {s.key: s.generation for s in self.sessions.of(user) if device in (None, s.device)}
+        coming = self._claims.kick(user, device, reason)
+        for key, generation in victims.items():
+            self.displaced(key, generation, CloseCode.KICKED, reason)
+        return len(victims.keys() | coming)
 
     def opened(self, session: Session, identity: Identity, resumed: bool) -> None:
         """Tell the session listeners of a login."""
@@ -385,8 +393,7 @@ class Hub:
 
         Wills that wait are not said: their clients were asked to come again, and have not had the time.
         """
-        for session in tuple(self._moved):
-            self._leave_rooms(session)
+        self._moves.end()
         for session in tuple(self.sessions):
             self.partings.drop(session)
             self._end(session, CloseCode.GOING_AWAY, "the node stopped")

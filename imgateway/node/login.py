@@ -147,15 +147,13 @@ class Login:
         except InvalidAddress as error:
             raise BadFrame(str(error)) from None
         link.connection.proven()  # also for those who hear only that another is online
-        there = self._hub.sessions.get(key)
-        is_waited_for = there is not None and there.link is None
         claim = Claim(
             key,
             platform,
             POLICIES[self.settings.login_policy],
             hello.start,
             identity.issued_at_s,
-            "replace" if is_waited_for else hello.on_same_device,  # by order is among those who are there
+            hello.on_same_device,
             hello.order,
         )
         self._hub.claims(key)
@@ -180,7 +178,13 @@ class Login:
             code, reason = REFUSALS[opened.verdict]
             raise LoginRefused(reason, code)
         there = self._hub.sessions.get(key)
+        resumed = opened.resumed and not self._hub.has_ended(key)
+        place = opened.places[0]
+        session = Session(key, opened.generation, identity, place.epoch, place.acked, place.head)
         if link.state is not LinkState.CHECKING:
+            if there is None and resumed:
+                self._hub.adopt(session, hello)
+                return None
             if there is None or there.generation > opened.generation:
                 self._broker.close_session(key, opened.generation).addErrback(link.broken)
                 return None
@@ -195,9 +199,7 @@ class Login:
         if there is not None and there.generation > opened.generation:  # the answers came out of order
             code, reason = REFUSALS[Verdict.OUTRUN]
             raise LoginRefused(reason, code)
-        place = opened.places[0]
-        session = Session(key, opened.generation, identity, place.epoch, place.acked, place.head)
-        return session, opened, self._hub.attach(session, link, hello, opened.resumed)
+        return session, opened, self._hub.attach(session, link, hello, resumed)
 
     def _enter_mailbox(
         self, claimed: tuple[Session, Opened, bool] | None, link: Link, hello: Hello

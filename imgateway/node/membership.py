@@ -178,10 +178,21 @@ class Membership:
     # ------------------------------------------------------------------------------------------ what is heard
 
     def _changed(self, nodes: Mapping[str, NodeInfo]) -> None:
+        about = self._about
         for incarnation in self._others.keys() ^ nodes.keys():
             there = incarnation in nodes
-            node = (nodes if there else self._others)[incarnation].node
-            log.info("a node is there" if there else "a node is gone", node=node, incarnation=incarnation)
+            info = (nodes if there else self._others)[incarnation]
+            log.info(
+                "a node is there" if there else "a node is gone", node=info.node, incarnation=incarnation
+            )
+            # One that began before us may be the process that we took the place of.
+            if there and info.node == about.node and info.started_ms > about.started_ms:
+                log.warn(
+                    "another node has the name {node}, too, and routers send clients to one of them only: "
+                    "give each its own (node.name)",
+                    node=info.node,
+                    incarnation=incarnation,
+                )
         self._others = nodes
 
     def _healthy(self, ok: bool, why: str) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from msgspec.structs import replace
 from twisted.internet.defer import Deferred, DeferredList, maybeDeferred, succeed
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
@@ -110,6 +109,7 @@ class Node:
         self._nodes = nodes
         self._ticking: IDelayedCall | None = None
         self._starting: Deferred[None] | None = None
+        self._preparing: Deferred[Any] = succeed(None)
         self._store_open = False
         self._draining: Drain | None = None
         now = reactor.seconds
@@ -191,8 +191,8 @@ class Node:
     def _store_ready(self, _: object) -> Deferred[None]:
         self._store_open = True
         self.hub.rooms.start()
-        before = maybeDeferred(self._before) if self._draining is None else succeed(None)
-        return before.addCallback(self._open_doors)
+        self._preparing = maybeDeferred(self._before) if self._draining is None else succeed(None)
+        return self._preparing.addCallback(self._open_doors)
 
     def _open_doors(self, _: object) -> Deferred[None] | None:
         if self._draining is not None:
@@ -230,6 +230,7 @@ class Node:
             self._draining.hurry()
             return self._draining.done
         self.exchange.leaving = True
+        self._give_up()
         closing = self._close_doors()
         node = self.settings.node
         drain = self._draining = self.drains.finish(node.drain_rate, node.drain_s)
@@ -240,6 +241,15 @@ class Node:
         drain.done.addCallback(lambda _: self._stopped())
         drain.done.addBoth(stopped.callback)
         return stopped
+
+    def _give_up(self) -> None:
+        """A start may wait for servers that are away: it ends now, one way or the other."""
+        if self._starting is None:
+            return
+        if not self._store_open:
+            self._broker.give_up()
+        elif not self._preparing.called:
+            self._preparing.cancel()
 
     def _close_doors(self) -> Deferred[Any]:
         """Stop listening; what does not stop is logged, and must not keep the store from being closed."""
@@ -364,16 +374,7 @@ class Node:
 
     def sessions(self, user: str) -> Deferred[tuple[Presence, ...]]:
         """Who is there of a user."""
-        return self._broker.sessions(user).addCallback(lambda found: tuple(map(self._seen_here, found)))
-
-    def _seen_here(self, presence: Presence) -> Presence:
-        """The broker knows whose session is open; whether it has a link only its own node knows."""
-        if not presence.online or presence.node != self.incarnation:
-            return presence
-        session = self.hub.sessions.get(presence.session)
-        return (
-            presence if session is not None and session.link is not None else replace(presence, online=False)
-        )
+        return self._broker.sessions(user)
 
     def join(self, session: SessionKey, room: Address, mode: Mode = Mode.PUSH) -> Deferred[bool]:
         """Put a session into a room."""

@@ -80,6 +80,8 @@ class Server:
         self._timers: dict[Callable[[], None], Any] = {}
         self._looking = False
         self._look_anew = False
+        self._left_meanwhile = False
+        """Somebody left while it was read: what comes may still have it."""
         self._stopped = False
         self._waiting: list[Deferred[None]] = []
 
@@ -146,7 +148,7 @@ class Server:
             self._look_anew = True
             return
         self._looking = True
-        self._look_anew = False
+        self._look_anew = self._left_meanwhile = False
         self._later(self._pace.poll_s, self._look)
         self._line.ask("SMEMBERS", NAMES).addCallback(self._read).addCallbacks(self._seen, _told).addBoth(
             self._looked
@@ -174,8 +176,8 @@ class Server:
             self._line.ask("SREM", NAMES, *dead).addErrback(_told)
 
     def _seen(self, stored: dict[str, bytes]) -> None:
-        if self._look_anew:
-            return  # somebody left while it was read
+        if self._left_meanwhile:
+            return
         self._known.saw(self._reader.nodes(stored), self._reactor.seconds())
         self.live = True
         self._changed()
@@ -189,10 +191,8 @@ class Server:
         if message[:1] == b"-" and _is_text(message):
             self._known.leaves(message[1:].decode())
             if self._looking:
-                self._look_anew = True
+                self._look_anew = self._left_meanwhile = True
             self._changed()
-        elif self._looking:
-            self._look_anew = True
         else:
             self._later(HINT_S, self._look)
 

@@ -17,7 +17,7 @@ from twisted.python.failure import Failure
 
 from imgateway.config import RouterSettings
 from imgateway.core.counters import COUNTER, GAUGE, Measure
-from imgateway.router.keys import Keys
+from imgateway.router.keys import Keys, no_key
 from imgateway.router.problems import PROBLEM_JSON, Problem
 from imgateway.router.routes import Call, Page, Part, Route, Table, query_of
 
@@ -56,6 +56,8 @@ class Request(Struct, frozen=True):
     size: int
     accept: str = ""
     peer: str = ""
+    trouble: str = ""
+    """Why the body could not be kept."""
 
 
 class Reply(Struct, frozen=True):
@@ -84,17 +86,30 @@ class Api:
         self.stopping = False
         self.connections = 0
         self._reactor = reactor
-        self._uploads = max([route.upload.max_bytes for route in routes if route.upload], default=0)
-        self._running = 0
+        self._uploads = {route.scope: route.upload.max_bytes for route in routes if route.upload}
+        self._running = self._clients = 0
         self._requests: Counter[str] = Counter()
         self._answers: Counter[str] = Counter()
         self._idle: list[Deferred[None]] = []
 
     # ------------------------------------------------------------------------------------------------ limits
 
-    def most(self, token: str) -> int:
-        """How many bytes of a body are kept of who says this in Authorization: nothing of strangers'."""
-        return max(self.settings.max_request_bytes, self._uploads) if self.keys.knows(token) else 0
+    def room(self, token: str) -> tuple[int, float]:
+        """How many bytes of a body are kept of who says this in Authorization, and within how many seconds it
+        must be there. Nothing of strangers', and uploads only of who may make them."""
+        settings = self.settings
+        scopes = self.keys.scopes_of(token)
+        uploads = [most for scope, most in self._uploads.items() if scope in scopes]
+        if uploads:
+            return max(settings.max_request_bytes, *uploads), max(
+                settings.timeout_s, settings.tasks_timeout_s
+            )
+        return settings.max_request_bytes if scopes else 0, settings.timeout_s
+
+    def refuse(self, token: str, most: int, public: bool) -> Reply:
+        """The answer to a body that is too large to be read and dropped."""
+        problem = _too_large(most) if most or public else no_key(token)
+        return self._counted(_problem(problem))
 
     def stop(self) -> Deferred[None]:
         """Take no more requests; fires when those that run are answered."""
@@ -123,8 +138,8 @@ class Api:
             route, path = (self.public if public else self.table).find(request.method, request.path)
             self._requests[route.operation] += 1
             if route.path.startswith("/v1/"):
-                self._spare()
-            call = self._call(route, path, request)
+                self._spare(route)
+            call = self._call(route, path, request, public)
         except Problem as problem:
             request.file.close()
             return succeed(self._counted(_problem(problem)))
@@ -138,24 +153,33 @@ class Api:
         self._answers[str(reply.status)] += 1
         return reply
 
-    def _spare(self) -> None:
+    def _spare(self, route: Route) -> None:
         if self.closed:
             raise Problem(
                 "unavailable", self.closed, "ask another router, or later; /readyz says more", retry_after_s=1
             )
-        if self._running >= self.settings.connections:
+        # Clients have room of their own: pushes that wait for the broker do not keep them out.
+        waiting = self._clients if route.public else self._running - self._clients
+        if waiting >= self.settings.connections:
             raise Problem(
                 "unavailable",
-                f"{self._running} requests wait for their results already",
+                f"{waiting} requests wait for their results already",
                 "ask again, or another router; /readyz says what is away",
                 retry_after_s=5,
             )
 
-    def _call(self, route: Route, path: Mapping[str, str], request: Request) -> Call:
+    def _call(self, route: Route, path: Mapping[str, str], request: Request, public: bool) -> Call:
         key, scopes = "", frozenset[str]()
         if route.scope:
             key, scopes = self.keys.admit(request.token, route.scope)
         query = query_of(route.query, request.query)
+        if request.trouble:
+            raise Problem(
+                "unavailable",
+                f"the body could not be kept: {request.trouble}",
+                "ask again, or another router; its operator frees space for temporary files (TMPDIR)",
+                retry_after_s=5,
+            )
         kind = request.kind.partition(";")[0].strip().lower()
         body = None
         if route.upload is not None:
@@ -176,10 +200,12 @@ class Api:
             "" if route.scope else request.token,
             request.accept,
             request.peer,
+            public,
         )
 
     def _do(self, route: Route, call: Call, file: IO[bytes]) -> Deferred[Reply]:
         self._running += 1
+        self._clients += route.public
         reply: Deferred[Reply] = Deferred()
         began = self._reactor.seconds()
         wait_s = self.settings.timeout_s
@@ -203,13 +229,14 @@ class Api:
             reply.callback(self._counted(said))
 
         def late() -> None:
-            say(_problem(_late(wait_s)))
+            say(_problem(_late(wait_s, call.known.get("msg_id", ""))))
             # What writes goes on: it may be done already. What only looks need not.
             if route.method == "GET":
                 doing.cancel()
 
         def done(result: Reply) -> None:
             self._running -= 1
+            self._clients -= route.public
             file.close()
             if timer.active():
                 timer.cancel()
@@ -253,25 +280,33 @@ def _failed() -> Problem:
     return Problem("internal", "the gateway failed at this request", "its log says why")
 
 
-def _late(wait_s: float) -> Problem:
+def _late(wait_s: float, msg_id: str) -> Problem:
+    again = "push again with this msg_id, and it is there once" if msg_id else "ask again"
     return Problem(
         "timeout",
         f"no result within {wait_s:g} s",
-        "it may be done or not: ask again, a push with the same msg_id; /readyz says what is away",
+        f"it may be done or not: {again}; /readyz says what is away",
         retry_after_s=1,
+        msg_id=msg_id,
     )
+
+
+def _too_large(most: int) -> Problem:
+    return Problem("too-large", f"the body has more than {most:,} bytes", "make several requests")
 
 
 def _fits(request: Request, most: int) -> None:
     if request.size > most:
-        raise Problem("too-large", f"the body has more than {most:,} bytes", "make several requests")
+        raise _too_large(most)
 
 
 def _is_kind(kind: str, kinds: Sequence[str]) -> None:
     if kind not in kinds:
         said = "it does not say its Content-Type" if not kind else f"it is {kind[:60]}"
         raise Problem(
-            "wrong-content-type", f"the body must be {' or '.join(kinds)}: {said}", "set the Content-Type"
+            "wrong-content-type",
+            f"the body must be {' or '.join(kinds)}: {said}",
+            f"send the header Content-Type: {kinds[0]}",
         )
 
 

@@ -4,6 +4,7 @@ registry."""
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from msgspec.structs import replace
@@ -40,6 +41,7 @@ from imgateway.interfaces import (
     Presence,
     Publication,
 )
+from imgateway.router.offline import Offline
 
 __all__ = ("RouterGateway",)
 
@@ -84,6 +86,7 @@ class RouterGateway:
         self._note = note
         self._known: Mapping[str, NodeInfo] = {}
         self._peers = Peers(broker, Nowhere(), incarnation, reactor)
+        self._offline = Offline(self._peers, self.nodes, reactor)
         self._started: list[Callable[[], Any]] = []
 
     def start(self) -> Deferred[None]:
@@ -91,7 +94,8 @@ class RouterGateway:
 
         :raises OperatorError: (in the Deferred) what to change.
         """
-        listener = _Ears(self._peers.heard, lambda ok, why: self._health("store", ok, why))
+        healthy = partial(self._health, "store")
+        listener = _Ears(self._peers.heard, healthy, self._offline.stored)
         starting: Deferred[Any] = self._broker.start(listener, self.incarnation)
         starting.addCallback(self._broker_started)
         starting.addErrback(self._failed)
@@ -226,11 +230,18 @@ class RouterGateway:
 
 @implementer(IBrokerListener)
 class _Ears:
-    """What a process without sessions wants to hear of a broker: the other processes, and its state."""
+    """What a process without sessions wants to hear of a broker: the other processes, its state, and what
+    it published for nobody."""
 
-    def __init__(self, heard: Callable[[bytes], object], healthy: Callable[[bool, str], object]) -> None:
+    def __init__(
+        self,
+        heard: Callable[[bytes], object],
+        healthy: Callable[[bool, str], object],
+        stored: Callable[[LogKey, Message], object],
+    ) -> None:
         self._heard = heard
         self._healthy = healthy
+        self._stored = stored
 
     def arrived(self, log: LogKey, epoch: int, after: int, upto: int, entries: tuple[Entry, ...]) -> None:
         """Nothing is watched."""
@@ -242,7 +253,7 @@ class _Ears:
         """Nobody is here."""
 
     def unattended(self, log: LogKey, message: Message) -> None:
-        """Nobody here wants to know."""
+        self._stored(log, message)
 
     def attended(self, log: LogKey) -> bool:
         return False

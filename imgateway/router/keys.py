@@ -22,7 +22,7 @@ from imgateway.core.throttle import TokenBucket
 from imgateway.errors import OperatorError
 from imgateway.router.problems import Problem
 
-__all__ = ("SCOPES", "Key", "Keys", "entry_of", "make_key", "read_keys")
+__all__ = ("SCOPES", "Key", "Keys", "entry_of", "make_key", "no_key", "read_keys")
 
 SCOPES = {
     "tokens": "make tokens for users",
@@ -110,6 +110,16 @@ def _check(key: Key, where: str = "") -> None:
         raise OperatorError(f"{where}{what}; there are {', '.join(SCOPES)}, and * for all")
 
 
+def no_key(text: str) -> Problem:
+    """The answer to a request with this key, which is none."""
+    return Problem(
+        "no-key",
+        "the API key is not known" if text else "there is no API key",
+        "send a key as Authorization: Bearer KEY; the operator makes one with imgateway apikey",
+        headers={"WWW-Authenticate": 'Bearer realm="imgateway"'},
+    )
+
+
 class Keys:
     """The keys in use, and how much of its rate each has used up.
 
@@ -137,6 +147,11 @@ class Keys:
         """Whether this is a key; takes as long whether or not it is."""
         return self._find(text) is not None
 
+    def scopes_of(self, text: str) -> frozenset[str]:
+        """What this key may do; nothing, if it is none."""
+        found = self._find(text)
+        return found[2] if found is not None else frozenset()
+
     def _find(self, text: str) -> tuple[Key, TokenBucket, frozenset[str]] | None:
         found = self._keys.get(text.partition(".")[0])
         hashed = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
@@ -150,12 +165,7 @@ class Keys:
         """
         found = self._find(text) if text else None
         if found is None:
-            raise Problem(
-                "no-key",
-                "the API key is not known" if text else "there is no API key",
-                "send a key as Authorization: Bearer KEY; the operator makes one with imgateway apikey",
-                headers={"WWW-Authenticate": 'Bearer realm="imgateway"'},
-            )
+            raise no_key(text)
         key, bucket, scopes = found
         if scope not in scopes:
             raise Problem(

@@ -18,14 +18,14 @@ class Pages:
     :param health: part → what is wrong with it (empty: nothing), and the same of parts without which it is as
         ready.
     :param metrics: (the Accept header) → content type and page.
-    :param document: called once all parts are there.
+    :param document: called once all parts are there; True: as clients see the API.
     """
 
     def __init__(
         self,
         health: Callable[[], tuple[Mapping[str, str], Mapping[str, str]]],
         metrics: Callable[[str], tuple[str, bytes]],
-        document: Callable[[], bytes],
+        document: Callable[[bool], bytes],
     ) -> None:
         self._health = health
         self._metrics = metrics
@@ -45,8 +45,11 @@ class Pages:
         ]
 
     def ready(self, call: Call) -> Ready:
-        """Each part, and why it is not ready."""
+        """Each part, and why it is not ready; to clients only whether: reasons name hosts and files."""
         found, notes = self._health()
+        if call.public:
+            found = {part: why and "not ready" for part, why in found.items()}
+            notes = {}
         reasons = tuple(f"{part}: {why}" for part, why in found.items() if why)
         parts = {part: why or "ok" for part, why in {**found, **notes}.items()}
         return NotReady(False, reasons, parts) if reasons else Ready(True, (), parts)
@@ -57,4 +60,4 @@ class Pages:
 
     def openapi(self, call: Call) -> Page:
         """The OpenAPI document."""
-        return Page(OPENAPI_JSON, self._document())
+        return Page(OPENAPI_JSON, self._document(call.public))

@@ -45,6 +45,9 @@ class ProblemDocument(Struct, frozen=True):
     code: Annotated[int | UnsetType, Meta(description="With gone and client-failed: the ResponseCode.")] = (
         UNSET
     )
+    msg_id: Annotated[
+        str | UnsetType, Meta(description="With the timeout of a push: the msg_id that it had, or was given.")
+    ] = UNSET
 
 
 class Problem(GatewayError):
@@ -56,6 +59,7 @@ class Problem(GatewayError):
     :param retry_after_s: goes into the Retry-After header, rounded up.
     :param code: the ResponseCode that it stands for.
     :param headers: further headers of the answer.
+    :param msg_id: of the push that it is about.
     """
 
     def __init__(
@@ -66,6 +70,7 @@ class Problem(GatewayError):
         retry_after_s: float | None = None,
         code: int | None = None,
         headers: dict[str, str] | None = None,
+        msg_id: str = "",
     ) -> None:
         super().__init__(detail)
         self.kind = kind
@@ -75,10 +80,13 @@ class Problem(GatewayError):
         self.retry_after_s = retry_after_s
         self.code = code
         self.headers = headers or {}
+        self.msg_id = msg_id
 
     def document(self) -> bytes:
         """The document, in JSON."""
         code = UNSET if self.code is None else self.code
         kind = f"urn:imgateway:problem:{self.kind}"
-        told = ProblemDocument(kind, self.title, self.status, self.detail, self.advice, code)
+        told = ProblemDocument(
+            kind, self.title, self.status, self.detail, self.advice, code, self.msg_id or UNSET
+        )
         return msgspec.json.encode(told) + b"\n"

@@ -46,8 +46,10 @@ class Pushing:
                 {200: Pushed, 202: Scheduled},
                 body=Push,
                 description="Answered once every log that stores it has it on disk, or finally has not. No "
-                "answer, or 504: it may have been taken or not; push it again with the same msg_id. With "
-                "`at` it becomes a push task, and the answer is 202.",
+                "answer, or 504: it may have been taken or not; push it again with the same msg_id (a 504 "
+                "names it). With `at` it becomes a push task, and the answer is 202; 409 says that the task "
+                "of this msg_id was cancelled.",
+                problems=("conflict",),
             )
         ]
 
@@ -55,6 +57,7 @@ class Pushing:
         """Push, or keep for later."""
         asked: Push = call.body
         publish = publish_of(asked, self.limits.max_addresses_service)
+        call.known["msg_id"] = publish.msg_id
         if asked.at is not UNSET:
             if self._schedule is None:
                 raise Problem("invalid-request", "at: no push tasks are kept here", "push it when it is time")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from typing import IO, Any, Protocol
 from urllib.parse import parse_qsl, unquote_to_bytes
 
@@ -59,6 +60,10 @@ class Call(Struct, frozen=True):
     """What stood in Authorization: Bearer, on routes that ask for no key."""
     accept: str = ""
     peer: str = ""
+    public: bool = False
+    """It came through the clients' port."""
+    known: dict[str, str] = {}
+    """What is told if no result comes in time: the `msg_id` of a push."""
 
     @property
     def sender(self) -> str:
@@ -193,7 +198,7 @@ def query_of(kind: type[Struct] | None, text: bytes) -> Any:
         ) from None
     if kind is None:
         kind = _Nothing
-    many = {field.encode_name for field in msgspec.structs.fields(kind) if isinstance(field.default, tuple)}
+    many = _repeated(kind)
     values: dict[str, Any] = {}
     for name, value in pairs:
         if name in many:
@@ -206,6 +211,13 @@ def query_of(kind: type[Struct] | None, text: bytes) -> Any:
         return msgspec.convert(values, kind, strict=False)
     except msgspec.ValidationError as error:
         raise Problem("invalid-request", f"the query: {error}", "see /openapi.json") from None
+
+
+@cache  # msgspec evaluates the annotations anew each time: a fifth of a small request
+def _repeated(kind: type[Struct]) -> frozenset[str]:
+    """The names that may stand in a query more than once."""
+    fields = msgspec.structs.fields(kind)
+    return frozenset(field.encode_name for field in fields if isinstance(field.default, tuple))
 
 
 class _Nothing(Struct, frozen=True, forbid_unknown_fields=True):

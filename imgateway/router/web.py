@@ -1,17 +1,20 @@
 """The sockets of the API: `twisted.web.http`, bounded in every direction.
 
-A request must have arrived within ``router.timeout_s`` of its first byte, ten times that for who has an API
-key; a connection that asks nothing for as long is closed, and so is one that does not read its answer. Bodies
-of strangers are not kept, those of others not beyond the limit. Connections above the limit are cut.
+A request must have arrived within ``router.timeout_s`` of its first byte, from who may push within
+``router.tasks_timeout_s``; a connection that asks nothing for as long is closed, and so is one that does not
+read its answer. Bodies of strangers are not kept, those of others not beyond the limit. Connections above the
+limit are cut.
 """
 
 from __future__ import annotations
 
+from contextlib import suppress
 from io import BytesIO
 from tempfile import SpooledTemporaryFile
 from typing import IO, Any, cast
 
 from twisted.internet.interfaces import IAddress
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web import http
 
@@ -19,11 +22,13 @@ from imgateway.router.api import Api, Reply, Request
 
 __all__ = ("ApiSite",)
 
+log = Logger()
+
 IN_MEMORY = 1_048_576
 """Bytes of a body that are kept in memory; more goes to a file without a name."""
 EXCESS = 4_194_304
-"""Bytes beyond the limit that are read and dropped, so that the answer says what is wrong; then the
-connection is cut."""
+"""Bytes beyond the limit that are read and dropped, so that whoever sends them reads the answer; a body that
+is announced as larger is answered before it comes, one that turns out to be is cut."""
 HEAD_BYTES = 65_536
 """What the lines before a body may take on the private port: a question about 500 users. Clients have what
 Twisted gives, 16,384."""
@@ -31,11 +36,10 @@ CORS = {
     "Access-Control-Allow-Origin": "*",
     "Access-Control-Allow-Methods": "GET, HEAD",
     "Access-Control-Allow-Headers": "Authorization",
+    "Access-Control-Expose-Headers": "Retry-After",
     "Access-Control-Max-Age": "86400",
 }
 """For pages in browsers, from anywhere: what clients may ask takes a token, and no cookie."""
-PATIENCE = 10
-"""So many times longer may a request take to arrive that has an API key: tasks are large."""
 
 
 class _Request(http.Request):
@@ -45,6 +49,7 @@ class _Request(http.Request):
     _body: IO[bytes]
     _most = 0
     _size = 0
+    _trouble = ""
 
     def __init__(self, channel: _Channel, queued: object = False) -> None:
         super().__init__(channel, queued, parsePOSTFormSubmission=False)
@@ -53,17 +58,37 @@ class _Request(http.Request):
     def gotLength(self, length: int | None) -> None:
         """All headers are there."""
         channel = self.channel
-        self._most = 0 if channel.is_public else channel.api.most(self._token())
-        if self._most and length != 0:
-            channel.setTimeout(channel.api.settings.timeout_s * PATIENCE)
         self._body = self.content = cast(BytesIO, SpooledTemporaryFile(IN_MEMORY))  # noqa: SIM115
+        if not channel.is_public:
+            self._most, within_s = channel.api.room(self._token())
+            if length != 0:
+                channel.setTimeout(within_s)
+        if length is not None and length > self._most + EXCESS:
+            self._size = length
+            self._refuse()
+
+    def _refuse(self) -> None:
+        """Answer at once. A client that waits for "100 Continue" has sent nothing of its body yet, and reads
+        what is wrong with it."""
+        self.requestHeaders.removeHeader(b"expect")  # or Twisted says "continue" after the answer
+        self.clientproto = b"HTTP/1.1"
+        channel = self.channel
+        self._told(channel.api.refuse(self._token(), self._most, channel.is_public))
+        channel.is_deaf = True
 
     def handleContentChunk(self, data: bytes) -> None:
         self._size += len(data)
-        if self._size <= self._most:
-            self._body.write(data)
-        elif self._size > self._most + EXCESS:
+        if self._size > self._most + EXCESS:
             self.channel.cut()
+        elif self._size <= self._most and not self._trouble:
+            try:
+                self._body.write(data)
+                self._body.flush()  # what is wrong with the disk shall be known here
+            except OSError as error:
+                self._trouble = error.strerror or str(error)
+                with suppress(OSError):
+                    self._body.close()
+                self._body = self.content = BytesIO()
 
     def _token(self) -> str:
         scheme, _, token = (self.getHeader("authorization") or "").partition(" ")
@@ -88,6 +113,7 @@ class _Request(http.Request):
             self._size,
             self.getHeader("accept") or "",
             _text(self.channel.getPeer()),
+            self._trouble,
         )
         answer = self.channel.api.answer(asked, self.channel.is_public)
         answer.addCallback(self._told)
@@ -123,8 +149,21 @@ class _Channel(http.HTTPChannel):
         self.site = site
         self.api = api
         self.is_public = is_public
+        self.is_deaf = False
+        """It was answered, and is closing: what still comes is not looked at."""
         if not is_public:
             self.MAX_LENGTH = self.totalHeadersSize = HEAD_BYTES
+
+    def dataReceived(self, data: bytes) -> None:
+        if self.is_deaf:
+            return
+        try:
+            super().dataReceived(data)
+        except ValueError as error:
+            # Strangers' bytes: a header that is not UTF-8, a length of 5,000 digits. No line of the log each.
+            log.debug("a request could not be read", why=type(error).__name__)
+            self.is_deaf = True
+            self._respondToBadRequestAndDisconnect()
 
     def connectionMade(self) -> None:
         self.site.channels.add(self)

@@ -176,8 +176,11 @@ class HttpApi:
             TaskPages(self.tasks, wall_ms),
         )
         self.api = Api(parts, self.keys, router, reactor)
-        self._registry = registry({"version": __version__, **info}, *sources, self.api.measures)
-        self._drawn = b""
+        measures = (*sources, self.api.measures, self.tasks.measures)
+        self._registry = registry({"version": __version__, **info}, *measures)
+        self._drawn: dict[bool, bytes] = {}
+        self._health = health
+        health.set("api", False, "starting")
         self.ports: list[Port] = []
         self._late: Any = None
 
@@ -185,9 +188,11 @@ class HttpApi:
         encode, kind = choose_encoder(accept)
         return kind, encode(self._registry)
 
-    def _document(self) -> bytes:
-        self._drawn = self._drawn or document(self.api.table.routes)
-        return self._drawn
+    def _document(self, public: bool) -> bytes:
+        if public not in self._drawn:
+            table = self.api.public if public else self.api.table
+            self._drawn[public] = document(table.routes)
+        return self._drawn[public]
 
     def listen(self, endpoint: str, setting: str, public: bool = False) -> Deferred[Port]:
         """Open a port: until `start` it answers what health asks, and 503 else.
@@ -218,6 +223,7 @@ class HttpApi:
     def _open(self, _: object) -> None:
         if not self.api.stopping:
             self.api.closed = ""
+            self._health.set("api", True)
 
     def stop(self, within_s: float) -> Deferred[Any]:
         """Take no more requests, and finish those that run, within so many seconds; give the tasks back."""
@@ -259,5 +265,6 @@ class HttpApi:
             self.doors.settings = self.api.settings = settings.router
             self.doors.heartbeat_s = settings.session.heartbeat_s
             self.pushing.limits = settings.limits
+            self.tasks.go_by(settings.router, settings.limits)
 
         return apply

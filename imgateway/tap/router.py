@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import atexit
 import os
 import secrets
-import signal
-import sys
 import time
 from typing import Any, ClassVar
 
 from msgspec.structs import replace
-from twisted.application.service import Service
 from twisted.internet.defer import Deferred, gatherResults
-from twisted.logger import ILogObserver, Logger
-from twisted.python.components import Componentized
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from imgateway import __version__
@@ -22,14 +17,12 @@ from imgateway.auth.keys import secret_path
 from imgateway.brokers.clock import wall_ms
 from imgateway.config import Settings
 from imgateway.errors import ConfigError, OperatorError
-from imgateway.ops.health import Health
-from imgateway.ops.logs import observer
 from imgateway.router.gateway import RouterGateway
 from imgateway.tap.api import HttpApi
 from imgateway.tap.check import check_broker
-from imgateway.tap.logfile import log_file
 from imgateway.tap.options import SettingsOptions
 from imgateway.tap.plugins import find_policy
+from imgateway.tap.process import Process, tell
 from imgateway.tap.registries import check_registry, make_registry
 from imgateway.tap.service import make_broker
 
@@ -91,7 +84,7 @@ def check_router(settings: Settings) -> None:
         )
 
 
-class Router(Service):
+class Router(Process):
     """A router with its log, its ports and its signals, as a Twisted service.
 
     A first SIGTERM or SIGINT finishes the requests that run, a second one does not wait for them; SIGHUP
@@ -103,14 +96,11 @@ class Router(Service):
     def __init__(self, options: Options, reactor: Any) -> None:
         settings = options.settings
         check_router(settings)
-        self.options = options
-        self.health = Health()
+        super().__init__(options, reactor)
         self.incarnation = f"router.{secrets.token_hex(4)}"
-        self._reactor = reactor
-        self._failed = False
         self._stopping: Deferred[Any] | None = None
         self.gateway = RouterGateway(
-            make_broker(settings, reactor),
+            make_broker(settings, reactor, reaps=False),
             make_registry(settings.registry, reactor),
             find_policy(settings.auth),
             settings.limits,
@@ -124,23 +114,9 @@ class Router(Service):
             settings, self.gateway, self.incarnation, self.health, {"node": self.incarnation}, (), reactor
         )
 
-    def setServiceParent(self, parent: Any) -> None:
-        """Join the application, and write its log."""
-        super().setServiceParent(parent)
-        if isinstance(parent, Componentized):  # the application itself, not a service in between
-            out = log_file(self.options.parent or {})
-            if out is not None:
-                parent.setComponent(ILogObserver, observer(self.options.settings.log, out))
-
     # ---------------------------------------------------------------------------------------- start and stop
 
-    def startService(self) -> None:
-        """Start once the reactor runs."""
-        super().startService()
-        self._reactor.callWhenRunning(self._start)
-
     def _start(self) -> None:
-        self._catch_signals()
         router = self.options.settings.router
         # First the ports: who asks is told why nothing else works yet.
         opening = [self.http.listen(router.private, "router.private")]
@@ -154,7 +130,7 @@ class Router(Service):
 
     def _listening(self, ports: Any) -> None:
         places = [port.address for port in ports]
-        _tell(f"imrouter {__version__} listens on {' (private) and '.join(places)}\n")
+        tell(f"imrouter {__version__} listens on {' (private) and '.join(places)}\n")
         log.info("listening", places=", ".join(places), incarnation=self.incarnation, pid=os.getpid())
 
     def _ready(self, _: object) -> None:
@@ -163,18 +139,8 @@ class Router(Service):
             log.info("ready", nodes=len(self.gateway.nodes()))
 
     def _refused(self, failure: Failure) -> None:
-        """The start failed: one line for the operator, exit status 1."""
-        if self._stopping is not None:
-            return  # it was told to stop before it was there
-        if isinstance(failure.value, OperatorError):
-            _tell(f"imrouter: {failure.getErrorMessage()}\n")
-            log.error("the start failed", why=failure.getErrorMessage())
-        else:
-            log.failure("the start failed", failure)
-        self._failed = True
-        # twistd has no way to say that a service failed, and exits with 0.
-        atexit.register(os._exit, 1)
-        self._reactor.stop()
+        if self._stopping is None:  # else it was told to stop before it was there
+            super()._refused(failure)
 
     def stopService(self) -> Deferred[Any]:
         """Finish the requests, give the tasks back, leave the broker; close the ports last, so that health
@@ -191,41 +157,16 @@ class Router(Service):
         stopping.addBoth(stopped.callback)
         return stopped
 
-    # --------------------------------------------------------------------------------------------- signals
+    def _hurry(self) -> None:
+        self.http.hurry()
 
-    def _catch_signals(self) -> None:
-        before = signal.getsignal(signal.SIGTERM)
-
-        def terminate(number: int, frame: Any) -> None:
-            if self.running and callable(before):
-                before(number, frame)
-            else:
-                self._reactor.callFromThread(self.http.hurry)
-
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, terminate)
-        signal.signal(signal.SIGHUP, lambda number, frame: self._reactor.callFromThread(self.reload))
-
-    def reload(self) -> None:
-        """SIGHUP. What cannot be read is logged, and everything stays as it was."""
-        try:
-            settings = self.options.load()
-            check_router(settings)
-            policy = find_policy(settings.auth)
-            apply = self.http.read(settings)
-        except OperatorError as error:
-            log.error("reload refused, nothing changed: {why}", why=str(error))
-        else:
-            apply()
-            self.gateway.policy, self.gateway.limits = policy, settings.limits
-            log.info("reloaded API keys, secrets, limits and policy")
-
-
-def _tell(text: str) -> None:
-    """Say something to the person at the terminal: twistd turns sys.stderr into log lines."""
-    if sys.__stderr__ is not None:
-        sys.__stderr__.write(text)
-        sys.__stderr__.flush()
+    def _reload(self) -> str:
+        settings = self.options.load()
+        check_router(settings)
+        policy = find_policy(settings.auth)
+        self.http.read(settings)()
+        self.gateway.policy, self.gateway.limits = policy, settings.limits
+        return "API keys, secrets, limits and policy"
 
 
 def makeService(options: Options) -> Router:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import atexit
 import gc
 import os
 import random
 import secrets
-import signal
 import socket
 import sys
 import time
@@ -15,10 +13,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
-from twisted.application.service import Service
 from twisted.internet.defer import Deferred, gatherResults, maybeDeferred, succeed
-from twisted.logger import ILogObserver, Logger
-from twisted.python.components import Componentized
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from imgateway import __version__
@@ -30,14 +26,13 @@ from imgateway.node.membership import Condition, Membership
 from imgateway.node.service import Node
 from imgateway.ops.health import Health
 from imgateway.ops.http import HttpListener
-from imgateway.ops.logs import observer
 from imgateway.ops.metrics import registry
 from imgateway.tap.banner import banner, exposed
 from imgateway.tap.check import REDIS, check_broker
 from imgateway.tap.doors import door, http_door, transport_options, udp_keys, unproven
-from imgateway.tap.logfile import log_file
 from imgateway.tap.options import Options
 from imgateway.tap.plugins import Wires, find_all, find_authenticator, find_policy
+from imgateway.tap.process import Process, tell
 from imgateway.tap.registries import make_registry, served
 from imgateway.wire import compression
 
@@ -49,8 +44,11 @@ __all__ = ("Gateway", "compose", "makeService")
 log = Logger()
 
 
-def make_broker(settings: Settings, reactor: Any) -> IBroker:
-    """The broker that ``broker.url`` names. :raises ConfigError: there is no such kind."""
+def make_broker(settings: Settings, reactor: Any, reaps: bool = True) -> IBroker:
+    """The broker that ``broker.url`` names. `reaps`: it looks after what dead nodes of a cluster had.
+
+    :raises ConfigError: there is no such kind.
+    """
     check_broker(settings)
     if settings.broker.url.startswith(REDIS):
         from imgateway.brokers.redis import RedisBroker
@@ -61,7 +59,7 @@ def make_broker(settings: Settings, reactor: Any) -> IBroker:
             retention=settings.retention,
             rooms=settings.rooms,
             max_devices=settings.session.max_devices,
-            linger_s=settings.session.linger_s,
+            reaps=reaps,
             reactor=reactor,
             now_ms=wall_ms,
         )
@@ -151,10 +149,11 @@ def _about(settings: Settings, incarnation: str) -> NodeInfo:
         zone=registry.zone,
         weight=registry.weight,
         started_ms=wall_ms(),
+        hears=bool(settings.plugins.listeners),
     )
 
 
-class Gateway(Service):
+class Gateway(Process):
     """A node with its log, its HTTP port and its signals, as a Twisted service.
 
     A first SIGTERM or SIGINT drains, a second one stops at once; SIGHUP reads keys, limits, quotas and policy
@@ -164,16 +163,12 @@ class Gateway(Service):
     name = "imgateway"
 
     def __init__(self, options: Options, reactor: Any) -> None:
-        self.options = options
-        self.health = Health()
+        super().__init__(options, reactor)
         wires = Wires(options.settings, reactor.seconds, wall_ms)
         self.node = compose(options.settings, reactor, self.health, self._serve, wires)
         self._warnings = tuple(unproven(options.settings, wires))
-        self._reactor = reactor
         self._api = self._make_api()
         self._http: HttpListener | None = None
-        self._failed = False
-        self._why = ""
 
     def _make_api(self) -> HttpApi | None:
         """The HTTP API, if there are keys to use it with."""
@@ -187,23 +182,9 @@ class Gateway(Service):
         info = {"node": node.settings.node.name}
         return HttpApi(settings, node, node.incarnation, self.health, info, (node.measures,), self._reactor)
 
-    def setServiceParent(self, parent: Any) -> None:
-        """Join the application, and write its log."""
-        super().setServiceParent(parent)
-        if isinstance(parent, Componentized):  # the application itself, not a service in between
-            out = log_file(self.options.parent or {})
-            if out is not None:
-                parent.setComponent(ILogObserver, observer(self.options.settings.log, out))
-
     # ---------------------------------------------------------------------------------------- start and stop
 
-    def startService(self) -> None:
-        """Start once the reactor runs."""
-        super().startService()
-        self._reactor.callWhenRunning(self._start)
-
     def _start(self) -> None:
-        self._catch_signals()
         starting: Deferred[Any] = self.node.start()
         starting.addCallback(lambda _: self._api.start() if self._api is not None else None)
         starting.addCallbacks(self._ready, self._refused)
@@ -236,7 +217,7 @@ class Gateway(Service):
         places = ", ".join(listener.address for listener in self.node.listeners)
         http = self._http.address if self._http is not None else ""
         api = ", ".join(port.address for port in self._api.ports) if self._api is not None else ""
-        _tell(banner(self.options.settings, self.node.listeners, http, self._warnings, api))
+        tell(banner(self.options.settings, self.node.listeners, http, self._warnings, api))
         log.info(
             "listening", places=places, http=http or api, incarnation=self.node.incarnation, pid=os.getpid()
         )
@@ -244,19 +225,6 @@ class Gateway(Service):
             log.warn("tokens and messages are in the clear: no TLS, and other machines reach it", url=url)
         for warning in self._warnings:
             log.warn("a listener believes whom a greeting names", why=warning)
-
-    def _refused(self, failure: Failure) -> None:
-        """The start failed: one line for the operator, exit status 1."""
-        if isinstance(failure.value, OperatorError):
-            _tell(f"imgateway: {failure.getErrorMessage()}\n")
-            log.error("the start failed", why=failure.getErrorMessage())
-        else:
-            log.failure("the start failed", failure)
-        if not self._failed:
-            self._failed = True
-            # twistd has no way to say that a service failed, and exits with 0.
-            atexit.register(os._exit, 1)
-            self._reactor.stop()
 
     def stopService(self) -> Deferred[None]:
         """Drain, close the store, then the HTTP port, so that health can be asked to the end."""
@@ -280,47 +248,19 @@ class Gateway(Service):
         closing = self._api.close()
         return closing.addCallback(lambda _: stopping)
 
-    # --------------------------------------------------------------------------------------------- signals
-
-    def _catch_signals(self) -> None:
-        before = signal.getsignal(signal.SIGTERM)
-
-        def terminate(number: int, frame: Any) -> None:
-            self._why = signal.Signals(number).name
-            if self.running and callable(before):
-                before(number, frame)
-            else:
-                self._reactor.callFromThread(self._hurry)
-
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, terminate)
-        signal.signal(signal.SIGHUP, lambda number, frame: self._reactor.callFromThread(self.reload))
-
     def _hurry(self) -> None:
         log.info("stopping at once", why=self._why, links=len(self.node.exchange.links))
         if self._api is not None:
             self._api.hurry()
         self.node.stop()
 
-    def reload(self) -> None:
-        """SIGHUP. What cannot be read is logged, and everything stays as it was."""
-        try:
-            settings = self.options.load()
-            apply = self._api.read(settings) if self._api is not None else None
-            self.node.reload(settings, find_policy(settings.auth))
-            if apply is not None:
-                apply()
-        except OperatorError as error:
-            log.error("reload refused, nothing changed: {why}", why=str(error))
-        else:
-            log.info("reloaded keys, limits, quotas and policy")
-
-
-def _tell(text: str) -> None:
-    """Say something to the person at the terminal: twistd turns sys.stderr into log lines."""
-    if sys.__stderr__ is not None:
-        sys.__stderr__.write(text)
-        sys.__stderr__.flush()
+    def _reload(self) -> str:
+        settings = self.options.load()
+        apply = self._api.read(settings) if self._api is not None else None
+        self.node.reload(settings, find_policy(settings.auth))
+        if apply is not None:
+            apply()
+        return "keys, limits, quotas and policy"
 
 
 def makeService(options: Options) -> Gateway:

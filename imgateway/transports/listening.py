@@ -1,7 +1,7 @@
 """Stream listeners from Twisted endpoint descriptions, and every way in which that can fail, in one line.
 
 Beside Twisted's own descriptions (``tcp:7901``, ``ssl:…``, ``unix:…``, ``systemd:…``, ``haproxy:…``) a bare
-``7901`` and ``host:7901`` mean tcp.
+``7901`` and ``host:7901`` mean tcp; ``shared:…`` is ours (`shared`).
 """
 
 from __future__ import annotations
@@ -32,11 +32,15 @@ __all__ = ("Listener", "advice", "description", "listen_stream")
 
 # How many may wait to be accepted. Twisted's default of 50 turns a login storm into refused connections.
 BACKLOG = 4096
+SHARED = "shared:"
 _HOST_PORT = re.compile(r"(?:(?P<host>\[[^\]]+\]|\d+\.\d+\.\d+\.\d+|localhost|):)?(?P<port>\d+)")
 
 
 def description(endpoint: str) -> str:
     """The endpoint description that a listening address means: ``7901`` → ``tcp:7901:backlog=4096``."""
+    if endpoint.startswith(SHARED):
+        inner = endpoint.removeprefix(SHARED)
+        return SHARED + description(f"tcp:{inner}" if re.match(r"\d+:", inner) else inner)
     if short := _HOST_PORT.fullmatch(endpoint):
         host = (short["host"] or "").strip("[]")
         kind = "tcp6" if ":" in host else "tcp"
@@ -53,7 +57,7 @@ def listen_stream(endpoint: str, side: Side) -> Deferred[Listener]:
     """
     proxied = endpoint.startswith("haproxy:")
     inner = description(endpoint.removeprefix("haproxy:"))
-    scheme = ("haproxy:" if proxied else "") + inner.partition(":")[0]
+    scheme = ("haproxy:" if proxied else "") + inner.removeprefix(SHARED).partition(":")[0]
 
     def failed(reason: Failure) -> Failure:
         return Failure(OperatorError(f"cannot listen on {endpoint}: {advice(reason.value)}"))

@@ -39,4 +39,9 @@ def cannot_listen(error: CannotListenError, sockets: str, otherwise: str = "") -
         return f"permission denied; take a port above 1023{otherwise}"
     if number == errno.EADDRNOTAVAIL:
         return f"{error.interface} is not an address of this machine; see them with:  ip address"
+    if number == errno.ENOPROTOOPT:
+        return (
+            "this system cannot share a port among processes (SO_REUSEPORT, Linux 3.9 and newer); leave "
+            "shared: out, and give each process a port of its own"
+        )
     return str(error.socketError)

@@ -148,6 +148,12 @@ def _bind(reactor: Any, endpoint: str, host: str, port: int, server: Any, larges
 
 def _parsed(endpoint: str) -> tuple[str, int, bool]:
     """Host, port, insecure."""
+    if endpoint.startswith("shared:"):
+        # After a new mapping a client's datagrams would reach whichever process the kernel liked.
+        raise OperatorError(
+            f"udp:{endpoint}: a UDP port cannot be shared; leave shared: out, and give each process a port "
+            "of its own"
+        )
     found = _ENDPOINT.fullmatch(endpoint)
     port = int(found["port"]) if found else 65_536
     if found is None or port > 65_535:

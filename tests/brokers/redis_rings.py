@@ -19,7 +19,6 @@ from tests.brokers.redis_desk import RedisDesk
 from tests.brokers.redis_server import Loop, RedisServer
 
 ROOM = Address("room", "7")
-LINGER_S = 60.0
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +42,6 @@ class Node:
         self.told: list[tuple[LogKey, int, int, int, tuple[Entry, ...]]] = []
         self.moved: list[tuple[LogKey, int, int]] = []
         self.events: list[tuple[str, SessionKey, Address]] = []
-        self.live: set[SessionKey] = set()
         self.count = 0
         self.rings = RedisRings(
             primaries=self.desk.primaries,
@@ -57,8 +55,6 @@ class Node:
         self.rooms = RedisRooms(
             primaries=self.desk.primaries,
             reactor=house.loop,
-            linger_s=LINGER_S,
-            is_live=self.live.__contains__,
             entered=lambda *who: self.events.append(("entered", *who)),
             left=lambda *who: self.events.append(("left", *who)),
         )
@@ -144,13 +140,11 @@ class Node:
         """So much time passes, for all; and then this node does its upkeep."""
         self.house.pass_time(seconds)
         self.rings.upkeep()
-        self.rooms.upkeep()
         self.settle()
 
     # ------------------------------------------------------------------------------------------------- rooms
 
     def join(self, session: SessionKey, generation: int, address: Address = ROOM, *areas: str) -> None:
-        self.live.add(session)
         assert self.desk.run(self.rooms.join(session, generation, address, areas)) is None
 
     def leave(self, session: SessionKey, generation: int, address: Address = ROOM) -> None:
@@ -234,4 +228,4 @@ def true_bytes(server: RedisServer) -> tuple[int, int]:
     return entries + 600 * rings, rings
 
 
-__all__ = ("LINGER_S", "ROOM", "House", "Node", "build", "house", "redis", "room", "start", "true_bytes")
+__all__ = ("ROOM", "House", "Node", "build", "house", "redis", "room", "start", "true_bytes")

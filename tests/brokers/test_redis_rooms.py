@@ -12,7 +12,7 @@ from imgateway.brokers.redis import rooms as module
 from imgateway.brokers.redis.packing import pack
 from imgateway.errors import CloseCode
 from imgateway.frames import Address, SessionKey
-from tests.brokers.redis_rings import LINGER_S, ROOM, House, Node, build, house, redis, start
+from tests.brokers.redis_rings import ROOM, House, Node, build, house, redis, start
 
 pytestmark = pytest.mark.server
 __all__ = ("build", "house", "redis", "start")
@@ -114,12 +114,10 @@ def test_a_session_that_moves_to_another_node_stays_in_the_rooms_that_it_names_t
     old, new = house.node(), house.node()
     old.join(BOB, 1, ROOM, "games")
     old.join(BOB, 1, OTHER, "games", "news")
-    old.live.clear()
     assert old.desk.later(old.rooms.displaced(BOB, 1, CloseCode.REPLACED)) == [None]
     new.join(BOB, 2, ROOM, "games")
-    old.upkeep(LINGER_S - 1)
     assert (new.members(ROOM, OTHER, GAMES, NEWS), new.events) == ([1, 1, 1, 1], [])
-    old.upkeep(2)
+    old.desk.run(old.rooms.end(BOB, 1))  # nobody waits for it any more
     assert old.events == [("entered", BOB, ROOM), ("entered", BOB, OTHER), ("left", BOB, OTHER)]
     assert (new.members(ROOM, OTHER, GAMES, NEWS), new.events) == ([1, 0, 1, 0], [])
     assert (old.measure().room_members, new.measure().room_members) == (0, 1)
@@ -129,18 +127,16 @@ def test_a_session_that_moves_to_another_node_stays_in_the_rooms_that_it_names_t
     nothing_is_left(house)
 
 
-def test_a_session_that_comes_back_keeps_only_what_it_names_again(house: House) -> None:
+def test_a_session_that_comes_back_leaves_what_it_does_not_name_again(house: House) -> None:
     one, other = house.node(), house.node()
     one.join(BOB, 1)
     one.join(BOB, 1, OTHER)
-    one.live.clear()
     one.rooms.displaced(BOB, 1, CloseCode.REPLACED)
     other.join(BOB, 2)
-    other.live.clear()
     other.rooms.displaced(BOB, 2, CloseCode.REPLACED)
     one.join(BOB, 3)
-    one.upkeep(LINGER_S + 1)
-    other.upkeep(0)
+    other.desk.run(other.rooms.end(BOB, 2))
+    one.leave(BOB, 3, OTHER)
     assert (one.events[2:], other.events) == ([("left", BOB, OTHER)], [])
     assert (one.members(ROOM, OTHER), one.measure().room_members) == ([1, 0], 1)
 
@@ -149,8 +145,8 @@ def test_a_session_that_comes_back_keeps_only_what_it_names_again(house: House) 
 def test_a_newer_generation_at_the_same_node_needs_to_name_nothing(house: House, code: CloseCode) -> None:
     node = house.node()
     node.join(BOB, 1)
-    node.rooms.displaced(BOB, 1, code)  # it is live
-    node.upkeep(LINGER_S + 1)
+    node.rooms.displaced(BOB, 1, code)
+    node.settle()
     assert node.members(ROOM) == [1]
 
 
@@ -278,6 +274,7 @@ def test_kill_9_under_load_tells_everything_once(start: Any, build: Any) -> None
     nodes = [house.node() for _ in range(2)]
     sessions = [SessionKey(f"u{n}", "phone") for n in range(6)]
     where: dict[SessionKey, Node] = {}
+    went: list[tuple[Node, SessionKey, int]] = []
     generations: Counter[SessionKey] = Counter()
     for n in range(400):
         session = random.choice(sessions)
@@ -285,7 +282,7 @@ def test_kill_9_under_load_tells_everything_once(start: Any, build: Any) -> None
             before, where[session] = where.get(session), random.choice(nodes)
             generations[session] += 1
             if before is not None and before is not where[session]:
-                before.rooms.displaced(session, generations[session] - 1, CloseCode.REPLACED)
+                went.append((before, session, generations[session] - 1))
         node, generation = where[session], generations[session]
         room = Address("room", random.choice("xyz"))
         if random.random() < 0.6:
@@ -298,9 +295,8 @@ def test_kill_9_under_load_tells_everything_once(start: Any, build: Any) -> None
             server.kill9()
             server.restart()
     house.settle()
-    house.pass_time(LINGER_S + 1)
-    for node in nodes:
-        node.rooms.upkeep()
+    for node, session, generation in went:
+        node.rooms.end(session, generation)
     house.settle()
     inside = Counter()  # type: Counter[tuple[SessionKey, Address]]
     for node in nodes:

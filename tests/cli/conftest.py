@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,8 @@ from click.testing import CliRunner, Result
 
 from imgateway.auth.keys import make_secret
 from imgateway.cli import main
+from imgateway.cli.world import World
+from tests.cli.fake_api import KEY, FakeApi
 from tests.cli.fake_client import Stage
 
 URL = "tcp://127.0.0.1:7901"
@@ -40,3 +42,22 @@ def stage() -> Stage:
 
 
 Run = Callable[..., Any]
+Ask = Callable[..., Result]
+
+
+@pytest.fixture
+def api() -> Iterator[FakeApi]:
+    api = FakeApi()
+    yield api
+    api.close()
+
+
+@pytest.fixture
+def ask(api: FakeApi) -> Ask:
+    """Runs a command for operators, with the API's URL and a key in the environment."""
+
+    def ask(*args: str, world: World | None = None, env: dict[str, str] | None = None) -> Result:
+        surroundings = {"IMGATEWAY_ROUTER": api.url, "IMGATEWAY_API_KEY": KEY, **(env or {})}
+        return CliRunner().invoke(main, args, obj=world, env=surroundings, catch_exceptions=False)
+
+    return ask

@@ -86,6 +86,18 @@ def test_a_bye_with_other_places_is_followed(world: World, monkeypatch: pytest.M
     assert len(router.tokens) == 2
 
 
+def test_places_of_many_byes_do_not_gather(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("imgateway.client.adapters.transport_for", lambda url: None)
+    client = world.up(url=(), router=FakeRouter("memory://a"))
+    for n in range(9):
+        world.gateway.pipe.say(
+            Bye(CloseCode.GOING_AWAY, "", 100, tuple(f"memory://{n}.{m}" for m in range(9)))
+        )
+        world.wait(0.2)
+        assert world.gateway.dialled[-1] == f"memory://{n}.0"
+    assert len(client._session._course) == 32
+
+
 def test_a_bye_does_not_lead_into_the_open(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("imgateway.client.adapters.transport_for", lambda url: None)
     router = FakeRouter("tls://a")
@@ -278,6 +290,27 @@ def test_a_token_for_the_place_that_runs_out(world: World) -> None:
     world.turn()
 
 
+def test_a_token_for_the_place_that_is_not_taken_any_more(world: World) -> None:
+    router = FakeRouter()
+    router.answers = [bound("one", "two"), bound("three"), bound("four")]
+    client = world.client(url=(), router=router)
+    ends: list[Any] = []
+    client.when_closed().addErrback(lambda failure: ends.append(failure.value.code))
+    client.start()
+    world.turn()
+    # Its secret, or the node's name, has changed since: what the router gives now may do.
+    world.gateway.pipe.say(Bye(CloseCode.BAD_TOKEN))
+    world.turn()
+    assert [hello.token for hello in world.gateway.pipe.of(Hello)] == ["three"]
+    world.gateway.welcomes = False
+    world.gateway.pipe.say(Bye(CloseCode.BAD_TOKEN))
+    world.turn()
+    assert [hello.token for hello in world.gateway.pipe.of(Hello)] == ["four"]
+    world.gateway.pipe.say(Bye(CloseCode.BAD_TOKEN))  # fresh from the router
+    world.turn()
+    assert ends == [CloseCode.BAD_TOKEN]
+
+
 # ------------------------------------------------------------------------------------------- where it may go
 
 
@@ -295,6 +328,16 @@ def test_where_it_goes(secure: bool, token: str, goes: list[str]) -> None:
     client = Client(token=token, router=router, reactor=World().clock)
     found = Allocation(tuple(map(Place, ("tcp://a:1", "udp://b:1", "tls://c:1", "pigeon://d", ""))))
     assert client._session._dial.allocated(found, "~" in token) == goes
+
+
+@pytest.mark.parametrize("own", ["t", "t~AAAAAAAAAAAAAAAAAAAAAA"])
+def test_over_udp_the_token_of_the_place_needs_its_own_key(own: str) -> None:
+    client = Client(token=own, router=FakeRouter(), reactor=World().clock)
+    bare, sealed = Place("udp://b:1", token="one"), Place("udp://c:1", token="two~AAAAAAAAAAAAAAAAAAAAAA")
+    places = client._session._dial.allocated(
+        Allocation((bare, sealed, Place("tcp://d:1", token="3"))), "~" in own
+    )
+    assert places == ["udp://c:1", "tcp://d:1"]
 
 
 def test_nowhere_to_go(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

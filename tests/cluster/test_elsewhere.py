@@ -38,6 +38,12 @@ def test_at_most_five_and_none_twice() -> None:
     assert len({url.split(":")[1] for url in found}) == len(found) == 5
 
 
+def test_processes_that_share_an_address_are_one_place() -> None:
+    shared = [node(f"n{n}", "tcp://gw:7901") for n in range(9)]
+    assert places(*shared, node("me", "tcp://gw:7901")) == ("tcp://gw:7901",)
+    assert set(places(*shared, node("other"))) == {"tcp://gw:7901", "tcp://other:7901"}
+
+
 def test_our_own_region_comes_first() -> None:
     nodes = [
         node("me", region="eu"),

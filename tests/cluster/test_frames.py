@@ -13,12 +13,14 @@ from imgateway.cluster.frames import (
     Control,
     Drain,
     Kick,
+    Stored,
     Undrain,
     UnknownKind,
     decode_control,
     encode_control,
 )
 from imgateway.errors import BadFrame
+from imgateway.frames import Message
 
 FRAMES: list[Control] = [
     Answer(number=7, code=3, body=b"\xff\x00", count=2),
@@ -27,6 +29,9 @@ FRAMES: list[Control] = [
     Ask(number=2, reply_to="a.1", user="bob", device="", service="s", method="m", body=b"x", deadline_ms=5),
     Drain(rate=500),
     Undrain(),
+    Stored(
+        messages=(("user:bob", Message("1", "service:shop", "api", body=b"\xff", headers=(("a", "b"),))),)
+    ),
 ]
 
 

@@ -16,6 +16,7 @@ from imgateway.brokers.embedded import EmbeddedBroker
 from imgateway.config import Settings
 from imgateway.errors import CloseCode, LinkLost, LoginRefused
 from imgateway.frames import (
+    DURABLE_KINDS,
     Acked,
     Address,
     Bye,
@@ -109,8 +110,7 @@ class House:
         self.health: dict[str, tuple[bool, str]] = {}
         config = config or settings()
         random = Random(5)
-        self.broker = EmbeddedBroker(
-            reactor=self.network,
+        self.broker = self.make_broker(
             settings=config.broker,
             retention=config.retention,
             rooms=config.rooms,
@@ -118,7 +118,6 @@ class House:
             now_ms=self.wall_ms,
             entropy=random.randbytes,
             random=random.random,
-            lane=self.steps,
         )
         self.node = Node(
             replace(config, node=replace(config.node, name="n")),
@@ -137,6 +136,9 @@ class House:
         )
         self.result(self.node.start())
 
+    def make_broker(self, **arguments: Any) -> Any:
+        return EmbeddedBroker(reactor=self.network, lane=self.steps, **arguments)
+
     def _healthy(self, part: str, ok: bool, why: str) -> None:
         self.health[part] = (ok, why)
 
@@ -149,9 +151,17 @@ class House:
         """Everything that can happen without time passing; the store's work included."""
         while True:
             self.carry()
-            if not self.steps.choices():
+            if not self.has_work():
                 return
-            self.steps.run()
+            self.work()
+
+    def has_work(self) -> bool:
+        """Has the store something to do?"""
+        return bool(self.steps.choices())
+
+    def work(self) -> None:
+        """Let the store do it, and nothing else happen."""
+        self.steps.run()
 
     def carry(self) -> None:
         """The same without the store's work."""
@@ -343,8 +353,10 @@ class Client:
         while found := self.deliveries():
             for frame in found:
                 shown += map(message_of, frame.entries)
-            if ack and found[-1].upto:
-                self.ack(found[-1])
+            last = {frame.address: frame for frame in found if frame.address.kind in DURABLE_KINDS}
+            for frame in last.values() if ack else ():
+                if frame.upto:
+                    self.ack(frame)
         return shown
 
     def bodies(self) -> list[bytes]:

@@ -16,6 +16,7 @@ from imgateway.interfaces import Publication
 
 from . import house as house_module
 from . import test_rooms as scenes
+from .wires import WIRES, Wire
 
 
 class LateBroker(EmbeddedBroker):
@@ -66,6 +67,12 @@ class LateBroker(EmbeddedBroker):
             self._later("tell", lambda: EmbeddedBroker._tell(self, what, *values))
         else:
             super()._tell(what, *values)
+
+
+@pytest.fixture(params=WIRES, ids=lambda wire: wire.name)
+def wire(request: pytest.FixtureRequest) -> Wire:
+    row: Wire = request.param
+    return row
 
 
 @pytest.fixture(autouse=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from random import Random
 
 import pytest
@@ -125,9 +126,9 @@ def test_to_acknowledge_more_than_was_sent(house: House, wire: Wire) -> None:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_whatever_happens_all_of_it_is_shown_once(wire: Wire, seed: int) -> None:
+def test_whatever_happens_all_of_it_is_shown_once(build: Callable[..., House], wire: Wire, seed: int) -> None:
     """Random publishes, acknowledgements, cuts and logins; the client drops what it has, by position."""
-    house = House(settings(limits={"deliver_window_entries": 3}))
+    house = build(settings(limits={"deliver_window_entries": 3}))
     random = Random(seed)
     names = ("topic:news", "user:bob")
     position = dict.fromkeys(names, 0)
@@ -188,4 +189,3 @@ def test_whatever_happens_all_of_it_is_shown_once(wire: Wire, seed: int) -> None
     assert got == sent
     client.connection.abort()
     house.settle()
-    house.close()

@@ -17,7 +17,7 @@ from imgateway.transports.tcp import TCPTransport
 from imgateway.transports.udp import UDPTransport
 from imgateway.transports.websocket import WebSocketTransport
 
-__all__ = ("CONNECTED", "JSON", "LISTEN", "LISTENING", "UDP", "WIRES", "Wire")
+__all__ = ("CONNECTED", "JSON", "LISTEN", "LISTENING", "REDIS", "UDP", "WIRES", "Wire")
 
 SECRET, KEY_ID = b"s" * 32, b"i" * 16
 KEY = (KEY_ID, udp_key(SECRET, KEY_ID))
@@ -28,6 +28,7 @@ class Wire(NamedTuple):
 
     :ivar garbage: bytes that are no frame: as a stream, or as one message.
     :ivar oversize: the beginning of a frame of 16 MB on a stream; None where a message's size is known whole.
+    :ivar on_redis: the gateway keeps its data in a real Redis.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Wire(NamedTuple):
     url: str
     garbage: bytes
     oversize: bytes | None
+    on_redis: bool = False
 
     @property
     def udp(self) -> bool:
@@ -73,6 +75,8 @@ WIRES = (
     Wire("udp", NativeAdapter(), Keyed(), "udp://127.0.0.1:7903", b"\xff\xff\xff\xff", None),
 )
 JSON, UDP = WIRES[2], WIRES[3]
+REDIS = WIRES[0]._replace(name="tcp-redis", on_redis=True)
+"""Other data, and the same for clients: one wire will do."""
 CONNECTED = WIRES[:3]
 """Where a connection exists before the first frame. Over UDP it begins with the greeting."""
 LISTEN = ("native+tcp:tcp:7901", "native,json+websocket:tcp:7902", "native+udp:127.0.0.1:7903")

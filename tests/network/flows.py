@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,22 @@ TAKEN = (OutcomeCode.OK, OutcomeCode.DUPLICATE)
 
 
 class Publisher:
-    """Publishes 0, 1, 2 … to an address, so many at once, until told to stop."""
+    """Publishes 0, 1, 2 … to an address, so many at once, until told to stop.
+
+    :param pause_s: how long after an outcome the next one begins.
+    :param more: of the Client's arguments.
+    """
 
     def __init__(
-        self, node: Node, user: str, to: str, outbox: Path | None, url: str, outstanding: int = 16
+        self,
+        node: Node,
+        user: str,
+        to: str,
+        outbox: Path | None,
+        url: str | Sequence[str],
+        outstanding: int = 16,
+        pause_s: float = 0.0,
+        **more: Any,
     ) -> None:
         self.user = user
         self.to = to
@@ -29,8 +42,10 @@ class Publisher:
         self.acked: dict[bytes, int] = {}
         self.failed: list[BaseException] = []
         self.rate_hint = outstanding
+        self.pause_s = pause_s
         self._stopping = False
         self._waiting = 0
+        self._calls: list[Any] = []
         self.client = Client(
             url,
             token=node.token(user, service=True),
@@ -38,6 +53,7 @@ class Publisher:
             outbox=str(outbox) if outbox else None,
             wait=True,
             backoff=lambda attempt: 0.05,
+            **more,
         )
         self.client.start().addErrback(self.failed.append)
 
@@ -55,10 +71,13 @@ class Publisher:
         assert outcome.code in TAKEN, outcome
         self.acked[body] = outcome.seq
         self._waiting -= 1
+        if self._stopping:
+            return
         # Through the reactor: an answer at once must not nest.
         from twisted.internet import reactor
 
-        reactor.callLater(0, self.go)  # type: ignore[attr-defined]
+        self._calls = [call for call in self._calls if call.active()]
+        self._calls.append(reactor.callLater(self.pause_s, self.go))  # type: ignore[attr-defined]
 
     def _failed(self, reason: Any, body: bytes) -> None:
         self.failed.append(reason.value)
@@ -66,10 +85,13 @@ class Publisher:
     def halt(self) -> None:
         """No more."""
         self._stopping = True
+        for call in self._calls:
+            if call.active():
+                call.cancel()
 
     async def stop(self) -> None:
         """No more; fires when everything that was begun has its outcome."""
-        self._stopping = True
+        self.halt()
         await soon(lambda: not self._waiting or self.failed, what=f"the last outcomes of {self.user}")
         assert not self.failed, self.failed
 
@@ -77,7 +99,15 @@ class Publisher:
 class Listener:
     """Writes down everything that the application is shown."""
 
-    def __init__(self, node: Node, user: str, state: Path | None, url: str, device: str = "ear") -> None:
+    def __init__(
+        self,
+        node: Node,
+        user: str,
+        state: Path | None,
+        url: str | Sequence[str],
+        device: str = "ear",
+        **more: Any,
+    ) -> None:
         self.shown: list[tuple[bytes, int]] = []
         self.gaps: list[Gap] = []
         self.downs: list[tuple[int, str]] = []
@@ -90,6 +120,7 @@ class Listener:
             on_gap=self.gaps.append,
             wait=True,
             backoff=lambda attempt: 0.05,
+            **more,
         )
         self.client.on_down = lambda code, reason: self.downs.append((code, reason))
         self.client.start().addErrback(lambda _: None)

@@ -165,6 +165,9 @@ class FakeBroker:
         self.calls.append(("start", incarnation))
         return self.answer("start", lambda: None)
 
+    def give_up(self) -> None:
+        self.calls.append(("give_up",))
+
     def stop(self) -> Deferred[None]:
         self.calls.append(("stop",))
         return self.answer("stop", lambda: None)

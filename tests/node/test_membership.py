@@ -8,6 +8,7 @@ import pytest
 from msgspec.structs import replace
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import Clock
+from twisted.logger import LogLevel, capturedLogs, formatEvent
 
 from imgateway.errors import ConfigError
 from imgateway.interfaces import NodeInfo, NodeState, Served
@@ -210,6 +211,22 @@ def test_a_failure_after_it_has_left_is_nobodys(rig: Rig) -> None:
     rig.membership.leave()
     starting.errback(ConfigError("registry.url: no"))
     assert rig.notes == {}
+
+
+def test_a_name_that_two_nodes_have_is_told(rig: Rig) -> None:
+    rig.listening()
+    before = replace(OTHER, node="gw1", incarnation="gw1.0", started_ms=ABOUT.started_ms - 1)
+    twin = replace(OTHER, node="gw1", incarnation="gw1.2", started_ms=ABOUT.started_ms + 1)
+    with capturedLogs() as logs:
+        rig.registry.changed({before.incarnation: before})  # a process that this one followed
+        rig.registry.changed({twin.incarnation: twin, OTHER.incarnation: OTHER})
+        rig.registry.changed({twin.incarnation: twin})
+    [told] = [event for event in logs if event["log_level"] is LogLevel.warn]
+    assert formatEvent(told) == (
+        "another node has the name gw1, too, and routers send clients to one of them only: "
+        "give each its own (node.name)"
+    )
+    assert told["incarnation"] == "gw1.2"
 
 
 def test_the_registrys_state_is_noted_and_is_not_the_nodes(rig: Rig) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from msgspec.structs import replace
-from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.defer import CancelledError, Deferred, fail, succeed
 
 from imgateway.config import Settings
 from imgateway.errors import CloseCode, OperatorError
@@ -144,16 +144,6 @@ def test_what_comes_before_the_doors_may_fail() -> None:
     assert rig.broker.calls[-1] == ("stop",)
 
 
-def test_stop_before_the_doors() -> None:
-    order: list[str] = []
-    before: Deferred[None] = Deferred()
-    rig = Rig(start=False, doors=[lambda accept: order.append("door")], before=lambda: before)
-    started = rig.start()
-    stopped = outcome(rig.node.stop())
-    before.callback(None)
-    assert (order, started, stopped) == ([], [None], [None])
-
-
 def test_a_store_that_does_not_open() -> None:
     rig = Rig(start=False)
     rig.broker.fails = OperatorError("locked")
@@ -171,6 +161,31 @@ def test_stop_while_starting() -> None:
     rig.broker.release("start")
     assert (started, stopped) == ([None], [None])
     assert rig.listener.events == [], "it was never opened"
+    assert rig.broker.calls[-1] == ("stop",)
+
+
+def test_stop_while_the_store_is_waited_for() -> None:
+    """Its server is away, and may be for ever."""
+    rig = Rig(start=False)
+    rig.broker.hold = {"start"}
+    started = rig.start()
+    stopped = outcome(rig.node.stop())
+    assert ("give_up",) in rig.broker.calls
+    rig.broker.fail("start", CancelledError())
+    assert started[0].check(CancelledError)
+    assert stopped == [None]
+    assert rig.broker.named("stop") == [], "it was never open"
+
+
+def test_stop_while_something_else_is_waited_for() -> None:
+    """The registry's server, between the store and the doors."""
+    waiting: Deferred[None] = Deferred()
+    rig = Rig(start=False, before=lambda: waiting)
+    started = rig.start()
+    stopped = outcome(rig.node.stop())
+    assert started[0].check(CancelledError)
+    assert stopped == [None]
+    assert rig.listener.events == []
     assert rig.broker.calls[-1] == ("stop",)
 
 
@@ -418,5 +433,3 @@ def test_who_is_there() -> None:
     found = outcome(rig.node.sessions("bob"))
     rig.settle()
     assert {one.session.device: one.online for one in found[0]} == {"phone": True, "web": False}
-    elsewhere = replace(found[0][0], node="n.2", online=True)
-    assert rig.node._seen_here(elsewhere) is elsewhere

@@ -39,8 +39,8 @@ class ZooKeeperServer:
     def hosts(self) -> str:
         return f"127.0.0.1:{self.port}"
 
-    def start(self) -> None:
-        """Back once it answers."""
+    def begin(self) -> None:
+        """Start it, and do not wait."""
         java = shutil.which("java")
         assert java is not None, "no java: tests/needs.sh installs it"
         # C1 only and a small heap: it starts in half the time.
@@ -52,6 +52,11 @@ class ZooKeeperServer:
                 stdout=log,
                 stderr=log,
             )
+
+    def start(self) -> None:
+        """Back once it answers."""
+        self.begin()
+        assert self._process is not None
         end = time.monotonic() + PATIENCE_S
         while b"Mode: " not in self.says("srvr"):
             assert self._process.poll() is None, self.log.read_text()[-2000:]

@@ -109,7 +109,7 @@ class Judge:
                 closed = {name: close(value) for name, value in part.items()}
                 if isinstance(closed.get("properties"), dict) and closed.get("type") == "object":
                     closed["additionalProperties"] = False
-                    optional = ["code"] if closed.get("title") == "ProblemDocument" else []
+                    optional = ["code", "msg_id"] if closed.get("title") == "ProblemDocument" else []
                     closed["required"] = [one for one in closed["properties"] if one not in optional]
                 return closed
             return [close(one) for one in part] if isinstance(part, list) else part
@@ -177,7 +177,7 @@ class Desk:
         pages = Pages(
             lambda: (self.parts, self.notes),
             lambda accept: ("text/plain; version=0.0.4", b"metrics\n"),
-            lambda: self.judge_document,
+            lambda public: self.clients_document if public else self.judge_document,
         )
         parts = [
             pages,
@@ -190,6 +190,7 @@ class Desk:
         self.api = Api(parts, self.keys, self.settings, self.clock)
         self.api.closed = ""
         self.judge_document = document(self.api.table.routes)
+        self.clients_document = document(self.api.public.routes)
         self.judge = Judge(self.api.table.routes, self.judge_document)
         self.site = ApiSite(self.api, self.clock)
         self.public = ApiSite(self.api, self.clock, public=True)

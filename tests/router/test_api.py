@@ -18,7 +18,7 @@ from imgateway.router.keys import make_key
 from imgateway.router.problems import KINDS, Problem
 from imgateway.router.routes import Page, Route, Table
 from imgateway.router.schema import Nodes
-from tests.router.desk import NOW_S, SECRET, Desk
+from tests.router.desk import NOW_S, SECRET, Desk, answers
 from tests.router.fake_gateway import FakeGateway, node, presence
 
 
@@ -144,6 +144,8 @@ def test_a_service_token_needs_its_own_scope(desk: Desk) -> None:
     desk.keys.replace([key])
     asked = {"user": "shop", "service": True}
     assert "service-tokens" in desk.refused(403, "forbidden", desk.post("/v1/tokens", asked, key=text))
+    user = {"user": "service:shop"}  # looks like the sender of what the key shop pushes
+    assert "service-tokens" in desk.refused(403, "forbidden", desk.post("/v1/tokens", user, key=text))
     text, key = make_key("web", ["tokens", "service-tokens"])
     desk.keys.replace([key])
     token = desk.post("/v1/tokens", asked, key=text).json["token"]
@@ -249,6 +251,15 @@ def test_bound_tokens() -> None:
     assert claims.pop("jti") != before.pop("jti")
     assert claims == {**before, "node": "b", "rooms": ["7", "9"]}
     assert desk.get("/v1/allocate", key=tokens["a"]).status == 200
+
+
+def test_a_bound_token_without_udp_key_is_bound_all_the_same() -> None:
+    """The client sees that it cannot go there, and does not try with its own."""
+    desk = Desk(node("a", served=(Served("native", "udp", "udp://a:7901"),)), bind_tokens=True)
+    desk.minting.udp = False
+    (told,) = desk.get("/v1/allocate", key=desk.token()).json["endpoints"]
+    assert told["token"]
+    assert "~" not in told["token"]
 
 
 # ------------------------------------------------------------------------------------------------------- push
@@ -597,7 +608,9 @@ def test_what_takes_too_long(desk: Desk) -> None:
     assert transport.value() == b""
     desk.clock.advance(1.5)
     assert b"504 Gateway Time-out" in transport.value()
-    assert b"with the same msg_id" in transport.value()
+    problem = answers(transport.value())[0].json
+    assert "push again with this msg_id" in problem["advice"]
+    assert problem["msg_id"] == desk.gateway.calls[-1][1].msg_id  # it had none: the gateway made one
     assert desk.api._running == 1  # it goes on, and counts
     waiting.callback((Outcome(0),))
     assert desk.api._running == 0
@@ -623,6 +636,8 @@ def test_no_more_than_so_many_wait_at_once() -> None:
         desk.lose(protocol)  # nobody waits for it any more, and it goes on
     assert "/readyz" in desk.refused(503, "unavailable", desk.get("/v1/nodes"))
     assert desk.get("/readyz").status == 200
+    token = desk.token()  # clients are sent on, whatever pushes wait for
+    assert desk.get(f"/v1/allocate?token={token}", key=None, public=True).status == 200
     for one in waiting:
         one.callback((Outcome(0),))
     assert desk.get("/v1/nodes").status == 200

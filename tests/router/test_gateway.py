@@ -235,13 +235,12 @@ def test_a_node_does_not_kick_or_drain_a_router(place: Place) -> None:
 
 def test_what_a_broker_says_to_nodes_is_nothing_to_a_router() -> None:
     said: list[Any] = []
-    ears = _Ears(said.append, lambda ok, why: said.append((ok, why)))
+    ears = _Ears(said.append, lambda ok, why: said.append((ok, why)), lambda *stored: said.append(stored))
     log = log_of(parse_address("user:bob"))
     for name, values in {
         "arrived": (log, 1, 0, 0, ()),
         "moved": (log, 1, 0),
         "passed": (log.address, None),
-        "unattended": (log, None),
         "displaced": (BOB, 1, 200, ""),
         "entered": (BOB, log.address),
         "left": (BOB, log.address),
@@ -251,7 +250,8 @@ def test_what_a_broker_says_to_nodes_is_nothing_to_a_router() -> None:
     assert said == []
     ears.healthy(False, "away")
     ears.control(b"x")
-    assert said == [(False, "away"), b"x"]
+    ears.unattended(log, None)
+    assert said == [(False, "away"), b"x", (log, None)]
 
 
 # ------------------------------------------------------------------------------------------------- life

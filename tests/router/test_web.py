@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+from io import BytesIO
 from typing import Any
 
 import pytest
@@ -9,9 +11,11 @@ from twisted.internet.address import UNIXAddress
 from twisted.internet.defer import Deferred
 
 from imgateway.router import web
+from imgateway.router.keys import make_key
 from imgateway.router.routes import Call, Route, Upload
 from imgateway.router.schema import Health
 from tests.router.desk import Desk, Transport, answers
+from tests.router.fake_gateway import node
 
 
 class Uploads:
@@ -192,7 +196,8 @@ def test_a_body_without_end_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(web, "EXCESS", 1_000)
     desk = Desk(max_request_bytes=100)
     protocol, transport = desk.connect()
-    protocol.dataReceived(head(desk, "/v1/push", "Content-Length: 1000000000000\r\n") + b"x" * 1_101)
+    chunk = b"%x\r\n" % 1_101 + b"x" * 1_101 + b"\r\n"
+    protocol.dataReceived(head(desk, "/v1/push", "Transfer-Encoding: chunked\r\n") + chunk)
     assert transport.aborted
     desk.lose(protocol)
 
@@ -323,3 +328,116 @@ def test_what_operators_do_is_logged() -> None:
         ("delete_users_user_sessions_device", {"user": "bob", "device": "phone"}, "shop"),
         ("post_nodes_node_drain", {"node": "a"}, "shop"),
     ]
+
+
+@pytest.mark.parametrize("public", [False, True])
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"Authorization: Bearer \xff\xfe",
+        b"Content-Type: \xff",
+        b"Accept: \xff",
+        b"Content-Length: " + b"9" * 5_000,
+    ],
+)
+def test_lines_that_no_text_or_number_is_made_of_are_answered_and_not_logged(
+    line: bytes, public: bool
+) -> None:
+    desk = Desk()
+    protocol, transport = desk.connect(public)
+    protocol.dataReceived(b"GET /healthz HTTP/1.1\r\nHost: x\r\n" + line + b"\r\n\r\n")
+    assert transport.value() == b"HTTP/1.1 400 Bad Request\r\n\r\n"
+    assert transport.disconnecting
+    protocol.dataReceived(b"GET /healthz HTTP/1.1\r\n\r\n")
+    assert transport.value().count(b"HTTP/1.1") == 1
+    desk.lose(protocol)
+
+
+@pytest.mark.parametrize(("key", "status"), [("", 413), ("wrong", 401), ("shop.wrong", 401)])
+def test_a_body_that_is_far_too_large_is_answered_before_it_comes(key: str, status: int) -> None:
+    desk = Desk()
+    protocol, transport = desk.connect()
+    more = "Expect: 100-continue\r\nContent-Length: 1000000000000\r\n"
+    protocol.dataReceived(head(desk, "/v1/tasks", more, key) + b"x" * 1_000)
+    [answer] = answers(transport.value())
+    assert (answer.status, answer.headers["connection"]) == (status, "close")
+    assert answer.json["status"] == status
+    assert transport.disconnecting
+    protocol.dataReceived(b"x" * 1_000)
+    desk.lose(protocol)
+    assert not desk.clock.getDelayedCalls()
+    assert {measure.field: value for measure, value in desk.api.measures()}["answers"] == {str(status): 1}
+
+
+def test_clients_with_a_large_body_are_not_asked_for_a_key() -> None:
+    desk = Desk()
+    protocol, transport = desk.connect(public=True)
+    protocol.dataReceived(head(desk, "/v1/allocate", "Content-Length: 1000000000000\r\n"))
+    assert answers(transport.value())[0].status == 413
+    desk.lose(protocol)
+
+
+def test_only_who_may_push_uploads() -> None:
+    uploads = Uploads()
+    desk = Desk(more=[uploads], max_request_bytes=1_000)
+    text, reader = make_key("reader", ["read"])
+    desk.keys.replace([reader])
+    desk.refused(403, "forbidden", desk.post("/v1/up", b"x" * 2_000, key=text, Content_Type="text/csv"))
+    assert desk.api.room(text) == (1_000, 30.0)
+    protocol, transport = desk.connect()
+    protocol.dataReceived(head(desk, "/v1/up", "Content-Length: 2000\r\n", text) + b"x" * 900)
+    desk.clock.advance(31)  # and has no more time than others
+    assert transport.disconnecting
+    desk.lose(protocol)
+
+
+class FullDisk(BytesIO):
+    """Takes 10 bytes."""
+
+    full = False
+
+    def write(self, data: Any) -> int:
+        if self.tell() + len(data) > 10:
+            self.full = True
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return super().write(data)
+
+    def close(self) -> None:
+        if self.full:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_full_disk_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(web, "SpooledTemporaryFile", lambda size: FullDisk())
+    uploads = Uploads()
+    desk = Desk(more=[uploads])
+    answer = desk.post("/v1/up", b"x" * 20, Content_Type="text/csv")
+    assert "No space left on device" in desk.refused(503, "unavailable", answer)
+    assert answer.headers["retry-after"] == "5"
+    assert uploads.calls == []
+    assert desk.post("/v1/up", b"x" * 5, Content_Type="text/csv").status == 200
+    assert "No space" not in str(desk.post("/v1/up", b"x" * 20, key="wrong").json)
+
+
+def test_clients_are_not_told_what_the_house_is_made_of() -> None:
+    desk = Desk()
+    desk.parts = {"start": "", "store": "redis 10.0.0.7:6379: connection refused"}
+    desk.notes = {"registry": "zookeeper 10.0.0.8: away"}
+    answer = desk.get("/readyz", public=True, key=None)
+    assert answer.status == 503
+    assert answer.json == {
+        "ready": False,
+        "reasons": ["store: not ready"],
+        "parts": {"start": "ok", "store": "not ready"},
+    }
+    assert "10.0.0.7" in str(desk.get("/readyz").json)
+    shown = desk.get("/openapi.json", public=True, key=None).json
+    assert set(shown["paths"]) == {"/healthz", "/readyz", "/openapi.json", "/v1/allocate"}
+    assert "/v1/push" in desk.get("/openapi.json").json["paths"]
+
+
+def test_pages_in_browsers_may_read_when_to_ask_again() -> None:
+    desk = Desk(node(served=()))
+    answer = desk.get(f"/v1/allocate?token={desk.token()}", public=True, key=None)
+    assert (answer.status, answer.headers["retry-after"]) == (503, "5")
+    assert answer.headers["access-control-expose-headers"] == "Retry-After"

@@ -21,7 +21,7 @@ from imgateway.config import Settings
 from imgateway.errors import ConfigError, OperatorError
 from imgateway.router.keys import entry_of, make_key
 from imgateway.router.routes import Table
-from imgateway.tap import api, service
+from imgateway.tap import api, process, service
 from imgateway.tap.api import Secrets
 from imgateway.tap.options import Options
 from imgateway.tap.service import Gateway
@@ -45,7 +45,7 @@ def reactor(monkeypatch: pytest.MonkeyPatch) -> Iterator[Reactor]:
     monkeypatch.setattr(service.gc, "freeze", lambda: None)
     monkeypatch.setattr(service.gc, "set_threshold", lambda *thresholds: None)
     monkeypatch.setattr(sys, "__stderr__", StringIO())
-    monkeypatch.setattr(service.atexit, "register", lambda *call: None)
+    monkeypatch.setattr(process.atexit, "register", lambda *call: None)
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
     yield reactor
     for number, handler in before.items():
@@ -200,6 +200,7 @@ def test_reload(reactor: Reactor, tmp_path: Path, key: str, flush_logged_errors:
     house.gateway.reload()
     assert house.ask(7980, "/v1/nodes", text).status == 200
     assert house.ask(7980, "/v1/nodes", key).status == 401
+    assert Tasks.limits is house.gateway._api.pushing.limits
     (tmp_path / "keys.toml").write_text("[[")
     house.gateway.reload()
     assert house.ask(7980, "/v1/nodes", text).status == 200

@@ -31,6 +31,7 @@ def settings(*arguments: str) -> Settings:
         ("--http", "systemd:domain=INET:name=http"),
         ("--listen", "native+tcp:systemd:domain=INET:index=0"),
         ("--listen", "native+tcp:haproxy:systemd:domain=INET:index=0"),
+        ("--listen", "native+tcp:shared:7901", "--listen", "native,json+websocket:haproxy:shared:7902"),
         (
             "--listen",
             "native+tcp:unix:/nowhere/at/all",
@@ -60,6 +61,8 @@ def test_what_can_start(arguments: tuple[str, ...], tmp_path: Path) -> None:
         (("--listen", "native+pigeon:1"), "pigeon"),
         (("--listen", "native+udp:7901:insecure=1"), "insecure=1 is for"),
         (("--listen", "native+udp:tcp:7901"), "tcp is no address"),
+        (("--listen", "native+udp:shared:7901"), "a UDP port cannot be shared"),
+        (("--listen", "native+tcp:shared:udp:7901"), "'udp' cannot be shared"),
         (("--listen", "native+udp:1", "--listen", "native+udp:1"), "another listener has this address"),
         (("--listen", "json+udp:1"), "json does not ride on udp"),
         (("--listen", "mqtt+udp:1"), "mqtt does not ride on udp"),

@@ -22,7 +22,7 @@ from imgateway.config import Settings
 from imgateway.errors import ConfigError, OperatorError
 from imgateway.interfaces import IGateway
 from imgateway.ops.health import Health
-from imgateway.tap import service
+from imgateway.tap import process, service
 from imgateway.tap.options import Options
 from imgateway.tap.service import Gateway, compose, make_broker
 from imgateway.testing.disk import Steps
@@ -207,7 +207,7 @@ def test_a_failed_start_is_one_line_and_status_1(
     reactor: Reactor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flush_logged_errors: Any
 ) -> None:
     at_exit: list[tuple[Any, ...]] = []
-    monkeypatch.setattr(service.atexit, "register", lambda *call: at_exit.append(call))
+    monkeypatch.setattr(process.atexit, "register", lambda *call: at_exit.append(call))
     listen = "native+tcp:tcp:5:interface=127.0.0.1"
     gateway = Gateway(options(tmp_path, "--http", "", "--listen", listen, "--listen", listen), reactor)
     gateway.startService()
@@ -270,7 +270,7 @@ def test_what_others_can_overhear_is_a_warning(
 def test_an_unexpected_failure_is_logged_whole(
     gateway: Gateway, reactor: Reactor, monkeypatch: pytest.MonkeyPatch, flush_logged_errors: Any
 ) -> None:
-    monkeypatch.setattr(service.atexit, "register", lambda *call: None)
+    monkeypatch.setattr(process.atexit, "register", lambda *call: None)
     failed: Deferred[None] = Deferred()
     monkeypatch.setattr(gateway.node, "start", lambda: failed)
     gateway.startService()

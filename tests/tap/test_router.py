@@ -21,6 +21,7 @@ from imgateway.auth.keys import make_secret
 from imgateway.errors import ConfigError, OperatorError
 from imgateway.router.keys import entry_of, make_key
 from imgateway.tap import api as tap_api
+from imgateway.tap import process
 from imgateway.tap import router as tap_router
 from imgateway.tap.router import Options, Router, makeService
 from tests.router.desk import answers
@@ -79,7 +80,7 @@ class Gateway(FakeGateway):
 def reactor(monkeypatch: pytest.MonkeyPatch) -> Iterator[Reactor]:
     Tasks.reset()
     monkeypatch.setattr(tap_router, "RouterGateway", Gateway)
-    monkeypatch.setattr(tap_router, "make_broker", lambda settings, reactor: None)
+    monkeypatch.setattr(tap_router, "make_broker", lambda settings, reactor, reaps: None)
     monkeypatch.setattr(tap_router, "make_registry", lambda settings, reactor: None)
     monkeypatch.setattr(tap_api, "Tasks", Tasks)
     monkeypatch.setattr(sys, "__stderr__", StringIO())
@@ -206,9 +207,9 @@ def started(reactor: Reactor, place: Any, *more: str) -> Any:
 def test_it_answers_health_before_the_cluster_is_there(reactor: Reactor, place: Any) -> None:
     router = started(reactor, place)
     assert reactor.ask(7991, "/healthz").status == 200
-    for port in (7990, 7991):
+    for port, why in ((7990, "not ready"), (7991, "starting")):
         answer = reactor.ask(port, "/readyz")
-        assert (answer.status, answer.json["reasons"]) == (503, ["start: starting"])
+        assert (answer.status, answer.json["reasons"]) == (503, [f"start: {why}", f"api: {why}"])
     assert reactor.ask(7991, "/v1/nodes", place[1]).status == 503
     assert Tasks.started == 0
     router.gateway.starting.callback(None)
@@ -219,7 +220,8 @@ def test_it_answers_health_before_the_cluster_is_there(reactor: Reactor, place: 
     metrics = reactor.ask(7991, "/metrics").body
     assert b'imgateway_api_requests_total{operation="get_nodes"} 2.0' in metrics
     assert b'imgateway_info{node="router.' in metrics
-    assert reactor.ask(7991, "/openapi.json").json == reactor.ask(7990, "/openapi.json").json
+    assert "/v1/push" in reactor.ask(7991, "/openapi.json").json["paths"]
+    assert "/v1/push" not in reactor.ask(7990, "/openapi.json").json["paths"]
     assert "imrouter" in sys.__stderr__.getvalue()  # type: ignore[union-attr]
 
 
@@ -244,7 +246,7 @@ def test_a_port_that_cannot_be_opened(
 @pytest.fixture
 def no_exit(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     kept: list[Any] = []
-    monkeypatch.setattr(tap_router.atexit, "register", lambda *call: kept.append(call))
+    monkeypatch.setattr(process.atexit, "register", lambda *call: kept.append(call))
     return kept
 
 

@@ -39,6 +39,8 @@ from imgateway.interfaces import Claim, Followed, IBroker, Mailbox, Opened, Pres
 __all__ = ("RedisBroker", "find_primaries")
 
 UPKEEP_S = 1.0
+STOP_S = 15.0
+"""What has no answer by then stays unacknowledged, as with a primary that is away."""
 NAME_BYTES = 8
 RECENT = 10_000
 """Names of control words that are remembered, so that one that was sent again is heard once."""
@@ -65,8 +67,8 @@ def find_primaries(
 class RedisBroker:
     """Everything by keyword.
 
-    :param linger_s: how long a session whose client another node took over stays in its rooms.
     :param max_devices: devices that are remembered per user.
+    :param reaps: take back what a dead node had, and tell `left` of it. Not for who tells nobody: a router.
     :param reactor: for connections and ``callLater``.
     :param now_ms: wall clock in milliseconds.
     :param entropy: ``n -> n`` random bytes.
@@ -86,7 +88,7 @@ class RedisBroker:
         retention: RetentionSettings = RetentionSettings(),  # noqa: B008
         rooms: RoomSettings = RoomSettings(),  # noqa: B008
         max_devices: int = 16,
-        linger_s: float = 120.0,
+        reaps: bool = True,
         now_ms: Callable[[], int] = wall_ms,
         entropy: Callable[[int], bytes] = os.urandom,
         random: Callable[[], float] = random,
@@ -101,7 +103,7 @@ class RedisBroker:
         self._retention = retention
         self._room_settings = rooms
         self._max_devices = max_devices
-        self._linger_s = linger_s
+        self._reaps = reaps
         self._now_ms = now_ms
         self._entropy = entropy
         self._random = random
@@ -109,7 +111,7 @@ class RedisBroker:
         self._timers = Timers(reactor)
         self._recent: OrderedDict[bytes, None] = OrderedDict()
         self._telling: set[Deferred[int]] = set()
-        self._parting: set[tuple[SessionKey, int]] = set()
+        self._parting: dict[tuple[SessionKey, int], tuple[int, str]] = {}
         self._listener: Any = None
         self._health: Health
         self._primaries: Primaries
@@ -198,8 +200,6 @@ class RedisBroker:
         self._rooms = RedisRooms(
             primaries=primaries,
             reactor=reactor,
-            linger_s=self._linger_s,
-            is_live=self._sessions.has,
             entered=partial(tell, "entered"),
             left=partial(tell, "left"),
         )
@@ -209,7 +209,7 @@ class RedisBroker:
             reactor=reactor,
             online=self._sessions.online_at,
             regained=self._regained,
-            reap=self._reap,
+            reap=self._reap if self._reaps else None,
         )
         self._is_made = True
 
@@ -220,7 +220,10 @@ class RedisBroker:
     def _upkeep(self) -> None:
         self._timers.later("upkeep", UPKEEP_S, self._upkeep)
         self._rings.upkeep()
-        self._rooms.upkeep()
+
+    def give_up(self) -> None:
+        if self._is_made:
+            self._primaries.stop()
 
     def stop(self) -> Deferred[None]:
         """What waits for a primary that is away stays unacknowledged."""
@@ -230,6 +233,7 @@ class RedisBroker:
             if not self._is_made:
                 self._stopped.callback(None)
                 return self._stopped
+            self._timers.later("stop", STOP_S, self._end)
             self._rings.stop()
             self._rooms.stop()
             self._sessions.stop().addErrback(self._failed)
@@ -238,11 +242,12 @@ class RedisBroker:
 
     def _leave(self, _: Any) -> None:
         self._leases.stop().addErrback(self._failed)
-        self._primaries.idle().addCallback(self._end)
+        self._primaries.idle().addCallback(lambda _: self._end())
 
-    def _end(self, _: Any) -> None:
-        self._primaries.stop()
-        if self._stopped is not None:
+    def _end(self) -> None:
+        self._timers.cancel_all()
+        if self._stopped is not None and not self._stopped.called:
+            self._primaries.stop()
             self._stopped.callback(None)
 
     def _failed(self, failure: Failure) -> None:
@@ -256,6 +261,9 @@ class RedisBroker:
             # Words to others are for now or never.
             for telling in tuple(self._telling):
                 telling.cancel()
+            for session, generation in tuple(self._parting):
+                self._parted(None, session, generation)
+        self._sessions.changed(primary)
         self._health.changed(primary, up, why)
 
     def _heard(self, primary: Primary, item: list[Any]) -> None:
@@ -377,18 +385,20 @@ class RedisBroker:
         return self._sessions.revoke(user, not_before_s)
 
     def _displaced(self, session: SessionKey, generation: int, code: int, reason: str) -> None:
-        """Told once it has left its rooms. What it says meanwhile is stale, which is not why it must go."""
+        """Told once it has left its rooms, or cannot. What it says meanwhile is stale, which is not why it
+        must go."""
         parting = session, generation
         if parting in self._parting:
             return
-        self._parting.add(parting)
+        self._parting[parting] = code, reason
         left = self._rooms.displaced(session, generation, code)
-        left.addCallback(self._parted, session, generation, code, reason)
+        left.addCallback(self._parted, session, generation)
         left.addErrback(self._failed)
 
-    def _parted(self, _: None, session: SessionKey, generation: int, code: int, reason: str) -> None:
-        self._parting.discard((session, generation))
-        self._tell("displaced", session, generation, code, reason)
+    def _parted(self, _: None, session: SessionKey, generation: int) -> None:
+        why = self._parting.pop((session, generation), None)
+        if why is not None:
+            self._tell("displaced", session, generation, *why)
 
     # ------------------------------------------------------------------------------------------------ rooms
 

@@ -34,7 +34,7 @@ class Leases:
     :param regained: called with a primary where our lease had run out, or that has other data than before:
         what we have there has to be asked after, or entered again.
     :param reap: ``(primary, incarnation)``: take back what a dead node had there, a step at a time; the
-        Deferred fires with True if there is more. Several nodes may do so at once.
+        Deferred fires with True if there is more. Several nodes may do so at once. None: that is for others.
     """
 
     log = Logger()
@@ -47,7 +47,7 @@ class Leases:
         reactor: Any,
         online: Callable[[Primary], int] = lambda primary: 0,
         regained: Callable[[Primary], None] = lambda primary: None,
-        reap: Callable[[Primary, str], Deferred[bool] | bool] = lambda primary, dead: False,
+        reap: Callable[[Primary, str], Deferred[bool] | bool] | None = lambda primary, dead: False,
         lease_s: float = LEASE_S,
         renew_s: float = RENEW_S,
     ) -> None:
@@ -98,6 +98,7 @@ class Leases:
             return reply
         now_ms, others, dead = reply
         self._others[primary] = others
+        primary.leased_ms = now_ms
         until_ms, generation = self._until_ms.get(primary), self._generations.get(primary)
         self._until_ms[primary] = now_ms + self._lease_ms
         self._generations[primary] = primary.generation
@@ -107,7 +108,7 @@ class Leases:
                 primary=primary.name,
             )
             self._regained(primary)
-        for name in dead:
+        for name in dead if self._reap is not None else ():
             self._bury(primary, name.decode())
         return None
 
@@ -118,6 +119,7 @@ class Leases:
             self._step(primary, dead)
 
     def _step(self, primary: Primary, dead: str) -> None:
+        assert self._reap is not None
         reaping: Deferred[Any] = maybeDeferred(self._reap, primary, dead)
         reaping.addCallback(self._reaped, primary, dead)
         reaping.addErrback(self._unreaped, primary, dead)

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 from itertools import count
 from typing import Any
 
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError, Deferred, fail
 from twisted.python.failure import Failure
 
 from imgateway.brokers.redis.connection import Connection, RedisError
@@ -83,6 +83,7 @@ class Line(Persistent):
         self._answers_seen = True
         self._silent = 0
         self._idle: list[Deferred[None]] = []
+        self._said: set[Deferred[Any]] = set()
 
     def call(self, script: Script, *args: bytes | str | int) -> Deferred[Any]:
         """Fires with the script's answer. :raises RedisError: (in the Deferred) the script is wrong; it is
@@ -96,6 +97,20 @@ class Line(Persistent):
         if self.is_up:
             self._send(call)
         return deferred
+
+    def say(self, script: Script, *args: bytes | str | int) -> Deferred[Any]:
+        """The same, but now or never: it is not sent again, and fails with CancelledError when the server is
+        away."""
+        if not self.is_up:
+            return fail(CancelledError())
+        said = self.call(script, *args)
+        self._said.add(said)
+
+        def over(result: Any) -> Any:
+            self._said.discard(said)
+            return result
+
+        return said.addBoth(over)
 
     @property
     def unanswered(self) -> int:
@@ -174,6 +189,8 @@ class Line(Persistent):
         self._state(True, None)
 
     def _broken(self, failure: Failure) -> None:
+        for said in tuple(self._said):
+            said.cancel()
         self._look_idle()
         why = failure.value
         if isinstance(why, RedisError) and why.code in AT_ONCE and self._attempt <= MENDS:

@@ -8,6 +8,7 @@ answer.
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
@@ -48,7 +49,7 @@ __all__ = ("Logs",)
 SWEEP_S = 10.0
 # Logs that one script looks through for what is past its time.
 SWEEP_LOGS = 20
-# qos 0 messages of one turn to one primary; more are dropped.
+# qos 0 messages on their way to one primary; more are dropped.
 MAX_EMITTED = 10_000
 EMIT_BATCH = 200
 STOP_LOOK_S = 0.05
@@ -123,6 +124,7 @@ class Logs:
             flush_soon=self._flush_soon,
         )
         self._emitted: dict[Primary, list[tuple[int, bytes, str, bytes]]] = {}
+        self._emitting: Counter[Primary] = Counter()
         self._flushing: Any = None
         self._sweeping: Any = None
         self._stopped: Deferred[None] | None = None
@@ -200,8 +202,9 @@ class Logs:
             elif address.kind == "device" or address.kind in DURABLE_KINDS:
                 entry = Entry(0, encoded, address.device, "", message.expires_ms)
                 primary, bucket, name = self._place(log_of(address))
-                items = self._emitted.setdefault(primary, [])
-                if primary.is_up and len(items) < MAX_EMITTED:
+                if primary.is_up and self._emitting[primary] < MAX_EMITTED:
+                    self._emitting[primary] += 1
+                    items = self._emitted.setdefault(primary, [])
                     items.append((bucket, name, address_text(address), pack_entry(entry)))
                     self._flush_soon()
                 self._tell("passed", address, entry)
@@ -221,8 +224,13 @@ class Logs:
             emitted, self._emitted = self._emitted, {}
             for primary, items in emitted.items():
                 for begin in range(0, len(items), EMIT_BATCH):
-                    packed = pack(items[begin : begin + EMIT_BATCH])
-                    primary.call("emit", self._incarnation, packed).addErrback(self._failed)
+                    batch = items[begin : begin + EMIT_BATCH]
+                    saying = primary.say("emit", self._incarnation, pack(batch))
+                    saying.addBoth(self._said, primary, len(batch)).addErrback(self._failed)
+
+    def _said(self, result: Any, primary: Primary, messages: int) -> Any:
+        self._emitting[primary] -= messages
+        return result
 
     def _answered(self, appends: list[Append], answer: Any) -> None:
         """What became of a batch; None: it is not known."""

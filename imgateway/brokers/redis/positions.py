@@ -56,7 +56,7 @@ class Positions:
         self._flush_s = flush_s
         self._timers = Timers(reactor)
         self._dirty: dict[SessionKey, Seat] = {}
-        self._is_soon = False  # with this turn
+        self._soon: dict[SessionKey, Seat] = {}  # of the dirty ones, those that are written with this turn
         # Of the dirty ones: whose record is to be written, whose place in which logs, and whose list of them.
         self._recorded: set[SessionKey] = set()
         self._moved: dict[SessionKey, set[LogKey]] = {}
@@ -70,7 +70,7 @@ class Positions:
 
     def mark(self, session: SessionKey, seat: Seat) -> None:
         """Its position, or what is parked, has changed."""
-        if not self._dirty and not self._is_soon:
+        if not self._dirty:
             self._timers.later("flush", self._flush_s, self.flush)
         self._dirty[session] = seat
 
@@ -95,10 +95,11 @@ class Positions:
         self._mark_soon(session, seat)
 
     def _mark_soon(self, session: SessionKey, seat: Seat) -> None:
-        self._dirty[session] = seat
-        if not self._is_soon:
-            self._is_soon = True
-            self._timers.later("flush", 0, self.flush)
+        self.mark(session, seat)
+        if self._is_up(session):
+            if not self._soon:
+                self._timers.later("soon", 0, self._flush_soon)
+            self._soon[session] = seat
 
     def forget(self, session: SessionKey) -> None:
         """It is not ours any more: nothing of it is to be written."""
@@ -117,10 +118,19 @@ class Positions:
     # ------------------------------------------------------------------------------------------------ writing
 
     def flush(self) -> None:
-        """Give all that is dirty to the primaries."""
+        """Give all that is dirty to the primaries. What is for one that is away stays: there it would be
+        written once for each time that it was dirty."""
         self._timers.cancel("flush")
-        self._is_soon = False
-        self._write(list(self._dirty.items()))
+        self._write([item for item in self._dirty.items() if self._is_up(item[0])])
+        if self._dirty:
+            self._timers.later("flush", self._flush_s, self.flush)
+
+    def _flush_soon(self) -> None:
+        soon, self._soon = self._soon, {}
+        self._write([item for item in soon.items() if self._dirty.get(item[0]) is item[1]])
+
+    def _is_up(self, session: SessionKey) -> bool:
+        return self._primaries.of(session.user)[0].is_up
 
     def flush_user(self, user: str) -> None:
         """The same for one user: what is asked next must see it."""

@@ -54,6 +54,7 @@ class Primaries:
                 incarnation=incarnation,
                 password=password,
                 logs=index < len(urls),
+                place=_place(index, len(urls), len(rings)),
                 to_replica=to_replica,
                 unsafe=unsafe,
                 wait=backoff(random, first_s=0.05, max_s=1.0),
@@ -109,6 +110,13 @@ class Primaries:
         """Calls that wait for an answer fail with CancelledError."""
         for primary in self._all:
             primary.stop()
+
+
+def _place(index: int, logs: int, rings: int) -> str:
+    """What it is among the primaries: all nodes must mean the same one."""
+    if index >= logs:
+        return f"primary {index - logs + 1} of {rings} for rings"
+    return f"primary {index + 1} of {logs}" + (f", with rings at {rings} others" if rings else "")
 
 
 def _none(result: object) -> None:

@@ -36,6 +36,7 @@ class Primary:
 
     :param url: where it is. :param password: where `url` has none.
     :param incarnation: of this process.
+    :param place: what it is among the primaries, which must be the same for all nodes.
     :param logs: it keeps what was acknowledged; else only rings, which may go lost with it.
     :param to_replica: what it keeps is acknowledged when a replica has it on its disk, too.
     :param unsafe: passes over settings of the server that may lose something.
@@ -64,6 +65,7 @@ class Primary:
         index: int = 0,
         password: str = "",
         logs: bool = True,
+        place: str = "primary 1 of 1",
         to_replica: bool = False,
         unsafe: bool = False,
         shift_ms: Callable[[], int] = lambda: 0,
@@ -74,11 +76,14 @@ class Primary:
         """How often it came back with other data; see `lua/greet.lua`. 0: not reached yet."""
         self.epoch = 0
         """Of the logs on it that have none of their own."""
+        self.leased_ms = 0
+        """When it wrote down the last lease of this node: what it has must be as new, or it is a backup."""
         self._reactor = reactor
         self._url = url
         self._password = url.password or password
         self._incarnation = incarnation
         self._logs = logs
+        self._place = place
         self._to_replica = to_replica and logs
         self._unsafe = unsafe
         self._entropy = entropy
@@ -110,7 +115,7 @@ class Primary:
             heard=partial(heard, self),
             renewed=self._listening,
             state=self._hearing_changed,
-            introduce=self._introduce,
+            introduce=self._introduce_listener,
             **common,
         )
 
@@ -128,6 +133,10 @@ class Primary:
         """Run a script. Calls run in the order of the calls, whatever becomes of the server, and may run
         again when their answer was lost; see `Line`."""
         return self._line.call(self._scripts[script], self._shift_ms(), *args)
+
+    def say(self, script: str, *args: bytes | str | int) -> Deferred[Any]:
+        """Run a script now or never: it is cancelled when the server is away, and never run again."""
+        return self._line.say(self._scripts[script], self._shift_ms(), *args)
 
     def ask(self, script: str, *args: bytes | str | int) -> Deferred[Any]:
         """Run a script that only reads, without waiting behind those that write."""
@@ -170,6 +179,11 @@ class Primary:
         if self._url.db:
             await connection.ask("SELECT", self._url.db)
 
+    async def _introduce_listener(self, connection: Connection) -> None:
+        await self._introduce(connection)
+        if b"role:master" not in await connection.ask("INFO", "replication"):
+            raise RedisError("READONLY this is a replica")
+
     async def _greet_to_write(self, connection: Connection, mark: str) -> None:
         await self._introduce(connection)
         self._lossless = await check_server(
@@ -194,8 +208,17 @@ class Primary:
     async def _whose_data(self, connection: Connection, mark: str) -> Any:
         await self._load(connection)
         epoch = int.from_bytes(self._entropy(7), "big") >> 4 or 1
-        known = (connection.address, int(self._lossless), epoch, self.generation)
-        return await connection.ask("EVALSHA", self._scripts["greet"].sha, 0, 0, mark, *known)
+        known = (connection.address, int(self._lossless), epoch, self.generation, self._place, self.leased_ms)
+        try:
+            return await connection.ask("EVALSHA", self._scripts["greet"].sha, 0, 0, mark, *known)
+        except RedisError as problem:
+            if problem.code != "PLACE":
+                raise
+            raise StoreError(
+                f"redis {self.name}: it is {self._place} here, and {str(problem).removeprefix('PLACE ')} for "
+                "other nodes: name the same primaries in the same order at each (broker.url, redis.rings); "
+                "if it is new in this place, HDEL ig:primary place there"
+            ) from None
 
     async def _load(self, connection: Connection) -> None:
         """What is missing. Whoever finds scripts missing makes all lines greet again, lest a call that found
@@ -272,7 +295,10 @@ class Primary:
         self.call("echo", self._incarnation, number).addCallbacks(self._echoed, lambda failure: None)
         return True
 
-    def _echoed(self, replid: bytes) -> None:
+    def _echoed(self, answer: list[Any]) -> None:
+        replid, is_heard = answer
+        if not is_heard and self.subscription.is_up:
+            self.subscription.drop(ConnectionError("it listens to another server"))
         if replid != self._replid:
             self._line.drop(ConnectionError("it was a replica in between"))
 

@@ -2,7 +2,7 @@
 
 A stay belongs to a generation of a session and to the node that it came to. A newer generation takes it
 over without a word, and what an older one says then counts no more. So a client that moves to another node
-stays in its rooms: the node that it left waits as long as a client may take, and then leaves what nobody took
+stays in its rooms until the node that it left closes the older generation, which leaves what nobody took
 over.
 
 Beside it stands here which rooms this node's sessions are in, for they end without naming them.
@@ -10,7 +10,6 @@ Beside it stands here which rooms this node's sessions are in, for they end with
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -51,9 +50,6 @@ class _Member(Struct, gc=False, eq=False):
 class RedisRooms:
     """Everything by keyword.
 
-    :param seconds: monotonic seconds.
-    :param linger_s: how long a client that another node took over may take to name its rooms there.
-    :param is_live: does the session have a generation that is open at this node?
     :param entered: `IBrokerListener.entered`; must not raise. :param left: likewise.
     """
 
@@ -62,21 +58,14 @@ class RedisRooms:
         *,
         primaries: Primaries,
         reactor: Any,
-        linger_s: float,
-        is_live: Callable[[SessionKey], bool],
         entered: Told,
         left: Told,
     ) -> None:
         self._primaries = primaries
-        self._seconds: Callable[[], float] = reactor.seconds
-        self._linger_s = linger_s
-        self._is_live = is_live
         self._entered = entered
         self._left = left
         self._turns = Turns(reactor=reactor, script="room", node=primaries.incarnation)
         self._members: dict[SessionKey, _Member] = {}
-        # Sessions that another node took over: when to leave for them.
-        self._leaving: deque[tuple[float, SessionKey, int]] = deque()
         # The data of a primary that this node's stays are in.
         self._data: dict[Primary, tuple[int, int]] = {}
         self.stays = 0
@@ -140,15 +129,13 @@ class RedisRooms:
 
     def displaced(self, session: SessionKey, generation: int, code: int) -> Deferred[None]:
         """A generation must go; fires when it may be told. With it the session ends, unless a newer one
-        of the same device goes on: at another node it has the time of a resume to come to its rooms."""
-        if code != CloseCode.REPLACED and code != CloseCode.STALE:
-            ended = self.end(session, generation)
-            away = not all(primary.is_up for primary in self._primaries.each())
-            # Whoever must go does not stay because its rooms cannot be written.
-            return succeed(None) if away else ended
-        if session in self._members and not self._is_live(session):
-            self._leaving.append((self._seconds() + self._linger_s, session, generation))
-        return succeed(None)
+        of the same device goes on: then it stays in its rooms until its node closes it."""
+        if code == CloseCode.REPLACED or code == CloseCode.STALE:
+            return succeed(None)
+        ended = self.end(session, generation)
+        away = not all(primary.is_up for primary in self._primaries.each())
+        # Whoever must go does not stay because its rooms cannot be written.
+        return succeed(None) if away else ended
 
     def _ask(self, what: int, session: SessionKey, generation: int, address: Address) -> Deferred[None]:
         done: Deferred[None] = Deferred()
@@ -169,16 +156,6 @@ class RedisRooms:
         return done
 
     # ------------------------------------------------------------------------------------------------ upkeep
-
-    def upkeep(self) -> None:
-        """Once a second: leave for those that went elsewhere, and did not come to their rooms there."""
-        now = self._seconds()
-        while self._leaving and self._leaving[0][0] <= now:
-            _, session, generation = self._leaving.popleft()
-            member = self._members.get(session)
-            if member is not None:
-                old = [room for room, stay in member.rooms.items() if stay.generation <= generation]
-                self._leave(session, member, generation, old)
 
     def renewed(self, primary: Primary) -> None:
         """What this node wrote there last may be lost: if so, it is written again, without a word."""

@@ -23,6 +23,7 @@ from twisted.python.failure import Failure
 
 from imgateway.brokers.redis.claims import BY_ORDER, Opening, code_of_claim, presences, reason_of, verdict_of
 from imgateway.brokers.redis.following import Following
+from imgateway.brokers.redis.lobby import Lobby
 from imgateway.brokers.redis.positions import Positions, is_mailbox, seqs, seqs_text
 from imgateway.brokers.redis.primaries import Primaries
 from imgateway.brokers.redis.primary import Primary
@@ -81,7 +82,9 @@ class Sessions:
         self._following = Following(primaries=primaries, positions=self._positions)
         self._opening: dict[SessionKey, Opening] = {}
         self._waiting: dict[Seat, Deferred[Opened]] = {}  # logins that wait for their further places
+        self._lobby = Lobby(self._claim)
         self.flush = self._positions.flush
+        self.changed = self._lobby.changed
 
     @property
     def online(self) -> int:
@@ -94,18 +97,21 @@ class Sessions:
 
     def stop(self) -> Deferred[Any]:
         """What is not written yet is written."""
+        self._lobby.stop()
         return self._positions.stop()
 
     # ------------------------------------------------------------------------------------------------- logins
 
     def open(self, claim: Claim) -> Deferred[Opened]:
+        return self._lobby.open(self._primaries.of(claim.session.user)[0], claim)
+
+    def _claim(self, claim: Claim, answer: Deferred[Opened]) -> None:
         session = claim.session
         user, device = session
         self._positions.flush_user(user)  # a new device begins where another acknowledged just now
         opening = self._opening.setdefault(session, Opening())
         opening.count += 1
         primary, bucket = self._primaries.of(user)
-        answer: Deferred[Opened] = Deferred()
         claiming = primary.call(
             "open",
             *(bucket, user, device, claim.platform, int(claim.policy), int(claim.start), claim.issued_at_s),
@@ -116,7 +122,6 @@ class Sessions:
             partial(self._claimed, claim, opening, answer), partial(self._unclaimed, claim, opening, answer)
         )
         claiming.addErrback(self._failed)
-        return answer
 
     def _answered(self, session: SessionKey, opening: Opening) -> None:
         opening.count -= 1

@@ -25,8 +25,8 @@ __all__ = ("Spool",)
 # A script holds up everybody else at its primary: this many take about a millisecond.
 BATCH_ENTRIES = 100
 BATCH_BYTES = 1_048_576
-# Batches on their way: one that is worked on and one that waits. More would only be smaller, and each costs the
-# server a sync.
+# Batches on their way: one that is worked on and one that waits. More would only be smaller, and each costs
+# the server a sync.
 IN_FLIGHT = 2
 # Messages of this size that several logs take are stored once: below it a reference costs more than the copy.
 SHARE_BYTES = 1024

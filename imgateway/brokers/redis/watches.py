@@ -28,6 +28,8 @@ BATCH = 100
 # After a loss: logs in one script, and scripts on their way; logins go in between.
 AGAIN = 500
 AGAIN_IN_FLIGHT = 2
+# Hints of one log that wait for an answer; of more only the last are kept, and it is read.
+HELD = 1000
 
 
 @lru_cache(maxsize=65536)
@@ -163,14 +165,21 @@ class Watches:
                 self._flush_soon()  # forgets it: hints bring along what they need
             self._shared[item[2]] = item[3]
             return
+        _, _, epoch, after, upto, watchers, packed = item
         state = self._heads.get(name)
         if state is None:
+            # It came before the primary heard that we watch it no more, or a failover made it forget that.
+            log = log_named(name)
+            primary, bucket, _ = self._place(log)
+            self._wish(primary, Wish(bucket, name, None, 0))
+            self._look_after(log, watchers, unpack_entries(packed, self._shared))
             return
-        _, _, epoch, after, upto, watchers, packed = item
         hint = Hint(epoch, after, upto, watchers, unpack_entries(packed, self._shared))
         if type(state) is int:
             self._arrived(name, hint)
         else:
+            if len(state.hints) >= HELD:  # type: ignore[union-attr]
+                state.hints.clear()  # type: ignore[union-attr]
             state.hints.append(hint)  # type: ignore[union-attr]
 
     def _arrived(self, name: bytes, hint: Hint) -> None:
@@ -191,7 +200,10 @@ class Watches:
             if after < head:
                 entries = tuple([entry for entry in entries if entry.seq > head])
             self._tell("arrived", log, epoch, head, upto, entries)
-        # Of several nodes none knows of the others whether somebody is there.
+        self._look_after(log, watchers, entries)
+
+    def _look_after(self, log: LogKey, watchers: int, entries: tuple[Entry, ...]) -> None:
+        """Say what came for nobody, if only this node can know: of several, `lua/append.lua` knows."""
         if watchers == 1 and log.address.kind == "user" and not self._attended(log):
             for entry in entries:
                 self._tell("unattended", log, decode_message(entry.message))

@@ -24,6 +24,8 @@ __all__ = ("Arrived", "Moved", "Watching")
 WATCH, UNWATCH = 1, 2
 WATCH_AGAIN_S = 43_200
 """What is watched is asked for again within twice this; the server forgets it after two days."""
+HELD = 1_000
+"""Hints of one ring that wait for an answer; of more only the last are kept, and it is read."""
 WHOLE_BYTES = 4 << 20
 """Rings that keep no more are fetched as a whole: one call instead of one for each block and reader."""
 
@@ -137,6 +139,8 @@ class Watching:
         if mirror is None:
             return
         if mirror.asked:
+            if len(mirror.held) >= HELD:
+                mirror.held.clear()
             mirror.held.append(item)
         else:
             self._hear(mirror, item)

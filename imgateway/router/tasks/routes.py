@@ -13,8 +13,9 @@ from twisted.internet.defer import Deferred, ensureDeferred
 from imgateway.router.problems import Problem
 from imgateway.router.pushing import code_name
 from imgateway.router.routes import Call, Page, Route, Upload
+from imgateway.router.tasks.making import Order
 from imgateway.router.tasks.orders import Message
-from imgateway.router.tasks.service import Order, Tasks
+from imgateway.router.tasks.service import Tasks
 from imgateway.router.tasks.store import Task
 from imgateway.router.tasks.tables import ItemState
 from imgateway.router.tasks.told import (
@@ -68,6 +69,7 @@ class TaskPages:
                 query=NewTask,
                 upload=upload,
                 problems=("unavailable", "too-large"),
+                waits_s=self._long,
                 description="The message is in the query (`text` or `message`) or in a first line "
                 '{"task": {"message": {…}}} of NDJSON. Bad lines are told with their number; the task is '
                 "made from the others unless `strict`.",
@@ -116,6 +118,7 @@ class TaskPages:
                 {200: TaskTold},
                 body=Repush,
                 problems=("not-found", "conflict", "unavailable"),
+                waits_s=self._long,
                 description="Of a task that is done or cancelled: what was never pushed, what was refused, "
                 "and what a mailbox lost. What waits in a mailbox has its place there, and is left alone "
                 "unless `as_new`.",
@@ -129,6 +132,7 @@ class TaskPages:
                 {200: NDJSON_KIND},
                 query=WhichResults,
                 problems=("not-found", "unavailable"),
+                waits_s=self._long,
                 description='Each line: {"n": line of the upload, "to", "state", "code", "epoch", "seq"}. A '
                 'last line {"next": n} says that there is more: ask again with after=n.',
             ),
@@ -140,8 +144,12 @@ class TaskPages:
                 "read",
                 {200: TaskReport},
                 problems=("not-found", "unavailable"),
+                waits_s=self._long,
             ),
         ]
+
+    def _long(self, _: object) -> float:
+        return self._tasks.patience_s
 
     # ----------------------------------------------------------------------------------------- making a task
 
@@ -303,6 +311,9 @@ def _task_line(file: IO[bytes]) -> TaskLine | None:
 
 
 def _order_of(asked: NewTask | TaskLine, message: Message) -> Order:
+    for name, text in (("name", asked.name), ("msg_id", asked.msg_id)):
+        if not text.isprintable():  # PostgreSQL takes no NUL, and a schema's $ lets a last line's end pass
+            raise Problem("invalid-request", f"{name}: must be printable", "without control characters")
     return Order(asked.name, message, asked.rate, _ms(asked.at), asked.strict, asked.msg_id)
 
 

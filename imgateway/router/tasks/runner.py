@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -60,6 +61,8 @@ class Runner:
         self._keep_ms = keep_s * 1000
         self._healthy = healthy
         self._is_well = True
+        self.outcomes = Counter({"taken": 0, "refused": 0, "unknown": 0})
+        """What this process wrote down, by the names of `ItemState`."""
         self._tenures: dict[int, Tenure] = {}
         self._next: IDelayedCall | None = None
         self._claiming = self._sweeping = False
@@ -71,6 +74,16 @@ class Runner:
     def running(self) -> int:
         """Tasks that this process runs just now."""
         return len(self._tenures)
+
+    @property
+    def unsent(self) -> int:
+        """Items of these that have no outcome yet."""
+        return sum(tenure.unsent for tenure in self._tenures.values())
+
+    @property
+    def on_their_way(self) -> int:
+        """Those of them that were pushed."""
+        return sum(tenure.on_its_way for tenure in self._tenures.values())
 
     def start(self) -> None:
         """Begin to look for tasks."""
@@ -121,10 +134,10 @@ class Runner:
         self._claiming = True
         self._claim_at = now + CLAIM_S
         called = self._call(self._store.claim, self._owner, self._at_once - len(self._tenures))
-        called.addCallbacks(self._claimed, self._not_claimed)
+        called.addCallbacks(self._claimed, self._not_claimed, callbackArgs=(now,))
         called.addErrback(lambda failure: log.failure("push tasks cannot be taken", failure))
 
-    def _claimed(self, leases: list[Lease]) -> None:
+    def _claimed(self, leases: list[Lease], since: float) -> None:
         self._claiming = False
         self._well(True, "")
         for lease in leases:
@@ -135,6 +148,8 @@ class Runner:
                 publish=self._publish,
                 seconds=self._clock.seconds,
                 window=self._window,
+                since=since,
+                outcomes=self.outcomes,
                 over=self._over,
             )
             self._tenures[tenure.number] = tenure

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from hashlib import sha256
 from os.path import join
-from secrets import token_hex
 from typing import IO, Any
 
-import msgspec
 from sqlalchemy.exc import DBAPIError
 from twisted.internet.defer import Deferred, DeferredSemaphore, fail, succeed
 from twisted.internet.interfaces import IDelayedCall
@@ -17,31 +15,30 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from imgateway.config import LimitSettings, RouterSettings
-from imgateway.frames import address_text
+from imgateway.core.counters import COUNTER, GAUGE, Measure
 from imgateway.interfaces import IGateway
 from imgateway.router.problems import Problem
-from imgateway.router.pushing import publish_of
 from imgateway.router.schema import Push
 from imgateway.router.tasks.database import Database, fault_text
 from imgateway.router.tasks.deliveries import Deliveries
-from imgateway.router.tasks.orders import Message, Said, said
+from imgateway.router.tasks.making import Making, Order
 from imgateway.router.tasks.runner import Runner
 from imgateway.router.tasks.store import CHANGES, NoSuchTask, Standing, Store, Task, WrongState
 from imgateway.router.tasks.tables import ItemState
 from imgateway.router.tasks.threads import Threads
-from imgateway.router.tasks.uploads import Bad, lines_of
+from imgateway.router.tasks.uploads import Bad
 
-__all__ = ("BAD_LINES", "Order", "Tasks")
+__all__ = ("MEASURES", "Tasks")
 
 log = Logger()
 
 FILE = "push-tasks.db"
 BATCH = 1_000
-BAD_LINES = 100
-"""Bad lines that are told one by one; more are counted."""
 OPEN_S = 2.0
 UPLOADS = 2
 """Lists that are read at a time; further ones wait, so that threads are left for the tasks that run."""
+WAITING = 8
+"""More wait for their turn; those beyond are refused: each is a file of up to `router.tasks_upload_bytes`."""
 # What one page of results may cost: items that are looked at for it.
 LOOK_AT = 10_000
 
@@ -49,16 +46,24 @@ AWAY = "push tasks: the database cannot be used just now"
 
 Result = tuple[list[Standing], int]
 
-
-class Order(msgspec.Struct, frozen=True):
-    """What a task shall do. `at_ms` 0: at once; `rate` 0: as fast as it goes; `msg_id` '' : one is made."""
-
-    name: str
-    message: Message = Message()
-    rate: float = 0.0
-    at_ms: int = 0
-    strict: bool = False
-    msg_id: str = ""
+MEASURES = (
+    Measure("running", GAUGE, "imgateway_push_tasks_running", "Push tasks that this process runs now."),
+    Measure("unsent", GAUGE, "imgateway_push_tasks_unsent", "Their users who have no outcome yet."),
+    Measure(
+        "on_their_way",
+        GAUGE,
+        "imgateway_push_tasks_on_their_way",
+        "Those of them whose push waits for its outcome, or that for being written down.",
+    ),
+    Measure(
+        "outcomes",
+        COUNTER,
+        "imgateway_push_outcomes_total",
+        "Outcomes written down by this process: the log took it (unknown: nobody acknowledges there), or "
+        "refused it.",
+        "state",
+    ),
+)
 
 
 class Tasks:
@@ -87,9 +92,9 @@ class Tasks:
         self._healthy = healthy
         self._wall_ms = wall_ms
         self._router = router
-        self._limits = limits
         url = router.tasks_url or f"sqlite:///{join(data_dir, FILE)}"
         self.store = Store(Database(url, wall_ms))
+        self._making = Making(self.store, router, limits)
         self._threads = threads or Threads(reactor)
         self._call = self._threads.call
         self._deliveries = Deliveries(self.store, self._call, gateway.mailbox)
@@ -105,13 +110,29 @@ class Tasks:
             healthy=healthy,
         )
         self._uploads = DeferredSemaphore(UPLOADS)
-        self._is_open = self._stopping = False
+        self._is_open = self._stopping = self._waits = False
         self._again: IDelayedCall | None = None
 
     @property
     def max_upload_bytes(self) -> int:
         """The largest upload."""
         return self._router.tasks_upload_bytes
+
+    @property
+    def patience_s(self) -> float:
+        """How long what looks at a whole task may take."""
+        return self._router.tasks_timeout_s
+
+    def go_by(self, router: RouterSettings, limits: LimitSettings) -> None:
+        """Other limits, from the next upload on."""
+        self._router = self._making.router = router
+        self._making.limits = limits
+
+    def measures(self) -> Iterator[tuple[Measure, float | Mapping[str, float]]]:
+        """Every measure with its value now."""
+        runner = self.runner
+        values: list[Any] = [runner.running, runner.unsent, runner.on_their_way, dict(runner.outcomes)]
+        yield from zip(MEASURES, values, strict=True)
 
     # -------------------------------------------------------------------------------------- start and stop
 
@@ -135,8 +156,10 @@ class Tasks:
             self.runner.start()
 
     def _not_opened(self, failure: Failure) -> None:
-        failure.trap(DBAPIError)
+        if not self._waits:
+            failure.trap(DBAPIError)  # what the operator must mend ends the start
         if not self._stopping:
+            self._waits = True
             why = f"push tasks: the database cannot be used: {fault_text(failure.value)}"
             log.warn("{why}", why=why)
             self._healthy(False, why)
@@ -159,80 +182,15 @@ class Tasks:
 
         :raises Problem: (in the Deferred) the message or the lines cannot be used.
         """
-        message = self._said(order)
-        made = self._uploads.run(self._asked, self._make, sender, order, message, file, kind, first)
+        message = self._making.said(order)
+        if len(self._uploads.waiting) >= WAITING:
+            raise Problem("unavailable", f"{WAITING} uploads wait already", "send it again later", 5.0)
+        made = self._uploads.run(self._asked, self._making.task, sender, order, message, file, kind, first)
         return made.addCallback(self._made)
 
     def _made(self, result: tuple[Task, list[Bad]]) -> tuple[Task, list[Bad]]:
         self.runner.look(result[0].number)
         return result
-
-    def _said(self, order: Order) -> Said:
-        content = said(order.message)
-        if content is None:
-            raise Problem("invalid-request", "message: give one of body, text and json")
-        kind, body = content
-        most = self._limits.max_body_bytes
-        if len(body) > most:
-            raise Problem("too-large", f"message: a body of {len(body):,} bytes; the most are {most:,}")
-        asked = order.message
-        return Said(order.msg_id, kind, body, tuple(asked.headers.items()), asked.ttl_s, asked.lane)
-
-    def _make(
-        self, sender: str, order: Order, message: Said, file: IO[bytes], kind: str, first: int
-    ) -> tuple[Task, list[Bad]]:
-        """In a thread: read the lines, write them in batches, and only then let the task run."""
-        id = token_hex(10)
-        message = msgspec.structs.replace(message, msg_id=order.msg_id or id)
-        number = self.store.begin(
-            id, order.name, sender, msgspec.json.encode(message), order.rate, order.at_ms
-        )
-        try:
-            return self._fill(number, order, file, kind, first)
-        except BaseException:
-            self.store.discard(number)
-            raise
-
-    def _fill(
-        self, number: int, order: Order, file: IO[bytes], kind: str, first: int
-    ) -> tuple[Task, list[Bad]]:
-        batch: list[tuple[int, str, str | None]] = []
-        bad: list[Bad] = []
-        total = failed = 0
-        most = self._router.tasks_users
-        try:
-            for line in lines_of(file, kind, self._limits.max_body_bytes, first):
-                if isinstance(line, Bad):
-                    failed += 1
-                    bad += [line] if failed <= BAD_LINES else []
-                    continue
-                total += 1
-                if total > most:
-                    raise Problem(
-                        "too-large",
-                        f"more than {most:,} lines",
-                        "make several tasks, or set router.tasks_users",
-                    )
-                batch.append((line.line, line.address, line.own))
-                if len(batch) == BATCH:
-                    self.store.add(number, batch)
-                    batch = []
-        except ValueError as error:  # no line's fault, but the file's
-            raise Problem("invalid-request", str(error)) from None
-        if failed and (order.strict or not total):
-            some = "; ".join(f"line {one.line}: {one.error}" for one in bad[:10])
-            raise Problem(
-                "invalid-request",
-                f"{failed:,} of {total + failed:,} lines cannot be used: {some}"
-                + ("; …" if failed > 10 else ""),
-                "mend them" + (", or leave strict away" if total else ""),
-            )
-        if not total:
-            raise Problem("invalid-request", "there are no lines", "send one user a line")
-        if batch:
-            self.store.add(number, batch)
-        bad_lines = msgspec.json.encode(bad).decode()
-        return self.store.complete(number, total, failed, bad_lines), bad
 
     def schedule(self, key: str, push: Push, msg_id: str) -> Deferred[str]:
         """A push with a time as a task; asked for again with the same msg_id it is the same task.
@@ -241,37 +199,12 @@ class Tasks:
         """
         sender = f"service:{key}"
         id = sha256(f"{sender}\0{msg_id}".encode()).hexdigest()[:20]
-        made: Deferred[Task] = self._asked(self._schedule, id, sender, push, msg_id)
+        made: Deferred[Task] = self._asked(self._making.push, id, sender, push, msg_id)
         return made.addCallback(self._scheduled)
 
     def _scheduled(self, task: Task) -> str:
         self.runner.look(task.number)
         return task.id
-
-    def _schedule(self, id: str, sender: str, push: Push, msg_id: str) -> Task:
-        try:
-            task = self.store.get(id)
-        except NoSuchTask:
-            pass
-        else:
-            if task.state != "uploading":
-                return task
-            self.store.discard(task.number)  # broken off between its first and last step
-        publish = publish_of(push, self._limits.max_addresses_service)
-        message = Said(
-            msg_id,
-            publish.content_type,
-            publish.body,
-            publish.headers,
-            publish.ttl_s,
-            publish.lane,
-            publish.qos,
-        )
-        at_ms = int(push.at.timestamp() * 1000) if push.at else 0
-        number = self.store.begin(id, f"push {msg_id}", sender, msgspec.json.encode(message), 0.0, at_ms)
-        rows = [(n, address_text(to), None) for n, to in enumerate(publish.to, 1)]
-        self.store.add(number, rows)
-        return self.store.complete(number, len(rows), 0, "[]")
 
     # ---------------------------------------------------------------------------------- looking and changing
 

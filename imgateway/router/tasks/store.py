@@ -189,6 +189,21 @@ class Store:
             )
             return self._one(connection, tasks.c.number == number)
 
+    def put(self, id: str, values: Mapping[str, Any], rows: Sequence[tuple[int, str, str | None]]) -> Task:
+        """A whole task at once; if there is one with this id, that one instead.
+
+        :param values: its name, sender, message, rate and at_ms.
+        """
+        with self._engine.begin() as connection:
+            if connection.execute(select(tasks.c.number).where(tasks.c.id == id)).scalar() is None:
+                now = self._database.now_ms(connection)
+                many = len(rows)
+                whole = {**values, "id": id, "state": "running", "created_ms": now}
+                made = connection.execute(insert(tasks).values(**whole, total=many, unsent=many))
+                key: Any = made.inserted_primary_key
+                connection.execute(self._insert, {"task": int(key[0]), "rows": _json(rows)})
+            return self._one(connection, tasks.c.id == id)
+
     def discard(self, number: int) -> None:
         """Delete a task with all its items; in several transactions, and no error if it is gone."""
         while self._discard_some(number):

@@ -13,7 +13,7 @@ once; and since it is at most a window, the successor knows which items those ma
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from enum import Enum
 from typing import Any
@@ -27,7 +27,7 @@ from imgateway.core.throttle import TokenBucket
 from imgateway.frames import Outcome, OutcomeCode, parse_address
 from imgateway.router.tasks.database import fault_text
 from imgateway.router.tasks.orders import Said, publish_of
-from imgateway.router.tasks.store import Item, Lease, LeaseLost, Store
+from imgateway.router.tasks.store import LEASE_MS, Item, Lease, LeaseLost, Store
 from imgateway.router.tasks.tables import ItemState
 
 __all__ = ("RESENT", "Tenure")
@@ -64,6 +64,8 @@ class Tenure:
     :param call: runs a method of the store in a thread.
     :param publish: `IGateway.publish`.
     :param seconds: a clock that does not run backwards.
+    :param since: when by that clock the lease was asked for.
+    :param outcomes: counts what is written down, by the names of `ItemState`.
     :param over: called once, when there is nothing left to do.
     """
 
@@ -76,6 +78,8 @@ class Tenure:
         publish: Callable[..., Deferred[tuple[Outcome, ...]]],
         seconds: Callable[[], float],
         window: int,
+        since: float,
+        outcomes: Counter[str],
         over: Callable[[Tenure], None],
     ) -> None:
         self.lease = lease
@@ -85,6 +89,8 @@ class Tenure:
         self._publish = publish
         self._seconds = seconds
         self._window = window
+        self._held_since = since
+        self._outcomes = outcomes
         self._over = over
         self._message = msgspec.json.decode(lease.task.message, type=Said)
         self._phase = Phase.RUNNING
@@ -104,6 +110,16 @@ class Tenure:
         self._answered: list[Row] = []
         self._written_at = now
         self._gateway, self._database = _Partner(), _Partner()
+
+    @property
+    def unsent(self) -> int:
+        """Items that have no outcome in the database yet."""
+        return self._unsent
+
+    @property
+    def on_its_way(self) -> int:
+        """Those of them that were pushed."""
+        return self._on_its_way
 
     # ----------------------------------------------------------------------------------------- from outside
 
@@ -154,6 +170,8 @@ class Tenure:
 
     def _push(self) -> None:
         now = self._seconds()
+        if now >= self._held_since + LEASE_MS / 1000:
+            return  # the process stood still, or the database does: another router may have the task
         while self._queue and self._on_its_way < self._window and not self._gateway.waits(now):
             most = min(GROUP, self._window - self._on_its_way)
             if self._bucket.rate:
@@ -238,14 +256,19 @@ class Tenure:
         called.addCallbacks(
             self._was_written,
             self._was_not_written,
-            callbackArgs=(len(rows), unsent, refused, release),
+            callbackArgs=(self._written_at, rows, unsent, refused, release),
             errbackArgs=(rows,),
         )
         called.addErrback(_bug)
 
-    def _was_written(self, state: str, many: int, unsent: int, refused: int, release: bool) -> None:
+    def _was_written(
+        self, state: str, began: float, rows: list[Row], unsent: int, refused: int, release: bool
+    ) -> None:
         self._writing = False
-        self._on_its_way -= many
+        self._held_since = began
+        self._on_its_way -= len(rows)
+        for row in rows:
+            self._outcomes[ItemState(row[1]).name.lower()] += 1
         self._unsent, self._refused = unsent, refused
         self._database.works()
         if release:

@@ -25,6 +25,7 @@ __all__ = (
     "WhichTasks",
 )
 
+FURTHEST = 2**53 - 1  # the largest number that all who read JSON take; databases take more
 Rate = Annotated[float, Meta(ge=0, le=1_000_000, description="Users a second; 0: as fast as it goes.")]
 At = Annotated[
     Annotated[datetime, Meta(tz=True)] | UnsetType,
@@ -115,7 +116,7 @@ class TaskList(Struct, frozen=True):
 
 
 class WhichTasks(Struct, frozen=True, forbid_unknown_fields=True):
-    before: Annotated[int, Meta(ge=0, description="`next` of the page before.")] = 0
+    before: Annotated[int, Meta(ge=0, le=FURTHEST, description="`next` of the page before.")] = 0
     limit: Annotated[int, Meta(ge=1, le=500)] = 50
 
 
@@ -150,7 +151,7 @@ STATES: dict[str, ItemState] = {
 
 class WhichResults(Struct, frozen=True, forbid_unknown_fields=True):
     state: Annotated[tuple[StateName, ...], Meta(description="May be repeated; none: all.")] = ()
-    after: Annotated[int, Meta(ge=0, description="`next` of the page before.")] = 0
+    after: Annotated[int, Meta(ge=0, le=FURTHEST, description="`next` of the page before.")] = 0
     limit: Annotated[int, Meta(ge=1, le=10_000)] = 1_000
 
 

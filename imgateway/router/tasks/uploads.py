@@ -40,6 +40,9 @@ class Bad(Struct, frozen=True):
 
     line: Annotated[int, Meta(description="From 1.")]
     error: str
+    upto: Annotated[
+        int, Meta(description="The last line that is lost with it: in a CSV a quote may join several.")
+    ] = 0
 
 
 class _Line(Content, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -71,31 +74,32 @@ def lines_of(file: IO[bytes], kind: str, max_body_bytes: int, first: int = 1) ->
     :param first: the number of the first line that is read.
     :raises ValueError: the first line of a CSV does not name its columns.
     """
-    for number, found in (_rows if kind in CSV else _objects)(file, first):
+    for number, upto, found in (_rows if kind in CSV else _objects)(file, first):
         try:
             if isinstance(found, str):
                 raise ValueError(found)
             yield Receiver(number, _address(found), _own(found, max_body_bytes))
         except (ValueError, Problem) as error:
-            yield Bad(number, str(error))
+            joined = f"; a quote joins it to what follows, up to line {upto}" if upto > number else ""
+            yield Bad(number, f"{error}{joined}", upto)
 
 
-def _objects(file: IO[bytes], number: int) -> Iterator[tuple[int, _Line | str]]:
+def _objects(file: IO[bytes], number: int) -> Iterator[tuple[int, int, _Line | str]]:
     while line := next_line(file):
         text = line.removeprefix(_BOM).strip()
         if line == _TOO_LONG:
-            yield number, _NO_TEXT
+            yield number, number, _NO_TEXT
         elif text:
             try:
-                yield number, _line.decode(text)
+                yield number, number, _line.decode(text)
             except UnicodeDecodeError:
-                yield number, _NO_TEXT
+                yield number, number, _NO_TEXT
             except msgspec.MsgspecError as error:
-                yield number, str(error)
+                yield number, number, str(error)
         number += 1
 
 
-def _rows(file: IO[bytes], number: int) -> Iterator[tuple[int, _Line | str]]:
+def _rows(file: IO[bytes], number: int) -> Iterator[tuple[int, int, _Line | str]]:
     reader = csv.reader(_texts(file))
     columns = [name.strip().lower() for name in next(reader, [])]
     wrong = [name for name in columns if name not in _COLUMNS]
@@ -112,10 +116,10 @@ def _rows(file: IO[bytes], number: int) -> Iterator[tuple[int, _Line | str]]:
         except StopIteration:
             return
         except csv.Error as error:
-            yield begins, str(error)
+            yield begins, last + reader.line_num, str(error)
             continue
         if row:
-            yield begins, _row(columns, row)
+            yield begins, last + reader.line_num, _row(columns, row)
 
 
 def _texts(file: IO[bytes]) -> Iterator[str]:

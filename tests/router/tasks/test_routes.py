@@ -9,17 +9,21 @@ from typing import Any
 from urllib.parse import quote, urlencode
 
 import pytest
+from sqlalchemy.exc import IntegrityError
 from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
 from zope.interface.verify import verifyObject
 
+from imgateway.errors import StoreError
 from imgateway.frames import Address, OutcomeCode
 from imgateway.interfaces import IGateway
 from imgateway.router.routes import Part
 from imgateway.router.schema import Push
+from imgateway.router.tasks.making import BAD_LINES
 from imgateway.router.tasks.routes import TaskPages
-from imgateway.router.tasks.service import BAD_LINES
+from imgateway.router.tasks.service import OPEN_S, UPLOADS, WAITING
 from tests.router.desk import Answer, Desk
-from tests.router.tasks.rig import EPOCH, WALL_MS, Calls, Rig, make_tasks
+from tests.router.tasks.rig import EPOCH, WALL_MS, Calls, Rig, away, make_tasks
 
 TEXT = "?text=Hello"
 
@@ -145,7 +149,7 @@ def test_the_message_may_be_json_in_the_query_or_in_the_first_line(office: Offic
 def test_a_csv(office: Office) -> None:
     answer = office.upload("user,text\n1,\n2,Hi\n3\n", kind="Text/CSV; charset=utf-8")
     assert answer.json["task"]["total"] == 2
-    assert answer.json["task"]["bad_lines"] == [{"line": 4, "error": "has 1 values, not 2"}]
+    assert answer.json["task"]["bad_lines"] == [{"line": 4, "error": "has 1 values, not 2", "upto": 4}]
     office.run()
     assert {one.to[0].id: one.body for one in office.gateway.publishes} == {"1": b"Hello", "2": b"Hi"}
 
@@ -200,14 +204,14 @@ def test_of_many_bad_lines_the_first_hundred_are_told(office: Office) -> None:
 
 def test_large_uploads_are_written_in_batches(office: Office) -> None:
     office.make(2_500)
-    assert office.calls.names.count("_make") == 1
+    assert office.calls.names.count("task") == 1
     office.run(20)
     assert len(office.gateway.taken()) == 2_500
 
 
 def test_a_line_that_only_looks_like_a_task_is_a_bad_line(office: Office) -> None:
     task = office.upload('{"user":"1","task":1}\n{"user":"2"}\n').json["task"]
-    assert task["bad_lines"] == [{"line": 1, "error": "Object contains unknown field `task`"}]
+    assert task["bad_lines"] == [{"line": 1, "error": "Object contains unknown field `task`", "upto": 1}]
 
 
 def test_a_task_for_later(office: Office) -> None:
@@ -236,18 +240,136 @@ def test_a_push_for_later_is_a_task_and_twice_the_same(office: Office) -> None:
     assert [one["state"] for one in office.results(first.json["task"])] == ["waiting", "unknown"]
 
 
-def test_a_push_for_later_that_was_broken_off_is_made_anew(office: Office) -> None:
+def test_a_push_for_later_is_made_in_one_step(office: Office) -> None:
     push = Push(to=("user:1",), text="x")
     made: list[str] = []
-    office.tasks.schedule("shop", push, "m").addCallback(made.append)
-    number = office.tasks.store.get(made[0]).number
-    with office.tasks.store._engine.begin() as connection:
-        connection.exec_driver_sql("UPDATE push_task SET state = 'uploading'")
-    office.tasks.schedule("shop", push, "m").addCallback(made.append)
+    for _ in range(2):
+        office.tasks.schedule("shop", push, "m").addCallback(made.append)
     assert made[0] == made[1]
-    assert office.tasks.store.get(made[0]).number > number
-    office.run()
-    assert office.gateway.taken() == {"user:1": 1}
+    assert office.calls.names.count("push") == 2
+    [task] = office.tasks.store.page(0, 9)
+    assert (task.state, task.total, task.unsent) == ("running", 1, 1)
+
+
+def test_of_two_routers_that_make_the_same_one_loses_and_finds_it(
+    office: Office, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slower(id: str, values: Any, rows: Any) -> Any:
+        put(id, values, rows)  # the other one's
+        raise IntegrityError("INSERT", {}, Exception("UNIQUE constraint failed"))
+
+    put = office.tasks.store.put
+    monkeypatch.setattr(office.tasks.store, "put", slower)
+    made: list[str] = []
+    office.tasks.schedule("shop", Push(to=("user:1",), text="x"), "m").addCallback(made.append)
+    assert office.tasks.store.get(made[0]).total == 1
+
+
+def test_a_push_for_later_that_was_cancelled_is_not_taken_for_made(office: Office) -> None:
+    push = {"to": ["user:1"], "text": "x", "msg_id": "m", "at": "2030-01-01T00:00:00Z"}
+    id = office.desk.post("/v1/push", push).json["task"]
+    assert office.desk.post(f"/v1/tasks/{id}/cancel").status == 200
+    answer = office.desk.post("/v1/push", push)
+    assert f"was cancelled: task {id}" in office.desk.refused(409, "conflict", answer)
+
+
+def test_a_push_for_later_that_is_too_large_is_refused_now(office: Office) -> None:
+    push = {"to": ["user:1"], "text": "x" * 101, "at": "2030-01-01T00:00:00Z"}
+    office.desk.refused(413, "too-large", office.desk.post("/v1/push", push))
+    assert office.desk.get("/v1/tasks").json["tasks"] == []
+
+
+@pytest.mark.parametrize("at", ["0001-01-01T00:00:00+23:59", "1969-12-31T00:00:00Z", "2023-11-14T22:13:19Z"])
+def test_a_time_that_is_over_is_now(office: Office, at: str) -> None:
+    id = office.desk.post("/v1/push", {"to": ["user:1"], "text": "x", "at": at}).json["task"]
+    office.run(2)
+    assert office.task(id)["state"] == "done"
+
+
+def test_a_time_at_the_end_of_days_is_kept(office: Office) -> None:
+    push = {"to": ["user:1"], "text": "x", "at": "9999-12-31T23:59:59-23:59"}
+    id = office.desk.post("/v1/push", push).json["task"]
+    office.run(2)
+    assert office.task(id)["state"] == "scheduled"
+
+
+@pytest.mark.parametrize("query", ["&name=%00a", "&msg_id=a%0a", "&name=a%0ab"])
+def test_what_people_read_is_printable(office: Office, query: str) -> None:
+    answer = office.upload('{"user":"1"}', TEXT + query)
+    assert "must be printable" in office.desk.refused(400, "invalid-request", answer)
+
+
+@pytest.mark.parametrize("query", ["?before=", "/x/results?after="])
+def test_numbers_beyond_all_are_refused(office: Office, query: str) -> None:
+    for number in (2**53, 2**63, 10**30):
+        office.desk.refused(400, "invalid-request", office.desk.get(f"/v1/tasks{query}{number}"))
+
+
+def test_a_quote_that_is_not_closed_tells_what_it_takes_along(office: Office) -> None:
+    lines = ["user", "a", '"b', *map(str, range(50_000))]
+    task = office.upload("\n".join(lines), kind="text/csv").json["task"]
+    [bad] = task["bad_lines"]
+    assert bad["line"] == 3
+    assert f"a quote joins it to what follows, up to line {bad['upto']}" in bad["error"]
+    assert bad["upto"] > 10_000
+    assert task["bad"] == bad["upto"] - 2
+    assert task["total"] + task["bad"] == len(lines) - 1  # nobody is missing
+
+
+def test_uploads_that_nobody_has_time_for_are_refused(office: Office) -> None:
+    office.calls.held = []
+    waiting = []
+    for _ in range(UPLOADS + WAITING):
+        protocol, _ = office.desk.begin(
+            "POST", f"/v1/tasks{TEXT}", b'{"user":"1"}', Content_Type="application/x-ndjson"
+        )
+        waiting.append(protocol)
+    answer = office.upload('{"user":"1"}')
+    assert "uploads wait already" in office.desk.refused(503, "unavailable", answer)
+    for protocol in waiting:
+        office.desk.lose(protocol)
+    while office.calls.held:
+        office.calls.let()
+    office.calls.held = None
+
+
+def test_what_looks_at_a_whole_task_has_time(office: Office) -> None:
+    id = office.make(1)["id"]
+    office.calls.held = []
+    asked = [
+        office.desk.begin("GET", f"/v1/tasks/{id}/report"),
+        office.desk.begin("GET", f"/v1/tasks/{id}/results"),
+        office.desk.begin("POST", f"/v1/tasks/{id}/repush", {}),
+        office.desk.begin("POST", f"/v1/tasks{TEXT}", b'{"user":"1"}', Content_Type="application/x-ndjson"),
+    ]
+    short = office.desk.begin("GET", f"/v1/tasks/{id}")
+    office.desk.clock.advance(299)
+    assert [transport.value() for _, transport in asked] == [b""] * 4
+    assert b" 504 " in short[1].value()
+    office.desk.clock.advance(2)
+    assert all(b" 504 " in transport.value() for _, transport in asked)
+    for protocol, _ in [*asked, short]:
+        office.desk.lose(protocol)
+    while office.calls.held:
+        office.calls.let()
+    office.calls.held = None
+
+
+def test_the_metrics_say_how_far_tasks_are(office: Office) -> None:
+    def measured() -> dict[str, Any]:
+        return {measure.field: value for measure, value in office.tasks.measures()}
+
+    nothing = {"taken": 0, "refused": 0, "unknown": 0}
+    assert measured() == {"running": 0, "unsent": 0, "on_their_way": 0, "outcomes": nothing}
+    office.gateway.held = True
+    office.gateway.refuses[Address("user", "1")] = OutcomeCode.FULL
+    office.make(30)
+    office.run(1)
+    assert measured() == {"running": 1, "unsent": 30, "on_their_way": 30, "outcomes": nothing}
+    office.gateway.answer()
+    office.run(2)
+    counted = {"taken": 29, "refused": 1, "unknown": 0}
+    assert measured() == {"running": 0, "unsent": 0, "on_their_way": 0, "outcomes": counted}
 
 
 # ----------------------------------------------------------------------------------------------- changing
@@ -452,6 +574,33 @@ def test_without_its_database_the_api_says_when_to_ask_again(office: Office) -> 
     assert answer.headers["retry-after"] == "5"
     assert "secret" not in answer.body.decode()
     assert office.desk.get("/v1/tasks").status == 200
+
+
+def test_a_database_that_is_found_wrong_later_is_told_and_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "rig").mkdir()
+    rig = Rig(tmp_path / "rig")
+    clock = Clock()
+    tasks, _ = make_tasks(rig, tmp_path, clock)
+    health: list[tuple[bool, str]] = []
+    tasks._healthy = lambda ok, why: health.append((ok, why))
+    found: list[Exception] = [away(), StoreError("its push tasks are of version 9")]
+
+    def open() -> None:
+        if found:
+            raise found.pop(0)
+
+    monkeypatch.setattr(tasks.store, "open", open)
+    started: list[Any] = []
+    tasks.start().addCallback(started.append)
+    assert started == [None]
+    clock.advance(OPEN_S)
+    assert health[-1] == (False, "push tasks: the database cannot be used: its push tasks are of version 9")
+    clock.advance(OPEN_S)
+    assert health[-1] == (True, "")
+    tasks.stop()
+    rig.close()
 
 
 def test_a_database_that_is_away_at_the_start_is_waited_for(tmp_path: Path) -> None:

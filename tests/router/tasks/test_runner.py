@@ -98,6 +98,38 @@ def test_killed_at_any_call_and_resumed_elsewhere_nobody_misses_it_or_has_it_twi
     assert len(died) >= 12
 
 
+def test_a_process_that_stood_still_pushes_nothing_until_it_knows_that_the_task_is_its_own(rig: Rig) -> None:
+    rig.task(100, rate=10.0)
+    first = rig.router()
+    first.run(2)
+    rig.later(20)
+    second = rig.router(owner="r2", window=100)
+    second.run(0.3)
+    assert rig.get().owner == "r2"
+    pushed = len(rig.gateway.publishes)
+    first.clock.advance(20)  # it goes on, and its rate would let it catch up
+    first.run(2)
+    assert len(rig.gateway.publishes) == pushed
+    assert first.runner.running == 0  # another router has it
+    second.run(15)
+    assert rig.gateway.taken() == {f"user:{n}": 1 for n in range(1, 101)}
+
+
+def test_who_cannot_reach_the_database_for_long_stops_pushing(rig: Rig) -> None:
+    rig.task(100, rate=2.0)
+    router = rig.router(window=90)
+    router.run(2)
+    router.calls.fails = 1_000_000
+    router.run(15)
+    pushed = sum(len(one.to) for one in rig.gateway.publishes)
+    router.run(10)
+    assert sum(len(one.to) for one in rig.gateway.publishes) == pushed < 50
+    router.calls.fails = 0
+    router.run(90)
+    assert rig.get().state == "done"
+    assert set(rig.gateway.taken().values()) == {1}
+
+
 def test_who_takes_over_says_which_messages_may_be_there(rig: Rig) -> None:
     rig.task(12)
     first = rig.router(dies_at=6)

@@ -253,6 +253,16 @@ def test_old_tasks_and_broken_uploads_are_swept(desk: Desk, monkeypatch: pytest.
         assert connection.execute(text("SELECT count(*) FROM push_item")).scalar() == 0
 
 
+def test_a_task_that_is_put_twice_is_there_once(desk: Desk) -> None:
+    values = {"name": "n", "sender": "service:shop", "message": b"{}", "rate": 0.0, "at_ms": 5}
+    rows = [(1, "user:1", None), (2, "user:2", '{"ttl_s":1}')]
+    made = desk.store.put("p", values, rows)
+    assert (made.state, made.total, made.unsent, made.at_ms, made.owner) == ("running", 2, 2, 5, "")
+    assert desk.store.put("p", {**values, "name": "other"}, rows[:1]) == made
+    assert [one.n for one in desk.store.unsent(made.number, 0, 9)] == [1, 2]
+    assert desk.store.get("p") == made
+
+
 def test_tables_of_another_version_are_refused(desk: Desk) -> None:
     with desk.database.engine.begin() as connection:
         connection.execute(update(tables.versions).values(version=99))

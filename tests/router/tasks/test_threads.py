@@ -7,13 +7,30 @@ from pathlib import Path
 from typing import Any
 
 import pytest_twisted
-from twisted.internet import task
+from twisted.internet.defer import Deferred
 
 from imgateway.config import LimitSettings, RouterSettings
+from imgateway.router.tasks.making import Order
 from imgateway.router.tasks.orders import Message
-from imgateway.router.tasks.service import Order, Tasks
+from imgateway.router.tasks.service import Tasks
 from imgateway.router.tasks.threads import Threads
 from tests.router.tasks.rig import FakeGateway
+
+
+class Watched(Threads):
+    """Threads that tell when the first task is done."""
+
+    def __init__(self, reactor: Any) -> None:
+        super().__init__(reactor)
+        self.done: Deferred[None] = Deferred()
+
+    def call(self, function: Any, *arguments: Any) -> Deferred[Any]:
+        def saw(result: Any) -> Any:
+            if function.__name__ == "write" and result == "done":
+                self.done.callback(None)
+            return result
+
+        return super().call(function, *arguments).addCallback(saw)
 
 
 @pytest_twisted.ensureDeferred
@@ -21,6 +38,7 @@ async def test_a_task_of_a_thousand_from_upload_to_report(tmp_path: Path) -> Non
     from twisted.internet import reactor
 
     gateway: Any = FakeGateway()
+    threads = Watched(reactor)
     tasks = Tasks(
         gateway,
         reactor,
@@ -28,6 +46,7 @@ async def test_a_task_of_a_thousand_from_upload_to_report(tmp_path: Path) -> Non
         data_dir=str(tmp_path),
         router=RouterSettings(),
         limits=LimitSettings(),
+        threads=threads,
     )
     await tasks.start()
     try:
@@ -36,8 +55,8 @@ async def test_a_task_of_a_thousand_from_upload_to_report(tmp_path: Path) -> Non
         with open(upload, "rb") as file:
             made, bad = await tasks.make("service:shop", Order("", Message(text="hi")), file, "text/csv")
         assert (made.total, bad) == (1_000, [])
-        while (await tasks.get(made.id)).state != "done":
-            await task.deferLater(reactor, 0.01)  # type: ignore[arg-type]
+        await threads.done
+        assert (await tasks.get(made.id)).state == "done"
         gateway.seen = {"7": 1}
         _, counts = await tasks.report(made.id)
         assert sorted(counts) == [(1, 0, 999), (3, 0, 1)]

@@ -88,8 +88,8 @@ def test_a_csv_names_its_columns() -> None:
     )
     assert rows[1] == Receiver(4, "user:2", None)
     assert rows[2:] == [
-        Bad(6, "Expected `int | null`, got `str` - at `$.ttl_s`"),
-        Bad(7, "has 2 values, not 3"),
+        Bad(6, "Expected `int | null`, got `str` - at `$.ttl_s`", 6),
+        Bad(7, "has 2 values, not 3", 7),
     ]
 
 

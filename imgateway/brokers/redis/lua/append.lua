@@ -3,7 +3,8 @@
 --   bodies: {{name 16, message} …}, shared by several appends
 --   append: {bucket, log, digest, ttl_ms, bytes, body (its number, 0: none), rest of the entry}
 -- Answers {store epoch, {code, seq, code, seq …}, {n, epoch …} of those whose log has its own,
---   {n …} of those that were stored in a mailbox which nobody watches}.
+--   {n …} of those that were stored in a mailbox which nobody watches, or several nodes whose sessions all wait
+--   for their clients; a node that is the only one knows that itself}.
 -- A run again finds its own token with the digests: what it had appended is OK and not a repeat.
 -- with log
 -- with leases
@@ -22,20 +23,36 @@ end
 local at_s = math.floor(now / 1000)
 local mark = ':' .. now + dedup_ms .. ':' .. token
 
+local function devices_of(log)
+  local id = log.text:match('^user:(.*)$'):gsub('%%2F', '/'):gsub('%%25', '%%')
+  local found, devices = redis.call('HGETALL', key(log.bucket, 'u', id)), {}
+  for i = 1, #found, 2 do
+    if found[i]:sub(1, 2) == 'd:' then
+      devices[#devices + 1] = cmsgpack.unpack(found[i + 1])
+    end
+  end
+  return devices
+end
+
+-- Is any device connected just now?
+local function is_attended(log)
+  for _, device in ipairs(devices_of(log)) do
+    if device[2] ~= '' and device[12] == 0 and lives(device[2]) then
+      return true
+    end
+  end
+  return false
+end
+
 -- What every device has: nothing above it goes for want of room. Mail waits for its device, a service's for
 -- its reader; what nobody follows of a topic is owed to nobody.
 local function floor_of(log)
-  local kind, id = log.text:match('^(%l+):(.*)$')
+  local kind = log.text:match('^%l+')
   local floor
   if kind == 'user' then
-    id = id:gsub('%%2F', '/'):gsub('%%25', '%%')
-    local found = redis.call('HGETALL', key(log.bucket, 'u', id))
-    for i = 1, #found, 2 do
-      if found[i]:sub(1, 2) == 'd:' then
-        local device = cmsgpack.unpack(found[i + 1])
-        if (device[2] ~= '' and lives(device[2])) or tonumber(device[4]) > now - unseen_ms then
-          floor = math.min(floor or device[3], device[3])
-        end
+    for _, device in ipairs(devices_of(log)) do
+      if (device[2] ~= '' and lives(device[2])) or tonumber(device[4]) > now - unseen_ms then
+        floor = math.min(floor or device[3], device[3])
       end
     end
     return floor or 0
@@ -195,7 +212,8 @@ for _, log in ipairs(touched) do
         end
         tell_packed(node, hint)
       end
-    elseif log.text:sub(1, 5) == 'user:' then
+    end
+    if #nodes ~= 1 and log.text:sub(1, 5) == 'user:' and (#nodes == 0 or not is_attended(log)) then
       for _, n in ipairs(log.numbers) do
         unwatched[#unwatched + 1] = n
       end

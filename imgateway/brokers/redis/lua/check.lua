@@ -1,7 +1,7 @@
 -- Has this node what it believes to have? ARGV: shift_ms, node, then for each session: bucket, user, device,
 -- generation, platform, issued_at_s, order, since_ms, acked, parked.
 -- Answers for each 0, or the code to close it with. What a promoted replica has never heard of is entered again,
--- unless somebody else came meanwhile.
+-- unless somebody else came meanwhile; of several of these the newest stands.
 -- with session
 local node = ARGV[2]
 local codes = {}
@@ -10,6 +10,9 @@ for i = 3, #ARGV, 10 do
   local state = device_of(hash, device)
   local code = fence(state, generation, node)
   if is_lost(state, generation) and tonumber(ARGV[i + 5]) >= tonumber(redis.call('HGET', hash, 'nb') or 0) then
+    if state and state[NODE] ~= '' and state[NODE] ~= node then
+      tell(state[NODE], 'd', ARGV[i + 1], device, state[GENERATION], STALE)
+    end
     keep(hash, device, {
       generation, node, tonumber(ARGV[i + 8]), now, tonumber(ARGV[i + 7]), ARGV[i + 4], tonumber(ARGV[i + 5]),
       tonumber(ARGV[i + 6]), string.rep('\0', 16), ARGV[i + 9], 0, 0, 0,
@@ -18,4 +21,5 @@ for i = 3, #ARGV, 10 do
   end
   codes[#codes + 1] = code
 end
+flush()
 return codes

@@ -3,11 +3,12 @@
 --     asked, each {what, …}; `member` is 'user\0device':
 --       {0, bucket, address, member, generation}   is in it
 --       {1, bucket, address, member, generation}   is in it no more
---       {2, node that is gone, most}               nor are its members, so many at a time
+--       {2, node that is gone, most}               nor are its members, so many at a time, unless it lives again
 -- Answers each: 1 if that changed who is in it, else 0; to the last {more, address, member, …} of who left.
 --
 -- ig:{bucket}:members:address   member → 'generation@node'; a newer generation takes the place of an older one
 -- ig:in:node                    SET of 'key\0member': where to look when the node is gone
+-- with leases
 local node, number = ARGV[2], ARGV[3]
 local answered, asked = unpack(cmsgpack.unpack(ARGV[4]))
 
@@ -48,6 +49,9 @@ end
 local function reap(gone, most)
   local name = 'ig:in:' .. gone
   local answer = {0}
+  if lives(gone) then
+    return answer
+  end
   for _, item in ipairs(redis.call('SPOP', name, most)) do
     local hash, member = item:match('^(.-)%z(.*)$')
     local _, where = stay_of(hash, member)

@@ -1,0 +1,58 @@
+"""Claims that nobody can grant now, since their primary is away."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from twisted.internet.defer import CancelledError, Deferred
+
+from imgateway.brokers.redis.claims import BY_ORDER
+from imgateway.brokers.redis.primary import Primary
+from imgateway.frames import SessionKey
+from imgateway.interfaces import Claim, Opened, Verdict
+
+__all__ = ("Lobby",)
+
+
+class Lobby:
+    """Clients come again and again while a primary is away: of each device only the last claim waits here,
+    and those before it are outrun.
+
+    :param claim: asks the primary; called with what waits, once it is back.
+    """
+
+    def __init__(self, claim: Callable[[Claim, Deferred[Opened]], None]) -> None:
+        self._claim = claim
+        self._waiting: dict[Primary, dict[SessionKey, tuple[Claim, Deferred[Opened]]]] = {}
+
+    def open(self, primary: Primary, claim: Claim) -> Deferred[Opened]:
+        """Now, or when the primary is back."""
+        answer: Deferred[Opened] = Deferred()
+        waiting = self._waiting.get(primary)
+        if waiting is None:
+            self._claim(claim, answer)
+            return answer
+        before = waiting.get(claim.session)
+        if before is not None:
+            earlier, its_answer = before
+            if claim.on_same_device == BY_ORDER and claim.order < earlier.order:
+                answer.callback(Opened(Verdict.OUTRUN))
+                return answer
+            its_answer.callback(Opened(Verdict.OUTRUN))
+        waiting[claim.session] = claim, answer
+        return answer
+
+    def changed(self, primary: Primary) -> None:
+        """It can be written to again, or not any more."""
+        if not primary.is_up:
+            self._waiting.setdefault(primary, {})
+            return
+        for claim, answer in self._waiting.pop(primary, {}).values():
+            self._claim(claim, answer)
+
+    def stop(self) -> None:
+        """Claims fail with CancelledError, as those that are asked and have no answer."""
+        for waiting in self._waiting.values():
+            for _, answer in waiting.values():
+                answer.errback(CancelledError())
+        self._waiting.clear()

@@ -1,0 +1,395 @@
+"""What comes at the wrong moment: a reaper at a node that is back, a stop before everybody left, a primary
+that goes away in between, nodes that were told of other primaries."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from twisted.internet.defer import CancelledError
+
+from imgateway.brokers.redis import watches, watching
+from imgateway.brokers.redis.urls import parse_urls
+from imgateway.brokers.redis.whereabouts import Whereabouts
+from imgateway.errors import CloseCode, StoreError
+from imgateway.frames import Message, SessionKey, log_of, parse_address
+from imgateway.interfaces import LoginPolicy, Publication, Verdict
+from tests.brokers.broker_desk import BrokerDesk
+from tests.brokers.redis_server import Loop, RedisServer
+
+pytestmark = pytest.mark.server
+
+BOB, ROOM = SessionKey("bob", "phone"), parse_address("room:7")
+MAILBOX = log_of(parse_address("user:bob"))
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Iterator[Callable[..., RedisServer]]:
+    made: list[RedisServer] = []
+
+    def make(*options: str) -> RedisServer:
+        made.append(RedisServer(tmp_path / f"redis{len(made)}", *options))
+        return made[-1]
+
+    yield make
+    for server in made:
+        server.kill9()
+
+
+@pytest.fixture
+def server(make: Callable[..., RedisServer]) -> RedisServer:
+    return make()
+
+
+@pytest.fixture
+def sit() -> Iterator[Callable[..., BrokerDesk]]:
+    loop = Loop()
+    made: list[BrokerDesk] = []
+
+    def sit(*servers: RedisServer, **more: Any) -> BrokerDesk:
+        made.append(BrokerDesk(*servers, loop=loop, incarnation=f"n.{len(made) + 1}", seed=len(made), **more))
+        return made[-1]
+
+    yield sit
+    for desk in made:
+        desk.stop()
+    loop.close()
+
+
+def login(desk: BrokerDesk, session: SessionKey = BOB, **more: Any) -> int:
+    return int(desk.now(desk.broker.open_session(desk.claim(*session, **more))).generation)
+
+
+def primary_of(desk: BrokerDesk, tag: str = "bob") -> Any:
+    return desk.broker._primaries.of(tag)[0]
+
+
+# ------------------------------------------------------------------------------------------ reapers and stops
+
+
+def test_who_lives_again_is_not_reaped_any_further(sit: Any, server: RedisServer) -> None:
+    """It was taken for dead, came back and entered its rooms again, and the reaper is not through yet."""
+    one, two = sit(server).start(), sit(server).start()
+    one.now(one.broker.join(BOB, login(one), ROOM))
+    assert two.now(two.broker._rooms.reap(primary_of(two), "n.1")) is False
+    assert two.now(two.broker.members(ROOM)) == 1
+    assert two.listener.named("left") == []
+
+
+def test_whom_a_node_leaves_behind_another_takes_out(sit: Any, server: RedisServer) -> None:
+    """It stops while sessions that went elsewhere have still time to come to their rooms."""
+    one, two = sit(server).start(), sit(server).start()
+    one.now(one.broker.join(BOB, login(one), ROOM))
+    login(two)
+    one.run()
+    assert [event[2] for event in one.listener.named("displaced")] == [CloseCode.REPLACED]
+    one.stop()
+    assert two.now(two.broker.members(ROOM)) == 1
+    two.pass_time(6)
+    two.run()
+    assert two.listener.named("left") == [(BOB, ROOM)]
+    assert two.now(two.broker.members(ROOM)) == 0
+    assert server.cli("ZRANGE", "ig:nodes", 0, -1) == [b"n.2"]
+
+
+def test_what_a_node_asked_is_forgotten_some_time_after_it(sit: Any, server: RedisServer) -> None:
+    one, two = sit(server).start(), sit(server).start()
+    generation = login(one)
+    for _ in range(3):
+        one.now(one.broker.join(BOB, generation, ROOM))
+    server.cli("PERSIST", "ig:answers:n.1:rooms")
+    one.stop()
+    two.run()
+    assert server.cli("PTTL", "ig:answers:n.1:rooms") > 0
+
+
+# ------------------------------------------------------------------------------------ claims after a failover
+
+
+def test_of_two_lost_claims_only_one_stands(sit: Any, server: RedisServer) -> None:
+    """The replica that took over has heard of neither; the one that was displaced, and did not hear of it,
+    asks first."""
+    one, two = sit(server).start(), sit(server).start()
+    first, second = login(one), 0
+    primary = primary_of(one)
+    one.broker._sessions.heard = lambda *hint: None  # lost
+    second = login(two)
+    assert second > first
+    _, bucket = one.broker._primaries.of("bob")
+    server.cli("DEL", f"ig:{{{bucket}}}:u:bob")
+    server.cli("HINCRBY", "ig:primary", "n", 1)
+    del one.broker._sessions.heard
+    one.broker._sessions.renewed(primary)
+    one.run()
+    assert one.broker._sessions.is_open(BOB, first)
+    two.broker._sessions.renewed(primary_of(two))
+    two.run()
+    one.run()
+    assert one.listener.named("displaced")[0][:3] == (BOB, first, CloseCode.STALE)
+    assert two.broker._sessions.is_open(BOB, second)
+
+
+# ---------------------------------------------------------------------------------------- a primary goes away
+
+
+def test_whoever_must_go_does_not_wait_for_a_primary_that_went_away(sit: Any, make: Any) -> None:
+    one_server, other_server = make(), make()
+    one = sit(one_server, other_server).start()
+    two = sit(one_server, other_server).start()
+    home = primary_of(one)
+    room = next(
+        address
+        for address in (parse_address(f"room:{n}") for n in range(100))
+        if one.broker._primaries.of(f"room:{address.id}")[0] is not home
+    )
+    one.now(one.broker.join(BOB, login(one), room))
+    away = (one_server, other_server)[1 - home.index]
+    away.freeze()
+    two.loop.run(two.broker.open_session(two.claim("bob", "web", policy=LoginPolicy.ONE)))
+    one.loop.spin(0.2)
+    assert one.listener.named("displaced") == []  # its leave is on the way
+    away.kill9()
+    one.loop.until(lambda: one.listener.named("displaced"))
+    assert one.listener.named("displaced")[0][2] == CloseCode.DISPLACED
+    away.restart()
+    one.run()
+    two.run()
+    assert one.now(one.broker.members(room)) == 0
+    assert len(one.listener.named("displaced")) == 1
+
+
+def test_who_listens_to_a_replica_finds_out(sit: Any, make: Any) -> None:
+    """A replica passes on what nodes say to themselves, and the primary counts them as gone."""
+    server, other = make(), make()
+    one = sit(server).start()
+    primary = primary_of(one)
+    primary.subscription._connect = Whereabouts(parse_urls(other.url)[0], one.loop).connect
+    primary.subscription.drop(ConnectionError("the address is another's"))
+    one.loop.until(lambda: primary.subscription.is_up)
+    other.replica_of(server)
+    one.loop.until(lambda: any("this is a replica" in why for _, why in one.listener.named("healthy")))
+    primary.subscription._connect = primary._whereabouts.connect
+    one.run()
+    assert one.listener.named("healthy")[-1] == (True, "")
+
+
+def test_qos_0_is_not_sent_again(sit: Any, server: RedisServer) -> None:
+    one, two = sit(server).start(), sit(server).start()
+    two.now(two.broker.watch(MAILBOX))
+    primary = primary_of(one)
+    publication = Publication(Message("1", "alice", "phone", body=b"typing"), (MAILBOX.address,))
+    one.broker.emit(publication)
+    one.loop.iterate(0)
+    two.loop.until(lambda: two.listener.named("passed"))
+    assert primary.unanswered or one.listener.named("passed")
+    server.freeze()
+    one.broker.emit(publication)
+    for _ in range(3):
+        one.loop.iterate(0)
+    assert primary.unanswered
+    primary._line.drop(ConnectionError("its answer is lost"))
+    server.thaw()
+    one.run()
+    two.run()
+    assert 1 <= len(two.listener.named("passed")) <= 2
+    server.kill9()
+    one.loop.until(lambda: not primary.is_up)
+    (failed,) = one.later(primary.say("emit", "n.1", b""))
+    assert failed.check(CancelledError)
+    assert not primary._line._said
+    assert not one.broker._logs._emitting[primary]
+    server.restart()
+    one.run()
+    two.run()
+
+
+def test_what_is_written_behind_waits_as_one_while_a_primary_is_away(sit: Any, server: RedisServer) -> None:
+    one = sit(server).start()
+    generation = login(one)
+    primary = primary_of(one)
+    server.kill9()
+    one.loop.until(lambda: not primary.is_up)
+    before = primary.unanswered
+    for n in range(50):
+        one.broker.record(BOB, generation, b"%d" % n)
+        one.broker.advance(BOB, generation, [(MAILBOX, n)])
+        one.loop.shift_s += 6
+        one.loop.iterate(0)
+    assert primary.unanswered < before + 5
+    server.restart()
+    one.run()
+    one.pass_time(6)
+    assert one.now(one.broker.open_session(one.claim(*BOB))).record == b"49"
+
+
+def test_of_a_device_that_comes_again_and_again_one_claim_waits(sit: Any, server: RedisServer) -> None:
+    one = sit(server).start()
+    primary = primary_of(one)
+    server.kill9()
+    one.loop.until(lambda: not primary.is_up)
+    before = primary.unanswered
+    claims = [one.later(one.broker.open_session(one.claim(*BOB))) for _ in range(50)]
+    by_order = [
+        one.later(
+            one.broker.open_session(one.claim("bob", "web", on_same_device="newest-order-wins", order=order))
+        )
+        for order in (3, 9, 5)
+    ]
+    assert primary.unanswered == before
+    assert [claim[0].verdict for claim in claims[:-1]] == [Verdict.OUTRUN] * 49
+    server.restart()
+    one.loop.until(lambda: claims[-1] and by_order[1])
+    assert claims[-1][0].verdict is Verdict.OK
+    assert [claim[0].verdict for claim in by_order] == [Verdict.OUTRUN, Verdict.OK, Verdict.OUTRUN]
+    one.run()
+    server.kill9()
+    one.loop.until(lambda: not primary.is_up)
+    last = one.later(one.broker.open_session(one.claim(*BOB)))
+    one.stop()
+    assert last[0].check(CancelledError)
+
+
+def test_mail_that_met_an_unwatch_is_told_to_be_for_nobody(sit: Any, server: RedisServer) -> None:
+    """Who published took this node for one that has somebody there."""
+    one, two = sit(server).start(), sit(server).start()
+    one.now(one.broker.watch(MAILBOX))
+    one.broker.unwatch(MAILBOX)
+    one.run()
+    watchers = f"ig:{{{one.broker._primaries.of('bob')[1]}}}:w:user:bob"
+    server.cli("SADD", watchers, "n.1")  # as if the unwatch came later
+    for desk in (one, two):
+        desk.listener.away.add(MAILBOX)
+    two.publish("user:bob", msg_id="1")
+    two.run()
+    one.run()
+    told = [desk.listener.named("unattended") for desk in (one, two)]
+    assert [[message.msg_id for _, message in each] for each in told] == [["1"], []]
+    assert one.listener.named("arrived", "moved") == []
+    assert server.cli("SMEMBERS", watchers) == []
+
+
+def test_mail_for_devices_that_are_away_at_two_nodes(sit: Any, server: RedisServer) -> None:
+    """Each node knows of its own only."""
+    one, two, three = (sit(server).start() for _ in range(3))
+    generations = [login(one, BOB), login(two, SessionKey("bob", "web"))]
+    for desk in (one, two):
+        desk.now(desk.broker.watch(MAILBOX))
+        desk.listener.away.add(MAILBOX)
+    one.broker.linger(BOB, generations[0])
+    one.run()
+    three.publish("user:bob", msg_id="1")  # one of them is there
+    three.run()
+    two.broker.linger(SessionKey("bob", "web"), generations[1])
+    two.run()
+    three.publish("user:bob", msg_id="2", body=b"x" * 2000)
+    three.run()
+    one.run()
+    told = [desk.listener.named("unattended") for desk in (one, two, three)]
+    assert [[message.msg_id for _, message in each] for each in told] == [[], [], ["2"]]
+
+
+@pytest.mark.parametrize("address", ["user:bob", "room:7"])
+def test_hints_that_wait_for_an_answer_are_bounded(
+    sit: Any, server: RedisServer, monkeypatch: pytest.MonkeyPatch, address: str
+) -> None:
+    """What was dropped is read."""
+    monkeypatch.setattr(watches, "HELD", 10)
+    monkeypatch.setattr(watching, "HELD", 10)
+    one, two = sit(server).start(), sit(server).start()
+    log = log_of(parse_address(address))
+    one.now(one.broker.watch(log))
+    if address == "user:bob":
+        one.broker.unwatch(log)
+        one.run()
+        held = one.later(one.broker.watch(log))
+        state = one.broker._logs._watches._heads[b"user:bob"]
+        server.cli("SADD", f"ig:{{{one.broker._primaries.of('bob')[1]}}}:w:user:bob", "n.1")
+        waiting: Any = state.hints
+    else:
+        (mirror,) = one.broker._rings._watching._watched.values()
+        mirror.asked += 1  # its answer does not come
+        waiting = mirror.held
+    one.broker._logs._watches.flush = lambda: None
+    for n in range(35):
+        two.publish(address, msg_id=str(n))
+        two.run()
+        one.loop.spin(0.005)
+    del one.broker._logs._watches.flush
+    one.broker._logs._watches.flush()
+    assert 0 < len(waiting) <= 10
+    if address == "user:bob":
+        one.run()
+        assert held[0].head == 35
+    else:
+        one.broker._rings._watching._ask(mirror)
+        mirror.asked -= 1
+        one.run()
+        assert one.listener.named("moved", "arrived")[-1][0] == log
+
+
+def test_a_stop_ends_though_an_answer_does_not_come(sit: Any, server: RedisServer) -> None:
+    """As when a replica has to have it, and there is none."""
+    one = sit(server).start()
+    one.broker._logs._spools[primary_of(one)]._in_flight += 1
+    stopped = one.later(one.broker.stop())
+    one.loop.spin(0.3)
+    assert not stopped
+    one.loop.shift_s += 16
+    one.loop.until(lambda: stopped)
+    one.loop.spin(0.2)
+    assert stopped == [None]
+
+
+# ------------------------------------------------------------------------------------------ operators' errors
+
+
+def refusal(desk: BrokerDesk) -> str:
+    with pytest.raises(StoreError) as refused:
+        desk.start()
+    return str(refused.value)
+
+
+def test_all_nodes_name_the_same_primaries(sit: Any, make: Any) -> None:
+    """Else each would look for a user's mail at another place."""
+    one, other, third = make(), make(), make()
+    sit(one, other).start()
+    assert re.search(r"it is primary (1|2) of 2 here, and primary (2|1) of 2 for", refusal(sit(other, one)))
+    assert "it is primary 1 of 1 here, and primary 1 of 2 for other nodes" in refusal(sit(one))
+    assert re.search(
+        r"it is primary (1|2) of 3 here, and primary \1 of 2 for", refusal(sit(one, other, third))
+    )
+    assert "of 2, with rings at 1 others here" in refusal(sit(one, other, rings=(third,)))
+    assert "HDEL ig:primary place" in refusal(sit(one))
+    one.cli("HDEL", "ig:primary", "place")
+    sit(one).start()
+    assert one.cli("HGET", "ig:primary", "place") == b"primary 1 of 1"
+
+
+def test_what_a_restart_lost_before_its_settings_were_mended(sit: Any, make: Any) -> None:
+    server = make("--appendonly", "yes", "--appendfsync", "everysec")
+    one = sit(server, redis={"unsafe": True}).start()
+    n = primary_of(one).generation
+    server.stop()
+    server.options = ("--appendonly", "yes", "--appendfsync", "always")
+    server.restart()
+    one.run()
+    assert primary_of(one).generation == n + 1
+
+
+def test_a_backup_that_was_put_back_is_seen(sit: Any, server: RedisServer) -> None:
+    """Its seqs were given to other messages since."""
+    one, two = sit(server).start(), sit(server).start()
+    n = primary_of(one).generation
+    for desk in (one, two):
+        desk.now(desk.broker._leases.renew(primary_of(desk)))
+    server.restart()
+    one.run()
+    assert primary_of(one).generation == n
+    server.cli("SET", "ig:leased", int(server.cli("GET", "ig:leased")) - 1000)
+    server.restart()
+    one.run()
+    two.run()
+    assert primary_of(one).generation == primary_of(two).generation == n + 1

@@ -1,0 +1,72 @@
+"""Looks at a Redis registry that others write to meanwhile."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+
+from imgateway.brokers.redis.urls import RedisUrl
+from imgateway.registries import redis as module
+from imgateway.registries.redis import Pace, Server, key_of
+from imgateway.registries.stored import write
+from tests.registries.desks import node
+
+ONE, TWO = node("one"), node("two")
+
+
+class Line:
+    """A line that is up; what it is asked waits for `answer`."""
+
+    def __init__(self, target: Any, password: str, channel: str, up: Any, down: Any, heard: Any, *_: Any):
+        self.up, self.down, self.heard = up, down, heard
+        self.asked: list[tuple[tuple[str, ...], Deferred[Any]]] = []
+
+    def ask(self, *words: Any) -> Deferred[Any]:
+        answer: Deferred[Any] = Deferred()
+        self.asked.append((words, answer))
+        return answer
+
+    def answer(self, nodes: dict[str, bytes]) -> None:
+        """What is asked of these nodes is answered."""
+        while self.asked:
+            words, answer = self.asked.pop(0)
+            if words[0] == "SMEMBERS":
+                answer.callback([name.encode() for name in nodes])
+                continue
+            found = {key_of(name): data for name, data in nodes.items()}
+            answer.callback([found.get(word) for word in words[1:]] if words[0] == "MGET" else 1)
+            if words[0] == "MGET":
+                return
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setattr(module, "RedisLine", Line)
+    server = Server(RedisUrl((("127.0.0.1", 6379),)), "", lambda: None, Clock(), Pace())
+    server._line.up()  # type: ignore[attr-defined]
+    return server
+
+
+THERE = {one.incarnation: write(one) for one in (ONE, TWO)}
+
+
+def test_hints_that_never_stop_do_not_keep_it_from_seeing(server: Any) -> None:
+    for _ in range(20):
+        server._line.heard(b"+one.1")  # while it reads
+        server._line.answer(THERE)
+    assert set(server.nodes) == set(THERE)
+    assert server.live
+
+
+def test_who_leaves_while_it_is_read_does_not_come_back(server: Any) -> None:
+    server._line.answer(THERE)
+    server._reactor.advance(Pace().poll_s)
+    server._line.heard(b"-" + ONE.incarnation.encode())
+    server._line.answer(THERE)  # as it was before
+    assert set(server.nodes) == {TWO.incarnation}
+    server._line.answer({TWO.incarnation: THERE[TWO.incarnation]})
+    assert set(server.nodes) == {TWO.incarnation}
+    assert server.live
