@@ -21,8 +21,11 @@ from typing import Any
 
 import click
 
+from bench import allocate as allocation
+from bench import appends as appending
+from bench import cluster, rooms
+from bench import drain as draining
 from bench import large_room as simulated
-from bench import rooms
 from bench import tasks as push_tasks
 from bench.compression import measure
 from bench.servers import Server, cpu_seconds, gateway, mosquitto, rss_bytes, tokens
@@ -196,16 +199,79 @@ def large_room(members: int, size: int, seconds: float, rate: float) -> None:
     simulated.run(members, size, seconds, rate)
 
 
+@main.command("cluster-pairs")
+@click.option("--pairs", default=100, show_default=True)
+@click.option("--window", "windows", multiple=True, default=(1, 4, 16), show_default=True, type=int)
+@click.option("--size", default=100, show_default=True, help="Body bytes.")
+@click.option("--seconds", default=5, show_default=True)
+@click.option("--runs", default=3, show_default=True)
+def cluster_pairs(pairs: int, windows: tuple[int, ...], size: int, seconds: int, runs: int) -> None:
+    """Closed loop, QoS 1, from node to node over Redis: rates, and processor time a message."""
+    with scratch() as directory:
+        cluster.pairs(directory, compiled(directory), pairs, windows, size, seconds, runs)
+
+
+@main.command("cluster-nodes")
+@click.option("--nodes", "counts", multiple=True, default=(2, 4, 8), show_default=True, type=int)
+@click.option("--each", default=50.0, show_default=True, help="Messages a second of each node.")
+@click.option("--pairs", default=10, show_default=True, help="Pairs of each node.")
+@click.option("--seconds", default=15, show_default=True)
+@click.option("--runs", default=3, show_default=True)
+def cluster_nodes(counts: tuple[int, ...], each: float, pairs: int, seconds: int, runs: int) -> None:
+    """What a QoS 1 message from node to node costs with more and more nodes, at a low rate."""
+    with scratch() as directory:
+        cluster.nodes(directory, compiled(directory), counts, each, pairs, seconds, runs)
+
+
 @main.command()
 @click.option("--users", default=100_000, show_default=True)
 @click.option("--broker", default="embedded:", show_default=True)
 @click.option("--database", default="", help="router.tasks_url; empty: SQLite.")
 @click.option("--rate", default=0.0, show_default=True, help="Users a second; 0: as fast as it goes.")
 @click.option("--window", default=500, show_default=True, help="router.tasks_window.")
-def tasks(users: int, broker: str, database: str, rate: float, window: int) -> None:
-    """A push task to many users who are not online, over the HTTP API of one node."""
+@click.option(
+    "--online", default=0, show_default=True, help="So many are, at two nodes of a cluster on Redis."
+)
+def tasks(users: int, broker: str, database: str, rate: float, window: int, online: int) -> None:
+    """A push task to many users, over the HTTP API of one node, or with --online of a router."""
     with scratch() as directory:
-        push_tasks.run(directory, users, broker, database, rate, window)
+        if online:
+            program = compiled(directory)
+            push_tasks.run_cluster(directory, program, users, online, database, rate, window)
+        else:
+            push_tasks.run(directory, users, broker, database, rate, window)
+
+
+@main.command()
+@click.option("--size", default=140, show_default=True, help="Bytes of a message, with its head.")
+@click.option("--seconds", default=2.0, show_default=True)
+@click.option("--runs", default=3, show_default=True)
+def appends(size: int, seconds: float, runs: int) -> None:
+    """What an append costs Redis: one by one, from few and many nodes, and many in a script."""
+    with scratch() as directory:
+        appending.run(directory, ((1, 1), (8, 1), (64, 1), (8, 20)), size, seconds, runs)
+
+
+@main.command()
+@click.option("--sessions", default=5_000, show_default=True)
+@click.option("--rate", default=500, show_default=True, help="Sessions a second that are sent away.")
+@click.option("--load", default=500.0, show_default=True, help="Messages a second, meanwhile.")
+@click.option("--processes", default=2, show_default=True, help="Of clients.")
+def drain(sessions: int, rate: int, load: float, processes: int) -> None:
+    """A node of two drains while its clients (SDK) talk: pace, messages lost, how long a client is away."""
+    with scratch() as directory:
+        draining.run(directory, sessions, rate, load, processes)
+
+
+@main.command()
+@click.option("--nodes", default=3, show_default=True)
+@click.option("--seconds", default=5.0, show_default=True)
+@click.option("--processes", default=2, show_default=True, help="That ask, each over one connection.")
+@click.option("--runs", default=3, show_default=True)
+def allocate(nodes: int, seconds: float, processes: int, runs: int) -> None:
+    """GET /v1/allocate at one router: calls a second, and what one costs."""
+    with scratch() as directory:
+        allocation.run(directory, nodes, seconds, processes, runs)
 
 
 def grown(program: Path, server: Server, sessions: int) -> tuple[int, int]:

@@ -4,20 +4,26 @@
  * pair send another. The same loop speaks the native protocol, MobileIMSDK's with receipts, and MQTT 3.1.1 at QoS 1, so
  * all servers get the same load from the same program. One thread, one epoll; in C, so that the generator is not the limit.
  *
- *   pairs native|mobileimsdk|mqtt|mqtt-kept HOST PORT PAIRS WINDOW SIZE SECONDS TAG < tokens
- *   pairs idle HOST PORT SESSIONS 0 0 SECONDS TAG < tokens               (logs in, then only answers pings)
+ *   pairs native|mobileimsdk|mqtt|mqtt-kept HOST PORT PAIRS WINDOW SIZE SECONDS TAG [RATE] < tokens
+ *   pairs idle HOST PORT SESSIONS 0 0 SECONDS TAG < tokens    (logs in, answers pings, acknowledges what it is sent)
+ *
+ * PORT may be a list, 7901,7902: a pair's sender is at one of them and its receiver at the next, so that every message
+ * goes from one server to another. RATE: so many messages a second of all pairs, one at a time, instead of as many as go;
+ * a pair whose window is full leaves its turn out.
  *
  * A line of `tokens` for each peer; a server that asks for none is given none. mqtt-kept: without clean session.
  *
  * The senders are the users TAGs0, TAGs1 ..., the receivers TAGr0, TAGr1 ...
  *
- * Prints one JSON object.
+ * Prints one JSON object; and on stderr, when it begins to count, a line. `idle` prints one when all are logged in, and one
+ * with what came when it is over or told to end.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -31,6 +37,7 @@
 
 #define IN_BYTES 65536
 #define OUT_BYTES 65536
+#define IDLE_BYTES 16384
 #define MAX_WINDOW 64
 #define ACK_EVERY 16
 #define LATENCIES (1 << 22)
@@ -54,7 +61,8 @@ static enum { NATIVE, MQTT, MOBILE, IDLE } mode;
 static struct peer *peers;
 static struct pair *pairs;
 static int n_pairs, n_peers, window, size, n_ready, epoll_fd;
-static uint64_t measured, extra;
+static uint64_t measured, extra, received;
+static volatile sig_atomic_t over;
 static float *latencies;
 static uint64_t n_latencies;
 static int measuring, kept;
@@ -112,7 +120,8 @@ static void native_publish(struct peer *p, uint64_t number) {
 static void native_ack(struct peer *p) {
     uint8_t acked[64], frame[80];
     char text[32];
-    int n = field(acked, 1, text, sprintf(text, "user:%sr%d", tag, p->index));
+    int number = mode == IDLE ? p->index / 2 : p->index;
+    int n = field(acked, 1, text, sprintf(text, "user:%s%c%d", tag, p->receiver ? 'r' : 's', number));
     acked[n++] = 2 << 3;
     n += varint(acked + n, p->epoch);
     acked[n++] = 3 << 3;
@@ -218,10 +227,10 @@ static void mobile_receipt(struct peer *p, const char *fp, int len) {
 
 /* ---- the loop ----------------------------------------------------------------------------------------------------- */
 
-static void pump(int index) {
+static void pump(int index, int most) {
     struct pair *pair = &pairs[index];
     struct peer *sender = &peers[2 * index];
-    for (;;) {
+    while (most-- > 0) {
         uint64_t done = pair->acked < pair->delivered ? pair->acked : pair->delivered;
         if (pair->sent - done >= (uint64_t)window) break;
         pair->sent_at[pair->sent % (MAX_WINDOW * 2)] = now();
@@ -260,17 +269,21 @@ static void native_got(struct peer *p, const uint8_t *frame, const uint8_t *end)
     case 2: pairs[p->index].acked++; break;
     case 3: {
         int entries = 0;
+        uint64_t upto = 0;
         while (at < end) {
             at += read_varint(at, end, &key);
             at += read_varint(at, end, &value);
             if ((key & 7) == 2) at += value;
             if (key >> 3 == 3) p->epoch = value;
-            else if (key >> 3 == 5) p->upto = value;
+            else if (key >> 3 == 5) upto = value;
             else if (key >> 3 == 6) entries++;
         }
         p->unacked += entries;
+        if (upto > p->upto) p->upto = upto;
+        else extra += (uint64_t)entries;
         if (p->unacked >= ACK_EVERY) native_ack(p);
-        delivered(p, entries);
+        if (mode == IDLE) received += (uint64_t)entries;
+        else delivered(p, entries);
         break;
     }
     case 5: native_frame(p, 6, (const uint8_t *)"", 0); break;
@@ -348,7 +361,7 @@ static int take_mobile(struct peer *p) {
 }
 
 static void readable(struct peer *p) {
-    ssize_t n = recv(p->fd, p->in + p->in_len, IN_BYTES - p->in_len, 0);
+    ssize_t n = recv(p->fd, p->in + p->in_len, (mode == IDLE ? IDLE_BYTES : IN_BYTES) - p->in_len, 0);
     if (n == 0) { fprintf(stderr, "pairs: the server closed a connection\n"); exit(1); }
     if (n < 0) { if (errno == EAGAIN) return; die("recv"); }
     p->in_len += (int)n;
@@ -363,7 +376,7 @@ static void turn(int timeout_ms, int pumping) {
     for (int i = 0; i < n; i++) readable(&peers[events[i].data.u32]);
     for (int i = 0; i < n; i++) {
         struct peer *p = &peers[events[i].data.u32];
-        if (pumping) pump(p->index);
+        if (pumping) pump(p->index, MAX_WINDOW);
     }
     for (int i = 0; i < n; i++) {
         struct peer *p = &peers[events[i].data.u32];
@@ -372,13 +385,34 @@ static void turn(int timeout_ms, int pumping) {
     }
 }
 
+/* What is due by now at `rate` messages a second. */
+static void pace(double rate, double since, uint64_t *sent) {
+    for (double t = now(); (double)*sent < (t - since) * rate; ++*sent) {
+        int index = (int)(*sent % (uint64_t)n_pairs);
+        pump(index, 1);
+        flush(&peers[2 * index]);
+    }
+}
+
+static void acknowledge(int first, int step) {
+    for (int i = first; i < n_peers; i += step)
+        if (peers[i].unacked) { native_ack(&peers[i]); flush(&peers[i]); }
+}
+
+static void end(int number) {
+    (void)number;
+    over = 1;
+}
+
 static int compare(const void *a, const void *b) {
     float x = *(const float *)a, y = *(const float *)b;
     return x < y ? -1 : x > y;
 }
 
-static void connect_all(const char *host, int port) {
-    struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = htons((uint16_t)port)};
+static void connect_all(const char *host, const char *list) {
+    struct sockaddr_in to = {.sin_family = AF_INET};
+    int ports[64], n_ports = 0;
+    for (const char *at = list - 1; at && n_ports < 64; at = strchr(at + 1, ',')) ports[n_ports++] = atoi(at + 1);
     inet_pton(AF_INET, host, &to.sin_addr);
     char *line = NULL;
     size_t cap = 0;
@@ -386,8 +420,9 @@ static void connect_all(const char *host, int port) {
         struct peer *p = &peers[i];
         p->index = mode == IDLE ? i : i / 2;
         p->receiver = i % 2;
-        p->in = malloc(mode == IDLE ? 4096 : IN_BYTES);
-        p->out = malloc(mode == IDLE ? 4096 : OUT_BYTES);
+        p->in = malloc(mode == IDLE ? IDLE_BYTES : IN_BYTES);
+        p->out = malloc(mode == IDLE ? IDLE_BYTES : OUT_BYTES);
+        to.sin_port = htons((uint16_t)ports[(p->index + (mode == IDLE ? 0 : p->receiver)) % n_ports]);
         p->fd = socket(AF_INET, SOCK_STREAM, 0);
         if (p->fd < 0 || connect(p->fd, (struct sockaddr *)&to, sizeof to) < 0) die("connect");
         int one = 1;
@@ -416,13 +451,13 @@ static void connect_all(const char *host, int port) {
 }
 
 int main(int argc, char **argv) {
-    if (argc != 9) { fprintf(stderr, "usage: pairs native|mobileimsdk|mqtt|mqtt-kept|idle HOST PORT PAIRS WINDOW SIZE SECONDS TAG\n"); return 2; }
+    if (argc != 9 && argc != 10) { fprintf(stderr, "usage: pairs native|mobileimsdk|mqtt|mqtt-kept|idle HOST PORT PAIRS WINDOW SIZE SECONDS TAG [RATE]\n"); return 2; }
     kept = !strcmp(argv[1], "mqtt-kept");
     mode = !strcmp(argv[1], "native") ? NATIVE : !strncmp(argv[1], "mqtt", 4) ? MQTT : argv[1][0] == 'm' ? MOBILE : IDLE;
     n_pairs = atoi(argv[4]);
     window = atoi(argv[5]);
     size = atoi(argv[6]);
-    double seconds = atof(argv[7]);
+    double seconds = atof(argv[7]), rate = argc > 9 ? atof(argv[9]) : 0;
     tag = argv[8];
     n_peers = mode == IDLE ? n_pairs : 2 * n_pairs;
     if (window > MAX_WINDOW || size > (int)sizeof body) { fprintf(stderr, "pairs: window or size too large\n"); return 2; }
@@ -432,24 +467,35 @@ int main(int argc, char **argv) {
     pairs = calloc((size_t)n_pairs, sizeof *pairs);
     latencies = malloc(LATENCIES * sizeof *latencies);
     epoll_fd = epoll_create1(0);
-    connect_all(argv[2], atoi(argv[3]));
+    connect_all(argv[2], argv[3]);
     if (mode == IDLE) {
         printf("{\"ready\": %d}\n", n_ready);
         fflush(stdout);
-        for (double until = now() + seconds; now() < until;) turn(100, 0);
+        signal(SIGTERM, end);
+        for (double until = now() + seconds, acked = now(); !over && now() < until;) {
+            turn(100, 0);
+            if (now() - acked > 0.2) {
+                acked = now();
+                acknowledge(0, 1);
+            }
+        }
+        printf("{\"received\": %llu, \"twice\": %llu}\n", (unsigned long long)received, (unsigned long long)extra);
         return 0;
     }
-    for (int i = 0; i < n_pairs; i++) { pump(i); flush(&peers[2 * i]); }
-    double warm = now() + 1, acked = now();
-    while (now() < warm) turn(50, 1);
-    measuring = 1;
-    double start = now(), until = start + seconds;
+    if (!rate)
+        for (int i = 0; i < n_pairs; i++) { pump(i, MAX_WINDOW); flush(&peers[2 * i]); }
+    double begin = now(), acked = begin, start = begin + 1, until = start + seconds;
+    uint64_t sent = 0;
     while (now() < until) {
-        turn(50, 1);
-        if (mode == NATIVE && now() - acked > 0.2) {
+        if (!measuring && now() >= start) {
+            measuring = 1;
+            fprintf(stderr, "measuring\n");
+        }
+        turn(rate ? 1 : 50, !rate);
+        if (rate) pace(rate, begin, &sent);
+        if (mode == NATIVE && measuring && now() - acked > 0.2) {
             acked = now();
-            for (int i = 1; i < n_peers; i += 2)
-                if (peers[i].unacked) { native_ack(&peers[i]); flush(&peers[i]); }
+            acknowledge(1, 2);
         }
     }
     double took = now() - start;

@@ -6,12 +6,15 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
+
+import click
 
 from imgateway.auth.keys import load_secret
 from imgateway.auth.token import mint
@@ -38,23 +41,33 @@ def free_port() -> int:
 
 
 @contextmanager
-def running(command: list[str]) -> Iterator[subprocess.Popen[bytes]]:
-    """A child on core `CPU`, ended at the end."""
-    child = subprocess.Popen(
-        command,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        preexec_fn=lambda: os.sched_setaffinity(0, {CPU}),
-    )
-    try:
-        yield child
-    finally:
-        child.terminate()
+def running(command: list[str], cpu: int = CPU) -> Iterator[subprocess.Popen[bytes]]:
+    """A child on one core, ended at the end. :raises ClickException: it had ended by itself; what it said."""
+    with tempfile.TemporaryFile() as log:
+        child = subprocess.Popen(
+            command,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            preexec_fn=lambda: os.sched_setaffinity(0, {cpu}),
+        )
         try:
-            child.wait(15)
-        except subprocess.TimeoutExpired:
-            child.kill()
-            child.wait()
+            yield child
+        finally:
+            if child.poll() is not None:
+                log.seek(0)
+                said = log.read()[-2000:].decode(errors="replace")
+                raise click.ClickException(f"{command[0]} ended with {child.returncode}: {said}")
+            stop(child)
+
+
+def stop(child: subprocess.Popen[bytes]) -> None:
+    """Politely, then not."""
+    child.terminate()
+    try:
+        child.wait(15)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        child.wait()
 
 
 @contextmanager
@@ -76,6 +89,25 @@ def mosquitto(directory: Path) -> Iterator[Server]:
 
 
 @contextmanager
+def redis(directory: Path, fsync: str, cpu: int = CPU) -> Iterator[Server]:
+    """redis-server that keeps everything in its append-only file, in a directory of its own."""
+    port = free_port()
+    data_dir = directory / f"redis-{port}"
+    data_dir.mkdir()
+    command = [
+        "redis-server", "--port", str(port), "--bind", "127.0.0.1", "--dir", str(data_dir), "--save", "",
+        "--appendonly", "yes", "--appendfsync", fsync,
+    ]  # fmt: skip
+    with running(command, cpu) as child:
+        for _ in range(200):
+            with socket.socket() as probe:
+                if not probe.connect_ex(("127.0.0.1", port)):
+                    break
+            time.sleep(0.05)
+        yield Server(child.pid, port, str(data_dir))
+
+
+@contextmanager
 def waiting(command: list[str], port: int) -> Iterator[Server]:
     """A server that may be connected to once it has a log line's time; it is not probed, for it counts."""
     with running(command) as child:
@@ -85,7 +117,7 @@ def waiting(command: list[str], port: int) -> Iterator[Server]:
 
 @contextmanager
 def gateway(
-    directory: Path, broker: str, wire: str = "native+tcp", settings: tuple[str, ...] = ()
+    directory: Path, broker: str, wire: str = "native+tcp", settings: tuple[str, ...] = (), cpu: int = CPU
 ) -> Iterator[Server]:
     """A node on a fresh data directory. `settings`: more, each SECTION.KEY=VALUE."""
     port, http = free_port(), free_port()
@@ -99,15 +131,37 @@ def gateway(
         "--set", "limits.login_per_source=20000",
         *(word for setting in settings for word in ("--set", setting)),
     ]  # fmt: skip
-    with running(command) as child:
-        for _ in range(200):
-            try:
-                with urllib.request.urlopen(f"http://127.0.0.1:{http}/readyz") as answer:
-                    if answer.status == 200:
-                        break
-            except OSError:
-                time.sleep(0.05)
+    with running(command, cpu) as child:
+        await_ready(http)
         yield Server(child.pid, port, str(data_dir), http)
+
+
+def await_ready(http: int) -> None:
+    """Until /readyz is well, some ten seconds at most."""
+    for _ in range(200):
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{http}/readyz") as answer:
+                if answer.status == 200:
+                    return
+        except OSError:
+            time.sleep(0.05)
+
+
+@contextmanager
+def router(directory: Path, url: str, settings: tuple[str, ...] = (), cpu: int = CPU) -> Iterator[Server]:
+    """A router of the cluster whose broker and registry are at `url`, and whose secret `directory` has. Its
+    `port` is the public one, `http` the private one."""
+    public, private = free_port(), free_port()
+    twistd = str(Path(sys.executable).with_name("twistd"))
+    command = [
+        twistd, "-n", "--pidfile", str(directory / f"{public}.pid"), "imrouter", "--data-dir", str(directory),
+        "--broker", url, "--registry", url, "--public", f"tcp:{public}:interface=127.0.0.1",
+        "--private", f"tcp:{private}:interface=127.0.0.1", "--set", "log.level=warn",
+        *(word for setting in settings for word in ("--set", setting)),
+    ]  # fmt: skip
+    with running(command, cpu) as child:
+        await_ready(private)
+        yield Server(child.pid, public, str(directory), private)
 
 
 def tokens(server: Server, pairs: int, tag: str) -> Iterator[str]:
@@ -119,9 +173,9 @@ def tokens(server: Server, pairs: int, tag: str) -> Iterator[str]:
 
 
 def cpu_seconds(pid: int) -> float:
-    """Processor time of a process so far."""
+    """Processor time of a process so far, and of its children that have ended."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
 
 
 def rss_bytes(pid: int) -> int:
