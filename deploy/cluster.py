@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import fcntl
 import os
 import shutil
 import signal
@@ -44,13 +45,19 @@ class Part:
     """One process of the cluster, and how to tell that it works."""
 
     def __init__(
-        self, name: str, command: Sequence[str], works: Callable[[], bool], environment: dict[str, str] | None
+        self,
+        name: str,
+        command: Sequence[str],
+        works: Callable[[], bool],
+        environment: dict[str, str] | None,
+        keeps: Sequence[int] = (),
     ) -> None:
         self.name = name
         self.works = works
         self.stopping = False
         self._command = command
         self._environment = {**os.environ, **(environment or {})}
+        self._keeps = keeps  # files that it is to hold open
         self._process: asyncio.subprocess.Process | None = None
         self._watching: asyncio.Task[None] | None = None
 
@@ -76,6 +83,7 @@ class Part:
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
             start_new_session=True,
+            pass_fds=self._keeps,
         )
         self._reading = asyncio.create_task(self._read(self._process))
 
@@ -127,6 +135,7 @@ class Cluster:
     def __init__(self, place: Path, base: int) -> None:
         self.place, self.base = place, base
         self.data, self.keys, self.key = place / "nodes", place / "keys.toml", place / "api.key"
+        self._lock: list[int] = []
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()
 
@@ -146,6 +155,7 @@ class Cluster:
         if missing:
             names = " ".join(missing)
             raise Trouble(f"make cluster needs {names}:  sudo apt-get install -y {names}")
+        self._take_place()
         numbers = [TCP, WS, STATS, SHARED_TCP, SHARED_WS, REDIS, PUBLIC, PRIVATE]
         numbers += [first + more for first in NODES.values() for more in range(3)]
         for number in numbers:
@@ -159,7 +169,7 @@ class Cluster:
                         f"ss -ltnp 'sport = :{self.port(number)}'  or take other ports: "
                         'make cluster ARGS="--base 8700"'
                     ) from None
-        for directory in (self.place, self.place / "redis", self.data):
+        for directory in (self.place / "redis", self.data):
             directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         if not (self.key.exists() and self.keys.exists()):
             self.keys.unlink(missing_ok=True)
@@ -169,6 +179,18 @@ class Cluster:
                 raise Trouble(made.stderr.strip())
             with open(os.open(self.key, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
                 file.write(made.stdout)
+
+    def _take_place(self) -> None:
+        """Two Redis with one append-only file would ruin it. Ours has the lock too, should it outlive us."""
+        self.place.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._lock = [os.open(self.place / "lock", os.O_WRONLY | os.O_CREAT, 0o600)]
+        try:
+            fcntl.flock(self._lock[0], fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise Trouble(
+                f"a cluster runs in {shown(self.place)} already; another one takes:  "
+                f'make cluster ARGS="--base 8700 --dir {shown(self.place)}-2"'
+            ) from None
 
     # ------------------------------------------------------------------------------------------- the parts
 
@@ -180,7 +202,7 @@ class Cluster:
         options = {"port": str(self.port(REDIS)), "bind": "127.0.0.1", "dir": str(self.place / "redis")}
         command = ["redis-server", str(HERE / "redis.conf")]
         command += [word for name, value in options.items() for word in (f"--{name}", value)]
-        return Part("redis", command, lambda: pongs(self.port(REDIS)), {"PATH": PATH})
+        return Part("redis", command, lambda: pongs(self.port(REDIS)), {"PATH": PATH}, self._lock)
 
     def _twistd(self, program: str) -> list[str]:
         redis = f"redis://{self.at(REDIS)}"
@@ -300,9 +322,13 @@ A token for a client of yours, and a push as a business server makes it:
   {command} token bob --data-dir {data}
   curl -s -H "Authorization: Bearer $(cat {key})" -H 'Content-Type: application/json' \\
        -d '{{"to": ["user:bob"], "text": "hello"}}' http://{self.at(PRIVATE)}/v1/push
-Then drain a node, and look where bob has gone; undrain has it take clients again:
-  curl -s -X POST -H "Authorization: Bearer $(cat {key})" http://{self.at(PRIVATE)}/v1/nodes/a/drain
-  curl -s -H "Authorization: Bearer $(cat {key})" http://{self.at(PRIVATE)}/v1/users/bob/sessions
+Where a client is to connect, as its program asks:
+  curl -s -H "Authorization: Bearer $({command} token bob --data-dir {data})" {router}/v1/allocate
+Then look at which node bob is, drain that one, and look again; undrain has it take clients again:
+  export IMGATEWAY_ROUTER=http://{self.at(PRIVATE)} IMGATEWAY_API_KEY=$(cat {key})
+  {command} nodes;  {command} online bob --sessions
+  {command} drain a --wait;  {command} undrain a
+Kill one with kill -9 and the pid in its line "listening": bob goes on at the other, and it is started again.
 Ctrl-C stops it; the messages stay, in {shown(self.place)}.
 """
 

@@ -98,7 +98,9 @@ def make(
     if kind is None:
         raise click.UsageError(f"{file_name}: must be called .csv, .ndjson or .jsonl, and be that")
     if message is None and kind == KINDS[".csv"]:
-        raise click.UsageError("no BODY: a .csv file has no message of its own for all of its users")
+        raise click.UsageError(
+            "no BODY: a .csv file needs one, for those of its users who have no text of their own"
+        )
     said = "" if message is None else json.dumps(message, ensure_ascii=False, separators=(",", ":"))
     query = {"message": said, **about}
     if len(urlencode(query)) > MAX_QUERY_BYTES:

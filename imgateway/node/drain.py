@@ -233,8 +233,9 @@ class Drains:
         self._stopping = True
         if self._drain is not None:
             self._drain.stop()
-        self._tell(False, "draining")
+        # Before it is told: that nobody is left to be sent away must not be said of those who are.
         self._drain = Drain(self._exchange, rate, within_s, self._reactor, self._farewell)
+        self._tell(False, "draining")
         return self._drain
 
     def turns_away(self, link: Link) -> bool:

@@ -115,7 +115,8 @@ def no_key(text: str) -> Problem:
     return Problem(
         "no-key",
         "the API key is not known" if text else "there is no API key",
-        "send a key as Authorization: Bearer KEY; the operator makes one with imgateway apikey",
+        "send a key as Authorization: Bearer KEY; the operator makes one with imgateway apikey, and "
+        "SIGHUP has it read",
         headers={"WWW-Authenticate": 'Bearer realm="imgateway"'},
     )
 

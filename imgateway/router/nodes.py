@@ -94,7 +94,11 @@ class Fleet:
             return nodes[wanted]
         found = [info for info in nodes.values() if info.node == wanted]
         if not found:
-            raise Problem("not-found", "there is no such node", "GET /v1/nodes lists those that live")
+            raise Problem(
+                "not-found",
+                "there is no such node",
+                "GET /v1/nodes, or imgateway nodes, lists those that live",
+            )
         if len(found) > 1:
             names = ", ".join(sorted(info.incarnation for info in found))
             raise Problem("conflict", "several nodes have this name", f"name one of {names}")

@@ -11,6 +11,7 @@ from twisted.internet.defer import CancelledError
 from twisted.python.failure import Failure
 
 from imgateway.brokers.redis import primary as primary_module
+from imgateway.brokers.redis.checks import check_server
 from imgateway.brokers.redis.connection import Connection, RedisError
 from imgateway.brokers.redis.scripts import compose, scripts
 from imgateway.errors import StoreError
@@ -498,6 +499,26 @@ def test_a_server_that_does_not_say_how_it_is_set(server: RedisServer, sit: Call
     with pytest.raises(StoreError, match=r"redis\.unsafe"):
         sit(server).start()
     sit(server, unsafe=True).start()
+
+
+@pytest.mark.parametrize("unsafe", [False, True])
+def test_who_is_not_let_in_is_not_sent_to_an_unsafe_redis(
+    make: Callable[..., RedisServer], sit: Callable[..., RedisDesk], unsafe: bool
+) -> None:
+    with pytest.raises(StoreError, match=r"NOAUTH.*redis\.password_file") as problem:
+        sit(make("--requirepass", "s3cret", *ALWAYS), unsafe=unsafe).start()
+    assert "redis.unsafe" not in str(problem.value)
+
+    class FromElsewhere:
+        async def ask(self, *words: str) -> Any:
+            raise RedisError("DENIED Redis is running in protected mode because protected mode is enabled …")
+
+    from_elsewhere: Any = FromElsewhere()
+    checking = check_server(from_elsewhere, "10.0.0.7:6379", logs=True, to_replica=False, unsafe=unsafe)
+    with pytest.raises(
+        StoreError, match=r"^redis 10\.0\.0\.7:6379: DENIED: .*requirepass.*redis\.password_file"
+    ):
+        checking.send(None)
 
 
 def test_a_wrong_password_is_told_at_once(

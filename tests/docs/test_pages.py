@@ -62,7 +62,7 @@ def test_the_settings_that_pages_name_exist(page: Path) -> None:
     sections = {path.partition(".")[0] for path in known}
     for path in re.findall(r"`(\w+\.\w+)(?:=[^`]*)?`", page.read_text()):
         section, _, key = path.partition(".")
-        if section in sections and key not in ("py", "toml"):
+        if section in sections and key not in ("py", "toml", "env"):
             # `limits` and `session` are fields of Welcome as well.
             assert path in known or (section == "limits" and key in frames.Limits.__struct_fields__), path
 

@@ -25,6 +25,7 @@ __all__ = ("START_S", "Cluster", "Door", "Figures", "Forwarder", "Pair", "Pusher
 
 START_S = 60.0
 """For all processes of a cluster together, on a machine that has other things to do."""
+NDJSON = "application/x-ndjson"
 LIMITS = ("--set", "retention.entries=1000000")
 HEARTBEAT = ("--set", "session.heartbeat_s=5", "--set", "session.dead_s=12.5")
 
@@ -97,13 +98,23 @@ class Cluster:
         return {one["node"] for one in told["nodes"] if one["state"] == "ready"} if status == 200 else set()
 
     def ask(self, door: str, method: str, path: str, body: Any = None) -> tuple[int, Any]:
-        """Status and answer of a router's private port; 0: nobody answers. Blocks."""
+        """Status and answer of a router's private port; 0: nobody answers. Blocks.
+
+        :param body: what becomes JSON; bytes: NDJSON as it stands. An answer in NDJSON is a list.
+        """
         connection = http.client.HTTPConnection("127.0.0.1", self.doors[door].http, timeout=DEADLINE_S)
         try:
-            data = None if body is None else json.dumps(body)
-            connection.request(method, path, data, self._authorization)
+            data, headers = body, dict(self._authorization)
+            if isinstance(body, bytes):
+                headers["Content-Type"] = NDJSON
+            elif body is not None:
+                data = json.dumps(body)
+            connection.request(method, path, data, headers)
             answer = connection.getresponse()
-            return answer.status, json.loads(answer.read())
+            told = answer.read()
+            if (answer.getheader("Content-Type") or "").startswith(NDJSON):
+                return answer.status, [json.loads(line) for line in told.splitlines()]
+            return answer.status, json.loads(told)
         except (OSError, http.client.HTTPException):
             return 0, None
         finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
@@ -189,6 +190,17 @@ def test_a_port_that_is_taken(tmp_path: Path) -> None:
         done = subprocess.run(command, capture_output=True, text=True, timeout=30)
     assert done.returncode == 1
     assert re.fullmatch(r"cluster: port \d+ is in use; see by whom with:  ss .*--base 8700\"\n", done.stderr)
+
+
+def test_a_directory_that_is_taken(tmp_path: Path) -> None:
+    """Two Redis with one append-only file would ruin it."""
+    with (tmp_path / "lock").open("w") as taken:
+        fcntl.flock(taken, fcntl.LOCK_EX)
+        command = [sys.executable, str(PROGRAM), "--dir", str(tmp_path), "--base", str(free_base())]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    assert done.returncode == 1
+    assert re.fullmatch(r"cluster: a cluster runs in \S+ already; .*--base 8700 --dir \S+-2\"\n", done.stderr)
+    assert [file.name for file in tmp_path.iterdir()] == ["lock"]
 
 
 def test_what_is_missing_is_told(tmp_path: Path) -> None:

@@ -439,6 +439,18 @@ def test_a_node_that_drains_can_be_stopped_and_is_not_drained_when_it_stops() ->
     assert rig.clock.getDelayedCalls() == []
 
 
+def test_a_node_that_stops_never_says_that_nobody_is_left_while_somebody_is() -> None:
+    told: list[int] = []
+    rig = Rig(set={"node.drain_rate": 1}, changed=lambda: told.append(rig.node.leaving))
+    for n in range(50):
+        rig.login(f"u{n}")
+    told.clear()
+    rig.node.drain("n.1", 1)
+    rig.node.stop()
+    assert told
+    assert min(told) >= 49
+
+
 def test_to_take_back_who_was_not_drained_is_nothing() -> None:
     rig = Rig()
     assert outcome(rig.node.undrain("n.1")) == [True]

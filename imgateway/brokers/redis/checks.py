@@ -8,6 +8,12 @@ from imgateway.errors import StoreError
 __all__ = ("check_server",)
 
 REPLICA_VERSION = (7, 2)
+KEPT_OUT = {
+    "DENIED": "it has no password, and in protected mode lets in nobody from another address: set "
+    "requirepass there, and put the password into a file that redis.password_file names",
+    "NOAUTH": "it wants a password: put that into a file that redis.password_file names",
+}
+"""Answers of a server that says nothing to us at all."""
 
 
 async def check_server(
@@ -33,6 +39,8 @@ async def check_server(
         appendonly = await _setting(connection, "appendonly")
         appendfsync = await _setting(connection, "appendfsync")
     except RedisError as problem:
+        if problem.code in KEPT_OUT:
+            raise StoreError(f"redis {name}: {problem.code}: {KEPT_OUT[problem.code]}") from None
         if unsafe:
             return False
         raise StoreError(
