@@ -64,6 +64,7 @@ class Membership:
         self._note = note
         self._reactor = reactor
         self._others: Mapping[str, NodeInfo] = {}
+        self._is_away = False
         self._unfit: set[str] = {"start"}
         self._said: NodeInfo | None = None
         self._said_at = 0.0
@@ -179,7 +180,7 @@ class Membership:
 
     def _changed(self, nodes: Mapping[str, NodeInfo]) -> None:
         about = self._about
-        for incarnation in self._others.keys() ^ nodes.keys():
+        for incarnation in (self._others.keys() ^ nodes.keys()) - {about.incarnation}:
             there = incarnation in nodes
             info = (nodes if there else self._others)[incarnation]
             log.info(
@@ -197,7 +198,8 @@ class Membership:
 
     def _healthy(self, ok: bool, why: str) -> None:
         self._note("registry", why)
-        if ok:
-            log.info("the registry answers", registry=self._registry.name)
-        else:
+        if not ok:
             log.warn("the registry is away, and the known nodes stay as they were", why=why)
+        elif self._is_away:
+            log.info("the registry answers again", registry=self._registry.name)
+        self._is_away = not ok

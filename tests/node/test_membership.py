@@ -240,6 +240,23 @@ def test_the_registrys_state_is_noted_and_is_not_the_nodes(rig: Rig) -> None:
     assert "registry" not in rig.parts
 
 
+def test_the_log_has_what_changes_and_not_that_all_is_as_it_should_be(rig: Rig) -> None:
+    with capturedLogs() as logs:
+        rig.listening()
+        rig.registry.healthy(True, "")
+        rig.registry.changed({ABOUT.incarnation: ABOUT})
+        assert logs == []
+        rig.registry.healthy(False, "it is away")
+        rig.registry.healthy(True, "")
+        rig.registry.changed({ABOUT.incarnation: ABOUT, OTHER.incarnation: OTHER})
+    told = [formatEvent(event) for event in logs]
+    assert told == [
+        "the registry is away, and the known nodes stay as they were",
+        "the registry answers again",
+        "a node is there",
+    ]
+
+
 def test_to_leave_stops_the_registry_and_everything_else(rig: Rig) -> None:
     membership = rig.listening()
     membership.leave()
