@@ -45,16 +45,8 @@ class Entrance:
 
     def publish_alone(self, publication: Publication, address: Address) -> Deferred[tuple[Outcome, ...]]:
         """The only address."""
-        taken: Deferred[tuple[Outcome, ...]] = Deferred()
-
-        def answer(outcome: Outcome) -> None:
-            if self._are_rings:
-                self._relax()
-            taken.callback((outcome,))
-
-        self._rings.publish(publication, address, encode_message(publication.message), answer)
-        self._check()
-        return taken
+        encoded = encode_message(publication.message)
+        return self.publish(publication, address, encoded).addCallback(lambda outcome: (outcome,))
 
     def emit(self, publication: Publication, address: Address, encoded: bytes) -> None:
         """qos 0: nobody waits for an answer."""
