@@ -1,4 +1,4 @@
-"""``python -m bench appends``: what an append costs Redis, alone and in company, without nodes in the way.
+"""``bench appends``: what an append costs Redis, alone and in company, without nodes in the way.
 
 A node sends with one script what one turn of its reactor brought. One that has little to do sends its
 messages one by one, however busy Redis is with those of the others.
@@ -55,7 +55,7 @@ class Nodes:
         for _ in range(self.batch):
             self._number += 1
             user, digest = self._number % USERS, self._number.to_bytes(16)
-            appends.append((user, f"user:u{user}", digest, 0, len(self._rest), 0, self._rest))
+            appends += (f"{user}", f"user:u{user}", digest, 0, len(self._rest), 0, self._rest)
         link.send("EVALSHA", self._sha, 0, 0, pack((f"bench.{self._number:x}", *LIMITS, [], appends)), "")
 
     def work(self, seconds: float) -> int:

@@ -23,11 +23,22 @@ pytestmark = pytest.mark.server
 # Fails in its middle, as a wrong script does.
 WRONG = "redis.call('SET', 'half', 'done') return redis.call('INCR', 'notes')"
 COUNT = "return redis.call('LLEN', 'notes')"
+# What is packed already among what is not, and more of it than a short array of MessagePack has.
+HINTS = """
+for n = 1, 20 do
+  if n % 3 == 0 then
+    tell_packed(ARGV[2], cmsgpack.pack({'a', n, {'x'}}))
+  else
+    tell(ARGV[2], 'a', n, {'x'})
+  end
+end
+return flush() == nil
+"""
 
 
 @pytest.fixture(autouse=True)
 def _scripts(monkeypatch: pytest.MonkeyPatch) -> None:
-    texts = {"note": NOTE, "wrong": WRONG, "count": COUNT}
+    texts = {"note": NOTE, "wrong": WRONG, "count": COUNT, "hints": HINTS}
     extra = {name: compose(name, text) for name, text in texts.items()}
     monkeypatch.setattr(primary_module, "scripts", lambda: {**scripts(), **extra})
 
@@ -132,6 +143,12 @@ def test_hints_are_heard_in_order_by_whom_they_are_for(
     other.settle()
     assert other.items == [[b"c", word, b""] for word in said]
     assert desk.items == []
+
+
+def test_hints_of_one_script_keep_their_order_whether_packed_before_or_not(desk: RedisDesk) -> None:
+    assert desk.run(desk.primary.call("hints", desk.incarnation)) == 1
+    desk.settle()
+    assert desk.items == [[b"a", n, [b"x"]] for n in range(1, 21)]
 
 
 def test_a_hint_for_nobody_is_answered(desk: RedisDesk) -> None:

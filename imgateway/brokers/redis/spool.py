@@ -97,7 +97,7 @@ class Spool:
             rest = pack_rest(
                 append.only_device, append.except_device, bodies[number - 1][0] if number else encoded
             )
-            appends.append((bucket, name, append.digest, append.ttl_ms, len(encoded), number, rest))
+            appends += (b"%d" % bucket, name, append.digest, append.ttl_ms, len(encoded), number, rest)
         packed = pack((f"{self._token}{self._batches:x}", *self._limits, bodies, appends))
         self.primary.call("append", packed).addCallbacks(
             self._done, self._failed, callbackArgs=(batch,), errbackArgs=(batch,)

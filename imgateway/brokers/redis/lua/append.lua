@@ -1,7 +1,8 @@
 -- Append messages to durable logs, and tell the nodes that watch those.
 -- ARGV: shift_ms, cmsgpack {token, dedup_ms, max_entries, max_bytes, age_ms, unseen_ms, bodies, appends}
 --   bodies: {{name 16, message} …}, shared by several appends
---   append: {bucket, log, digest, ttl_ms, bytes, body (its number, 0: none), rest of the entry}
+--   appends: {bucket as text, log, digest, ttl_ms, bytes, body (its number, 0: none), rest of the entry, and so
+--     on for the next}
 -- Answers {store epoch, {code, seq, code, seq …}, {n, epoch …} of those whose log has its own,
 --   {n …} of those that were stored in a mailbox which nobody watches, or several nodes whose sessions all wait
 --   for their clients; a node that is the only one knows that itself}.
@@ -22,6 +23,7 @@ do
 end
 local at_s = math.floor(now / 1000)
 local mark = ':' .. now + dedup_ms .. ':' .. token
+local dedup_px = string.format('%d', dedup_ms)  -- as text: what a call gets as a number it prints each time
 
 local function devices_of(log)
   local id = log.text:match('^user:(.*)$'):gsub('%%2F', '/'):gsub('%%25', '%%')
@@ -110,7 +112,7 @@ end
 
 -- What the digest stands for already: code and seq; nil: it is new.
 local function taken(digest_key, value)
-  local old = redis.call('SET', digest_key, value, 'NX', 'GET', 'PX', dedup_ms)
+  local old = redis.call('SET', digest_key, value, 'NX', 'GET', 'PX', dedup_px)
   if not old then
     return nil
   end
@@ -123,13 +125,13 @@ local function taken(digest_key, value)
       return DUPLICATE, seq
     end
   end
-  redis.call('SET', digest_key, value, 'PX', dedup_ms)
+  redis.call('SET', digest_key, value, 'PX', dedup_px)
   return nil
 end
 
 local outcomes, own_epochs = {}, {}
-for n, append in ipairs(appends) do
-  local bucket, text, digest, ttl_ms, size, body = append[1], append[2], append[3], append[4], append[5], append[6]
+for n = 1, #appends / 7 do
+  local bucket, text, digest, ttl_ms, size, body, rest = unpack(appends, 7 * n - 6, 7 * n)
   local log = logs[text] or open_log(bucket, text)
   local seq = log.head + 1
   local digest_key = log.prefix .. 'd:' .. digest
@@ -142,13 +144,13 @@ for n, append in ipairs(appends) do
   else
     code = OK
     local expires_ms = ttl_ms > 0 and now + ttl_ms or 0
-    local entry = struct.pack(ENTRY, seq, at_s, expires_ms, size, body > 0 and 1 or 0) .. append[7]
+    local entry = struct.pack(ENTRY, seq, at_s, expires_ms, size, body > 0 and 1 or 0) .. rest
     log.head, log.count, log.bytes = seq, log.count + 1, log.bytes + size
-    if not log.pushed then
-      log.pushed, log.numbers = {}, {}
+    if log.pushed then
+      log.pushed[#log.pushed + 1], log.numbers[#log.numbers + 1] = entry, n
+    else
+      log.pushed, log.numbers = {entry}, {n}
     end
-    log.pushed[#log.pushed + 1] = entry
-    log.numbers[#log.numbers + 1] = n
     if body > 0 then
       log.bodies = log.bodies or {}
       log.bodies[#log.bodies + 1] = body
@@ -200,7 +202,6 @@ for _, log in ipairs(touched) do
       end
     end
     if #nodes > 0 then
-      local hint = cmsgpack.pack({'a', log.text, log.epoch, log.before, log.head, #nodes, log.pushed})
       for _, node in ipairs(nodes) do
         for _, body in ipairs(log.bodies or {}) do
           local had = has_body[node] or {}
@@ -210,7 +211,7 @@ for _, log in ipairs(touched) do
             tell(node, 'a', '', bodies[body][1], bodies[body][2])
           end
         end
-        tell_packed(node, hint)
+        tell(node, 'a', log.text, log.epoch, log.before, log.head, #nodes, log.pushed)
       end
     end
     if #nodes ~= 1 and log.text:sub(1, 5) == 'user:' and (#nodes == 0 or not is_attended(log)) then

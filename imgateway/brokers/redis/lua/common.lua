@@ -5,7 +5,7 @@
 --   primary_generation   how often this primary came back with other data (see greet.lua)
 --   key(bucket, kind, ...)          'ig:{bucket}:kind:rest:…'
 --   tell(node, kind, ...)           collect a hint {kind, …} for a node
---   tell_packed(node, packed)       the same for what cmsgpack.pack({kind, …}) gave, to tell it to several
+--   tell_packed(node, packed)       the same for what cmsgpack.pack({kind, …}) gave: it is packed once for many
 --   flush()              publish what was collected, one message a node; returns {node = true} of those
 --                        that nobody listens for, so that the script forgets them (nil: none)
 --   once(kind, node, number, answered, work)   what work() answers, run once for each number of this kind that
@@ -34,28 +34,47 @@ end
 local told = {}
 local told_order = {}
 
-local function tell_packed(node, packed)
+local function told_to(node)
   local items = told[node]
   if not items then
     items = {}
     told[node] = items
     told_order[#told_order + 1] = node
   end
-  items[#items + 1] = packed
+  return items
 end
 
-local function tell(node, kind, ...)
-  tell_packed(node, cmsgpack.pack({kind, ...}))
+local function tell(node, ...)
+  local items = told_to(node)
+  items[#items + 1] = {...}
+end
+
+local function tell_packed(node, packed)
+  local items = told_to(node)
+  items[#items + 1] = packed
+  items.has_packed = true
+end
+
+-- What is already packed stays so, in its place among what is not.
+local function joined(items)
+  for i, item in ipairs(items) do
+    if type(item) == 'table' then
+      items[i] = cmsgpack.pack(item)
+    end
+  end
+  local n = #items
+  -- The head of a MessagePack array.
+  items[0] = n < 16 and string.char(0x90 + n) or '\220' .. string.char(math.floor(n / 256), n % 256)
+  return table.concat(items, '', 0)
 end
 
 local function flush()
   local gone
   for _, node in ipairs(told_order) do
     local items = told[node]
-    local n = #items
-    -- The head of a MessagePack array, so that a hint is packed once for all nodes.
-    local head = n < 16 and string.char(0x90 + n) or '\220' .. string.char(math.floor(n / 256), n % 256)
-    if redis.call('PUBLISH', 'ig:node:' .. node, head .. table.concat(items)) == 0 then
+    -- All of it in one go costs half of one by one.
+    local payload = items.has_packed and joined(items) or cmsgpack.pack(items)
+    if redis.call('PUBLISH', 'ig:node:' .. node, payload) == 0 then
       gone = gone or {}
       gone[node] = true
     end
