@@ -65,7 +65,7 @@ class Nodes:
             for number, _ in self._poll.poll(100):
                 link = self._by_number.get(number)
                 if link is None:
-                    self._listener.socket.recv(1_048_576)
+                    self._listener.received()
                     continue
                 for _ in link.replies():
                     done += self.batch
@@ -87,8 +87,12 @@ class Link:
         self._reader = hiredis.Reader()
 
     def send(self, *command: bytes | str | int) -> None:
-        """One command."""
-        self.socket.sendall(hiredis.pack_command(command))  # type: ignore[arg-type]  # any number of them
+        """One command. :raises ClickException: Redis has gone."""
+        words = hiredis.pack_command(command)  # type: ignore[arg-type]  # any number of them
+        try:
+            self.socket.sendall(words)
+        except OSError as error:
+            raise click.ClickException(f"Redis has gone: {error}") from None
 
     def ask(self, *command: bytes | str | int) -> Any:
         """One command and its reply."""
@@ -97,9 +101,19 @@ class Link:
             pass
         return replies[0]
 
+    def received(self) -> bytes:
+        """Bytes that came; waits if none have. :raises ClickException: Redis has gone."""
+        try:
+            data = self.socket.recv(1_048_576)
+        except OSError as error:
+            raise click.ClickException(f"Redis has gone: {error}") from None
+        if not data:
+            raise click.ClickException("Redis has gone: it closed the connection")
+        return data
+
     def replies(self) -> list[Any]:
-        """What came; waits if nothing has. :raises ClickException: Redis refused something."""
-        self._reader.feed(self.socket.recv(1_048_576))
+        """What came; waits if nothing has. :raises ClickException: Redis refused something, or has gone."""
+        self._reader.feed(self.received())
         found: list[Any] = []
         while (reply := self._reader.gets()) is not False:
             if isinstance(reply, Exception):

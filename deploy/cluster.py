@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import errno
 import fcntl
+import http.client
 import os
 import shutil
 import signal
@@ -17,7 +19,6 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -63,7 +64,10 @@ class Part:
 
     async def start(self) -> None:
         """Back when it works. :raises Trouble: it ended, or does not begin to work."""
-        await self._begin()
+        try:
+            await self._begin()
+        except OSError as error:
+            raise Trouble(f"{self.name} cannot be started: {error}") from None
         end = time.monotonic() + START_S
         while not await asyncio.to_thread(self.works):
             if self._process is None or self._process.returncode is not None:
@@ -105,12 +109,22 @@ class Part:
             if self._told():
                 return
             say(self.name, f"ended ({status}); it is started again")
-            await asyncio.sleep(RESTART_S)
+            while not await self._begun_again():
+                if self._told():
+                    return
             if self._told():
-                return
-            await self._begin()
-            if self.stopping:
                 self.signal(signal.SIGTERM)  # it was said to the one before
+
+    async def _begun_again(self) -> bool:
+        await asyncio.sleep(RESTART_S)
+        if self._told():
+            return False
+        try:
+            await self._begin()
+        except OSError as error:  # no memory, too many processes: that may pass
+            say(self.name, f"cannot be started: {error}; it is tried again")
+            return False
+        return True
 
     def _told(self) -> bool:
         return self.stopping
@@ -155,20 +169,35 @@ class Cluster:
         if missing:
             names = " ".join(missing)
             raise Trouble(f"make cluster needs {names}:  sudo apt-get install -y {names}")
-        self._take_place()
-        numbers = [TCP, WS, STATS, SHARED_TCP, SHARED_WS, REDIS, PUBLIC, PRIVATE]
-        numbers += [first + more for first in NODES.values() for more in range(3)]
-        for number in numbers:
-            with socket.socket() as probe:
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                try:
-                    probe.bind(("127.0.0.1", self.port(number)))
-                except OSError:
-                    raise Trouble(
-                        f"port {self.port(number)} is in use; see by whom with:  "
-                        f"ss -ltnp 'sport = :{self.port(number)}'  or take other ports: "
-                        'make cluster ARGS="--base 8700"'
-                    ) from None
+        if not 0 <= self.base <= 65_535 - PRIVATE:
+            raise Trouble(f"--base must be from 0 to {65_535 - PRIVATE}: ports are BASE+1 to BASE+{PRIVATE}")
+        try:
+            self._take_place()
+            self._look_at_ports()
+            self._make_files()
+        except OSError as error:
+            raise Trouble(f"{error.filename or shown(self.place)}: {error.strerror}") from None
+
+    def _look_at_ports(self) -> None:
+        tcp = [TCP, WS, STATS, SHARED_TCP, SHARED_WS, REDIS, PUBLIC, PRIVATE]
+        tcp += [first + more for first in NODES.values() for more in range(3)]
+        udp = [first + 3 for first in NODES.values()]
+        for letter, kind, numbers in (("t", socket.SOCK_STREAM, tcp), ("u", socket.SOCK_DGRAM, udp)):
+            for port in map(self.port, numbers):
+                with socket.socket(type=kind) as probe:
+                    if kind == socket.SOCK_STREAM:  # for UDP it means to share the port
+                        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                    try:
+                        probe.bind(("127.0.0.1", port))
+                    except OSError as error:
+                        if error.errno != errno.EADDRINUSE:
+                            raise Trouble(f"port {port}: {error.strerror}") from None
+                        raise Trouble(
+                            f"port {port} is in use; see by whom with:  ss -l{letter}np 'sport = :{port}'  "
+                            'or take other ports: make cluster ARGS="--base 8700"'
+                        ) from None
+
+    def _make_files(self) -> None:
         for directory in (self.place / "redis", self.data):
             directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         if not (self.key.exists() and self.keys.exists()):
@@ -186,7 +215,7 @@ class Cluster:
         self._lock = [os.open(self.place / "lock", os.O_WRONLY | os.O_CREAT, 0o600)]
         try:
             fcntl.flock(self._lock[0], fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             raise Trouble(
                 f"a cluster runs in {shown(self.place)} already; another one takes:  "
                 f'make cluster ARGS="--base 8700 --dir {shown(self.place)}-2"'
@@ -260,9 +289,9 @@ class Cluster:
             redis, *others = self.parts()
             for together in ([redis], others[:2], others[2:]):
                 started += together
-                await self._unless_stopped(asyncio.gather(*(part.start() for part in together)))
+                await self._unless_stopped([asyncio.ensure_future(part.start()) for part in together])
             if not self._stop.is_set():
-                print(self.advice(), flush=True)
+                tell(self.advice())
             await self._stop.wait()
         finally:
             # Clients first, while all that they lean on is there; Redis last.
@@ -270,15 +299,18 @@ class Cluster:
             for kind in order:
                 await self._end([part for part in started if part.name.startswith(kind)])
 
-    async def _unless_stopped(self, starting: asyncio.Future[list[None]]) -> None:
+    async def _unless_stopped(self, starting: Sequence[asyncio.Future[None]]) -> None:
+        all_work: asyncio.Future[Any] = asyncio.gather(*starting)
         stop: asyncio.Future[Any] = asyncio.ensure_future(self._stop.wait())
-        both: set[asyncio.Future[Any]] = {starting, stop}
-        await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
-        stop.cancel()
-        if starting.done():
-            starting.result()
-        else:
-            starting.cancel()
+        try:
+            await asyncio.wait({all_work, stop}, return_when=asyncio.FIRST_COMPLETED)
+            if all_work.done():
+                all_work.result()
+        finally:
+            # Nothing may begin any more while what has begun is ended.
+            for one in (stop, *starting):
+                one.cancel()
+            await asyncio.gather(all_work, stop, *starting, return_exceptions=True)
 
     def _asked(self) -> None:
         if self._stop.is_set():
@@ -290,7 +322,7 @@ class Cluster:
     async def _end(self, parts: Sequence[Part]) -> None:
         for part in parts:
             part.signal(signal.SIGTERM)
-        ending: asyncio.Future[Any] = asyncio.gather(*(part.gone() for part in parts))
+        ending: asyncio.Future[Any] = asyncio.gather(*(part.gone() for part in parts), return_exceptions=True)
         hurry: asyncio.Future[Any] = asyncio.ensure_future(self._hurry.wait())
         await asyncio.wait({ending, hurry}, timeout=STOP_S, return_when=asyncio.FIRST_COMPLETED)
         hurry.cancel()
@@ -301,7 +333,9 @@ class Cluster:
         if not ending.done():
             for part in parts:
                 part.signal(signal.SIGKILL)
-        await ending
+        for part, outcome in zip(parts, await ending, strict=True):
+            if outcome is not None:
+                say(part.name, f"{outcome!r}")  # a slip of ours: the other parts are ended all the same
 
     def advice(self) -> str:
         """What to try next."""
@@ -343,10 +377,14 @@ COLOURS = {"redis": 31, "node a": 32, "node b": 36, "router": 33, "haproxy": 35,
 def say(name: str, line: str) -> None:
     colour = COLOURS[name] if sys.stdout.isatty() else 0
     head = f"\033[{colour}m{name:7}\033[0m" if colour else f"{name:7}"
+    tell(f"{head} | {line}")
+
+
+def tell(text: str) -> None:
     try:
-        print(f"{head} | {line}", flush=True)
-    except BrokenPipeError:
-        pass  # whoever read us has gone; the cluster is to be stopped in order all the same
+        print(text, flush=True)
+    except OSError:
+        pass  # whoever read us has gone, or the terminal; the cluster is to be stopped in order all the same
 
 
 def shown(path: Path) -> str:
@@ -376,7 +414,7 @@ def is_ready(place: str) -> bool:
     try:
         with urllib.request.urlopen(f"http://{place}/readyz", timeout=5) as answer:
             return bool(answer.status == 200)
-    except (OSError, urllib.error.HTTPError):
+    except (OSError, http.client.HTTPException):
         return False
 
 
@@ -385,12 +423,14 @@ def main() -> None:
     parser.add_argument("--dir", default="data/cluster", help="where everything is kept [data/cluster]")
     parser.add_argument("--base", type=int, default=7700, help="ports are BASE+1 to BASE+91 [7700]")
     options = parser.parse_args()
-    cluster = Cluster(Path(options.dir).resolve(), options.base)
+    cluster = Cluster(Path(os.path.realpath(options.dir)), options.base)
     try:
         cluster.prepare()
         asyncio.run(cluster.run())
     except Trouble as trouble:
         sys.exit(f"cluster: {trouble}")
+    except KeyboardInterrupt:
+        sys.exit(130)  # before there was anything to stop
 
 
 if __name__ == "__main__":

@@ -16,14 +16,14 @@ from hypothesis import strategies as st
 from imgateway.config import (
     LimitSettings,
     Settings,
-    _sections,
-    _toml,
     check,
     describe,
     generate,
     load,
     section_text,
 )
+from imgateway.config.describing import sections
+from imgateway.config.toml import toml
 from imgateway.errors import ConfigError
 
 File = Callable[[str], str]
@@ -188,6 +188,8 @@ def test_a_file_that_cannot_be_read_is_told(tmp_path: Path) -> None:
         (["retention.bytes=5"], ["retention.bytes", "limits.max_body_bytes"]),
         (["rooms.memory_bytes=5"], ["rooms.memory_bytes", "limits.max_body_bytes"]),
         (["auth.secret_file=a", "auth.jwks_file=b"], ["auth.jwks_file", "auth.secret_file"]),
+        (["listen.api=tcp:1"], ["listen.api", "router.keys_file", "imgateway apikey"]),
+        (["router.backoff_max_s=0.1"], ["router.backoff_max_s", "router.backoff_first_s (0.5)", "not 0.1"]),
         (
             ["listen.clients=native,json+websocket:tcp:1"],
             ["listen.clients", "PROTOCOL+TRANSPORT", '"native"'],
@@ -206,18 +208,18 @@ def test_the_generated_file_is_the_defaults(file: File) -> None:
 
 def test_the_generated_file_names_every_setting_and_says_what_it_is() -> None:
     text = generate()
-    assert tomllib.loads(text).keys() == _sections().keys()
+    assert tomllib.loads(text).keys() == sections().keys()
     flat = " ".join(line.removeprefix("# ") for line in text.split("\n") if line)
     for setting in describe():
-        assert f"\n{setting.key} = {_toml(setting.default)}\n" in text
+        assert f"\n{setting.key} = {toml(setting.default)}\n" in text
         assert setting.description in flat
-    for section in _sections():
+    for section in sections():
         assert section_text(section) in flat
     assert max(len(line) for line in text.split("\n") if line.startswith("#")) <= 100
 
 
 def test_every_setting_is_described_in_a_line() -> None:
-    every = {f"{s}.{f.name}" for s, cls in _sections().items() for f in msgspec.structs.fields(cls)}
+    every = {f"{s}.{f.name}" for s, cls in sections().items() for f in msgspec.structs.fields(cls)}
     assert {setting.path for setting in describe()} == every
     for setting in describe():
         assert setting.description.endswith("."), setting.path
@@ -233,4 +235,4 @@ def test_every_setting_is_described_in_a_line() -> None:
 
 @given(st.text(st.characters(exclude_categories=["Cs"])))
 def test_texts_are_written_as_toml_reads_them(text: str) -> None:
-    assert tomllib.loads(f"value = {_toml(text)}") == {"value": text}
+    assert tomllib.loads(f"value = {toml(text)}") == {"value": text}

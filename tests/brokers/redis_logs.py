@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from typing import Any
 
+import pytest
 from twisted.internet.defer import Deferred, succeed
 
 from imgateway.brokers.redis.logs import Logs
+from imgateway.brokers.redis.packing import pack
 from imgateway.config import BrokerSettings, RetentionSettings
 from imgateway.frames import Address, Batch, LogKey, Message, Outcome, log_of, parse_address
 from imgateway.interfaces import Publication
 from imgateway.testing.disk import Recorder
 from imgateway.wire.messages import decode_message
 from tests.brokers.redis_desk import RedisDesk
-from tests.brokers.redis_server import RedisServer
+from tests.brokers.redis_server import Loop, RedisServer
 
 
 def log(text: str) -> LogKey:
@@ -167,3 +170,52 @@ class Reader:
                     self.read()
             elif name == "moved" and values[0] == log(self.text):
                 self.read()
+
+
+@pytest.fixture
+def make(redis: RedisServer, loop: Loop) -> Iterator[Callable[..., LogsDesk]]:
+    """Nodes at an empty Redis."""
+    redis.cli("FLUSHALL")
+    made: list[LogsDesk] = []
+
+    def make(*others: RedisServer, **more: Any) -> LogsDesk:
+        more.setdefault("incarnation", f"n.{len(made) + 1}")
+        made.append(LogsDesk(redis, *others, loop=loop, **more).start())
+        return made[-1]
+
+    yield make
+    for desk in made:
+        desk.stop()
+
+
+@pytest.fixture
+def desk(make: Callable[..., LogsDesk]) -> LogsDesk:
+    return make()
+
+
+@pytest.fixture
+def other(make: Callable[..., LogsDesk], desk: LogsDesk) -> LogsDesk:
+    return make()
+
+
+def device(
+    desk: LogsDesk, user: str, name: str, acked: int, incarnation: bytes = b"", seen_ms: int = 0
+) -> None:
+    """A device as the scripts of sessions leave it."""
+    _, bucket = desk.primaries.of(user)
+    fields = pack((1, incarnation, acked, seen_ms or desk.wall_ms, 0, b"", 0, 0, b"", b"", 0, 0))
+    server_of(desk).cli("HSET", f"ig:{{{bucket}}}:u:{user}", f"d:{name}", fields)
+
+
+def follower(desk: LogsDesk, text: str, name: str, acked: int) -> None:
+    _, bucket = desk.primaries.of(text)
+    server_of(desk).cli("HSET", f"ig:{{{bucket}}}:c:{text}", name, pack((1, acked, b"", desk.wall_ms)))
+
+
+def server_of(desk: LogsDesk) -> RedisServer:
+    found: RedisServer = desk.servers[0]
+    return found
+
+
+def key(desk: LogsDesk, tag: str, kind: str, rest: str) -> str:
+    return f"ig:{{{desk.primaries.of(tag)[1]}}}:{kind}:{rest}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -19,14 +18,6 @@ from tests.brokers.redis_desk import RedisDesk
 from tests.brokers.redis_server import Loop, RedisServer
 
 ROOM = Address("room", "7")
-
-
-@pytest.fixture(scope="module")
-def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    """One for all tests of a module, which find it empty by `house`."""
-    server = RedisServer(tmp_path_factory.mktemp("redis"))
-    yield server
-    server.stop()
 
 
 def room(n: int) -> Address:
@@ -186,20 +177,6 @@ class House:
 
 
 @pytest.fixture
-def start(tmp_path: Path) -> Iterator[Callable[..., RedisServer]]:
-    """``start(*options)``: a server of the test's own."""
-    made: list[RedisServer] = []
-
-    def start(*options: str) -> RedisServer:
-        made.append(RedisServer(tmp_path / str(len(made)), *options))
-        return made[-1]
-
-    yield start
-    for server in made:
-        server.kill9()
-
-
-@pytest.fixture
 def build(start: Any) -> Iterator[Callable[..., House]]:
     """``build(*servers, **more)``: a House that is stopped before the servers are."""
     made: list[House] = []
@@ -228,4 +205,4 @@ def true_bytes(server: RedisServer) -> tuple[int, int]:
     return entries + 600 * rings, rings
 
 
-__all__ = ("ROOM", "House", "Node", "build", "house", "redis", "room", "start", "true_bytes")
+__all__ = ("ROOM", "House", "Node", "build", "house", "room", "true_bytes")

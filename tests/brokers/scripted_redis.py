@@ -105,6 +105,37 @@ class ScriptedConnection(Protocol):
         return b":%d\r\n" % len(factory.calls)
 
 
+class KeptOut(Factory):
+    """A Redis in protected mode, and we come from another address: all it ever says is this."""
+
+    SAID = (
+        "DENIED Redis is running in protected mode because protected mode is enabled and no password is set "
+        "for the default user. In this mode connections are only accepted from the loopback interface. If "
+        "you want to connect from external computers to Redis you may adopt one of the following solutions: "
+        "1) Just disable protected mode sending the command 'CONFIG SET protected-mode no' …"
+    )
+
+    def __init__(self, loop: Loop) -> None:
+        self._port: Any = loop.listenTCP(0, self, interface="127.0.0.1")
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self._port.getHost().port}"
+
+    def buildProtocol(self, address: object) -> Protocol:
+        said = b"-%s\r\n" % self.SAID.encode()
+
+        class Connection(Protocol):
+            def dataReceived(self, data: bytes) -> None:
+                self.transport.write(said)  # type: ignore[union-attr]
+                self.transport.loseConnection()  # type: ignore[union-attr]
+
+        return Connection()
+
+    def stop(self) -> None:
+        self._port.stopListening()
+
+
 def array(items: list[Any]) -> bytes:
     parts = [b"*%d\r\n" % len(items)]
     for item in items:

@@ -4,7 +4,7 @@ or nodes go away."""
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,49 +27,6 @@ pytestmark = pytest.mark.server
 ALWAYS = ("--appendonly", "yes", "--appendfsync", "always")
 BOB, ROOM = SessionKey("bob", "phone"), parse_address("room:7")
 MAILBOX = log_of(parse_address("user:bob"))
-
-
-@pytest.fixture
-def make(tmp_path: Path) -> Iterator[Callable[..., RedisServer]]:
-    made: list[RedisServer] = []
-
-    def make(*options: str) -> RedisServer:
-        made.append(RedisServer(tmp_path / f"redis{len(made)}", *options))
-        return made[-1]
-
-    yield make
-    for server in made:
-        server.kill9()
-
-
-@pytest.fixture
-def server(make: Callable[..., RedisServer]) -> RedisServer:
-    return make()
-
-
-@pytest.fixture
-def loop() -> Iterator[Loop]:
-    loop = Loop()
-    yield loop
-    loop.close()
-
-
-@pytest.fixture
-def sit(loop: Loop) -> Iterator[Callable[..., BrokerDesk]]:
-    made: list[BrokerDesk] = []
-
-    def sit(*servers: RedisServer, **more: Any) -> BrokerDesk:
-        made.append(BrokerDesk(*servers, loop=loop, incarnation=f"n.{len(made) + 1}", seed=len(made), **more))
-        return made[-1]
-
-    yield sit
-    for desk in made:
-        desk.stop()
-
-
-@pytest.fixture
-def desk(sit: Callable[..., BrokerDesk], server: RedisServer) -> BrokerDesk:
-    return sit(server).start()
 
 
 def health(desk: BrokerDesk) -> list[tuple[bool, str]]:
@@ -134,9 +91,9 @@ def test_a_start_that_waits_can_be_given_up(sit: Callable[..., BrokerDesk], serv
 
 
 def test_two_that_are_away_are_both_told(
-    sit: Callable[..., BrokerDesk], make: Callable[..., RedisServer]
+    sit: Callable[..., BrokerDesk], start: Callable[..., RedisServer]
 ) -> None:
-    one, two = make(), make()
+    one, two = start(), start()
     desk = sit(one, two).start()
     for server in (one, two):
         server.kill9()
@@ -150,22 +107,22 @@ def test_two_that_are_away_are_both_told(
 
 
 def test_who_may_not_start_is_told_why(
-    sit: Callable[..., BrokerDesk], make: Callable[..., RedisServer]
+    sit: Callable[..., BrokerDesk], start: Callable[..., RedisServer]
 ) -> None:
-    desk = sit(make("--appendonly", "no"))
+    desk = sit(start("--appendonly", "no"))
     with pytest.raises(StoreError, match="CONFIG SET appendonly yes"):
         desk.start()
 
 
-def test_unsafe_lifts_it(sit: Callable[..., BrokerDesk], make: Callable[..., RedisServer]) -> None:
-    desk = sit(make("--appendonly", "no"), redis={"unsafe": True}).start()
+def test_unsafe_lifts_it(sit: Callable[..., BrokerDesk], start: Callable[..., RedisServer]) -> None:
+    desk = sit(start("--appendonly", "no"), redis={"unsafe": True}).start()
     assert answered(desk, [desk.publish("user:bob", msg_id="1")])[0].code == OutcomeCode.OK
 
 
 def test_a_password_from_a_file(
-    sit: Callable[..., BrokerDesk], make: Callable[..., RedisServer], tmp_path: Path
+    sit: Callable[..., BrokerDesk], start: Callable[..., RedisServer], tmp_path: Path
 ) -> None:
-    server = make("--requirepass", "s3cret", *ALWAYS)
+    server = start("--requirepass", "s3cret", *ALWAYS)
     path = tmp_path / "password"
     with pytest.raises(StoreError, match=r"redis\.password_file: .* cannot be read"):
         sit(server, redis={"password_file": str(path)}).start()
@@ -175,9 +132,9 @@ def test_a_password_from_a_file(
 
 
 def test_replicas_are_asked_of_the_logs_primaries_only(
-    sit: Callable[..., BrokerDesk], server: RedisServer, make: Callable[..., RedisServer]
+    sit: Callable[..., BrokerDesk], server: RedisServer, start: Callable[..., RedisServer]
 ) -> None:
-    desk = sit(server, rings=[make("--appendonly", "no")], redis={"ack": "replica"})
+    desk = sit(server, rings=[start("--appendonly", "no")], redis={"ack": "replica"})
     with pytest.raises(StoreError, match=rf"127\.0\.0\.1:{server.port}: redis\.ack"):
         desk.start()
 
@@ -281,9 +238,9 @@ def test_rings_that_wait_are_told(sit: Callable[..., BrokerDesk], server: RedisS
 
 
 def test_logs_and_rings_on_servers_of_their_own(
-    sit: Callable[..., BrokerDesk], make: Callable[..., RedisServer]
+    sit: Callable[..., BrokerDesk], start: Callable[..., RedisServer]
 ) -> None:
-    logs, rings = make(), make("--appendonly", "no")
+    logs, rings = start(), start("--appendonly", "no")
     one = sit(logs, rings=[rings]).start()
     two = sit(logs, rings=[rings]).start()
     two.now(two.broker.watch(log_of(ROOM)))

@@ -3,8 +3,6 @@ Redis: at most one live generation of a session, and everybody who lost is told 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -22,23 +20,16 @@ NODES = ("n.1", "n.2", "n.3")
 ACTS = ("open",) * 8 + ("close",) * 3 + ("ack", "ack", "revoke", "renew", "turn", "turn", "cut", "deaf")
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    server = RedisServer(Path(tmp_path_factory.mktemp("redis")))
-    yield server
-    server.stop()
-
-
 class World:
     """A model: generations that were answered with OK, and neither closed nor displaced, are live."""
 
-    def __init__(self, server: RedisServer, seed: int) -> None:
+    def __init__(self, redis: RedisServer, seed: int) -> None:
         self.random = Random(seed)
-        self.server = server
+        self.server = redis
         self.loop = Loop()
-        server.cli("FLUSHALL")
+        redis.cli("FLUSHALL")
         self.desks = [
-            SessionDesk(server, loop=self.loop, node=node, max_devices=2, seed=seed).start() for node in NODES
+            SessionDesk(redis, loop=self.loop, node=node, max_devices=2, seed=seed).start() for node in NODES
         ]
         self.live: dict[tuple[SessionDesk, str], int] = {}
         self.issued: dict[int, int] = {}
@@ -124,14 +115,14 @@ class World:
 
 
 @pytest.mark.parametrize("seed", range(24))
-def test_at_most_one_live_generation_and_one_kick_each(server: RedisServer, seed: int) -> None:
-    world = World(server, seed)
+def test_at_most_one_live_generation_and_one_kick_each(redis: RedisServer, seed: int) -> None:
+    world = World(redis, seed)
     for _ in range(4):
         for _ in range(30):
             world.act()
         world.settle()
         world.check()
-    not_before_s = int(world.desks[0].cli(server, "HGET", "bob", "u", "nb") or 0)
+    not_before_s = int(world.desks[0].cli(redis, "HGET", "bob", "u", "nb") or 0)
     for (desk, device), generation in world.live.items():
         seat = desk.sessions._seats.get(SessionKey("bob", device))
         assert seat is not None
@@ -140,16 +131,16 @@ def test_at_most_one_live_generation_and_one_kick_each(server: RedisServer, seed
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_a_server_that_is_killed_among_claims(server: RedisServer, seed: int) -> None:
+def test_a_server_that_is_killed_among_claims(redis: RedisServer, seed: int) -> None:
     """It comes back with its disk: who was told that it has a session has it, and no claim is lost."""
-    world = World(server, 1_000 + seed)
+    world = World(redis, 1_000 + seed)
     for _ in range(3):
         for _ in range(20):
             world.act()
-        server.kill9()
+        redis.kill9()
         for _ in range(10):
             world.act()
-        server.restart()
+        redis.restart()
         world.settle()
         world.check()
     world.stop()

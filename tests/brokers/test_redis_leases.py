@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,31 +18,6 @@ from tests.brokers.session_desk import SessionDesk, log
 pytestmark = pytest.mark.server
 
 BOB = SessionKey("bob", "phone")
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    server = RedisServer(Path(tmp_path_factory.mktemp("redis")))
-    yield server
-    server.stop()
-
-
-@pytest.fixture
-def desks(server: RedisServer) -> Iterator[Callable[..., Any]]:
-    server.cli("FLUSHALL")
-    loop = Loop()
-    made: list[SessionDesk] = []
-
-    def make(*nodes: str, **more: Any) -> Any:
-        found = [SessionDesk(server, loop=loop, node=node, **more).start() for node in nodes]
-        made.extend(found)
-        return found if len(found) > 1 else found[0]
-
-    yield make
-    for desk in made:
-        if not desk.primary._line._stopped:
-            desk.stop()
-    loop.close()
 
 
 def later(seconds: float, *desks: SessionDesk, silent: tuple[SessionDesk, ...] = ()) -> None:
@@ -125,7 +100,7 @@ def test_a_policy_counts_for_those_who_are_silent(desks: Any) -> None:
     assert set(two.online()) == {"web"}
 
 
-def test_a_kick_that_was_lost_with_the_subscription(desks: Any, server: RedisServer) -> None:
+def test_a_kick_that_was_lost_with_the_subscription(desks: Any, redis: RedisServer) -> None:
     one, two = desks("n.1", "n.2")
     first = one.open()
     eve = one.open("eve")
@@ -177,8 +152,8 @@ def test_sessions_that_ended_while_others_were_asked_after(desks: Any) -> None:
 class Rooms:
     """What a dead node had in rooms, taken back three at a time; each is told once."""
 
-    def __init__(self, server: RedisServer) -> None:
-        self.server = server
+    def __init__(self, redis: RedisServer) -> None:
+        self.server = redis
         self.told: list[bytes] = []
         self.steps = 0
 
@@ -189,26 +164,26 @@ class Rooms:
         return bool(found)
 
 
-def test_a_dead_node_is_reaped_once_by_several(desks: Any, server: RedisServer) -> None:
-    rooms = Rooms(server)
+def test_a_dead_node_is_reaped_once_by_several(desks: Any, redis: RedisServer) -> None:
+    rooms = Rooms(redis)
     one, two, three = desks("n.1", "n.2", "n.3", reap=rooms)
-    server.cli("SADD", "rooms:n.1", *range(10))
+    redis.cli("SADD", "rooms:n.1", *range(10))
     one.die()
     later(10, two, three)
-    assert (rooms.told, server.cli("ZCARD", "ig:nodes")) == ([], 3)
+    assert (rooms.told, redis.cli("ZCARD", "ig:nodes")) == ([], 3)
     later(6, two, three)
     for desk in (two, three):
         desk.loop.until(lambda desk=desk: not desk.leases._reaping)
     assert sorted(map(int, rooms.told)) == list(range(10))
     assert rooms.steps >= 5
-    assert set(server.cli("ZRANGE", "ig:nodes", 0, -1)) == {b"n.2", b"n.3"}
-    assert server.cli("HEXISTS", "ig:online", "n.1") == 0
+    assert set(redis.cli("ZRANGE", "ig:nodes", 0, -1)) == {b"n.2", b"n.3"}
+    assert redis.cli("HEXISTS", "ig:online", "n.1") == 0
     steps = rooms.steps
     later(5, two, three)
     assert rooms.steps == steps
 
 
-def test_a_node_that_comes_back_is_not_buried(desks: Any, server: RedisServer) -> None:
+def test_a_node_that_comes_back_is_not_buried(desks: Any, redis: RedisServer) -> None:
     one, two = desks("n.1", "n.2")
     back: list[Any] = []
 
@@ -220,10 +195,10 @@ def test_a_node_that_comes_back_is_not_buried(desks: Any, server: RedisServer) -
     later(16, two, silent=(one,))
     two.loop.until(lambda: not two.leases._reaping)
     assert (back, one.regained) == (["n.1"], [one.primary])
-    assert set(server.cli("ZRANGE", "ig:nodes", 0, -1)) == {b"n.1", b"n.2"}
+    assert set(redis.cli("ZRANGE", "ig:nodes", 0, -1)) == {b"n.1", b"n.2"}
 
 
-def test_a_reaper_that_fails_tries_again(desks: Any, server: RedisServer, flush_logged_errors: Any) -> None:
+def test_a_reaper_that_fails_tries_again(desks: Any, redis: RedisServer, flush_logged_errors: Any) -> None:
     one, two = desks("n.1", "n.2")
     one.die()
     tries: list[str] = []
@@ -235,19 +210,19 @@ def test_a_reaper_that_fails_tries_again(desks: Any, server: RedisServer, flush_
     two.leases._reap = reap
     later(15, two)
     two.loop.until(lambda: not two.leases._reaping)
-    assert (tries, server.cli("ZCARD", "ig:nodes")) == (["n.1"], 2)
+    assert (tries, redis.cli("ZCARD", "ig:nodes")) == (["n.1"], 2)
     later(5, two)
     two.loop.until(lambda: not two.leases._reaping)
-    assert (tries, server.cli("ZCARD", "ig:nodes")) == (["n.1"] * 2, 1)
+    assert (tries, redis.cli("ZCARD", "ig:nodes")) == (["n.1"] * 2, 1)
     assert len(flush_logged_errors(RuntimeError)) == 1
 
 
-def test_a_node_that_leaves_is_gone_at_once(desks: Any, server: RedisServer) -> None:
+def test_a_node_that_leaves_is_gone_at_once(desks: Any, redis: RedisServer) -> None:
     one, two = desks("n.1", "n.2")
     found = one.open()
     one.close("phone", found.generation)
     one.stop()
-    assert server.cli("ZRANGE", "ig:nodes", 0, -1) == [b"n.2"]
+    assert redis.cli("ZRANGE", "ig:nodes", 0, -1) == [b"n.2"]
     assert two.leases.others_online() == 0
 
 
@@ -264,20 +239,20 @@ def test_a_renewal_that_fails_is_tried_again(desks: Any, flush_logged_errors: An
     assert one.leases._until_ms[one.primary] > before
 
 
-def test_a_stop_while_the_primary_is_away(desks: Any, server: RedisServer) -> None:
+def test_a_stop_while_the_primary_is_away(desks: Any, redis: RedisServer) -> None:
     """The renewal that waits ends with the lines, without a word."""
     one = desks("n.1")
-    server.freeze()
+    redis.freeze()
     one.leases.renew(one.primary)
     leaving = one.later(one.leases.stop())
     one.loop.spin(0.02)
     assert leaving == []
     one.primaries.stop()
-    server.thaw()
+    redis.thaw()
     assert len(leaving) == 1
 
 
-def test_a_server_that_was_away_has_nobody_dead(desks: Any, server: RedisServer) -> None:
+def test_a_server_that_was_away_has_nobody_dead(desks: Any, redis: RedisServer) -> None:
     """Nobody could renew: whoever comes first must not take the others for dead."""
     one, two, gone = desks("n.1", "n.2", "n.3")
     first = one.open()
@@ -293,10 +268,10 @@ def test_a_server_that_was_away_has_nobody_dead(desks: Any, server: RedisServer)
     assert two.run(two.primary.call("bury", "n.1", 0)) == 0
     one.run(one.leases.renew(one.primary))
     one.settle()
-    assert (one.told, set(server.cli("ZRANGE", "ig:nodes", 0, -1))) == ([], {b"n.1", b"n.2", b"n.3"})
+    assert (one.told, set(redis.cli("ZRANGE", "ig:nodes", 0, -1))) == ([], {b"n.1", b"n.2", b"n.3"})
     later(16, two, silent=(one,))
     two.loop.until(lambda: not two.leases._reaping)
-    assert (two.online(), server.cli("ZRANGE", "ig:nodes", 0, -1)) == ({}, [b"n.2"])
+    assert (two.online(), redis.cli("ZRANGE", "ig:nodes", 0, -1)) == ({}, [b"n.2"])
 
 
 def test_how_many_are_online_elsewhere(desks: Any) -> None:
@@ -316,7 +291,7 @@ def test_how_many_are_online_elsewhere(desks: Any) -> None:
 # ------------------------------------------------------------------------------------------------- failover
 
 
-def test_claims_that_a_promoted_replica_has_never_heard_of(desks: Any, server: RedisServer) -> None:
+def test_claims_that_a_promoted_replica_has_never_heard_of(desks: Any, redis: RedisServer) -> None:
     """The newest writes are lost with the old primary: who is online stays, unless others came meanwhile."""
     one, two = desks("n.1", "n.2")
     one.grow("user:bob", 9)
@@ -329,9 +304,9 @@ def test_claims_that_a_promoted_replica_has_never_heard_of(desks: Any, server: R
     late = one.open("eve", issued_at_s=3)
     one.heard = lambda primary, item: None
     # What the replica has: no device "newer", an older claim of "older", and one less in all generations.
-    one.cli(server, "HDEL", "bob", "u", "d:newer")
-    one.cli(server, "DEL", "eve", "u")
-    server.cli("HINCRBY", "ig:primary", "n", 1)
+    one.cli(redis, "HDEL", "bob", "u", "d:newer")
+    one.cli(redis, "DEL", "eve", "u")
+    redis.cli("HINCRBY", "ig:primary", "n", 1)
     after = two.open(device="taken")
     two.run(two.sessions.revoke("eve", 7))
     assert after.generation > late.generation
@@ -350,14 +325,14 @@ def test_claims_that_a_promoted_replica_has_never_heard_of(desks: Any, server: R
     assert again.generation > newer.generation
 
 
-def test_what_is_written_before_a_promoted_replica_was_asked(desks: Any, server: RedisServer) -> None:
+def test_what_is_written_before_a_promoted_replica_was_asked(desks: Any, redis: RedisServer) -> None:
     """What was under way comes first; for want of a claim that was lost nobody is sent away."""
     one, two = desks("n.1", "n.2")
     one.grow("user:bob", 9)
     found = one.open(issued_at_s=5)
     generation = found.generation
-    one.cli(server, "HDEL", "bob", "u", "d:phone")
-    server.cli("HINCRBY", "ig:primary", "n", 1)
+    one.cli(redis, "HDEL", "bob", "u", "d:phone")
+    redis.cli("HINCRBY", "ig:primary", "n", 1)
     assert one.follow(generation, "topic:news", 3).acked == 3
     assert one.run(one.sessions.renew(BOB, generation, 6)) == Verdict.OK
     two.run(two.sessions.revoke("bob", 6))

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -44,46 +43,8 @@ def _scripts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def make(tmp_path: Path) -> Iterator[Callable[..., RedisServer]]:
-    made: list[RedisServer] = []
-
-    def make(*options: str, port: int = 0) -> RedisServer:
-        made.append(RedisServer(tmp_path / f"redis{len(made)}", *options, port=port))
-        return made[-1]
-
-    yield make
-    for server in made:
-        server.kill9()
-
-
-@pytest.fixture
-def server(make: Callable[..., RedisServer]) -> RedisServer:
-    return make()
-
-
-@pytest.fixture
-def loop() -> Iterator[Loop]:
-    loop = Loop()
-    yield loop
-    loop.close()
-
-
-@pytest.fixture
-def sit(loop: Loop) -> Iterator[Callable[..., RedisDesk]]:
-    made: list[RedisDesk] = []
-
-    def sit(*servers: RedisServer, **more: Any) -> RedisDesk:
-        made.append(RedisDesk(*servers, loop=loop, incarnation=f"n.{len(made) + 1}", **more))
-        return made[-1]
-
-    yield sit
-    for desk in made:
-        desk.stop()
-
-
-@pytest.fixture
-def desk(sit: Callable[..., RedisDesk], server: RedisServer) -> RedisDesk:
-    return sit(server).start()
+def desk_type() -> type[RedisDesk]:
+    return RedisDesk
 
 
 def noted(server: RedisServer) -> list[int]:
@@ -169,9 +130,9 @@ def test_scripts_of_a_running_server_are_not_loaded_again(
 
 
 def test_a_server_that_is_away_at_start_is_waited_for(
-    make: Callable[..., RedisServer], sit: Callable[..., RedisDesk]
+    start: Callable[..., RedisServer], sit: Callable[..., RedisDesk]
 ) -> None:
-    server = make()
+    server = start()
     server.stop()
     desk = sit(server)
     started = desk.later(desk.primaries.start())
@@ -289,12 +250,12 @@ def test_a_server_that_is_loading_is_waited_for(desk: RedisDesk, server: RedisSe
 
 
 def test_a_primary_that_was_demoted_is_waited_for(
-    desk: RedisDesk, server: RedisServer, make: Callable[..., RedisServer]
+    desk: RedisDesk, server: RedisServer, start: Callable[..., RedisServer]
 ) -> None:
     boxes = note(desk, range(5))
     desk.settle()
     before = (desk.primary.generation, desk.primary.epoch)
-    server.replica_of(make())
+    server.replica_of(start())
     boxes = note(desk, range(100, 110))
     desk.loop.until(lambda: any("READONLY" in why for _, why in desk.states))
     # What it has may be old: nobody reads it.
@@ -310,10 +271,10 @@ def test_a_primary_that_was_demoted_is_waited_for(
 
 
 def test_a_demotion_is_noticed_without_a_write(
-    desk: RedisDesk, server: RedisServer, make: Callable[..., RedisServer]
+    desk: RedisDesk, server: RedisServer, start: Callable[..., RedisServer]
 ) -> None:
     before = desk.primary.generation
-    server.replica_of(make())
+    server.replica_of(start())
     desk.pass_time(1)
     desk.loop.until(lambda: any("READONLY" in why for _, why in desk.states))
     server.promote()
@@ -322,10 +283,10 @@ def test_a_demotion_is_noticed_without_a_write(
 
 
 def test_one_that_was_a_replica_for_a_moment_is_greeted_again(
-    desk: RedisDesk, server: RedisServer, make: Callable[..., RedisServer]
+    desk: RedisDesk, server: RedisServer, start: Callable[..., RedisServer]
 ) -> None:
     epoch = desk.primary.epoch
-    server.replica_of(make())
+    server.replica_of(start())
     server.promote()
     desk.pass_time(1)
     desk.loop.until(lambda: desk.primary.epoch != epoch)
@@ -345,10 +306,10 @@ def test_an_emptied_server_is_another(desk: RedisDesk, server: RedisServer) -> N
 
 
 def test_a_promoted_replica_that_misses_the_last_writes_is_told_apart(
-    desk: RedisDesk, server: RedisServer, make: Callable[..., RedisServer]
+    desk: RedisDesk, server: RedisServer, start: Callable[..., RedisServer]
 ) -> None:
     generation, epoch = desk.primary.generation, desk.primary.epoch
-    replica = make()
+    replica = start()
     replica.replica_of(server)
     answered(desk, note(desk, range(10)))
     replica.synced(server)
@@ -422,9 +383,9 @@ def test_who_may_not_listen_at_all_does_not_start(server: RedisServer, sit: Call
 
 
 def test_what_belongs_together_is_together(
-    make: Callable[..., RedisServer], sit: Callable[..., RedisDesk]
+    start: Callable[..., RedisServer], sit: Callable[..., RedisDesk]
 ) -> None:
-    desk = sit(make(), make(), rings=(make("--appendonly", "no"),)).start()
+    desk = sit(start(), start(), rings=(start("--appendonly", "no"),)).start()
     primaries = desk.primaries
     assert [primary.index for primary in primaries.all()] == [0, 1, 2]
     found = {primaries.of(f"user{n}")[0].index for n in range(50)}
@@ -440,9 +401,9 @@ def test_without_ring_primaries_rings_are_with_the_logs(desk: RedisDesk) -> None
 
 
 def test_one_that_will_not_do_ends_the_start_of_all(
-    make: Callable[..., RedisServer], sit: Callable[..., RedisDesk], loop: Loop
+    start: Callable[..., RedisServer], sit: Callable[..., RedisDesk], loop: Loop
 ) -> None:
-    desk = sit(make(), make("--appendonly", "no"))
+    desk = sit(start(), start("--appendonly", "no"))
     with pytest.raises(StoreError, match="CONFIG SET appendonly yes appendfsync always"):
         desk.start()
     loop.spin(0.05)
@@ -467,12 +428,12 @@ ALWAYS = ("--appendonly", "yes", "--appendfsync", "always")
     ids=["no disk", "everysec", "evicts"],
 )
 def test_a_server_that_may_lose_something_is_refused_with_what_mends_it(
-    make: Callable[..., RedisServer],
+    start: Callable[..., RedisServer],
     sit: Callable[..., RedisDesk],
     options: tuple[str, ...],
     mends: tuple[str, ...],
 ) -> None:
-    server = make(*options)
+    server = start(*options)
     with pytest.raises(StoreError) as problem:
         sit(server).start()
     text = str(problem.value)
@@ -485,9 +446,9 @@ def test_a_server_that_may_lose_something_is_refused_with_what_mends_it(
 
 
 def test_rings_need_no_disk_but_their_keys(
-    make: Callable[..., RedisServer], sit: Callable[..., RedisDesk], server: RedisServer
+    start: Callable[..., RedisServer], sit: Callable[..., RedisDesk], server: RedisServer
 ) -> None:
-    rings = make("--appendonly", "no")
+    rings = start("--appendonly", "no")
     sit(server, rings=(rings,)).start()
     rings.cli("CONFIG", "SET", "maxmemory-policy", "volatile-ttl")
     with pytest.raises(StoreError, match="noeviction"):
@@ -495,9 +456,9 @@ def test_rings_need_no_disk_but_their_keys(
 
 
 def test_without_a_sure_disk_a_restart_is_other_data(
-    make: Callable[..., RedisServer], sit: Callable[..., RedisDesk]
+    start: Callable[..., RedisServer], sit: Callable[..., RedisDesk]
 ) -> None:
-    server = make("--appendonly", "yes", "--appendfsync", "everysec")
+    server = start("--appendonly", "yes", "--appendfsync", "everysec")
     desk = sit(server, unsafe=True).start()
     before = desk.primary.generation
     server.restart()
@@ -520,10 +481,10 @@ def test_a_server_that_does_not_say_how_it_is_set(server: RedisServer, sit: Call
 
 @pytest.mark.parametrize("unsafe", [False, True])
 def test_who_is_not_let_in_is_not_sent_to_an_unsafe_redis(
-    make: Callable[..., RedisServer], sit: Callable[..., RedisDesk], unsafe: bool
+    start: Callable[..., RedisServer], sit: Callable[..., RedisDesk], unsafe: bool
 ) -> None:
     with pytest.raises(StoreError, match=r"NOAUTH.*redis\.password_file") as problem:
-        sit(make("--requirepass", "s3cret", *ALWAYS), unsafe=unsafe).start()
+        sit(start("--requirepass", "s3cret", *ALWAYS), unsafe=unsafe).start()
     assert "redis.unsafe" not in str(problem.value)
 
     class FromElsewhere:
@@ -539,9 +500,9 @@ def test_who_is_not_let_in_is_not_sent_to_an_unsafe_redis(
 
 
 def test_a_wrong_password_is_told_at_once(
-    make: Callable[..., RedisServer], sit: Callable[..., RedisDesk]
+    start: Callable[..., RedisServer], sit: Callable[..., RedisDesk]
 ) -> None:
-    server = make("--requirepass", "s3cret", *ALWAYS)
+    server = start("--requirepass", "s3cret", *ALWAYS)
     for password, code in (("", "NOAUTH"), ("guess", "WRONGPASS")):
         with pytest.raises(StoreError, match=code):
             sit(server, password=password).start()

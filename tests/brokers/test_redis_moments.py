@@ -4,8 +4,6 @@ that goes away in between, nodes that were told of other primaries."""
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,45 +16,12 @@ from imgateway.errors import CloseCode, StoreError
 from imgateway.frames import Message, SessionKey, log_of, parse_address
 from imgateway.interfaces import LoginPolicy, Publication, Verdict
 from tests.brokers.broker_desk import BrokerDesk
-from tests.brokers.redis_server import Loop, RedisServer
+from tests.brokers.redis_server import RedisServer
 
 pytestmark = pytest.mark.server
 
 BOB, ROOM = SessionKey("bob", "phone"), parse_address("room:7")
 MAILBOX = log_of(parse_address("user:bob"))
-
-
-@pytest.fixture
-def make(tmp_path: Path) -> Iterator[Callable[..., RedisServer]]:
-    made: list[RedisServer] = []
-
-    def make(*options: str) -> RedisServer:
-        made.append(RedisServer(tmp_path / f"redis{len(made)}", *options))
-        return made[-1]
-
-    yield make
-    for server in made:
-        server.kill9()
-
-
-@pytest.fixture
-def server(make: Callable[..., RedisServer]) -> RedisServer:
-    return make()
-
-
-@pytest.fixture
-def sit() -> Iterator[Callable[..., BrokerDesk]]:
-    loop = Loop()
-    made: list[BrokerDesk] = []
-
-    def sit(*servers: RedisServer, **more: Any) -> BrokerDesk:
-        made.append(BrokerDesk(*servers, loop=loop, incarnation=f"n.{len(made) + 1}", seed=len(made), **more))
-        return made[-1]
-
-    yield sit
-    for desk in made:
-        desk.stop()
-    loop.close()
 
 
 def login(desk: BrokerDesk, session: SessionKey = BOB, **more: Any) -> int:
@@ -135,8 +100,8 @@ def test_of_two_lost_claims_only_one_stands(sit: Any, server: RedisServer) -> No
 # ---------------------------------------------------------------------------------------- a primary goes away
 
 
-def test_whoever_must_go_does_not_wait_for_a_primary_that_went_away(sit: Any, make: Any) -> None:
-    one_server, other_server = make(), make()
+def test_whoever_must_go_does_not_wait_for_a_primary_that_went_away(sit: Any, start: Any) -> None:
+    one_server, other_server = start(), start()
     one = sit(one_server, other_server).start()
     two = sit(one_server, other_server).start()
     home = primary_of(one)
@@ -161,9 +126,9 @@ def test_whoever_must_go_does_not_wait_for_a_primary_that_went_away(sit: Any, ma
     assert len(one.listener.named("displaced")) == 1
 
 
-def test_who_listens_to_a_replica_finds_out(sit: Any, make: Any) -> None:
+def test_who_listens_to_a_replica_finds_out(sit: Any, start: Any) -> None:
     """A replica passes on what nodes say to themselves, and the primary counts them as gone."""
-    server, other = make(), make()
+    server, other = start(), start()
     one = sit(server).start()
     primary = primary_of(one)
     primary.subscription._connect = Whereabouts(parse_urls(other.url)[0], one.loop).connect
@@ -352,9 +317,9 @@ def refusal(desk: BrokerDesk) -> str:
     return str(refused.value)
 
 
-def test_all_nodes_name_the_same_primaries(sit: Any, make: Any) -> None:
+def test_all_nodes_name_the_same_primaries(sit: Any, start: Any) -> None:
     """Else each would look for a user's mail at another place."""
-    one, other, third = make(), make(), make()
+    one, other, third = start(), start(), start()
     sit(one, other).start()
     assert re.search(r"it is primary (1|2) of 2 here, and primary (2|1) of 2 for", refusal(sit(other, one)))
     assert "it is primary 1 of 1 here, and primary 1 of 2 for other nodes" in refusal(sit(one))
@@ -368,8 +333,8 @@ def test_all_nodes_name_the_same_primaries(sit: Any, make: Any) -> None:
     assert one.cli("HGET", "ig:primary", "place") == b"primary 1 of 1"
 
 
-def test_what_a_restart_lost_before_its_settings_were_mended(sit: Any, make: Any) -> None:
-    server = make("--appendonly", "yes", "--appendfsync", "everysec")
+def test_what_a_restart_lost_before_its_settings_were_mended(sit: Any, start: Any) -> None:
+    server = start("--appendonly", "yes", "--appendfsync", "everysec")
     one = sit(server, redis={"unsafe": True}).start()
     n = primary_of(one).generation
     server.stop()

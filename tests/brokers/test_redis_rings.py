@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from imgateway.brokers.redis import sweeping
 from imgateway.core.ring import BLOCK
 from imgateway.frames import EVERYONE, Address, LogKey, OutcomeCode, log_of
-from tests.brokers.redis_rings import ROOM, House, build, house, redis, room, start, true_bytes
+from tests.brokers.redis_rings import ROOM, House, build, house, room, true_bytes
 from tests.brokers.redis_server import RedisServer
 
 pytestmark = pytest.mark.server
-__all__ = ("build", "house", "redis", "start")
+__all__ = ("build", "house")
 
 OK, DUPLICATE, RATE, UNKNOWN = (
     OutcomeCode.OK,

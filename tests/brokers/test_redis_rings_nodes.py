@@ -11,11 +11,11 @@ from twisted.internet.defer import CancelledError
 from imgateway.brokers.redis import watching
 from imgateway.brokers.redis.packing import pack
 from imgateway.frames import EVERYONE, Address, OutcomeCode, log_of
-from tests.brokers.redis_rings import ROOM, House, Node, build, house, redis, room, start
+from tests.brokers.redis_rings import ROOM, House, Node, build, house, room
 from tests.brokers.redis_server import RedisServer
 
 pytestmark = pytest.mark.server
-__all__ = ("build", "house", "redis", "start")
+__all__ = ("build", "house")
 
 OK, DUPLICATE, RATE = OutcomeCode.OK, OutcomeCode.DUPLICATE, OutcomeCode.RATE
 MEMORY = "--appendonly", "no"

@@ -12,10 +12,10 @@ from imgateway.brokers.redis import rooms as module
 from imgateway.brokers.redis.packing import pack
 from imgateway.errors import CloseCode
 from imgateway.frames import Address, SessionKey
-from tests.brokers.redis_rings import ROOM, House, Node, build, house, redis, start
+from tests.brokers.redis_rings import ROOM, House, Node, build, house
 
 pytestmark = pytest.mark.server
-__all__ = ("build", "house", "redis", "start")
+__all__ = ("build", "house")
 
 BOB, EVE = SessionKey("bob", "phone"), SessionKey("eve", "a/b")
 OTHER = Address("room", "8")

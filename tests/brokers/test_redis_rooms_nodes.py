@@ -16,11 +16,9 @@ from imgateway.frames import Message, OutcomeCode, SessionKey, log_of, parse_add
 from imgateway.interfaces import LoginPolicy, Publication, Verdict
 from imgateway.wire.messages import decode_message
 from tests.brokers.broker_desk import BrokerDesk
-from tests.brokers.redis_rings import start
 from tests.brokers.redis_server import Loop, RedisServer
 
 pytestmark = pytest.mark.server
-__all__ = ("start",)
 
 ROOM, OTHER = parse_address("room:7"), parse_address("room:8")
 BOB = SessionKey("bob", "phone")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +11,7 @@ from imgateway.brokers.redis.connection import RedisError
 from imgateway.errors import CloseCode
 from imgateway.frames import SessionKey, Start
 from imgateway.interfaces import Followed, LoginPolicy, Verdict
-from tests.brokers.redis_server import Loop, RedisServer
+from tests.brokers.redis_server import RedisServer
 from tests.brokers.session_desk import SessionDesk, log
 
 pytestmark = pytest.mark.server
@@ -27,32 +25,6 @@ REPLACED, STALE, DISPLACED, REVOKED = (
 )
 BY_ORDER = {"on_same_device": "newest-order-wins"}
 N = 1 << 32
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    server = RedisServer(Path(tmp_path_factory.mktemp("redis")))
-    yield server
-    server.stop()
-
-
-@pytest.fixture
-def desks(server: RedisServer) -> Iterator[Callable[..., Any]]:
-    """Makes nodes that share a loop and the server, which is empty at first."""
-    server.cli("FLUSHALL")
-    loop = Loop()
-    made: list[SessionDesk] = []
-
-    def make(*nodes: str, **more: Any) -> Any:
-        found = [SessionDesk(server, loop=loop, node=node, **more).start() for node in nodes]
-        made.extend(found)
-        return found if len(found) > 1 else found[0]
-
-    yield make
-    for desk in made:
-        if not desk.primary._line._stopped:
-            desk.stop()
-    loop.close()
 
 
 @pytest.fixture
@@ -152,23 +124,23 @@ def test_by_order_is_among_those_who_are_there(pair: list[SessionDesk]) -> None:
     assert two.online() != {}
 
 
-def test_a_claim_that_comes_again_gets_its_answer(pair: list[SessionDesk], server: RedisServer) -> None:
+def test_a_claim_that_comes_again_gets_its_answer(pair: list[SessionDesk], redis: RedisServer) -> None:
     """The script alone, as it is sent again when its answer was lost."""
     one, two = pair
     one.open()
     desk_args = _open_args(two, b"claim--1", policy=2, max_devices=1)
     first = two.run(two.primary.call("open", *desk_args))
     assert two.run(two.primary.call("open", *desk_args)) == first
-    counted = server.cli("GET", "ig:sessions")
+    counted = redis.cli("GET", "ig:sessions")
     one.settle()
     assert [code for *_, code in one.told] == [REPLACED], "told once"
     # Another claim came in between: the older one does not win, and changes nothing.
     newer = one.open()
-    state = one.cli(server, "HGETALL", "bob", "u")
+    state = one.cli(redis, "HGETALL", "bob", "u")
     assert two.run(two.primary.call("open", *desk_args)) == [Verdict.OUTRUN, []]
-    assert one.cli(server, "HGETALL", "bob", "u") == state
+    assert one.cli(redis, "HGETALL", "bob", "u") == state
     assert one.online() == {"phone": ("n.1", newer.generation)}
-    assert int(server.cli("GET", "ig:sessions")) == int(counted) + 1
+    assert int(redis.cli("GET", "ig:sessions")) == int(counted) + 1
 
 
 @pytest.mark.parametrize("why", ["another device", "revoked"])
@@ -279,11 +251,11 @@ def test_whom_it_has_it_says(desk: SessionDesk) -> None:
     assert desk.told == [(BOB, generation - 1, STALE)]
 
 
-def test_a_stop_that_waits_in_vain_leaves_nobody_waiting(desks: Any, server: RedisServer) -> None:
+def test_a_stop_that_waits_in_vain_leaves_nobody_waiting(desks: Any, redis: RedisServer) -> None:
     """The primary is away, and the broker's own stop ends the calls."""
     desk = desks("n.1")
     generation = desk.open().generation
-    server.freeze()
+    redis.freeze()
     desk.ack(generation, 3)
     stopping = desk.later(desk.sessions.stop())
     following = desk.later(desk.sessions.follow(BOB, generation, log("topic:news"), 3))
@@ -292,7 +264,7 @@ def test_a_stop_that_waits_in_vain_leaves_nobody_waiting(desks: Any, server: Red
     desk.loop.spin(0.02)
     assert (stopping, closing) == ([], [])
     desk.primaries.stop()
-    server.thaw()
+    redis.thaw()
     assert (len(stopping), closing, len(following)) == (1, [None], 1)
     assert opening[0].check(CancelledError)
 
@@ -315,7 +287,7 @@ def test_overlapping_claims_at_one_node(desk: SessionDesk) -> None:
 # ----------------------------------------------------------------------------------------- devices and places
 
 
-def test_where_devices_start(desk: SessionDesk, server: RedisServer) -> None:
+def test_where_devices_start(desk: SessionDesk, redis: RedisServer) -> None:
     desk.grow("user:bob", 4)
     first = desk.open(device="first")
     assert (first.known, first.resumed) == (False, False)
@@ -334,19 +306,19 @@ def test_where_devices_start(desk: SessionDesk, server: RedisServer) -> None:
     assert desk.open("eve", start=Start.OLDEST).places[0].acked == 0
 
 
-def test_a_position_beyond_the_log_is_its_end(desk: SessionDesk, server: RedisServer) -> None:
+def test_a_position_beyond_the_log_is_its_end(desk: SessionDesk, redis: RedisServer) -> None:
     desk.grow("user:bob", 4)
     found = desk.open()
     desk.ack(found.generation, 4)
     desk.sessions.flush()
-    desk.lose(server, "user:bob")
+    desk.lose(redis, "user:bob")
     desk.grow("user:bob", 2)
     assert desk.open().places[0].acked == 2
     assert desk.open(device="web").places[0].acked == 2
 
 
 def test_the_longest_unseen_device_makes_place_in_the_same_step(
-    desk: SessionDesk, server: RedisServer
+    desk: SessionDesk, redis: RedisServer
 ) -> None:
     for device in ("a", "b", "c"):
         found = desk.open(device=device)
@@ -359,9 +331,9 @@ def test_the_longest_unseen_device_makes_place_in_the_same_step(
     desk.open(device="d")
     desk.settle()
     assert desk.devices() == {"a", "c", "d"}
-    fields = set(desk.cli(server, "HKEYS", "bob", "x"))
+    fields = set(desk.cli(redis, "HKEYS", "bob", "x"))
     assert fields == {b"r:a", b"r:c", b"f:a", b"f:c"}
-    cursors = set(desk.cli(server, "HKEYS", "topic:news", "c"))
+    cursors = set(desk.cli(redis, "HKEYS", "topic:news", "c"))
     assert cursors == {b"bob\0a", b"bob\0c"}, "a place holds nothing back for a device that is forgotten"
     again = desk.open(device="b")
     assert (again.known, again.record, len(again.places)) == (False, b"", 1)
@@ -374,7 +346,7 @@ def test_who_is_online_is_not_forgotten(desk: SessionDesk) -> None:
     assert desk.told == []
 
 
-def test_a_forgotten_device_is_new(desk: SessionDesk, server: RedisServer) -> None:
+def test_a_forgotten_device_is_new(desk: SessionDesk, redis: RedisServer) -> None:
     desk.grow("user:bob", 4)
     found = desk.open()
     desk.follow(found.generation, "topic:news", 1)
@@ -386,7 +358,7 @@ def test_a_forgotten_device_is_new(desk: SessionDesk, server: RedisServer) -> No
     assert (again[0].known, again[0].places[0].acked, len(again[0].places)) == (False, 2, 1), "seen stays"
     desk.close("phone", again[0].generation, True)
     assert desk.run(desk.sessions.present("bob")) == ()
-    assert desk.cli(server, "EXISTS", "topic:news", "c") == 0
+    assert desk.cli(redis, "EXISTS", "topic:news", "c") == 0
 
 
 def test_who_is_there(pair: list[SessionDesk]) -> None:
@@ -407,7 +379,7 @@ def test_who_is_there(pair: list[SessionDesk]) -> None:
 # ------------------------------------------------------------------------------------- written behind, fenced
 
 
-def test_positions_never_go_back(pair: list[SessionDesk], server: RedisServer) -> None:
+def test_positions_never_go_back(pair: list[SessionDesk], redis: RedisServer) -> None:
     one, two = pair
     one.grow("user:bob", 9)
     found = one.open()
@@ -421,41 +393,41 @@ def test_positions_never_go_back(pair: list[SessionDesk], server: RedisServer) -
     assert two.open(device="web").places[0].acked == 5
 
 
-def test_positions_are_written_behind(desk: SessionDesk, server: RedisServer) -> None:
+def test_positions_are_written_behind(desk: SessionDesk, redis: RedisServer) -> None:
     desk.grow("user:bob", 9)
     found = desk.open()
-    calls = int(_calls(server))
+    calls = int(_calls(redis))
     for n in range(5):
         desk.ack(found.generation, n)
     desk.settle()
-    assert desk.cli(server, "HGET", "bob", "u", "seen") is None
-    assert _calls(server) - calls <= 1, "nothing but the echo of settling"
+    assert desk.cli(redis, "HGET", "bob", "u", "seen") is None
+    assert _calls(redis) - calls <= 1, "nothing but the echo of settling"
     desk.pass_time(5)
     desk.settle()
-    assert desk.cli(server, "HGET", "bob", "u", "seen") == b"4"
+    assert desk.cli(redis, "HGET", "bob", "u", "seen") == b"4"
     desk.ack(found.generation, 7)
     desk.run(desk.sessions.stop())
-    assert desk.cli(server, "HGET", "bob", "u", "seen") == b"7", "a stop writes what is left"
+    assert desk.cli(redis, "HGET", "bob", "u", "seen") == b"7", "a stop writes what is left"
 
 
-def _calls(server: RedisServer) -> int:
-    line = server.info("commandstats").get("cmdstat_evalsha", "calls=0,")
+def _calls(redis: RedisServer) -> int:
+    line = redis.info("commandstats").get("cmdstat_evalsha", "calls=0,")
     return int(line.split(",")[0].removeprefix("calls="))
 
 
-def test_many_positions_go_in_batches(desk: SessionDesk, server: RedisServer) -> None:
+def test_many_positions_go_in_batches(desk: SessionDesk, redis: RedisServer) -> None:
     opened = {user: desk.open(user).generation for user in map(str, range(250))}
     desk.settle()
-    before = _calls(server)
+    before = _calls(redis)
     for user, generation in opened.items():
         desk.sessions.advance(SessionKey(user, "phone"), generation, [(log(f"user:{user}"), 3)])
     desk.sessions.flush()
     desk.settle()
-    assert _calls(server) - before <= 3 + 2
-    assert desk.cli(server, "HGET", "249", "u", "seen") == b"3"
+    assert _calls(redis) - before <= 3 + 2
+    assert desk.cli(redis, "HGET", "249", "u", "seen") == b"3"
 
 
-def test_a_stale_generation_writes_nothing_and_is_told(pair: list[SessionDesk], server: RedisServer) -> None:
+def test_a_stale_generation_writes_nothing_and_is_told(pair: list[SessionDesk], redis: RedisServer) -> None:
     """The node was not told of its kick: each script finds out by itself."""
     one, two = pair
     one.heard = lambda primary, item: None
@@ -468,8 +440,8 @@ def test_a_stale_generation_writes_nothing_and_is_told(pair: list[SessionDesk], 
         before_topic = one.follow(old.generation, "topic:mine", 1) if act == "topic" else None
         new = two.open(issued_at_s=5)
         one.told.clear()
-        state = [one.cli(server, "HGETALL", "bob", kind) for kind in "ux"]
-        topics = [one.cli(server, "HGETALL", f"topic:{name}", "c") for name in ("news", "other", "mine")]
+        state = [one.cli(redis, "HGETALL", "bob", kind) for kind in "ux"]
+        topics = [one.cli(redis, "HGETALL", f"topic:{name}", "c") for name in ("news", "other", "mine")]
         if act == "advance":
             one.sessions.advance(BOB, old.generation, [(log("user:bob"), 9)], [(log("user:bob"), 4)])
         elif act == "unpark":
@@ -488,19 +460,17 @@ def test_a_stale_generation_writes_nothing_and_is_told(pair: list[SessionDesk], 
         one.sessions.flush()
         one.settle()
         assert one.told == [(BOB, old.generation, STALE)], act
-        assert [one.cli(server, "HGETALL", "bob", kind) for kind in "ux"] == state, act
-        after = [one.cli(server, "HGETALL", f"topic:{name}", "c") for name in ("news", "other", "mine")]
+        assert [one.cli(redis, "HGETALL", "bob", kind) for kind in "ux"] == state, act
+        after = [one.cli(redis, "HGETALL", f"topic:{name}", "c") for name in ("news", "other", "mine")]
         assert after == topics, act
         assert one.online() == {"phone": ("n.2", new.generation)}
         two.close("phone", new.generation)
     assert one.sessions.online == 0
 
 
-def test_a_stale_generation_that_is_known_here_is_told_at_once(
-    desk: SessionDesk, server: RedisServer
-) -> None:
+def test_a_stale_generation_that_is_known_here_is_told_at_once(desk: SessionDesk, redis: RedisServer) -> None:
     old = desk.open().generation - 1
-    calls, where = _calls(server), log("user:bob")
+    calls, where = _calls(redis), log("user:bob")
     desk.sessions.advance(BOB, old, [(where, 1)])
     desk.sessions.unpark(BOB, old, where, 1)
     desk.sessions.record(BOB, old, b"old")
@@ -511,7 +481,7 @@ def test_a_stale_generation_that_is_known_here_is_told_at_once(
     desk.close("phone", old)
     assert desk.run(desk.sessions.renew(BOB, old, 3)) == Verdict.OUTRUN
     assert len(desk.told) == 5
-    assert _calls(server) == calls, "nobody is asked"
+    assert _calls(redis) == calls, "nobody is asked"
 
 
 def test_a_stale_generation_closes_and_renews_nothing(pair: list[SessionDesk]) -> None:
@@ -538,24 +508,24 @@ def test_who_was_displaced_and_not_told_learns_why(pair: list[SessionDesk]) -> N
     assert one.told == [(BOB, found.generation, DISPLACED)]
 
 
-def test_records_and_parked_entries_come_back(pair: list[SessionDesk], server: RedisServer) -> None:
+def test_records_and_parked_entries_come_back(pair: list[SessionDesk], redis: RedisServer) -> None:
     one, two = pair
     where = log("user:bob")
     one.grow("user:bob", 40)
     found = one.open()
     one.sessions.record(BOB, found.generation, b"\x00\xffstate")
     one.settle()
-    assert one.cli(server, "HGET", "bob", "x", "r:phone") == b"\x00\xffstate", "with its turn"
+    assert one.cli(redis, "HGET", "bob", "x", "r:phone") == b"\x00\xffstate", "with its turn"
     one.sessions.advance(BOB, found.generation, [(where, 40)], [(where, n) for n in range(1, 36)])
     one.sessions.unpark(BOB, found.generation, where, 35)
     one.close("phone", found.generation)
     again = two.open()
     assert again.record == b"\x00\xffstate"
     assert again.places[0].parked == tuple(range(4, 35))
-    calls = _calls(server)
+    calls = _calls(redis)
     two.sessions.record(BOB, again.generation, b"\x00\xffstate")
     two.loop.spin(0.02)
-    assert _calls(server) == calls, "the same again is not written"
+    assert _calls(redis) == calls, "the same again is not written"
     two.sessions.record(BOB, again.generation, b"")
     assert two.open().record == b""
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -20,18 +19,11 @@ from tests.brokers.redis_server import Loop, RedisServer
 pytestmark = pytest.mark.server
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    server = RedisServer(Path(tmp_path_factory.mktemp("redis")))
-    yield server
-    server.kill9()
-
-
 @pytest.fixture
-def desks(server: RedisServer) -> Iterator[list[BrokerDesk]]:
-    server.cli("FLUSHALL")
+def desks(redis: RedisServer) -> Iterator[list[BrokerDesk]]:
+    redis.cli("FLUSHALL")
     loop = Loop()
-    made = [BrokerDesk(server, loop=loop, incarnation=f"n.{n}", seed=n).start() for n in range(2)]
+    made = [BrokerDesk(redis, loop=loop, incarnation=f"n.{n}", seed=n).start() for n in range(2)]
     yield made
     for desk in made:
         desk.stop()

@@ -192,6 +192,41 @@ def test_a_port_that_is_taken(tmp_path: Path) -> None:
     assert re.fullmatch(r"cluster: port \d+ is in use; see by whom with:  ss .*--base 8700\"\n", done.stderr)
 
 
+def test_a_udp_port_that_is_taken(tmp_path: Path) -> None:
+    base = free_base()
+    with socket.socket(type=socket.SOCK_DGRAM) as taken:
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # it would let others share the port
+        taken.bind(("127.0.0.1", base + 33))
+        assert f"port {base + 33} is in use; see by whom with:  ss -lunp " in refusal(tmp_path / "c", base)
+
+
+@pytest.mark.parametrize("base", [65_500, -92, 2**40])
+def test_a_base_without_its_ports(tmp_path: Path, base: int) -> None:
+    assert refusal(tmp_path, base) == (
+        "cluster: --base must be from 0 to 65444: ports are BASE+1 to BASE+91\n"
+    )
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_directory_that_can_not_be(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "round").symlink_to(tmp_path / "round")
+    base = free_base()
+    assert refusal(tmp_path / "file", base) == f"cluster: {tmp_path}/file: File exists\n"
+    assert refusal(tmp_path / "file" / "c", base) == f"cluster: {tmp_path}/file/c: Not a directory\n"
+    assert "Too many levels of symbolic links" in refusal(tmp_path / "round" / "c", base)
+    assert refusal(Path("/proc/c"), base) == "cluster: /proc/c: No such file or directory\n"
+
+
+def refusal(place: Path, base: int) -> str:
+    """The one line with which it ends."""
+    command = [sys.executable, str(PROGRAM), "--dir", str(place), "--base", str(base)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    return done.stderr
+
+
 def test_a_directory_that_is_taken(tmp_path: Path) -> None:
     """Two Redis with one append-only file would ruin it."""
     with (tmp_path / "lock").open("w") as taken:
