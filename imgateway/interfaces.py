@@ -641,6 +641,8 @@ class NodeInfo(Struct, frozen=True):
     """While it drains: how many of its clients it has yet to send away."""
     hears: bool = False
     """It has session listeners, which want to be told of who is away."""
+    orders: int = 0
+    """How often it was told to drain, or not to any more."""
 
 
 class IRegistry(Interface):
@@ -784,12 +786,16 @@ class IGateway(Interface):
     def nodes() -> Mapping[str, NodeInfo]:
         """The nodes that live, by incarnation."""
 
-    def drain(incarnation: str, rate: int) -> Deferred[bool]:
-        """A node sends its clients away, `rate` a second, and takes nobody until `undrain`. False: there is
-        no such node."""
+    def drain(incarnation: str, rate: int) -> Deferred[int]:
+        """A node sends its clients away, `rate` a second, and takes nobody until `undrain`.
 
-    def undrain(incarnation: str) -> Deferred[bool]:
-        """It takes clients again; who was not sent away yet stays. False: there is no such node."""
+        :returns: (in the Deferred) the order's number: what the node announces of itself with `orders` of at
+            least this is from after it. 0: there is no such node, or it stops; -1: it was told, and has not
+            answered.
+        """
+
+    def undrain(incarnation: str) -> Deferred[int]:
+        """It takes clients again; who was not sent away yet stays. :returns: as `drain`."""
 
 
 class IBackend(IPlugin):

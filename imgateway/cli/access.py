@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import functools
 import os
+import stat
 from collections.abc import Callable
+from ipaddress import ip_address
+from shlex import quote
 from typing import Any
+from urllib.parse import urlsplit
 
 import click
 from msgspec import Struct
 
 from imgateway.cli.api import Api
+from imgateway.cli.lines import tell
 from imgateway.cli.options import Decorator
 
 __all__ = ("Access", "ApiCommand", "api_options")
@@ -29,7 +34,10 @@ class Access(Struct, frozen=True):
         """:raises click.ClickException: the key cannot be read, or nothing of this can work."""
         if self.ca and self.insecure:
             raise click.UsageError("--ca and --insecure exclude each other")
-        return Api(self.router, self._key(), self.ca, self.insecure)
+        api = Api(self.router, self._key(), self.ca, self.insecure)
+        if _is_in_the_clear(self.router):
+            tell(f"Warning: {self.router}: the API key goes over the network in the clear; use https://")
+        return api
 
     def _key(self) -> str:
         if self.key and self.key_file:
@@ -40,9 +48,12 @@ class Access(Struct, frozen=True):
             try:
                 with open(self.key_file, encoding="utf-8") as file:
                     key = file.read(10_000).strip()
+                    mode = os.fstat(file.fileno()).st_mode
             except (OSError, UnicodeDecodeError) as error:
                 why = getattr(error, "strerror", None) or "it is no text"
                 raise click.ClickException(f"{self.key_file}: the API key cannot be read: {why}") from None
+            if stat.S_ISREG(mode) and mode & (stat.S_IRGRP | stat.S_IROTH):
+                tell(f"Warning: others may read {said}: chmod 600 {quote(self.key_file)}")
         if not key and self.key_file:
             raise click.UsageError(f"{said} is empty")
         if not key:
@@ -53,6 +64,18 @@ class Access(Struct, frozen=True):
         if not (key.isascii() and key.isprintable()) or " " in key:
             raise click.UsageError(f"{said} is none: it has blanks, or characters that no key has")
         return key
+
+
+def _is_in_the_clear(router: str) -> bool:
+    """Whether others may hear what is said to this URL."""
+    parts = urlsplit(router)
+    host = parts.hostname or ""
+    if parts.scheme != "http" or host == "localhost":
+        return False
+    try:
+        return not ip_address(host).is_loopback
+    except ValueError:
+        return True  # a name
 
 
 class ApiCommand(click.Command):

@@ -19,7 +19,9 @@ __all__ = ("Api", "Refused", "Unreachable", "looks", "segment")
 
 CONNECT_S = 10.0
 ANSWER_S = 60.0
-"""Without a byte; a router itself gives up after router.timeout_s, 30 s."""
+"""Without a byte; a router itself gives up after router.timeout_s, 30 s unless it is set."""
+TASK_ANSWER_S = 330.0
+"""The same for what looks at a whole push task: there it gives up after router.tasks_timeout_s, 300 s."""
 MAX_ANSWER_BYTES = 64 * 1024 * 1024
 """Some hundred thousand nodes; what is longer is no answer of a router."""
 POLL_S = 1.0
@@ -53,15 +55,21 @@ class Refused(_Failed):
         """The same question may be answered a little later."""
         return self.status in (429, 500, 503, 504)
 
+    @property
+    def in_doubt(self) -> bool:
+        """What was asked may have been done."""
+        return self.passing
+
 
 class Unreachable(_Failed):
-    """There is no API, or its answer did not come. `sent`: what was asked may have been done."""
+    """There is no API, or its answer did not come. `sent`: what was asked was on its way by then."""
 
     exit_code = 3
 
     def __init__(self, message: str, sent: bool = False) -> None:
         super().__init__(message)
-        self.sent = sent
+        self.in_doubt = sent
+        """What was asked may have been done."""
 
 
 class Api:
@@ -72,7 +80,6 @@ class Api:
     """
 
     def __init__(self, router: str, key: str, ca: str = "", insecure: bool = False) -> None:
-        from urllib3 import Timeout
         from urllib3.connectionpool import connection_from_url
         from urllib3.exceptions import HTTPError, InsecureRequestWarning
 
@@ -100,11 +107,10 @@ class Api:
             trust = {"ssl_context": _trusting(ca)}
         try:
             # A pool, because a manager would take an id of dots in a path for a step up.
-            self._pool = connection_from_url(
-                self._url, timeout=Timeout(connect=CONNECT_S, read=ANSWER_S), retries=False, **trust
-            )
+            self._pool = connection_from_url(self._url, retries=False, **trust)
         except HTTPError as error:
             raise click.UsageError(f"{router!r} is no router's URL: {error}") from None
+        self._pool.ConnectionCls = _patient(self._pool.ConnectionCls)
 
     def ask(
         self,
@@ -114,32 +120,39 @@ class Api:
         query: Mapping[str, Any] | None = None,
         body: Mapping[str, Any] | None = None,
         upload: tuple[IO[bytes], int, str] | None = None,
+        slow: bool = False,
     ) -> Any:
         """The answer's JSON object, which has what `answer` has, and maybe more.
 
         :param query: name → text or number, or a list of them; empty ones are left out.
         :param body: an object. `upload`, instead: a file, its bytes and their content type.
+        :param slow: the API looks at a whole push task for it.
         :raises Refused: with what the API says. :raises Unreachable: there is no answer.
         """
         asked = {name: value for name, value in (query or {}).items() if value not in ("", None)}
         target = self._path + path + ("?" + urlencode(asked, doseq=True) if asked else "")
         headers, sent = dict(self._headers), None
+        answer_s = TASK_ANSWER_S if slow else ANSWER_S
         if upload is not None:
             sent, size, kind = upload
             headers |= {"Content-Type": kind, "Content-Length": str(size)}
         elif body is not None:
             sent = json.encode(body)  # type: ignore[assignment]
             headers["Content-Type"] = "application/json"
+        from urllib3 import Timeout
         from urllib3.exceptions import HTTPError
 
+        timeout = Timeout(connect=CONNECT_S, read=answer_s)
         try:
-            told = self._pool.urlopen(method, target, sent, headers, redirect=False, preload_content=False)
+            told = self._pool.urlopen(
+                method, target, sent, headers, redirect=False, timeout=timeout, preload_content=False
+            )
             try:
                 data = told.read(MAX_ANSWER_BYTES + 1)
             finally:
                 told.release_conn()
         except (HTTPError, OSError) as error:
-            raise self._unreachable(error, upload is not None) from None
+            raise self._unreachable(error, upload is not None, answer_s) from None
         if len(data) > MAX_ANSWER_BYTES:
             told.close()
             raise Unreachable(f"{self._url}: answers with more than {MAX_ANSWER_BYTES:,} bytes", sent=True)
@@ -165,7 +178,7 @@ class Api:
             sent=True,
         )
 
-    def _unreachable(self, error: Exception, uploading: bool) -> Unreachable:
+    def _unreachable(self, error: Exception, uploading: bool, answer_s: float) -> Unreachable:
         from urllib3.exceptions import (
             ConnectTimeoutError,
             LocationValueError,
@@ -183,7 +196,7 @@ class Api:
                 )
             if "WRONG_VERSION_NUMBER" in text or "RECORD_LAYER" in text:
                 return Unreachable(f"{url}: no TLS on this port: try http://")
-            return Unreachable(f"{url}: TLS fails: {text}")
+            return Unreachable(f"{url}: TLS fails: {text}", sent=True)
         if isinstance(error, LocationValueError):
             return Unreachable(f"{url}: no host can have this name")
         if isinstance(error, ConnectTimeoutError) and not isinstance(error, NewConnectionError):
@@ -194,12 +207,27 @@ class Api:
         if isinstance(error, ReadTimeoutError) and f"timeout={CONNECT_S})" in text:  # while it connects
             return Unreachable(f"{url}: no TLS within {CONNECT_S:g} s: is this port for http://?")
         if isinstance(error, ReadTimeoutError):
-            return Unreachable(f"{url}: no answer within {ANSWER_S:g} s", sent=True)
+            return Unreachable(f"{url}: no answer within {answer_s:g} s", sent=True)
+        if uploading and isinstance(error.args[-1], TimeoutError):
+            why = f"nothing of the upload was taken for {ANSWER_S:g} s; is the router too busy?"
+            return Unreachable(f"{url}: {why}", sent=True)
         if uploading:
             why = "a wrong key, or a file larger than router.tasks_upload_bytes, is cut off like this"
             return Unreachable(f"{url}: the connection broke during the upload; {why}", sent=True)
         why = "the connection broke before an answer came; is this a router's private port?"
         return Unreachable(f"{url}: {why}", sent=True)
+
+
+def _patient(kind: Any) -> Any:
+    """Connections of this kind that wait for a reader as long as for an answer. urllib3's wait, while they
+    send, for no longer than for a connection."""
+
+    class Patient(kind):  # type: ignore[misc]
+        def connect(self) -> None:
+            super().connect()
+            self.sock.settimeout(ANSWER_S)
+
+    return Patient
 
 
 def _trusting(ca: str) -> Any:

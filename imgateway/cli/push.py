@@ -169,11 +169,15 @@ def _time(text: str) -> str:
 def _push(api: Api, made: dict[str, Any], as_json: bool) -> None:
     from imgateway.router.schema import Pushed, Scheduled
 
+    doubt = f"it may be pushed or not: again with --msg-id {made['msg_id']} it is there once"
     try:
         told = api.ask("POST", "/v1/push", Scheduled if "at" in made else Pushed, body=made)
     except (Refused, Unreachable) as error:
-        if error.sent if isinstance(error, Unreachable) else error.passing:
-            error.more = f"; it may be pushed or not: again with --msg-id {made['msg_id']} it is there once"
+        if error.in_doubt:
+            error.more = f"; {doubt}"
+        raise
+    except KeyboardInterrupt:
+        tell(doubt)
         raise
     if "task" in told:
         if as_json:

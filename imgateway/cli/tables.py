@@ -27,8 +27,12 @@ def show(columns: Sequence[str], rows: Sequence[Sequence[str | int]]) -> None:
 
 
 def when(ms: int) -> str:
-    """Unix milliseconds as ``2026-11-21 15:45:17Z``; 0 is the empty text."""
-    return datetime.fromtimestamp(ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%SZ") if ms else ""
+    """Unix milliseconds as ``2026-11-21 15:45:17Z``; 0 is the empty text, what is no time of a calendar the
+    number itself."""
+    try:
+        return datetime.fromtimestamp(ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%SZ") if ms else ""
+    except (ValueError, OverflowError, OSError):
+        return str(ms)
 
 
 def _cell(value: str | int) -> str:

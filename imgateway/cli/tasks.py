@@ -109,14 +109,21 @@ def make(
         )
     with open(file_name, "rb") as file:
         size = os.fstat(file.fileno()).st_size
+        doubt = "there may be a task or not: imgateway push --tasks lists them"
+        if about["msg_id"]:
+            doubt += f", and again with --msg-id {about['msg_id']} users have it once"
         try:
-            task = following.api.ask("POST", "/v1/tasks", TaskMade, query, upload=(file, size, kind))["task"]
+            made = following.api.ask(
+                "POST", "/v1/tasks", TaskMade, query, upload=(file, size, kind), slow=True
+            )
         except (Refused, Unreachable) as error:
-            if error.sent if isinstance(error, Unreachable) else error.passing:
-                error.more = "; there may be a task or not: imgateway push --tasks lists them"
-                if about["msg_id"]:
-                    error.more += f", and again with --msg-id {about['msg_id']} users have it once"
+            if error.in_doubt:
+                error.more = f"; {doubt}"
             raise
+        except KeyboardInterrupt:
+            tell(doubt)
+            raise
+    task = made["task"]
     # Before anything else: who has the id can find it again, whatever happens now.
     tell(f"task {task['id']}: {task['total']:,} users")
     for bad in task["bad_lines"][:SHOWN_BAD]:
@@ -140,7 +147,8 @@ def change(following: Followed, step: str, task_id: str, wait: bool | None) -> N
             _report(following, task_id)
         return
     body: dict[str, Any] | None = {} if step == "repush" else None
-    task = following.api.ask("POST", f"/v1/tasks/{segment(task_id)}/{step}", TaskTold, body=body)
+    path = f"/v1/tasks/{segment(task_id)}/{step}"
+    task = following.api.ask("POST", path, TaskTold, body=body, slow=step == "repush")
     if wait or (wait is None and step == "repush"):
         _to_the_end(following, task["id"])
     else:
@@ -184,7 +192,7 @@ def _to_the_end(following: Followed, task_id: str) -> None:
 
 
 def _report(following: Followed, task_id: str) -> Any:
-    report = following.api.ask("GET", f"/v1/tasks/{segment(task_id)}/report", TaskReport)
+    report = following.api.ask("GET", f"/v1/tasks/{segment(task_id)}/report", TaskReport, slow=True)
     if following.as_json:
         write_line(as_line(report))
         return report

@@ -66,8 +66,9 @@ class Ask(Question, frozen=True, kw_only=True, tag_field="kind", tag="ask"):
     deadline_ms: int = 10_000
 
 
-class Drain(Struct, frozen=True, kw_only=True, tag_field="kind", tag="drain"):
-    """Send your clients away, so many a second, and take nobody until told so."""
+class Drain(Question, frozen=True, kw_only=True, tag_field="kind", tag="drain"):
+    """Send your clients away, so many a second, and take nobody until told so. The answer's `count` is the
+    order's number, see `NodeInfo.orders`; 0: you stop, or have no clients."""
 
     rate: int
 
@@ -79,8 +80,8 @@ class Stored(Struct, frozen=True, kw_only=True, tag_field="kind", tag="stored"):
     messages: tuple[tuple[str, Message], ...]
 
 
-class Undrain(Struct, frozen=True, kw_only=True, tag_field="kind", tag="undrain"):
-    """Take clients again."""
+class Undrain(Question, frozen=True, kw_only=True, tag_field="kind", tag="undrain"):
+    """Take clients again. The answer is that to `Drain`."""
 
 
 Control = Answer | Kick | Ask | Drain | Undrain | Stored

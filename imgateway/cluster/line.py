@@ -20,7 +20,9 @@ from imgateway.cluster.frames import (
     Answer,
     Ask,
     Control,
+    Drain,
     Kick,
+    Undrain,
     UnknownKind,
     decode_control,
     encode_control,
@@ -75,7 +77,9 @@ class Line:
         log.failure("the control line failed", failure)
         return False
 
-    def ask(self, incarnation: str, question: Kick | Ask, deadline_s: float) -> Deferred[Answer]:
+    def ask(
+        self, incarnation: str, question: Kick | Ask | Drain | Undrain, deadline_s: float
+    ) -> Deferred[Answer]:
         """Ask a process; fires with its answer, whatever code that has.
 
         :raises RequestFailed: (in the Deferred) GONE: nobody there listens, or this process stops; DEADLINE:

@@ -27,6 +27,8 @@ log = Logger()
 
 KICK_S = 5.0
 """A kick waits this long for the broker and for the nodes; who has not answered then counts for none."""
+ORDER_S = 5.0
+"""A drain waits this long for the node's word. Nodes of an older version drain, and say nothing."""
 
 
 class Here(Protocol):
@@ -86,6 +88,8 @@ class Peers:
 
     def __init__(self, broker: IBroker, here: Here, incarnation: str, reactor: IReactorTime) -> None:
         self.incarnation = incarnation
+        self.orders = 0
+        """How often this process was told to drain, or not to any more."""
         self._broker = broker
         self._here = here
         self._reactor = reactor
@@ -93,8 +97,8 @@ class Peers:
         self._doing: dict[type, Callable[[Any], object]] = {
             Kick: self._kicked,
             Ask: self._questioned,
-            Drain: lambda frame: here.drain(max(1, frame.rate)),
-            Undrain: lambda frame: here.undrain(),
+            Drain: self._ordered,
+            Undrain: self._ordered,
             Stored: self._stored,
         }
         self.heard = self._line.heard
@@ -173,18 +177,20 @@ class Peers:
         failure.trap(CancelledError)
         raise RequestFailed(ResponseCode.DEADLINE, b"the broker did not say in time where the client is")
 
-    def drain(self, incarnation: str, rate: int) -> Deferred[bool]:
-        """Have a node send its clients away, `rate` a second. False: there is no such node."""
-        rate = max(1, rate)
-        if incarnation == self.incarnation:
-            return succeed(self._here.drain(rate))
-        return self._line.say(incarnation, Drain(rate=rate))
+    def drain(self, incarnation: str, rate: int) -> Deferred[int]:
+        """Have a node send its clients away, `rate` a second; fires with the order's number, see
+        `IGateway.drain`."""
+        return self._order(incarnation, Drain(rate=rate))
 
-    def undrain(self, incarnation: str) -> Deferred[bool]:
-        """Have it take clients again. False: there is no such node."""
+    def undrain(self, incarnation: str) -> Deferred[int]:
+        """Have it take clients again; fires with the order's number."""
+        return self._order(incarnation, Undrain())
+
+    def _order(self, incarnation: str, order: Drain | Undrain) -> Deferred[int]:
         if incarnation == self.incarnation:
-            return succeed(self._here.undrain())
-        return self._line.say(incarnation, Undrain())
+            return succeed(self._obey(order))
+        asking: Deferred[Any] = self._line.ask(incarnation, order, ORDER_S)
+        return asking.addCallbacks(lambda answer: answer.count, _unanswered)
 
     def stored(self, incarnation: str, messages: tuple[tuple[str, Message], ...]) -> Deferred[bool]:
         """Have a node's session listeners told of messages for who is away, each with its address as text.
@@ -213,6 +219,18 @@ class Peers:
         for address, message in frame.messages:
             self._here.stored(parse_address(address), message)
 
+    def _ordered(self, frame: Drain | Undrain) -> None:
+        number = self._obey(frame)
+        if frame.reply_to:  # a router of an older version awaits no answer
+            self._line.say(frame.reply_to, Answer(number=frame.number, count=number))
+
+    def _obey(self, order: Drain | Undrain) -> int:
+        """The order's number; 0: it cannot be done here."""
+        self.orders += 1
+        here = self._here
+        done = here.drain(max(1, order.rate)) if isinstance(order, Drain) else here.undrain()
+        return self.orders if done else 0
+
     def _kicked(self, frame: Kick) -> None:
         count = self._here.kick(frame.user, frame.device, frame.reason)
         self._line.say(frame.reply_to, Answer(number=frame.number, count=count))
@@ -233,6 +251,12 @@ class Peers:
             return Answer(number=frame.number, code=error.code, body=error.body)
         log.failure("a client could not be asked for another process", failure)
         return Answer(number=frame.number, code=ResponseCode.FAILED)
+
+
+def _unanswered(failure: Failure) -> int:
+    failure.trap(RequestFailed)
+    error: Any = failure.value
+    return -1 if error.code == ResponseCode.DEADLINE else 0
 
 
 def _body(answer: Answer) -> bytes:

@@ -34,11 +34,13 @@ FLAP_S = 0.5
 
 
 class Condition(NamedTuple):
-    """What changes of a node. `leaving`: clients that a drain has yet to send away."""
+    """What changes of a node. `leaving`: clients that a drain has yet to send away; `orders`: how often it
+    was told to drain, or not to any more."""
 
     served: tuple[Served, ...]
     sessions: int
     leaving: int = 0
+    orders: int = 0
 
 
 class Membership:
@@ -158,6 +160,7 @@ class Membership:
             served=condition.served,
             sessions=condition.sessions,
             leaving=condition.leaving,
+            orders=condition.orders,
         )
 
     def _is_due(self, info: NodeInfo) -> bool:
@@ -166,7 +169,7 @@ class Membership:
             return True
         age = self._reactor.seconds() - self._said_at
         draining = info.state is NodeState.DRAINING
-        if (info.state, info.served) != (said.state, said.served):
+        if (info.state, info.served, info.orders) != (said.state, said.served, said.orders):
             return draining or age >= FLAP_S
         if draining:
             return info != said and age >= TICK_S / 2  # with the tick, which may come a little early

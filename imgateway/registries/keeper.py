@@ -2,7 +2,9 @@
 
 kazoo reconnects by itself and resumes its session where it can. Where it cannot (the server refuses a client
 that has seen more than it has, since it lost its data) only a new client helps: after a while without a
-connection there is one.
+connection there is one. A client that has no session yet is given up sooner, for it has none to lose: a
+server that is just starting may take a connection and never answer on it, and kazoo would wait there for as
+long as a session lasts.
 """
 
 from __future__ import annotations
@@ -18,6 +20,9 @@ from kazoo.protocol.states import KazooState
 from twisted.internet.defer import Deferred, fail
 
 __all__ = ("Keeper", "kazoo_client")
+
+FIRST, GROWTH = 1 / 8, 1.5
+"""The part of the patience that a client without a session gets, and how much more the next one gets."""
 
 Connected = Callable[[int], None]
 
@@ -41,10 +46,10 @@ class _LastWords(logging.Handler):
 
 class Keeper:
     """:param connected: called with the session's id, at first and after each loss.
-    :param lost: called with why, once for each loss; also `patience_s` after the start if there was no
-        connection at all.
+    :param lost: called with why, once for each loss; also after the start when there is no connection for an
+        eighth of `patience_s`, and then ever more rarely.
     :param watched: called with the events of the watches that `ask` sets.
-    :param patience_s: how long to wait for a connection before there is a new client.
+    :param patience_s: how long to wait for a lost connection before there is a new client.
     """
 
     def __init__(
@@ -61,6 +66,7 @@ class Keeper:
         self._hosts = hosts
         self._session_s = session_s
         self._patience_s = patience_s
+        self._first_s = patience_s * FIRST
         self._connected = connected
         self._lost = lost
         self._watched = watched
@@ -90,7 +96,7 @@ class Keeper:
         self._watch = watched
         client.add_listener(state_changed)
         client.start_async()
-        self._await()
+        self._await(self._first_s)
 
     def ask(self, what: str, *arguments: Any, watch: bool = False, **more: Any) -> Deferred[Any]:
         """The result of the client's method `what` + ``_async``, or its error; ConnectionLoss as soon as the
@@ -147,11 +153,12 @@ class Keeper:
             return
         if state == KazooState.CONNECTED and session is not None:
             self._calm()
+            self._first_s = self._patience_s * FIRST
             self.is_connected = True
             self._connected(session[0])
         elif self.is_connected:
             self._cut()
-            self._await()
+            self._await(self._patience_s)
             self._lost(self._words.text or "the connection was lost")
 
     def _cut(self) -> None:
@@ -161,14 +168,15 @@ class Keeper:
         for answer in asked:
             answer.errback(ConnectionLoss())
 
-    def _await(self) -> None:
+    def _await(self, patience_s: float) -> None:
         if self._renewal is None:
-            self._renewal = self._reactor.callLater(self._patience_s, self._renew)
+            self._renewal = self._reactor.callLater(patience_s, self._renew)
 
     def _renew(self) -> None:
         self._renewal = None
         self._lost(self._words.text or "it does not answer")
         old = self._client
+        self._first_s = min(GROWTH * self._first_s, self._patience_s)
         self.start()
         self._end(old)
 

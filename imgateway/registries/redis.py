@@ -316,7 +316,7 @@ class RedisRegistry:
 
 def _but_sessions(info: NodeInfo) -> tuple[object, ...]:
     """What others shall learn at once; the rest can wait for their next look."""
-    return (info.state, info.served, info.region, info.zone, info.weight)
+    return (info.state, info.served, info.orders, info.region, info.zone, info.weight)
 
 
 def _is_text(data: bytes) -> bool:

@@ -42,7 +42,7 @@ STEADY_S = 5.0
 RETRY = backoffPolicy(0.1, 1.5, 2.0, jitter=lambda: random() / 2)
 """At most 2 s: a server that comes back empty must have all nodes again before they are given up."""
 
-FOR_GOOD = ("WRONGPASS", "NOAUTH", "NOPERM", "invalid password", "DB index", "without any password")
+FOR_GOOD = ("WRONGPASS", "NOAUTH", "NOPERM", "DENIED", "invalid password", "DB index", "without any password")
 """Refusals that a new connection would get again, until somebody changes a setting."""
 
 
@@ -319,4 +319,5 @@ def _text(error: BaseException | None) -> str:
         return "its name cannot be resolved"
     if isinstance(error, ConnectError):
         return str(error).rstrip(".")
-    return str(error) or type(error).__name__
+    # The first sentence: what Redis advises after that may be a page of text.
+    return str(error).partition(". ")[0] or type(error).__name__

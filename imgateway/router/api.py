@@ -220,7 +220,7 @@ class Api:
             tell(
                 "answered",
                 operation=route.operation,
-                path=dict(call.path),
+                path=route.path.format_map(call.path),
                 status=said.status,
                 key=call.key,
                 peer=call.peer,

@@ -219,11 +219,11 @@ class RouterGateway:
         """The nodes that live, by incarnation."""
         return self._known
 
-    def drain(self, incarnation: str, rate: int) -> Deferred[bool]:
+    def drain(self, incarnation: str, rate: int) -> Deferred[int]:
         """A node sends its clients away."""
         return self._peers.drain(incarnation, rate)
 
-    def undrain(self, incarnation: str) -> Deferred[bool]:
+    def undrain(self, incarnation: str) -> Deferred[int]:
         """It takes clients again."""
         return self._peers.undrain(incarnation)
 

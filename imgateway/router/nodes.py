@@ -21,6 +21,8 @@ class Fleet:
 
     def __init__(self, gateway: IGateway) -> None:
         self._gateway = gateway
+        self._orders: dict[str, int] = {}
+        """The last order that each node took from us: what it announced before says nothing of a drain."""
 
     def routes(self) -> Sequence[Route]:
         path, problems = "/v1/nodes/{node}/", ("not-found", "conflict")
@@ -76,16 +78,21 @@ class Fleet:
 
     def progress(self, call: Call) -> Drained:
         """How many sessions are left."""
-        return _drained(self._find(call))
+        info = self._find(call)
+        sent = info.state is NodeState.DRAINING and not info.leaving
+        return _drained(info, sent and info.orders >= self._orders.get(info.incarnation, 0))
 
-    def _told(self, heard: bool, info: NodeInfo) -> Drained:
-        if not heard:
+    def _told(self, order: int, info: NodeInfo) -> Drained:
+        if not order:
             raise Problem(
                 "conflict",
                 f"{info.node} did not take it: it is stopping, or gone, and not forgotten yet",
                 "look at /v1/nodes again in 15 s",
             )
-        return _drained(self._gateway.nodes().get(info.incarnation, info))
+        nodes = self._gateway.nodes()
+        self._orders = {one: number for one, number in self._orders.items() if one in nodes}
+        self._orders[info.incarnation] = order
+        return _drained(nodes.get(info.incarnation, info), done=False)
 
     def _find(self, call: Call) -> NodeInfo:
         wanted = call.path["node"]
@@ -105,6 +112,5 @@ class Fleet:
         return found[0]
 
 
-def _drained(info: NodeInfo) -> Drained:
-    done = info.state is NodeState.DRAINING and not info.leaving
+def _drained(info: NodeInfo, done: bool) -> Drained:
     return Drained(info.node, info.incarnation, info.state.value, info.sessions, info.leaving, done)

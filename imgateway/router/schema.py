@@ -313,7 +313,8 @@ class Pace(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Drained(Struct, frozen=True):
-    """How far a drain is, as the node announced itself last: done when nobody is left to be sent away."""
+    """How far a drain is, as the node announced itself last: done when nobody is left to be sent away, and
+    not by what it announced before the last order that it had from here."""
 
     node: str
     incarnation: str

@@ -213,6 +213,13 @@ class HttpApi:
 
         return open_http(endpoint, setting, site, self._reactor).addCallback(opened)
 
+    def lock(self) -> None:
+        """The push tasks are ours, or this start ends before anybody hears of it.
+
+        :raises OperatorError: another process runs those of the same SQLite file.
+        """
+        self.tasks.lock()
+
     def start(self) -> Deferred[Any]:
         """Take requests, and run push tasks: the gateway is there.
 

@@ -4,7 +4,7 @@ in memory. No secret is read or made, and no port bound."""
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from prometheus_client import CollectorRegistry
@@ -25,7 +25,7 @@ from imgateway.tap.plugins import Wires, authenticator_plugin, find, find_all, f
 from imgateway.tap.registries import check_registry
 from imgateway.testing.network import Network
 
-__all__ = ("check", "check_broker")
+__all__ = ("apart", "check", "check_broker")
 
 BROKERS = ("embedded:", "memory:")
 REDIS = ("redis://", "rediss://", "redis+sentinel://")
@@ -41,6 +41,16 @@ def check_broker(settings: Settings) -> None:
     elif url not in BROKERS:
         allowed = ", ".join((*BROKERS, *(f"{scheme}…" for scheme in REDIS)))
         raise ConfigError(f"broker.url: {url!r} is no broker; allowed: {allowed}")
+
+
+def apart(settings: Settings) -> Iterator[str]:
+    """What is told of a node that stands among others, and keeps its messages for itself."""
+    if settings.broker.url in BROKERS and check_registry(settings.registry) != "memory":
+        yield (
+            f"broker.url: {settings.broker.url} is this node's own, and registry.url puts it among others: "
+            "clients of the other nodes are not reached from here; give all of them one broker, such as "
+            "redis://HOST:PORT, or leave registry.url empty"
+        )
 
 
 def check(settings: Settings) -> tuple[str, ...]:
@@ -81,7 +91,7 @@ def check(settings: Settings) -> tuple[str, ...]:
         _rehearse(
             lambda network: open_http(api, "listen.api", Factory(), network), together, f"listen.api: {api}"
         )
-    return tuple(unproven(settings, wires))
+    return (*unproven(settings, wires), *apart(settings))
 
 
 def _without_systemd(text: str) -> str:

@@ -8,7 +8,7 @@ import time
 from typing import Any, ClassVar
 
 from msgspec.structs import replace
-from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.defer import Deferred, gatherResults, maybeDeferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -117,16 +117,20 @@ class Router(Process):
     # ---------------------------------------------------------------------------------------- start and stop
 
     def _start(self) -> None:
-        router = self.options.settings.router
-        # First the ports: who asks is told why nothing else works yet.
-        opening = [self.http.listen(router.private, "router.private")]
-        if router.public:
-            opening.append(self.http.listen(router.public, "router.public", public=True))
-        starting: Deferred[Any] = gatherResults(opening, consumeErrors=True)
-        starting.addCallbacks(self._listening, lambda failure: failure.value.subFailure)
+        # The ports before the cluster: who asks is told why nothing else works yet.
+        starting: Deferred[Any] = maybeDeferred(self.http.lock)
+        starting.addCallback(lambda _: self._listen())
         starting.addCallback(lambda _: self.gateway.start())
         starting.addCallback(lambda _: self.http.start())
         starting.addCallbacks(self._ready, self._refused)
+
+    def _listen(self) -> Deferred[Any]:
+        router = self.options.settings.router
+        opening = [self.http.listen(router.private, "router.private")]
+        if router.public:
+            opening.append(self.http.listen(router.public, "router.public", public=True))
+        listening: Deferred[Any] = gatherResults(opening, consumeErrors=True)
+        return listening.addCallbacks(self._listening, lambda failure: failure.value.subFailure)
 
     def _listening(self, ports: Any) -> None:
         places = [port.address for port in ports]

@@ -28,7 +28,7 @@ from imgateway.ops.health import Health
 from imgateway.ops.http import HttpListener
 from imgateway.ops.metrics import registry
 from imgateway.tap.banner import banner, exposed
-from imgateway.tap.check import REDIS, check_broker
+from imgateway.tap.check import REDIS, apart, check_broker
 from imgateway.tap.doors import door, http_door, transport_options, udp_keys, unproven
 from imgateway.tap.options import Options
 from imgateway.tap.plugins import Wires, find_all, find_authenticator, find_policy
@@ -50,29 +50,22 @@ def make_broker(settings: Settings, reactor: Any, reaps: bool = True) -> IBroker
     :raises ConfigError: there is no such kind.
     """
     check_broker(settings)
+    both: dict[str, Any] = {
+        "settings": settings.broker,
+        "retention": settings.retention,
+        "rooms": settings.rooms,
+        "max_devices": settings.session.max_devices,
+        "reactor": reactor,
+        "now_ms": wall_ms,
+    }
     if settings.broker.url.startswith(REDIS):
         from imgateway.brokers.redis import RedisBroker
 
-        return RedisBroker(
-            settings=settings.broker,
-            redis=settings.redis,
-            retention=settings.retention,
-            rooms=settings.rooms,
-            max_devices=settings.session.max_devices,
-            reaps=reaps,
-            reactor=reactor,
-            now_ms=wall_ms,
-        )
+        return RedisBroker(**both, redis=settings.redis, reaps=reaps)
     from imgateway.brokers.embedded import EmbeddedBroker
 
     return EmbeddedBroker(
-        data_dir=settings.node.data_dir if settings.broker.url == "embedded:" else None,
-        settings=settings.broker,
-        retention=settings.retention,
-        rooms=settings.rooms,
-        max_devices=settings.session.max_devices,
-        reactor=reactor,
-        now_ms=wall_ms,
+        **both, data_dir=settings.node.data_dir if settings.broker.url == "embedded:" else None
     )
 
 
@@ -98,7 +91,10 @@ def compose(
         make_registry(settings.registry, reactor),
         _about(settings, incarnation),
         lambda: Condition(
-            served(settings, node.listeners, socket.gethostname()), len(node.hub.sessions), node.drains.left
+            served(settings, node.listeners, socket.gethostname()),
+            len(node.hub.sessions),
+            node.drains.left,
+            node.peers.orders,
         ),
         health.set,
         health.note,
@@ -166,7 +162,8 @@ class Gateway(Process):
         super().__init__(options, reactor)
         wires = Wires(options.settings, reactor.seconds, wall_ms)
         self.node = compose(options.settings, reactor, self.health, self._serve, wires)
-        self._warnings = tuple(unproven(options.settings, wires))
+        self._unproven = tuple(unproven(options.settings, wires))
+        self._apart = tuple(apart(options.settings))
         self._api = self._make_api()
         self._http: HttpListener | None = None
 
@@ -194,6 +191,8 @@ class Gateway(Process):
         and not of a port; before clients come, so that probes see the rest of the start."""
         listen, endpoint = self.options.settings.listen, self.options.settings.listen.http
         opening: Deferred[Any] = succeed(None)
+        if self._api is not None:
+            self._api.lock()
         if self._api is not None and (listen.api or endpoint):
             setting = "listen.api" if listen.api else "listen.http"
             opening = self._api.listen(listen.api or endpoint, setting)
@@ -212,19 +211,23 @@ class Gateway(Process):
         # What was made until now lives as long as the process: the collector need not look at it again.
         gc.collect()
         gc.freeze()
-        # A message makes a few dozen objects that die with it; the default looks at them every 700.
-        gc.set_threshold(10_000, 20, 50)
+        # A message makes a few dozen objects that die with it; the default looks at them every 700. A login
+        # leaves a dozen that stay: in a storm of them the collector would look at each three times, in vain.
+        gc.set_threshold(100_000, 50, 100)
         places = ", ".join(listener.address for listener in self.node.listeners)
         http = self._http.address if self._http is not None else ""
         api = ", ".join(port.address for port in self._api.ports) if self._api is not None else ""
-        tell(banner(self.options.settings, self.node.listeners, http, self._warnings, api))
+        warnings = (*self._unproven, *self._apart)
+        tell(banner(self.options.settings, self.node.listeners, http, warnings, api))
         log.info(
             "listening", places=places, http=http or api, incarnation=self.node.incarnation, pid=os.getpid()
         )
         for url in exposed(self.options.settings, self.node.listeners):
             log.warn("tokens and messages are in the clear: no TLS, and other machines reach it", url=url)
-        for warning in self._warnings:
-            log.warn("a listener believes whom a greeting names", why=warning)
+        for why in self._unproven:
+            log.warn("a listener believes whom a greeting names", why=why)
+        for why in self._apart:
+            log.warn("messages do not come from, nor go to, other nodes", why=why)
 
     def stopService(self) -> Deferred[None]:
         """Drain, close the store, then the HTTP port, so that health can be asked to the end."""

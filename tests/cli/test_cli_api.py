@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import ssl
 from collections.abc import Callable
@@ -31,6 +32,48 @@ def test_the_key(api: FakeApi, ask: Ask, tmp_path: Path) -> None:
     for words, key in (((), KEY), (("--key", "typed.key"), "typed.key"), (("--key-file", file), "from.file")):
         assert ask("nodes", *map(str, words)).exit_code == 0
         assert api.asked[-1].headers["authorization"] == f"Bearer {key}"
+
+
+@pytest.mark.parametrize(("mode", "warned"), [(0o600, False), (0o400, False), (0o640, True), (0o604, True)])
+def test_a_key_that_others_may_read(api: FakeApi, ask: Ask, tmp_path: Path, mode: int, warned: bool) -> None:
+    file = tmp_path / "a key"
+    file.write_text("from.file\n")
+    file.chmod(mode)
+    api.say(NONE)
+    result = ask("nodes", "--key-file", str(file))
+    said = f"Warning: others may read the API key in {file}: chmod 600 '{file}'\n"
+    assert (result.exit_code, result.stderr) == (0, said if warned else "")
+
+
+def test_a_key_from_a_pipe(api: FakeApi, ask: Ask) -> None:
+    """As a shell's <(…) makes it: it has no mode that says anything."""
+    reading, writing = os.pipe()
+    os.write(writing, b"from.pipe\n")
+    os.close(writing)
+    api.say(NONE)
+    result = ask("nodes", "--key-file", f"/dev/fd/{reading}")
+    os.close(reading)
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert api.asked[-1].headers["authorization"] == "Bearer from.pipe"
+
+
+@pytest.mark.parametrize(
+    ("router", "warned"),
+    [
+        ("http://gw.example.org:7991", True),
+        ("http://192.0.2.1", True),
+        ("http://[2001:db8::1]:7991", True),
+        ("https://gw.example.org", False),
+        ("http://127.0.0.5:7991", False),
+        ("http://[::1]:7991", False),
+        ("http://localhost:7991", False),
+    ],
+)
+def test_a_key_in_the_clear(ask: Ask, monkeypatch: pytest.MonkeyPatch, router: str, warned: bool) -> None:
+    monkeypatch.setattr(module.Api, "ask", lambda *_: {"nodes": []})
+    result = ask("nodes", "--json", "--router", router)
+    said = f"Warning: {router}: the API key goes over the network in the clear; use https://\n"
+    assert (result.exit_code, result.stderr) == (0, said if warned else "")
 
 
 @pytest.mark.parametrize(
@@ -167,6 +210,38 @@ def test_an_upload_that_is_cut_off(api: FakeApi, ask: Ask, tmp_path: Path) -> No
     assert "there may be a task or not: imgateway push --tasks" in result.stderr
 
 
+def test_an_upload_that_nobody_reads(ask: Ask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Longer than a connection may take, and then too long."""
+    monkeypatch.setattr(module, "CONNECT_S", 0.05)
+    monkeypatch.setattr(module, "ANSWER_S", 0.1)
+    (tmp_path / "u.csv").write_text("user\n" + "bob\n" * 5_000_000)
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        place = f"http://127.0.0.1:{mute.getsockname()[1]}"
+        result = ask("push", "--file", str(tmp_path / "u.csv"), "hello", "--router", place)
+    assert result.exit_code == 3
+    assert "nothing of the upload was taken for 0.1 s" in result.stderr
+    assert "a wrong key" not in result.stderr
+    assert "there may be a task or not" in result.stderr
+
+
+def test_a_task_may_take_its_time(ask: Ask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The router gives itself longer for what reads a whole task; for all else it does not."""
+    monkeypatch.setattr(module, "ANSWER_S", 0.05)
+    monkeypatch.setattr(module, "TASK_ANSWER_S", 0.06)
+    (tmp_path / "u.csv").write_text("user\nbob\n")
+    upload = ("push", "--file", str(tmp_path / "u.csv"), "hello")
+    for words, limit_s in (
+        (upload, 0.06),
+        (("push", "--report", "t1"), 0.06),
+        (("push", "--repush", "t1"), 0.06),
+        (("push", "--pause", "t1"), 0.05),
+        (("push", "--tasks"), 0.05),
+    ):
+        with socket.create_server(("127.0.0.1", 0)) as mute:
+            result = ask(*words, "--router", f"http://127.0.0.1:{mute.getsockname()[1]}")
+        assert f"no answer within {limit_s:g} s" in result.stderr
+
+
 def test_nobody_listens(ask: Ask) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -218,6 +293,25 @@ def test_whom_to_trust(over_tls: Callable[..., Result], tmp_path: Path) -> None:
     result = over_tls()
     assert result.exit_code == 3
     assert "the certificate is not trusted: --ca FILE, or --insecure" in result.stderr
+
+
+def test_tls_that_breaks_once_it_was_asked(ask: Ask, tmp_path: Path) -> None:
+    """What was asked may have been done."""
+    place = write_certificate(tmp_path)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(place / "cert.pem", place / "key.pem")
+    fake = FakeApi(context)
+    try:
+        # A record with the right head, and nothing that anybody sealed.
+        fake.say(
+            lambda port: os.write(port.connection.fileno(), b"\x17\x03\x03\x00\x40" + bytes(64)) and None
+        )
+        result = ask("push", "user:bob", "x", "--router", fake.url, "--insecure")
+    finally:
+        fake.close()
+    assert (result.exit_code, fake.asked[0].line) == (3, "POST /v1/push")
+    assert "TLS fails: " in result.stderr
+    assert f"again with --msg-id {fake.asked[0].json['msg_id']} it is there once" in result.stderr
 
 
 def test_certificates_that_cannot_be_read(over_tls: Callable[..., Result], tmp_path: Path) -> None:

@@ -46,6 +46,15 @@ def test_nodes(api: FakeApi, ask: Ask) -> None:
     assert [(one["node"], one["sessions"]) for one in lines] == [("n1", 12_345), ("节点", 0)]
 
 
+@pytest.mark.parametrize("ms", [-(2**63), 253_402_300_800_000, 2**63 - 1])
+def test_a_time_that_is_in_no_calendar(api: FakeApi, ask: Ask, ms: int) -> None:
+    """A node whose clock is no clock, or that is none of ours."""
+    api.say(Nodes((NodeInfo("n1", "n1.aa", started_ms=ms),)))
+    result = ask("nodes")
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert str(ms) in result.stdout.splitlines()[1].split()
+
+
 def test_nothing_of_a_name_is_a_command_for_the_terminal(api: FakeApi, ask: Ask) -> None:
     api.say(Nodes((NodeInfo("\x1b[31mred", "x", region="a\u0301"),)))
     for more in ((), ("--json",)):

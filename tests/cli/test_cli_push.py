@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from imgateway.cli.api import Api
 from imgateway.cli.bar import Bar, remark
 from imgateway.router.problems import Problem
 from imgateway.router.schema import OutcomeTold, Pushed, Scheduled
@@ -123,6 +124,30 @@ def test_what_nobody_knows_of(api: FakeApi, ask: Ask, answer: Any, status: int, 
     said = f"it may be pushed or not: again with --msg-id {api.asked[0].json['msg_id']} it is there once"
     assert (said in result.stderr) is is_open
     assert result.stderr.count("\n") == 1
+
+
+def test_ctrl_c_tells_how_to_push_again(ask: Ask, users: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While the answer is awaited: nobody knows whether it was pushed, or whether there is a task."""
+    made: list[Any] = []
+
+    def interrupted(self: Api, method: str, path: str, answer: Any, query: Any = None, **more: Any) -> None:
+        made.append(query or more["body"])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Api, "ask", interrupted)
+    pushed = "it may be pushed or not: again with --msg-id {} it is there once\n"
+    tasks = "there may be a task or not: imgateway push --tasks lists them"
+    for words, said in (
+        (("user:bob", "x"), pushed),
+        (("user:bob", "x", "--msg-id", "m"), pushed),
+        (("--file", users, "x"), f"{tasks}, and again with --msg-id {{}} users have it once\n"),
+    ):
+        result = ask("push", *words)
+        assert (result.exit_code, result.stdout) == (130, "")
+        assert result.stderr == said.format(made[-1]["msg_id"])
+    assert (len(made[0]["msg_id"]), made[1]["msg_id"], len(made[2]["msg_id"])) == (32, "m", 32)
+    (ndjson := Path(users).with_suffix(".ndjson")).write_text('{"task":{"message":{"text":"x"}}}')
+    assert ask("push", "--file", str(ndjson)).stderr == f"{tasks}\n"
 
 
 # ------------------------------------------------------------------------------------------------ push tasks

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from imgateway.cluster import Nowhere, Peers
-from imgateway.cluster.frames import Ask, Undrain, encode_control
+from imgateway.cluster.frames import Ask, Drain, Undrain, encode_control
 from imgateway.errors import CloseCode, RequestFailed
 from imgateway.frames import (
     Bye,
@@ -252,8 +252,9 @@ def test_a_router_reaches_sessions_and_has_none() -> None:
 def test_another_node_is_drained_and_taken_back() -> None:
     cluster, a, b = pair()
     bobs = [b.login(f"bob{n}") for n in range(40)]
-    assert outcome(a.node.drain("b.1", 20)) == [True]
+    ordered = outcome(a.node.drain("b.1", 20))
     cluster.settle()
+    assert ordered == [1]
     assert (b.node.draining, a.node.draining, cluster.changes) == (True, False, ["b"])
     assert b.health["drain"] == (False, "draining")
     cluster.advance(1)
@@ -262,8 +263,9 @@ def test_another_node_is_drained_and_taken_back() -> None:
     assert b.node.leaving == {one.field: value for one, value in b.node.measures()}["drain_left"]
     assert b.node.leaving == 40 - gone
     assert b.counters.drained == gone
-    assert outcome(a.node.undrain("b.1")) == [True]
+    ordered = outcome(a.node.undrain("b.1"))
     cluster.advance(2)
+    assert (ordered, b.node.peers.orders, a.node.peers.orders) == ([2], 2, 0)
     assert sum(peer.code is None for peer in bobs) == 40 - gone, "who was not sent away stays"
     assert (b.node.draining, b.node.leaving, b.health["drain"]) == (False, 0, (True, ""))
     assert cluster.changes == ["b", "b"]
@@ -272,6 +274,30 @@ def test_another_node_is_drained_and_taken_back() -> None:
     stay = next(peer for peer in bobs if peer.code is None)
     stay.publish("1", "user:late")
     assert late.shown() == ["1"]
+
+
+def test_a_node_that_stops_takes_no_order() -> None:
+    cluster, a, b = pair()
+    b.login("bob")
+    b.node.stop()
+    ordered = outcome(a.node.drain("b.1", 20))
+    cluster.settle()
+    assert ordered == [0]
+
+
+def test_an_order_that_is_not_answered() -> None:
+    """An older node drains, and says nothing; an older router asks for no answer."""
+    cluster, a, b = pair()
+    listener = cluster.facets[1].listener
+    heard, listener.control = listener.control, lambda payload: None
+    ordered = outcome(a.node.drain("b.1", 20))
+    cluster.advance(4.75)
+    assert ordered == []
+    cluster.advance(0.5)
+    assert ordered == [-1]
+    heard(encode_control(Drain(rate=20)))
+    cluster.settle()
+    assert b.node.draining
 
 
 def test_nobody_to_drain() -> None:
@@ -286,7 +312,7 @@ def test_whoever_comes_while_the_node_drains_is_sent_on_at_once(others: bool) ->
     if not others:
         del cluster.infos["b.1"]
     bob = a.login("bob")
-    assert outcome(a.node.drain("a.1", 500)) == [True]
+    assert outcome(a.node.drain("a.1", 500)) == [1]
     late = a.login("late")
     cluster.advance(0.25)
     assert late.kinds() == [Bye]

@@ -138,6 +138,18 @@ def test_a_drain_is_told_at_once_and_its_progress_every_second(rig: Rig) -> None
     assert rig.said[-1].state is NodeState.READY
 
 
+def test_an_order_is_told_even_if_nothing_comes_of_it(rig: Rig) -> None:
+    """Who gave it waits for what is announced after it."""
+    membership = rig.listening()
+    membership.health("drain", False, "draining")
+    rig.condition = Condition(SERVED, 0, 0, 2)
+    membership.consider()
+    assert [(info.state, info.orders) for info in rig.said[-2:]] == [
+        (NodeState.DRAINING, 0),
+        (NodeState.DRAINING, 2),
+    ]
+
+
 def test_addresses_that_change_are_told(rig: Rig) -> None:
     membership = rig.listening()
     rig.pass_time(1)

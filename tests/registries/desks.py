@@ -108,7 +108,7 @@ class Desk:
         self.loop.waker = None  # kazoo's threads end a moment later
         left = [str(call) for call in self.loop.getDelayedCalls() if call.active()]
         self.loop.close()
-        assert not left
+        assert not left, left
 
 
 class MemoryDesk(Desk):

@@ -144,18 +144,40 @@ def test_a_lost_connection_fails_what_waits_and_its_late_answer_is_nothing(rig: 
 
 def test_without_a_connection_for_long_there_is_a_new_client(rig: Rig) -> None:
     first = rig.clients[0]
+    first.connects(5)
+    first.loses()
     rig.reactor.advance(7.9)
     assert len(rig.clients) == 1
     rig.reactor.advance(0.1)
     second = rig.clients[1]
-    assert rig.heard == ["it does not answer"]
+    assert rig.heard == [5, "the connection was lost", "it does not answer"]
     first.connects(5)  # too late
     second.connects(6)
     rig.reactor.advance(100)
     assert len(rig.clients) == 2
-    assert rig.heard == ["it does not answer", 6]
+    assert rig.heard[3:] == [6]
     join_threads()
     assert first.is_stopped
+
+
+def test_a_client_without_a_session_is_given_up_sooner_and_ever_later(rig: Rig) -> None:
+    """A server that is just starting may take a connection and forget it."""
+    given_up = []
+    for _ in range(37 * 64):
+        rig.reactor.advance(1 / 64)
+        if len(rig.clients) == len(given_up) + 2:
+            given_up.append(rig.reactor.seconds())
+    waits = [later - sooner for sooner, later in zip([0, *given_up], given_up, strict=False)]
+    assert waits == pytest.approx([1, 1.5, 2.25, 3.375, 5.0625, 7.59375, 8, 8], abs=1 / 32)
+    rig.clients[-1].connects(5)
+    rig.clients[-1].loses()
+    rig.reactor.advance(7.9)
+    assert len(rig.clients) == 9, "a session is not given up lightly"
+    rig.reactor.advance(0.1)
+    assert len(rig.clients) == 10
+    rig.reactor.advance(1.5)
+    assert len(rig.clients) == 11, "the next one has none"
+    join_threads()
 
 
 def test_events_of_an_earlier_client_are_nothing(rig: Rig) -> None:

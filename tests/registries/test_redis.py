@@ -19,6 +19,7 @@ from imgateway.interfaces import NodeState
 from imgateway.registries.redis_line import RedisLine
 from imgateway.registries.stored import write
 from tests.brokers.redis_server import RedisServer, free_port
+from tests.brokers.scripted_redis import KeptOut
 from tests.certificate import write_certificate
 from tests.registries.desks import RedisDesk, Watcher, node
 
@@ -294,6 +295,19 @@ def until_sentinel_knows(sentinel: RedisServer, replica: RedisServer) -> None:
     while str(replica.port).encode() not in str(sentinel.cli("SENTINEL", "REPLICAS", "nodes")).encode():
         assert time.monotonic() < end
         time.sleep(0.05)
+
+
+def test_a_server_in_protected_mode_fails_the_start(desk: RedisDesk) -> None:
+    """It says a page of text, and would say it again to each connection."""
+    server = KeptOut(desk.loop)
+    try:
+        said = fails(desk, server.url)
+        assert "DENIED Redis is running in protected mode" in said
+        assert said.endswith("no password is set for the default user")
+    finally:
+        server.stop()
+        desk.ends(desk.watchers[0])
+        desk.loop.spin(0.02)  # what was being connected ends a turn later
 
 
 def test_a_name_that_cannot_be_reached_is_told(desk: RedisDesk) -> None:

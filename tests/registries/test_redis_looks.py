@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
@@ -70,3 +71,12 @@ def test_who_leaves_while_it_is_read_does_not_come_back(server: Any) -> None:
     server._line.answer({TWO.incarnation: THERE[TWO.incarnation]})
     assert set(server.nodes) == {TWO.incarnation}
     assert server.live
+
+
+@pytest.mark.parametrize(("change", "hints"), [({"orders": 3}, 1), ({"sessions": 3}, 0)])
+def test_a_drain_that_was_ordered_is_hinted_at(server: Any, change: dict[str, int], hints: int) -> None:
+    """Whoever ordered it waits for the node's word; how many sessions there are can wait for a look."""
+    server.announce(ONE)
+    server._line.asked.clear()
+    server.announce(replace(ONE, **change))
+    assert [words[0] for words, _ in server._line.asked].count("PUBLISH") == hints

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from msgspec.structs import replace
+from twisted.internet.protocol import Protocol
+from twisted.protocols.portforward import ProxyFactory
 
 from imgateway.errors import ConfigError
 from imgateway.interfaces import NodeState, Served
-from imgateway.registries.zookeeper import DEFAULT_PATH, parse_zookeeper_url
+from imgateway.registries.zookeeper import DEFAULT_PATH, ZooKeeperRegistry, parse_zookeeper_url
+from tests.brokers.redis_server import Loop
 from tests.registries.desks import Watcher, ZooKeeperDesk, node
 from tests.registries.zookeeper_server import ZooKeeperServer
 
@@ -139,6 +143,22 @@ class TestServer:
         first.withdraws()
         assert desk.do("get_children", chat) == []
 
+    def test_a_server_that_takes_a_connection_and_forgets_it_is_asked_again(self, desk: Any) -> None:
+        """As one does that is just starting; the session's time is not waited for."""
+        session_s, renew_s = 8.0, 2.0
+        forgetful = Forgetful("127.0.0.1", desk.server.port, desk.loop)
+        port = desk.loop.listenTCP(0, forgetful, interface="127.0.0.1")
+        hosts, began = f"127.0.0.1:{port.getHost().port}", time.monotonic()
+        registry = ZooKeeperRegistry(hosts, desk.path, desk.loop, session_s=session_s, renew_s=renew_s)
+        first = Watcher(registry, desk.loop)
+        desk.watchers.append(first)
+        first.until(lambda: first.started)
+        assert time.monotonic() - began < renew_s
+        assert forgetful.connections == 2
+        desk.ends(first)
+        desk.loop.run(port.stopListening())
+        desk.loop.spin(0.05)
+
     def test_a_client_that_gets_no_connection_is_replaced_and_its_threads_end(self, desk: Any) -> None:
         first = desk.new()
         first.announces(ONE)
@@ -150,6 +170,23 @@ class TestServer:
         desk.server.start()
         first.until(lambda: first.is_well)
         first.sees("one")
+
+
+class Forgetful(ProxyFactory):
+    """The first connection is taken, and nothing comes of it; those after it go to the server."""
+
+    def __init__(self, host: str, port: int, loop: Loop) -> None:
+        super().__init__(host, port)
+        self.connections = 0
+        self._loop = loop
+
+    def buildProtocol(self, address: Any) -> Any:
+        self.connections += 1
+        if self.connections == 1:
+            return Protocol()
+        protocol: Any = super().buildProtocol(address)
+        protocol.reactor = self._loop
+        return protocol
 
 
 def alive(client: Any) -> bool:

@@ -81,8 +81,8 @@ class FakeGateway:
     def nodes(self) -> Mapping[str, NodeInfo]:
         return self.known
 
-    def drain(self, incarnation: str, rate: int) -> Deferred[bool]:
-        return self._give("drain", True, incarnation, rate)  # type: ignore[no-any-return]
+    def drain(self, incarnation: str, rate: int) -> Deferred[int]:
+        return self._give("drain", 1, incarnation, rate)  # type: ignore[no-any-return]
 
-    def undrain(self, incarnation: str) -> Deferred[bool]:
-        return self._give("undrain", True, incarnation)  # type: ignore[no-any-return]
+    def undrain(self, incarnation: str) -> Deferred[int]:
+        return self._give("undrain", 2, incarnation)  # type: ignore[no-any-return]

@@ -16,6 +16,8 @@ class Tasks:
     patience_s = 300.0
     limits: Any = None
     started = stopped = 0
+    refused: Any = None
+    """What `lock` raises."""
 
     def __init__(self, *values: Any, **more: Any) -> None:
         self.more = more
@@ -23,12 +25,17 @@ class Tasks:
     @classmethod
     def reset(cls) -> None:
         cls.started = cls.stopped = 0
+        cls.refused = None
 
     def go_by(self, router: Any, limits: Any) -> None:
         Tasks.limits = limits
 
     def measures(self) -> Any:
         return ()
+
+    def lock(self) -> None:
+        if Tasks.refused:
+            raise Tasks.refused
 
     def start(self) -> Any:
         Tasks.started += 1

@@ -8,6 +8,7 @@ from typing import Any
 
 import jwt
 import pytest
+from msgspec.structs import replace
 from twisted.internet.defer import Deferred, fail, succeed
 from zope.interface.verify import verifyObject
 
@@ -478,7 +479,7 @@ def test_nodes(desk: Desk) -> None:
 
 def test_drain(desk: Desk) -> None:
     def draining(left: int) -> None:
-        desk.gateway.known["a.1"] = node("a", state=NodeState.DRAINING, sessions=9, leaving=left)
+        desk.gateway.known["a.1"] = node("a", state=NodeState.DRAINING, sessions=9, leaving=left, orders=1)
 
     answer = desk.post("/v1/nodes/a/drain?rate=250")
     assert (answer.status, answer.json["state"], answer.json["done"]) == (202, "ready", False)
@@ -497,9 +498,41 @@ def test_drain(desk: Desk) -> None:
     assert desk.gateway.calls == [("drain", "a.1", 250), ("undrain", "a.1")]
 
 
+def test_a_drain_is_not_done_by_what_the_node_said_before_it(desk: Desk) -> None:
+    """Drained, taken back and drained again at once: what is known of the node is from the first drain."""
+
+    def draining(orders: int) -> None:
+        desk.gateway.known["a.1"] = node("a", state=NodeState.DRAINING, orders=orders)
+
+    def done() -> Any:
+        return desk.get("/v1/nodes/a/drain").json["done"]
+
+    desk.post("/v1/nodes/a/drain")
+    draining(1)
+    assert done()
+    assert desk.post("/v1/nodes/a/undrain").json["done"] is False
+    desk.gateway.answers["drain"] = 3
+    assert desk.post("/v1/nodes/a/drain").json["done"] is False
+    assert [done(), draining(2), done(), draining(3), done()] == [False, None, False, None, True]
+    assert desk.post("/v1/nodes/a/drain").json["done"] is False, "somebody may be there that it does not know"
+    # An older version says nothing of orders.
+    desk.gateway.answers["drain"] = -1
+    desk.post("/v1/nodes/a/drain")
+    assert [draining(0), done()] == [None, True]
+
+
+def test_orders_to_nodes_that_are_gone_are_forgotten(desk: Desk) -> None:
+    desk.gateway.answers["drain"] = 7
+    desk.post("/v1/nodes/a/drain")
+    gone = desk.gateway.known.pop("a.1")
+    desk.post("/v1/nodes/b/drain")
+    desk.gateway.known["a.1"] = replace(gone, state=NodeState.DRAINING)
+    assert desk.get("/v1/nodes/a/drain").json["done"] is True
+
+
 def test_a_node_that_is_not_there(desk: Desk) -> None:
     assert "GET /v1/nodes" in desk.refused(404, "not-found", desk.post("/v1/nodes/c/drain"))
-    desk.gateway.answers["drain"] = False
+    desk.gateway.answers["drain"] = 0
     assert "stopping, or gone" in desk.refused(409, "conflict", desk.post("/v1/nodes/a/drain"))
 
 

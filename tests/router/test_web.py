@@ -325,8 +325,8 @@ def test_what_operators_do_is_logged() -> None:
         globalLogPublisher.removeObserver(events.append)
     told = [event for event in events if event["log_level"] is LogLevel.info]
     assert [(event["operation"], event["path"], event["key"]) for event in told] == [
-        ("delete_users_user_sessions_device", {"user": "bob", "device": "phone"}, "shop"),
-        ("post_nodes_node_drain", {"node": "a"}, "shop"),
+        ("delete_users_user_sessions_device", "/v1/users/bob/sessions/phone", "shop"),
+        ("post_nodes_node_drain", "/v1/nodes/a/drain", "shop"),
     ]
 
 

@@ -173,6 +173,18 @@ def test_tasks_that_cannot_start_end_the_start(
     house.stop()
 
 
+def test_tasks_that_another_process_runs_end_the_start_before_clients_come(
+    reactor: Reactor, tmp_path: Path, key: str, flush_logged_errors: Any
+) -> None:
+    Tasks.refused = ConfigError("push-tasks.db: another process runs the push tasks")
+    house = House(reactor, tmp_path, "--listen", "native+tcp:7901").start()
+    assert (reactor.stopped, reactor._ports) == (1, {})
+    told = sys.__stderr__.getvalue()  # type: ignore[union-attr]
+    assert told == "imgateway: push-tasks.db: another process runs the push tasks\n"
+    assert flush_logged_errors("the start failed")
+    house.stop()
+
+
 def test_tasks_that_do_not_stop_hold_up_nothing(
     reactor: Reactor, tmp_path: Path, key: str, monkeypatch: pytest.MonkeyPatch, flush_logged_errors: Any
 ) -> None:

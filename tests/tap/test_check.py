@@ -94,6 +94,17 @@ def test_what_can_start_and_should_be_known(tmp_path: Path) -> None:
     assert warning.startswith("listen.clients: chat+tcp:2: whoever reaches it logs in as any user")
 
 
+@pytest.mark.parametrize("broker", ["embedded:", "memory:", "redis://127.0.0.1"])
+@pytest.mark.parametrize("registry", ["", "redis://127.0.0.1", "zookeeper://127.0.0.1"])
+def test_a_node_among_others_that_keeps_its_messages_for_itself(broker: str, registry: str) -> None:
+    told = check(settings("--broker", broker, "--registry", registry))
+    if not registry or broker.startswith("redis"):
+        assert told == ()
+    else:
+        (warning,) = told
+        assert warning.startswith(f"broker.url: {broker} is this node's own, and registry.url puts it among")
+
+
 @pytest.mark.parametrize("answer", [lambda network: network.carrier(), lambda network: doors.Deferred()])
 def test_of_a_transport_that_wants_more_nothing_is_said(monkeypatch: pytest.MonkeyPatch, answer: Any) -> None:
     monkeypatch.setattr(

@@ -22,6 +22,7 @@ from imgateway.config import Settings
 from imgateway.errors import ConfigError, OperatorError
 from imgateway.interfaces import IGateway
 from imgateway.ops.health import Health
+from imgateway.registries.memory import MemoryRegistry
 from imgateway.tap import process, service
 from imgateway.tap.options import Options
 from imgateway.tap.service import Gateway, compose, make_broker
@@ -250,6 +251,21 @@ def test_a_listener_that_believes_names_is_warned_of(
     assert "\nWarning: listen.clients: chat+tcp:127.0.0.1:0: whoever reaches it logs in as any user" in said()
     assert len([event for event in events if "any user" in str(event.get("why"))]) == 1
     gateway.stopService()
+    reactor.work()
+
+
+def test_a_node_among_others_that_keeps_its_messages_for_itself_is_warned_of(
+    reactor: Reactor, tmp_path: Path, events: list[LogEvent], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "make_registry", lambda *_: MemoryRegistry())
+    gateway = Gateway(options(tmp_path, "--http", "", "--registry", "redis://127.0.0.1"), reactor)
+    gateway.startService()
+    reactor.work()
+    assert "\nWarning: broker.url: memory: is this node's own, and registry.url puts it among" in said()
+    [event] = [event for event in events if "this node's own" in str(event.get("why"))]
+    assert event["log_level"] is LogLevel.warn
+    gateway.stopService()
+    reactor.advance(0.1)
     reactor.work()
 
 

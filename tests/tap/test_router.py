@@ -18,7 +18,7 @@ from twisted.plugin import getPlugins
 from zope.interface.verify import verifyObject
 
 from imgateway.auth.keys import make_secret
-from imgateway.errors import ConfigError, OperatorError
+from imgateway.errors import ConfigError, OperatorError, StoreError
 from imgateway.router.keys import entry_of, make_key
 from imgateway.tap import api as tap_api
 from imgateway.tap import process
@@ -239,6 +239,17 @@ def test_a_port_that_cannot_be_opened(
     assert told.startswith(f"imrouter: router.private: {endpoint}: ")
     assert reactor.stopped == 1
     assert not router.gateway.starting.called
+    router.stopService()
+    flush_logged_errors()
+
+
+def test_push_tasks_that_another_router_runs(reactor: Reactor, place: Any, flush_logged_errors: Any) -> None:
+    """It is told of before it listens: nobody shall hear that it does."""
+    Tasks.refused = StoreError("push-tasks.db: another process runs the push tasks")
+    router = started(reactor, place)
+    told = sys.__stderr__.getvalue()  # type: ignore[union-attr]
+    assert told == "imrouter: push-tasks.db: another process runs the push tasks\n"
+    assert (reactor.stopped, reactor.tcpServers) == (1, [])
     router.stopService()
     flush_logged_errors()
 

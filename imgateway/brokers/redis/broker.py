@@ -424,16 +424,21 @@ class RedisBroker:
 
     def tell(self, incarnation: str, payload: bytes) -> Deferred[bool]:
         primaries = self._primaries.each() if self._is_made else ()
-        primary = next((one for one in primaries if one.is_up), None)
-        if primary is None:
+        return self._tell_over(primaries, incarnation, payload, self._entropy(NAME_BYTES))
+
+    def _tell_over(self, primaries: tuple[Primary, ...], incarnation: str, *word: bytes) -> Deferred[bool]:
+        """One after the other, until somebody heard: a node may be cut off from one of them, or just be
+        making that connection anew. What it hears twice counts once."""
+        up = next((place for place, one in enumerate(primaries) if one.is_up), None)
+        if up is None:
             return succeed(False)
-        telling: Deferred[int] = primary.call("tell", incarnation, payload, self._entropy(NAME_BYTES))
+        telling: Deferred[Any] = primaries[up].call("tell", incarnation, *word)
         self._telling.add(telling)
 
-        def told(result: Any) -> bool:
+        def told(result: Any) -> bool | Deferred[bool]:
             self._telling.discard(telling)
-            # Away before it answered: nobody knows whether somebody heard.
-            return not isinstance(result, Failure) and result == 1
+            # A Failure: away before it answered, and nobody knows whether somebody heard.
+            return result == 1 or self._tell_over(primaries[up + 1 :], incarnation, *word)
 
         return telling.addBoth(told)
 

@@ -279,7 +279,8 @@ class Primary:
         """A start ends with what waiting would not mend."""
         starting, problem = self._starting, failure.value
         if isinstance(problem, RedisError) and problem.code not in PASSING:
-            problem = StoreError(f"redis {self.name}: {problem}: mend its URL, or this user's rights there")
+            said = _first_sentence(str(problem))
+            problem = StoreError(f"redis {self.name}: {said}: mend its URL, or this user's rights there")
         if starting is None or not isinstance(problem, StoreError):
             return False
         self._starting = None
@@ -314,4 +315,9 @@ def _ignored(reply: Any) -> None:
 
 
 def _text(failure: Failure) -> str:
-    return (str(failure.value) or type(failure.value).__name__).rstrip(".")
+    return _first_sentence(str(failure.value) or type(failure.value).__name__)
+
+
+def _first_sentence(text: str) -> str:
+    """What is wrong. What Redis advises after that may be a page of text."""
+    return text.partition(". ")[0].rstrip(".")

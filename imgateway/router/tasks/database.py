@@ -7,11 +7,11 @@ import os
 from collections.abc import Callable
 from typing import IO, Any
 
-from sqlalchemy import Connection, Engine, create_engine, event, insert, make_url, select, text
+from sqlalchemy import Connection, Engine, create_engine, event, insert, make_url, select, text, update
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
 
 from imgateway.errors import ConfigError, StoreError
-from imgateway.router.tasks.tables import SCHEMA_VERSION, clock_sql, metadata, versions
+from imgateway.router.tasks.tables import SCHEMA_VERSION, clock_sql, metadata, tasks, versions
 
 __all__ = ("Database", "fault_text")
 
@@ -76,14 +76,21 @@ class Database:
             event.listen(self.engine, "connect", _settle)
             event.listen(self.engine, "begin", _begin)
 
+    def lock(self) -> None:
+        """Be the one process that runs the tasks of an SQLite file, until `close`; with a server nothing.
+
+        :raises StoreError: another one does.
+        """
+        if self.dialect == "sqlite" and self._lock is None:
+            self._take_lock()
+
     def open(self) -> None:
-        """Take SQLite's lock, make the tables if there are none.
+        """Lock it, and make the tables if there are none.
 
         :raises StoreError: with what mends it.
         :raises DBAPIError: a server that does not answer just now.
         """
-        if self.dialect == "sqlite":
-            self._take_lock()
+        self.lock()
         for left in reversed(range(TRIES)):
             try:
                 self._prepare()
@@ -118,6 +125,10 @@ class Database:
                     f"{self.shown}: its push tasks are of version {found}, and this imgateway knows "
                     f"{SCHEMA_VERSION}: use the imgateway that made them, or set router.tasks_url to another"
                 )
+            if self.dialect == "sqlite":
+                # Nobody else has the lock, so who held a lease is dead. That there was an owner stays: what
+                # it pushed last may not be written down.
+                connection.execute(update(tasks).where(tasks.c.until_ms > 0).values(until_ms=0))
 
     def _take_lock(self) -> None:
         path = f"{self._path}.lock"

@@ -136,6 +136,11 @@ class Tasks:
 
     # -------------------------------------------------------------------------------------- start and stop
 
+    def lock(self) -> None:
+        """Before anything that others see of a start: of several processes with one SQLite file only the
+        first goes on. :raises StoreError: this is another."""
+        self.store.lock()
+
     def start(self) -> Deferred[None]:
         """Open the database and run tasks; a server that is away is waited for, behind the Deferred.
 
@@ -172,7 +177,7 @@ class Tasks:
             self._again.cancel()
             self._again = None
         stopped = self.runner.stop() if self._is_open else succeed(None)
-        stopped.addCallback(lambda _: self._call(self.store.close) if self._is_open else None)
+        stopped.addCallback(lambda _: self._call(self.store.close) if self._is_open else self.store.close())
         return stopped.addBoth(lambda _: self._threads.stop())
 
     # --------------------------------------------------------------------------------------- making a task

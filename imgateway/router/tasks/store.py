@@ -4,7 +4,8 @@ Every method is one transaction, or several where its text says so, and blocks: 
 (`threads.Threads`). A method that failed, or whose answer was lost, may be called again with the same
 arguments: what it wrote already it writes the same way.
 
-Whoever runs a task holds its lease: 15 s, told by the database's clock, renewed with all that it writes.
+Whoever runs a task holds its lease: 15 s, told by the database's clock, renewed with all that it writes. With
+SQLite, which one process uses, it ends with that process.
 Taking a lease raises the task's tenure, and whoever writes names the tenure it has: one that was taken over
 writes nothing any more.
 """
@@ -140,6 +141,10 @@ class Store:
         self._write = text(update_sql(dialect, "state", "code", "epoch", "seq", when="1 = 1"))
         taken = f"push_item.state = {ItemState.TAKEN:d}"
         self._judge = text(update_sql(dialect, "state", "seq", when=f"{taken} AND push_item.seq = j.seq"))
+
+    def lock(self) -> None:
+        """With SQLite: be the one process that uses it. :raises StoreError: another one does."""
+        self._database.lock()
 
     def open(self) -> None:
         """Make the tables if there are none. :raises StoreError: with what mends it."""

@@ -632,6 +632,19 @@ def test_stopped_while_it_waits_for_its_database(tmp_path: Path) -> None:
     office.rig.close()
 
 
+def test_who_locked_the_file_has_it_until_it_stops(tmp_path: Path) -> None:
+    """Also if its start went no further."""
+    rig = Rig(tmp_path)
+    first, other = (make_tasks(rig, tmp_path / "tasks", Clock())[0] for _ in range(2))
+    first.lock()
+    with pytest.raises(StoreError, match="another process runs the push tasks"):
+        other.lock()
+    first.stop()
+    other.lock()
+    other.stop()
+    rig.close()
+
+
 def test_a_file_that_is_no_database_fails_the_start(tmp_path: Path) -> None:
     office = Office(tmp_path)
     (tmp_path / "push-tasks.db").write_bytes(b"no database" * 100)

@@ -346,6 +346,44 @@ def test_sqlite_is_for_one_process(tmp_path: Path) -> None:
     assert (tmp_path / "new").stat().st_mode & 0o077 == 0
 
 
+def test_sqlite_may_be_locked_before_it_is_opened(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/tasks.db"
+    first, other = Store(Database(url, lambda: 0)), Store(Database(url, lambda: 0))
+    first.lock()
+    with pytest.raises(StoreError, match="another process runs the push tasks"):
+        other.lock()
+    assert not (tmp_path / "tasks.db").exists()
+    first.open()
+    first.close()
+    other.lock()
+    other.close()
+
+
+def test_the_lease_of_who_died_over_sqlite_is_free_at_once(tmp_path: Path) -> None:
+    """It had the file's lock, too. What it pushed last it may not have written down."""
+    desk = Desk(f"sqlite:///{tmp_path}/tasks.db")
+    number = desk.task("user:1", "user:2")
+    desk.task("user:3", id="b")
+    desk.store.claim("r1", 1)
+    desk.database.close()  # as the end of its process does
+    _, store = desk.open()
+    first, second = store.claim("r2", 2)
+    assert (first.task.number, first.resumed, second.resumed) == (number, True, False)
+    store.close()
+
+
+@pytest.mark.server
+@pytest.mark.network
+def test_the_lease_of_another_router_stays_its_own(postgres: SqlServer) -> None:
+    desk = Desk(postgres.url())
+    desk.task("user:1")
+    desk.store.claim("r1", 1)
+    _, store = desk.open()
+    assert store.claim("r2", 1) == []
+    for database in desk.opened:
+        database.close()
+
+
 def test_sqlite_on_something_else_is_said_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "tasks.db").write_bytes(b"no database" * 100)
     with pytest.raises(StoreError, match=r"tasks\.db: file is not a database"):
