@@ -225,6 +225,7 @@ def _patient(kind: Any) -> Any:
     class Patient(kind):  # type: ignore[misc]
         def connect(self) -> None:
             super().connect()
+            self.timeout = ANSWER_S  # over TLS it is set anew from here, once there is a connection
             self.sock.settimeout(ANSWER_S)
 
     return Patient

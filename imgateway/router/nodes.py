@@ -91,7 +91,8 @@ class Fleet:
             )
         nodes = self._gateway.nodes()
         self._orders = {one: number for one, number in self._orders.items() if one in nodes}
-        self._orders[info.incarnation] = order
+        # One that was not answered (-1) does not make what was announced before the others any newer.
+        self._orders[info.incarnation] = max(order, self._orders.get(info.incarnation, 0))
         return _drained(nodes.get(info.incarnation, info), done=False)
 
     def _find(self, call: Call) -> NodeInfo:

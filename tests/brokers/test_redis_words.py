@@ -56,6 +56,25 @@ def test_a_primary_that_goes_before_it_answers(
     assert two.listener.named("control") == [(b"drain",)]
 
 
+def test_a_primary_that_goes_costs_no_word_over_another(
+    desks: tuple[BrokerDesk, BrokerDesk], servers: list[RedisServer]
+) -> None:
+    one, two = desks
+    two.broker._primaries.each()[0].subscription.stop()
+    one.loop.spin(0.1)
+    servers[1].freeze()
+    telling = one.later(one.broker.tell("n.2", b"drain"))
+    one.loop.spin(0.1)
+    servers[0].kill9()
+    one.loop.until(lambda: not one.broker._primaries.each()[0].is_up)
+    assert telling == []
+    servers[1].thaw()
+    one.loop.until(lambda: telling)
+    assert telling == [True]
+    two.loop.until(lambda: two.listener.named("control"))
+    assert two.listener.named("control") == [(b"drain",)]
+
+
 def test_no_primary_is_left(desks: tuple[BrokerDesk, BrokerDesk], servers: list[RedisServer]) -> None:
     one, _ = desks
     for server in servers:

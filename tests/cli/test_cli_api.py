@@ -295,6 +295,22 @@ def test_whom_to_trust(over_tls: Callable[..., Result], tmp_path: Path) -> None:
     assert "the certificate is not trusted: --ca FILE, or --insecure" in result.stderr
 
 
+def test_over_tls_too_a_reader_has_as_long_as_an_answer(
+    over_tls: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[float | None] = []
+    send = ssl.SSLSocket.sendall
+
+    def sent(self: ssl.SSLSocket, data: Any, flags: int = 0) -> None:
+        if not self.server_side:
+            waits.append(self.gettimeout())
+        send(self, data, flags)
+
+    monkeypatch.setattr(ssl.SSLSocket, "sendall", sent)
+    assert over_tls("--insecure").exit_code == 0
+    assert set(waits) == {module.ANSWER_S}
+
+
 def test_tls_that_breaks_once_it_was_asked(ask: Ask, tmp_path: Path) -> None:
     """What was asked may have been done."""
     place = write_certificate(tmp_path)

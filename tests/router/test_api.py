@@ -515,10 +515,27 @@ def test_a_drain_is_not_done_by_what_the_node_said_before_it(desk: Desk) -> None
     assert desk.post("/v1/nodes/a/drain").json["done"] is False
     assert [done(), draining(2), done(), draining(3), done()] == [False, None, False, None, True]
     assert desk.post("/v1/nodes/a/drain").json["done"] is False, "somebody may be there that it does not know"
-    # An older version says nothing of orders.
+
+
+def test_an_older_node_says_nothing_of_orders(desk: Desk) -> None:
+    desk.gateway.answers["drain"] = -1
+    assert desk.post("/v1/nodes/a/drain").json["done"] is False
+    desk.gateway.known["a.1"] = node("a", state=NodeState.DRAINING)
+    assert desk.get("/v1/nodes/a/drain").json["done"] is True
+
+
+def test_an_order_that_is_not_answered_leaves_the_one_before_it(desk: Desk) -> None:
+    """What the node said before it was taken back says nothing still."""
+    desk.post("/v1/nodes/a/drain")
+    desk.gateway.answers["undrain"] = 2
+    desk.post("/v1/nodes/a/undrain")
     desk.gateway.answers["drain"] = -1
     desk.post("/v1/nodes/a/drain")
-    assert [draining(0), done()] == [None, True]
+    done = []
+    for orders in (1, 3):
+        desk.gateway.known["a.1"] = node("a", state=NodeState.DRAINING, orders=orders)
+        done.append(desk.get("/v1/nodes/a/drain").json["done"])
+    assert done == [False, True]
 
 
 def test_orders_to_nodes_that_are_gone_are_forgotten(desk: Desk) -> None:

@@ -110,7 +110,7 @@ class RedisBroker:
         self._shift_ms = shift_ms
         self._timers = Timers(reactor)
         self._recent: OrderedDict[bytes, None] = OrderedDict()
-        self._telling: set[Deferred[int]] = set()
+        self._telling: dict[Deferred[Any], Primary] = {}
         self._parting: dict[tuple[SessionKey, int], tuple[int, str]] = {}
         self._listener: Any = None
         self._health: Health
@@ -259,8 +259,9 @@ class RedisBroker:
     def _changed(self, primary: Primary, up: bool, why: str) -> None:
         if not up:
             # Words to others are for now or never.
-            for telling in tuple(self._telling):
-                telling.cancel()
+            for telling, over in tuple(self._telling.items()):
+                if over is primary:
+                    telling.cancel()
             for session, generation in tuple(self._parting):
                 self._parted(None, session, generation)
         self._sessions.changed(primary)
@@ -433,10 +434,10 @@ class RedisBroker:
         if up is None:
             return succeed(False)
         telling: Deferred[Any] = primaries[up].call("tell", incarnation, *word)
-        self._telling.add(telling)
+        self._telling[telling] = primaries[up]
 
         def told(result: Any) -> bool | Deferred[bool]:
-            self._telling.discard(telling)
+            self._telling.pop(telling, None)
             # A Failure: away before it answered, and nobody knows whether somebody heard.
             return result == 1 or self._tell_over(primaries[up + 1 :], incarnation, *word)
 

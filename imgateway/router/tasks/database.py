@@ -131,9 +131,10 @@ class Database:
                 connection.execute(update(tasks).where(tasks.c.until_ms > 0).values(until_ms=0))
 
     def _take_lock(self) -> None:
-        path = f"{self._path}.lock"
+        real = os.path.realpath(self._path)  # by a link it is the same database
+        path = f"{real}.lock"
         try:
-            os.makedirs(os.path.dirname(os.path.abspath(self._path)), mode=0o700, exist_ok=True)
+            os.makedirs(os.path.dirname(real), mode=0o700, exist_ok=True)
             lock = open(path, "a", encoding="ascii", opener=_private)  # noqa: SIM115 - held while it runs
         except OSError as error:
             raise StoreError(f"{path}: cannot be made: {error.strerror}") from None

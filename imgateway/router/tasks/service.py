@@ -177,8 +177,10 @@ class Tasks:
             self._again.cancel()
             self._again = None
         stopped = self.runner.stop() if self._is_open else succeed(None)
-        stopped.addCallback(lambda _: self._call(self.store.close) if self._is_open else self.store.close())
-        return stopped.addBoth(lambda _: self._threads.stop())
+        stopped.addCallback(lambda _: self._call(self.store.close) if self._is_open else None)
+        stopped.addBoth(lambda _: self._threads.stop())
+        # A thread may just have been opening it: it has the file's lock until that is over.
+        return stopped.addBoth(lambda _: self.store.close())
 
     # --------------------------------------------------------------------------------------- making a task
 

@@ -645,6 +645,28 @@ def test_who_locked_the_file_has_it_until_it_stops(tmp_path: Path) -> None:
     rig.close()
 
 
+def test_who_stops_while_it_opens_the_file_has_it_until_that_is_over(tmp_path: Path) -> None:
+    """What opens it gives leases back: they must not be the next one's."""
+    rig = Rig(tmp_path)
+    first, calls = make_tasks(rig, tmp_path / "tasks", Clock())
+    other, _ = make_tasks(rig, tmp_path / "tasks", Clock())
+    calls.held = []
+    first.lock()
+    first.start()
+    threads: Deferred[None] = Deferred()
+    calls.stop = lambda: threads  # type: ignore[method-assign]
+    stopped: list[Any] = []
+    first.stop().addCallback(stopped.append)
+    with pytest.raises(StoreError, match="another process runs the push tasks"):
+        other.lock()
+    calls.let()
+    threads.callback(None)
+    assert stopped == [None]
+    other.lock()
+    other.stop()
+    rig.close()
+
+
 def test_a_file_that_is_no_database_fails_the_start(tmp_path: Path) -> None:
     office = Office(tmp_path)
     (tmp_path / "push-tasks.db").write_bytes(b"no database" * 100)

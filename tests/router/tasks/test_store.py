@@ -359,6 +359,17 @@ def test_sqlite_may_be_locked_before_it_is_opened(tmp_path: Path) -> None:
     other.close()
 
 
+def test_sqlite_by_another_name_is_the_same_file(tmp_path: Path) -> None:
+    (tmp_path / "link.db").symlink_to("tasks.db")
+    (tmp_path / "beside").symlink_to(tmp_path)
+    first = Store(Database(f"sqlite:///{tmp_path}/tasks.db", lambda: 0))
+    first.open()
+    for name in ("link.db", "beside/tasks.db"):
+        with pytest.raises(StoreError, match="another process runs the push tasks"):
+            Store(Database(f"sqlite:///{tmp_path}/{name}", lambda: 0)).lock()
+    first.close()
+
+
 def test_the_lease_of_who_died_over_sqlite_is_free_at_once(tmp_path: Path) -> None:
     """It had the file's lock, too. What it pushed last it may not have written down."""
     desk = Desk(f"sqlite:///{tmp_path}/tasks.db")
