@@ -97,17 +97,20 @@ def _follow(world: World, api: Api, told: Any, as_json: bool) -> None:
     from imgateway.router.schema import Drained
 
     node, path = told["node"], f"/v1/nodes/{segment(told['incarnation'])}/drain"
+    order = told["order"]
     began, begun, most, left = world.seconds(), False, told["leaving"], told["leaving"]
     shown = None
     with Bar(f"{node} drains", results=as_json) as bar:
         try:
-            for told in looks(lambda: api.ask("GET", path, Drained), world.pause, world.seconds):
+            for told in looks(
+                lambda: api.ask("GET", path, Drained, {"order": order}), world.pause, world.seconds
+            ):
                 left = told["leaving"]
                 most = max(most, left)
                 if as_json and told != shown:
                     write_line(as_line(told))
                     shown = told
-                if told["state"] == "draining":
+                if told["order"] >= order and told["state"] == "draining":
                     begun = True
                     bar(most - left, most)
                 elif begun:

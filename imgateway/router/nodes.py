@@ -9,7 +9,7 @@ from twisted.internet.defer import Deferred
 from imgateway.interfaces import IGateway, NodeInfo, NodeState
 from imgateway.router.problems import Problem
 from imgateway.router.routes import Call, Route
-from imgateway.router.schema import Drained, Nodes, Pace
+from imgateway.router.schema import Drained, Nodes, Pace, Since
 
 __all__ = ("Fleet",)
 
@@ -56,8 +56,9 @@ class Fleet:
                 "How far a drain is.",
                 "read",
                 {200: Drained},
+                query=Since,
                 problems=problems,
-                description=_WHICH,
+                description="With the `order` that it answered to, any router may be asked. " + _WHICH,
             ),
         ]
 
@@ -80,7 +81,8 @@ class Fleet:
         """How many sessions are left."""
         info = self._find(call)
         sent = info.state is NodeState.DRAINING and not info.leaving
-        return _drained(info, sent and info.orders >= self._orders.get(info.incarnation, 0))
+        last = max(call.query.order, self._orders.get(info.incarnation, 0))
+        return _drained(info, sent and info.orders >= last, info.orders)
 
     def _told(self, order: int, info: NodeInfo) -> Drained:
         if not order:
@@ -93,7 +95,7 @@ class Fleet:
         self._orders = {one: number for one, number in self._orders.items() if one in nodes}
         # One that was not answered (-1) does not make what was announced before the others any newer.
         self._orders[info.incarnation] = max(order, self._orders.get(info.incarnation, 0))
-        return _drained(nodes.get(info.incarnation, info), done=False)
+        return _drained(nodes.get(info.incarnation, info), False, max(order, 0))
 
     def _find(self, call: Call) -> NodeInfo:
         wanted = call.path["node"]
@@ -113,5 +115,5 @@ class Fleet:
         return found[0]
 
 
-def _drained(info: NodeInfo, done: bool) -> Drained:
-    return Drained(info.node, info.incarnation, info.state.value, info.sessions, info.leaving, done)
+def _drained(info: NodeInfo, done: bool, order: int) -> Drained:
+    return Drained(info.node, info.incarnation, info.state.value, info.sessions, info.leaving, done, order)

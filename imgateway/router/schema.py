@@ -312,9 +312,19 @@ class Pace(Struct, frozen=True, forbid_unknown_fields=True):
     rate: Annotated[int, Meta(ge=1, le=1_000_000, description="Sessions a second that are sent away.")] = 500
 
 
+class Since(Struct, frozen=True, forbid_unknown_fields=True):
+    order: Annotated[
+        int,
+        Meta(
+            ge=0,
+            description="From the answer to `drain`: what was announced before it does not count.",
+        ),
+    ] = 0
+
+
 class Drained(Struct, frozen=True):
     """How far a drain is, as the node announced itself last: done when nobody is left to be sent away, and
-    not by what it announced before the last order that it had from here."""
+    not by what it announced before `order`, or before the last order that it had from here."""
 
     node: str
     incarnation: str
@@ -322,6 +332,10 @@ class Drained(Struct, frozen=True):
     sessions: int
     leaving: Annotated[int, Meta(description="Clients that it has yet to send away.")]
     done: bool
+    order: Annotated[
+        int,
+        Meta(description="The number of this order, 0: it did not say; of GET the last that it announced."),
+    ] = 0
 
 
 # ----------------------------------------------------------------------------------------------------- health

@@ -23,9 +23,9 @@ from .conftest import Ask
 GONE = Problem("not-found", "there is no such node", "GET /v1/nodes lists those that live")
 
 
-def drained(leaving: int, state: str = "draining", done: bool | None = None) -> Drained:
+def drained(leaving: int, state: str = "draining", done: bool | None = None, order: int = 0) -> Drained:
     is_done = state == "draining" and not leaving if done is None else done
-    return Drained("n1", "n1.aa", state, leaving + 3, leaving, is_done)
+    return Drained("n1", "n1.aa", state, leaving + 3, leaving, is_done, order)
 
 
 def test_nodes(api: FakeApi, ask: Ask) -> None:
@@ -88,6 +88,15 @@ def test_waiting_until_nobody_is_left(api: FakeApi, ask: Ask) -> None:
     assert result.stdout == "n1: nobody is left to be sent away; it may be stopped\n"
     assert {one.line for one in api.asked[1:]} == {"GET /v1/nodes/n1.aa/drain"}
     assert pauses.count == 4
+
+
+def test_what_the_node_announced_before_the_order_is_not_taken_for_its_drain(api: FakeApi, ask: Ask) -> None:
+    """Drained, taken back and drained again at once: first it tells of the first drain, then of its end."""
+    first, back = drained(0, done=False, order=1), drained(0, "ready", order=2)
+    api.say(drained(8, done=False, order=3), first, back, drained(8, order=3), drained(0, order=3))
+    result = ask("drain", "n1", "--wait", world=Pauses().world)
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert {tuple(one.query["order"]) for one in api.asked[1:]} == {("3",)}
 
 
 def test_each_change_is_a_line(api: FakeApi, ask: Ask) -> None:

@@ -171,6 +171,8 @@ def test_compose_starts_what_can_start(composed: Any) -> None:
     assert router.router.keys_file == "keys.toml"
     # It asks Docker for the nodes' names, again and again: it needs none of them to start.
     assert "depends_on" not in services["haproxy"]
+    # What depends on something stops before it: the nodes drain through HAProxy.
+    assert all(set(services[name]["depends_on"]) == {"redis", "haproxy"} for name in "ab")
     assert services["haproxy"]["environment"]["RESOLVER"] == "127.0.0.11:53"
     assert services["redis"]["networks"] == {"inside": None}
     assert composed["networks"]["inside"] == {"internal": True}

@@ -491,11 +491,23 @@ def test_drain(desk: Desk) -> None:
         "sessions": 9,
         "leaving": 9,
         "done": False,
+        "order": 1,
     }
     draining(0)
     assert desk.get("/v1/nodes/a.1/drain").json["done"] is True
     assert desk.post("/v1/nodes/a/undrain").status == 202
     assert desk.gateway.calls == [("drain", "a.1", 250), ("undrain", "a.1")]
+
+
+def test_any_router_knows_of_an_order_by_its_number(desk: Desk) -> None:
+    desk.gateway.answers["drain"] = 3
+    assert desk.post("/v1/nodes/a/drain").json["order"] == 3
+    other = Desk()
+    for orders, done in ((2, False), (3, True)):
+        other.gateway.known["a.1"] = node("a", state=NodeState.DRAINING, orders=orders)
+        found = other.get("/v1/nodes/a/drain?order=3").json
+        assert (found["done"], found["order"]) == (done, orders)
+    assert other.get("/v1/nodes/a/drain?order=-1").status == 400
 
 
 def test_a_drain_is_not_done_by_what_the_node_said_before_it(desk: Desk) -> None:
