@@ -1,13 +1,18 @@
 # make run     a node on this machine, in the foreground      make test       every test
 # make cluster a Redis, two nodes, a router and HAProxy, likewise
 # make check   what must hold before a change goes in         make test-core  those that need no foreign server
-# make format, make docs, make proto, make bench, make clean
-# ARGS=… is handed on: make run ARGS="--listen native+tcp:tcp:7911", make test-core ARGS="tests/core -x"
+# make bench   the table of docs/performance, half an hour    make soak       what takes longer
+# make format, make docs, make proto, make clean
+# ARGS=… is handed on: make run ARGS="--listen native+tcp:tcp:7911", make test-core ARGS="tests/core -x",
+# make bench ARGS="p2p --window 4"
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
+# So many processes share the tests, unless ARGS says which. A test that hangs is not given another try.
+WORKERS ?= 2
+PARALLEL := --numprocesses $(WORKERS) --max-worker-restart 0 --dist loadfile --no-loadscope-reorder
 
 # Each stamp stands for a set of installed extras. It lives in the environment, so it goes with it.
 RUN := $(VENV)/.installed-run
@@ -27,7 +32,7 @@ protoc = $(BIN)/python -m grpc_tools.protoc --proto_path=proto \
 SOURCES = $(shell find imgateway twisted tests bench docs proto deploy setup.cfg pyproject.toml README.md \
 	-type f -not -name '*.pyc' -not -name dropin.cache -not -path 'docs/_build/*' 2>/dev/null)
 
-.PHONY: run cluster test test-core check lint types proto proto-check docs bench format clean
+.PHONY: run cluster test test-core check lint types proto proto-check docs bench soak format clean
 .DELETE_ON_ERROR:
 
 run: $(RUN)
@@ -36,13 +41,16 @@ run: $(RUN)
 cluster: $(RUN)
 	@exec $(BIN)/python deploy/cluster.py $(ARGS)
 
+# Hundreds of nodes are started: none compiles anew what another did.
+test test-core: export PYTHONDONTWRITEBYTECODE =
+
 # Without ARGS the run is measured, and make check takes its figures as long as no source is newer.
 test: $(TEST)
 	@tests/needs.sh
 ifeq ($(ARGS),)
 	@rm -f $(TESTED) .coverage .coverage.*
 	@touch $(TESTED).new
-	$(BIN)/python -m coverage run -m pytest
+	$(BIN)/python -m coverage run -m pytest $(PARALLEL)
 	$(BIN)/python -m coverage combine --quiet
 	@mv $(TESTED).new $(TESTED)
 else
@@ -50,7 +58,7 @@ else
 endif
 
 test-core: $(TEST)
-	$(BIN)/python -m pytest -m "not server" $(ARGS)
+	$(BIN)/python -m pytest -m "not server" $(or $(ARGS),$(PARALLEL))
 
 # The quick judges first: the tests run last, and only if they did not just run.
 check: $(CHECK) lint types proto-check docs
@@ -83,8 +91,12 @@ proto-check: $(CHECK)
 docs: $(CHECK)
 	$(BIN)/sphinx-build -q -W --keep-going -b html docs docs/_build/html
 
+# Without ARGS the whole table, which then replaces docs/performance/table.md.
 bench: $(TEST)
-	$(BIN)/python -m bench $(ARGS)
+	$(BIN)/imgateway bench $(or $(ARGS),table)
+
+soak: $(TEST)
+	$(BIN)/imgateway bench soak $(ARGS)
 
 format: $(CHECK)
 	$(BIN)/ruff check --fix

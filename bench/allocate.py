@@ -1,4 +1,4 @@
-"""``python -m bench allocate``: how many clients a second a router sends to a node."""
+"""``bench allocate``: how many clients a second a router sends to a node."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import statistics
 import subprocess
 import sys
 import time
-from http.client import HTTPConnection
+from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 
 import click
 
-from bench.cluster import OTHER_CPU, cluster
-from bench.servers import cpu_seconds, router
+from bench.cluster import cluster
+from bench.servers import OTHER_CPU, cpu_seconds, router
 from bench.tasks import settings_for
 from imgateway.auth.keys import load_secret
 from imgateway.auth.token import mint
@@ -44,7 +44,7 @@ def run(directory: Path, nodes: int, seconds: float, processes: int, runs: int) 
                 )
                 for _ in range(processes)
             ]
-            answered = [json.loads(asker.communicate()[0]) for asker in askers]
+            answered = results(askers)
             calls = sum(one["calls"] for one in answered)
             rates.append(
                 (
@@ -61,6 +61,15 @@ def run(directory: Path, nodes: int, seconds: float, processes: int, runs: int) 
     )
 
 
+def results(askers: list[subprocess.Popen[str]]) -> list[dict[str, float]]:
+    """What each measured. :raises ClickException: one failed; it said why on stderr. All have ended then."""
+    said = [asker.communicate()[0] for asker in askers]
+    failed = sum(asker.returncode != 0 for asker in askers)
+    if failed:
+        raise click.ClickException(f"{failed} of {len(askers)} askers failed")
+    return [json.loads(line) for line in said]
+
+
 def ask(port: int, data_dir: str, seconds: float) -> None:
     """One connection, one call after the other."""
     secret, now = load_secret(AuthSettings(), data_dir), time.time()
@@ -68,11 +77,14 @@ def ask(port: int, data_dir: str, seconds: float) -> None:
     connection = HTTPConnection("127.0.0.1", port)
     calls, began = 0, time.monotonic()
     while time.monotonic() - began < seconds:
-        connection.request("GET", PATH, headers={"Authorization": f"Bearer {tokens[calls % TOKENS]}"})
-        answer = connection.getresponse()
+        try:
+            connection.request("GET", PATH, headers={"Authorization": f"Bearer {tokens[calls % TOKENS]}"})
+            answer = connection.getresponse()
+            said = answer.read()
+        except (OSError, HTTPException) as error:
+            raise SystemExit(f"the router does not answer: {error!r}") from None
         if answer.status != 200:
-            raise SystemExit(answer.read().decode())
-        answer.read()
+            raise SystemExit(said.decode())
         calls += 1
     print(json.dumps({"calls": calls, "seconds": time.monotonic() - began}))
 

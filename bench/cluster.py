@@ -1,4 +1,4 @@
-"""``python -m bench cluster-pairs`` and ``cluster-nodes``: QoS 1 from node to node over a real redis-server.
+"""Scene cluster, and ``bench cluster-nodes``: QoS 1 from node to node over a real redis-server.
 
 The nodes have one core; Redis and the generator (C) share the other. What counts is processor time, of all
 threads and of the children that Redis has for rewriting its file: rates depend on who else is on the machine.
@@ -6,22 +6,21 @@ threads and of the children that Redis has for rewriting its file: rates depend 
 
 from __future__ import annotations
 
-import json
-import os
 import statistics
-import subprocess
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import click
 
-from bench.servers import CPU, Server, cpu_seconds, gateway, redis, tokens
+from bench.figures import Figure, Options, Tell
+from bench.generator import generator
+from bench.servers import CPU, OTHER_CPU, Server, compiled, cpu_seconds, gateway, redis, scratch, tokens
 from imgateway.auth.keys import make_secret
 
-OTHER_CPU = 1
+ALONE = "one node, SQLite"
 IDLE_S = 10.0
 """How long a cluster that has nothing to do is watched."""
 
@@ -74,31 +73,12 @@ def generate(
     tag = f"w{window}-"
     lines = "".join(f"{t}\n" for t in tokens(among.nodes[0], pairs, tag))
     ports = ",".join(str(node.port) for node in among.nodes)
-    command = [
-        str(program),
-        "native",
-        "127.0.0.1",
-        ports,
-        *map(str, (pairs, window, size, seconds, tag, rate)),
-    ]
-    with subprocess.Popen(
-        command,
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        preexec_fn=lambda: os.sched_setaffinity(0, {OTHER_CPU}),
-    ) as generator:  # fmt: skip
-        assert generator.stdin is not None
-        assert generator.stdout is not None
-        assert generator.stderr is not None
-        generator.stdin.write(lines)
-        generator.stdin.close()
-        if generator.stderr.readline() != "measuring\n":
-            raise click.ClickException("the generator failed")
+    command = [program, "native", "127.0.0.1", ports, pairs, window, size, seconds, tag, rate]
+    with generator(command, lines) as load:
+        load.awaits("measuring")
         before = among.cpu()
-        line = generator.stdout.readline()
+        result = load.told()
         after = among.cpu()
-        if not line:
-            raise click.ClickException(f"the generator failed: {generator.stderr.read().strip()}")
-    result: dict[str, Any] = json.loads(line)
     if result["twice"]:
         raise click.ClickException(f"{result['twice']} messages came twice")
     for name, was, now in zip(("nodes_s", "redis_s"), before, after, strict=True):
@@ -107,30 +87,46 @@ def generate(
     return result
 
 
-def pairs(
-    directory: Path, program: Path, pairs: int, windows: Sequence[int], size: int, seconds: int, runs: int
-) -> None:
-    """Closed loop between two nodes, with every write on disk before its answer and once a second."""
-    kinds = {"two nodes, Redis, `always`": "always", "two nodes, Redis, `everysec`": "everysec"}
-    rows: dict[tuple[str, int], list[dict[str, Any]]] = {}
-    for run in range(runs):
-        for name, fsync in {**kinds, "one node, SQLite": ""}.items():
-            with cluster(directory, 2, fsync) if fsync else alone(directory) as among:
-                for window in windows:
-                    result = generate(program, among, pairs, window, size, seconds, 0)
-                    rows.setdefault((name, window), []).append(result)
-                    click.echo(f"run {run + 1}/{runs}  {name:30} window {window:2}  {result}", err=True)
-    click.echo(
-        "| what | window | messages/s | spread | p50 ms | p99 ms | nodes µs | spread | Redis µs | spread |\n"
-        + "|---" * 10
-        + "|"
+def scene(options: Options, tell: Tell) -> list[Figure]:
+    """Closed loop between two nodes, with every write on disk before its answer and once a second, beside one
+    node with a store of its own."""
+    names = ("always", "everysec", "")
+    tell.plan(options.runs * len(names), 5 + len(options.windows) * (2 + options.seconds))
+    found: dict[tuple[str, int], list[dict[str, Any]]] = {}
+    with scratch() as directory:
+        program = compiled(directory, "pairs")
+        for run in range(options.runs):
+            for fsync in names:
+                tell.step(f"run {run + 1}/{options.runs}, {f'two nodes, Redis {fsync}' if fsync else ALONE}")
+                start: AbstractContextManager[Cluster]
+                start = cluster(directory, 2, fsync) if fsync else alone(directory)
+                with start as among:
+                    for window in options.windows:
+                        result = generate(
+                            program, among, options.pairs, window, options.size, options.seconds, options.rate
+                        )
+                        found.setdefault((fsync, window), []).append(result)
+    return [
+        figure(fsync, window, found[fsync, window], found["", window])
+        for fsync in names[:-1]
+        for window in options.windows
+    ]
+
+
+def figure(fsync: str, window: int, ours: list[dict[str, Any]], theirs: list[dict[str, Any]]) -> Figure:
+    """Messages a second; what counts stands in the details."""
+    details = {
+        name: tuple(one[name] for one in ours) for name in ("p50_ms", "p99_ms", "nodes_us", "redis_us")
+    }
+    return Figure(
+        scene="cluster",
+        what=f"two nodes, Redis with appendfsync {fsync}, window {window}",
+        unit="messages/s",
+        ours=tuple(one["rate"] for one in ours),
+        against=ALONE,
+        theirs=tuple(one["rate"] for one in theirs),
+        details={**details, "their_nodes_us": tuple(one["nodes_us"] for one in theirs)},
     )
-    for (name, window), results in rows.items():
-        rate, rates = middle(results, "rate", ",.0f")
-        nodes, redis_us = middle(results, "nodes_us", ".0f"), middle(results, "redis_us", ".0f")
-        p50, p99 = middle(results, "p50_ms", ".1f")[0], middle(results, "p99_ms", ".1f")[0]
-        cells = (name, str(window), rate, rates, p50, p99, *nodes, *redis_us)
-        click.echo(f"| {' | '.join(cells)} |")
 
 
 def nodes(

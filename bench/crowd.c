@@ -130,7 +130,7 @@ static void got(struct peer *p, const uint8_t *at, const uint8_t *end) {
         if (index == 2 && pair) { pair_got++; pair_ack(); }
         break;
     case 5: frame(p, 6, (const uint8_t *)"", 0); break;
-    case 21: fprintf(stderr, "crowd: Bye: %.*s\n", (int)(end - at), at); exit(1);
+    case 21: complain("Bye", at, end); exit(1);
     default: break;
     }
 }

@@ -1,4 +1,4 @@
-"""``python -m bench drain``: a node sends its clients to another one while they talk.
+"""``bench drain``: a node sends its clients to another one while they talk.
 
 The nodes have one core; Redis and the router have the other. The clients, processes in Python with the SDK,
 take what is left of both.
@@ -17,8 +17,8 @@ from typing import Any
 
 import click
 
-from bench.cluster import OTHER_CPU, cluster
-from bench.servers import Server, cpu_seconds, measure, router
+from bench.cluster import cluster
+from bench.servers import OTHER_CPU, Server, cpu_seconds, measure, router
 from bench.tasks import Api, ask, settings_for
 
 BEFORE_S, AFTER_S = 3.0, 5.0
@@ -60,7 +60,7 @@ def run(directory: Path, sessions: int, rate: int, load: float, processes: int) 
         say(movers)
         results = [told(mover) for mover in movers]
         there = measure(other, "imgateway_sessions")
-    shown(results, paces, spent, there, rate)
+    shown(results, paces, spent, there, rate, each * processes)
 
 
 def watched(node: Server, sessions: int) -> list[tuple[float, float]]:
@@ -83,9 +83,13 @@ def shown(
     spent: list[float],
     there: float,
     rate: int,
+    sessions: int,
 ) -> None:
-    """The row; an error if a message was lost or came twice, or if the pace was another."""
+    """The row; an error if not every client was told to go, once, and came back, if a message was lost or
+    came twice, or if the pace was another."""
     moves = sorted(move for result in results for move in result["moves"])
+    if len(moves) != sessions:
+        raise click.ClickException(f"{sessions} clients were told to go and came back {len(moves)} times")
     away = sorted(up - down for down, up in moves)
     total = {key: sum(result[key] for result in results) for key in results[0] if key != "moves"}
     # Between a tenth and nine tenths: the looks are further apart than the drain is exact.

@@ -1,4 +1,4 @@
-"""``python -m bench large-room``: one very large room in one process, with connections that are not there.
+"""``bench large-room``: one very large room in one process, with connections that are not there.
 
 The members log in and subscribe as over a socket; what they are sent is counted and forgotten. So this shows
 what the gateway itself takes, and how long it keeps others waiting: a child writes the time into a pipe,

@@ -1,21 +1,27 @@
-/* Closed-loop load: N pairs, each with a sender and a receiver, W messages of a pair outstanding.
+/* Load of N pairs, each with a sender and a receiver: closed loop with W messages of a pair outstanding, or open loop.
  *
- * A message counts as done when its sender has the acknowledgement and its receiver has the message; only then does the
- * pair send another. The same loop speaks the native protocol, MobileIMSDK's with receipts, and MQTT 3.1.1 at QoS 1, so
+ * Closed loop: a message counts as done when its sender has the acknowledgement and its receiver has the message; only
+ * then does the pair send another. The same loop speaks the native protocol, MobileIMSDK's with receipts, and MQTT 3.1.1 at QoS 1, so
  * all servers get the same load from the same program. One thread, one epoll; in C, so that the generator is not the limit.
  *
- *   pairs native|mobileimsdk|mqtt|mqtt-kept HOST PORT PAIRS WINDOW SIZE SECONDS TAG [RATE] < tokens
+ *   pairs native|mobileimsdk|mqtt|mqtt-kept HOST PORT PAIRS WINDOW SIZE SECONDS TAG [RATE [QOS]] < tokens
  *   pairs idle HOST PORT SESSIONS 0 0 SECONDS TAG < tokens    (logs in, answers pings, acknowledges what it is sent)
  *
  * PORT may be a list, 7901,7902: a pair's sender is at one of them and its receiver at the next, so that every message
  * goes from one server to another. RATE: so many messages a second of all pairs, one at a time, instead of as many as go;
  * a pair whose window is full leaves its turn out.
  *
+ * WINDOW 0, open loop: RATE messages a second at fixed times, whatever comes of those before. Latency counts from the time
+ * at which a message should have been sent, so a server that makes the load wait has that in its figures. SIGUSR1: print
+ * what was measured so far, and begin to measure anew. SIGTERM: it is over. late_p99_ms is by how much the generator was late.
+ *
+ * QOS 0: nothing is acknowledged; the body carries the message's number, and what is overtaken by a later one is `lost`.
+ *
  * A line of `tokens` for each peer; a server that asks for none is given none. mqtt-kept: without clean session.
  *
  * The senders are the users TAGs0, TAGs1 ..., the receivers TAGr0, TAGr1 ...
  *
- * Prints one JSON object; and on stderr, when it begins to count, a line. `idle` prints one when all are logged in, and one
+ * Prints one JSON object; and on stderr, when it begins to count, "measuring". `idle` prints one when all are logged in, and one
  * with what came when it is over or told to end.
  */
 #define _GNU_SOURCE
@@ -33,6 +39,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "histogram.h"
 #include "wire.h"
 
 #define IN_BYTES 65536
@@ -40,52 +47,77 @@
 #define IDLE_BYTES 16384
 #define MAX_WINDOW 64
 #define ACK_EVERY 16
-#define LATENCIES (1 << 22)
+#define OUT_MOST (8 << 20)
+#define SETTLE_S 5
+#define STALL_S 1
+#define NUMBER_BYTES 16
+#define BODY 5 /* of Message */
 
 struct peer {
     int fd, index, receiver, ready;
     uint8_t *in, *out;
-    int in_len, out_len;
+    int in_len, out_len, out_cap;
     /* receiver */
     uint64_t epoch, upto, acked_upto;
     int unacked;
 };
 
 struct pair {
-    int sent_at_head, sent_at_tail;
     double sent_at[MAX_WINDOW * 2];
-    uint64_t sent, acked, delivered;
+    uint64_t sent, acked, delivered; /* delivered: the number of the next one */
 };
 
 static enum { NATIVE, MQTT, MOBILE, IDLE } mode;
 static struct peer *peers;
 static struct pair *pairs;
-static int n_pairs, n_peers, window, size, n_ready, epoll_fd;
-static uint64_t measured, extra, received;
-static volatile sig_atomic_t over;
-static float *latencies;
-static uint64_t n_latencies;
+static int n_pairs, n_peers, window, size, qos = 1, open_loop, n_ready, epoll_fd;
+static uint64_t extra, received, lost;
+static volatile sig_atomic_t over, anew;
+static struct histogram latencies, late;
 static int measuring, kept;
+static double rate, begin, start; /* start: when measuring begins */
 static uint8_t body[65536];
 static char run_id[16];
 static const char *tag;
 
+/* Closed loop: all of it, for the server reads soon. Open loop: what goes now; the rest keeps its place. */
 static void flush(struct peer *p) {
     int done = 0;
     while (done < p->out_len) {
-        ssize_t n = send(p->fd, p->out + done, p->out_len - done, MSG_NOSIGNAL);
+        ssize_t n = send(p->fd, p->out + done, p->out_len - done, MSG_NOSIGNAL | (open_loop ? MSG_DONTWAIT : 0));
         if (n < 0) {
-            if (errno == EAGAIN) { usleep(100); continue; } /* closed loop: the server reads soon */
-            die("send");
+            if (errno != EAGAIN) die("send");
+            if (open_loop) break;
+            usleep(100);
+            continue;
         }
         done += (int)n;
     }
-    p->out_len = 0;
+    p->out_len -= done;
+    if (done && p->out_len) memmove(p->out, p->out + done, p->out_len);
 }
 
 static uint8_t *room(struct peer *p, int bytes) {
-    if (p->out_len + bytes > OUT_BYTES) flush(p);
+    if (p->out_len + bytes > p->out_cap) flush(p);
+    if (p->out_len + bytes > p->out_cap) {
+        if (p->out_cap >= OUT_MOST) { fprintf(stderr, "pairs: the server does not read at this rate\n"); exit(1); }
+        p->out = realloc(p->out, p->out_cap *= 2);
+    }
     return p->out + p->out_len;
+}
+
+static void number_body(uint64_t number) {
+    char text[NUMBER_BYTES + 1];
+    if (qos) return;
+    sprintf(text, "%016llx", (unsigned long long)number);
+    memcpy(body, text, NUMBER_BYTES);
+}
+
+static int64_t number_in(const uint8_t *payload, uint64_t len) {
+    char text[NUMBER_BYTES + 1] = "";
+    if (len < NUMBER_BYTES) return -1;
+    memcpy(text, payload, NUMBER_BYTES);
+    return (int64_t)strtoull(text, NULL, 16);
 }
 
 /* ---- native: Frame in protobuf behind a varint32 length ---------------------------------------------------------- */
@@ -113,7 +145,9 @@ static void native_publish(struct peer *p, uint64_t number) {
     char text[64];
     int n = field(frame, 1, text, sprintf(text, "%s-%llx", run_id, (unsigned long long)number));
     n += field(frame + n, 2, text, sprintf(text, "user:%sr%d", tag, p->index));
+    number_body(number);
     n += field(frame + n, 4, body, size);
+    if (!qos) { frame[n++] = 5 << 3; frame[n++] = 0; }
     native_frame(p, 1, frame, n);
 }
 
@@ -173,7 +207,7 @@ static void mqtt_subscribe(struct peer *p) {
     packet[1] = 1;
     sprintf(topic, "user/%sr%d", tag, p->index);
     int n = 2 + mqtt_text(packet + 2, topic);
-    packet[n++] = 1;
+    packet[n++] = (uint8_t)qos;
     mqtt_packet(p, 0x82, packet, n);
 }
 
@@ -182,11 +216,14 @@ static void mqtt_publish(struct peer *p, uint64_t number) {
     char topic[32];
     sprintf(topic, "user/%sr%d", tag, p->index);
     int n = mqtt_text(packet, topic);
-    uint16_t id = (uint16_t)(number % 65535 + 1);
-    packet[n++] = (uint8_t)(id >> 8);
-    packet[n++] = (uint8_t)id;
+    if (qos) {
+        uint16_t id = (uint16_t)(number % 65535 + 1);
+        packet[n++] = (uint8_t)(id >> 8);
+        packet[n++] = (uint8_t)id;
+    }
+    number_body(number);
     memcpy(packet + n, body, size);
-    mqtt_packet(p, 0x32, packet, n + size);
+    mqtt_packet(p, qos ? 0x32 : 0x30, packet, n + size);
 }
 
 /* ---- MobileIMSDK: JSON behind four bytes of length ----------------------------------------------------------------- */
@@ -227,36 +264,57 @@ static void mobile_receipt(struct peer *p, const char *fp, int len) {
 
 /* ---- the loop ----------------------------------------------------------------------------------------------------- */
 
-static void pump(int index, int most) {
+static void publish(int index) {
     struct pair *pair = &pairs[index];
     struct peer *sender = &peers[2 * index];
+    if (mode == NATIVE) native_publish(sender, pair->sent);
+    else if (mode == MOBILE) mobile_publish(sender, pair->sent);
+    else mqtt_publish(sender, pair->sent);
+    pair->sent++;
+}
+
+static void pump(int index, int most) {
+    struct pair *pair = &pairs[index];
     while (most-- > 0) {
-        uint64_t done = pair->acked < pair->delivered ? pair->acked : pair->delivered;
+        uint64_t done = !qos || pair->acked > pair->delivered ? pair->delivered : pair->acked;
         if (pair->sent - done >= (uint64_t)window) break;
         pair->sent_at[pair->sent % (MAX_WINDOW * 2)] = now();
-        if (mode == NATIVE) native_publish(sender, pair->sent);
-        else if (mode == MOBILE) mobile_publish(sender, pair->sent);
-        else mqtt_publish(sender, pair->sent);
-        pair->sent++;
+        publish(index);
     }
 }
 
-static void delivered(struct peer *p, int entries) {
+/* When the pair's message with this number was to be sent: the pairs take turns. */
+static double due(int index, uint64_t number) {
+    return begin + ((double)number * n_pairs + index) / rate;
+}
+
+/* The pair's next message is there, or, without acknowledgements, the one with this number. */
+static void delivered(struct peer *p, int64_t number, double t) {
     struct pair *pair = &pairs[p->index];
-    double t = now();
-    while (entries-- > 0) {
-        if (pair->delivered >= pair->sent) { extra++; continue; }
-        if (measuring) {
-            if (n_latencies < LATENCIES)
-                latencies[n_latencies++] = (float)(t - pair->sent_at[pair->delivered % (MAX_WINDOW * 2)]);
-            measured++;
-        }
-        pair->delivered++;
-    }
+    uint64_t this = number < 0 ? pair->delivered : (uint64_t)number;
+    if (this >= pair->sent || this < pair->delivered) { extra++; return; }
+    double since = open_loop ? due(p->index, this) : pair->sent_at[this % (MAX_WINDOW * 2)];
+    if (measuring && (!open_loop || since >= start)) count(&latencies, t - since);
+    lost += this - pair->delivered;
+    pair->delivered = this + 1;
 }
 
 static void became_ready(struct peer *p) {
     if (!p->ready) { p->ready = 1; n_ready++; }
+}
+
+/* The number in an entry's body: Entry.message, Message.body. */
+static int64_t native_number(const uint8_t *at, const uint8_t *end) {
+    for (uint64_t wanted = 2; at < end;) {
+        uint64_t key, value;
+        at += read_varint(at, end, &key);
+        at += read_varint(at, end, &value);
+        if ((key & 7) != 2) continue;
+        if (key >> 3 != wanted) at += value;
+        else if (wanted == BODY) return number_in(at, value);
+        else end = at + value, wanted = BODY;
+    }
+    return -1;
 }
 
 static void native_got(struct peer *p, const uint8_t *frame, const uint8_t *end) {
@@ -270,24 +328,28 @@ static void native_got(struct peer *p, const uint8_t *frame, const uint8_t *end)
     case 3: {
         int entries = 0;
         uint64_t upto = 0;
+        double t = now();
         while (at < end) {
             at += read_varint(at, end, &key);
             at += read_varint(at, end, &value);
             if ((key & 7) == 2) at += value;
             if (key >> 3 == 3) p->epoch = value;
             else if (key >> 3 == 5) upto = value;
-            else if (key >> 3 == 6) entries++;
+            else if (key >> 3 == 6) {
+                entries++;
+                if (mode == IDLE) received++;
+                else delivered(p, qos ? -1 : native_number(at - value, at), t);
+            }
         }
+        if (!upto) break; /* outside any log: nothing to acknowledge */
         p->unacked += entries;
         if (upto > p->upto) p->upto = upto;
         else extra += (uint64_t)entries;
         if (p->unacked >= ACK_EVERY) native_ack(p);
-        if (mode == IDLE) received += (uint64_t)entries;
-        else delivered(p, entries);
         break;
     }
     case 5: native_frame(p, 6, (const uint8_t *)"", 0); break;
-    case 21: fprintf(stderr, "pairs: Bye: %.*s\n", (int)(end - at), at); exit(1);
+    case 21: complain("Bye", at, end); exit(1);
     default: break;
     }
 }
@@ -320,8 +382,8 @@ static int take_mqtt(struct peer *p) {
         case 4: pairs[p->index].acked++; break;
         case 3: {
             int topic = content[0] << 8 | content[1];
-            mqtt_packet(p, 0x40, content + 2 + topic, 2);
-            delivered(p, 1);
+            if (qos) mqtt_packet(p, 0x40, content + 2 + topic, 2);
+            delivered(p, qos ? -1 : number_in(content + 2 + topic, len - 2 - (uint64_t)topic), now());
             break;
         }
         default: break;
@@ -341,7 +403,7 @@ static void mobile_got(struct peer *p, const char *content, int len) {
             fp += sizeof fp_head - 1;
             mobile_receipt(p, fp, (int)strcspn(fp, "\""));
         }
-        delivered(p, 1);
+        delivered(p, -1, now());
     } else {
         fprintf(stderr, "pairs: unexpected: %.*s\n", len, content);
         exit(1);
@@ -370,9 +432,10 @@ static void readable(struct peer *p) {
     p->in_len -= used;
 }
 
-static void turn(int timeout_ms, int pumping) {
+static void turn(double timeout_s, int pumping) {
     static struct epoll_event events[512];
-    int n = epoll_wait(epoll_fd, events, 512, timeout_ms);
+    struct timespec timeout = {(time_t)timeout_s, (long)((timeout_s - (double)(time_t)timeout_s) * 1e9)};
+    int n = epoll_pwait2(epoll_fd, events, 512, &timeout, NULL);
     for (int i = 0; i < n; i++) readable(&peers[events[i].data.u32]);
     for (int i = 0; i < n; i++) {
         struct peer *p = &peers[events[i].data.u32];
@@ -386,12 +449,35 @@ static void turn(int timeout_ms, int pumping) {
 }
 
 /* What is due by now at `rate` messages a second. */
-static void pace(double rate, double since, uint64_t *sent) {
-    for (double t = now(); (double)*sent < (t - since) * rate; ++*sent) {
+static void pace(uint64_t *sent) {
+    for (double t = now(); begin + (double)*sent / rate <= t; ++*sent) {
         int index = (int)(*sent % (uint64_t)n_pairs);
-        pump(index, 1);
+        if (open_loop) {
+            if (measuring) count(&late, t - due(index, pairs[index].sent));
+            publish(index);
+        } else
+            pump(index, 1);
         flush(&peers[2 * index]);
     }
+}
+
+/* Without acknowledgements a pair whose last messages were lost would wait for them for good. */
+static void give_up(void) {
+    double t = now();
+    for (int i = 0; i < n_pairs; i++) {
+        struct pair *pair = &pairs[i];
+        if (pair->sent == pair->delivered || t - pair->sent_at[(pair->sent - 1) % (MAX_WINDOW * 2)] < STALL_S) continue;
+        lost += pair->sent - pair->delivered;
+        pair->delivered = pair->sent;
+        pump(i, MAX_WINDOW);
+        flush(&peers[2 * i]);
+    }
+}
+
+static uint64_t outstanding(void) {
+    uint64_t sum = 0;
+    for (int i = 0; i < n_pairs; i++) sum += pairs[i].sent - pairs[i].delivered;
+    return sum;
 }
 
 static void acknowledge(int first, int step) {
@@ -404,9 +490,18 @@ static void end(int number) {
     over = 1;
 }
 
-static int compare(const void *a, const void *b) {
-    float x = *(const float *)a, y = *(const float *)b;
-    return x < y ? -1 : x > y;
+static void mark(int number) {
+    (void)number;
+    anew = 1;
+}
+
+static void report(double took) {
+    printf("{\"rate\": %.0f, \"messages\": %llu, \"twice\": %llu, \"lost\": %llu, ", (double)latencies.n / took,
+           (unsigned long long)latencies.n, (unsigned long long)extra, (unsigned long long)lost);
+    print_latencies(stdout, &latencies);
+    if (open_loop) printf(", \"late_p99_ms\": %.3f", percentile_ms(&late, 99));
+    printf("}\n");
+    fflush(stdout);
 }
 
 static void connect_all(const char *host, const char *list) {
@@ -421,7 +516,7 @@ static void connect_all(const char *host, const char *list) {
         p->index = mode == IDLE ? i : i / 2;
         p->receiver = i % 2;
         p->in = malloc(mode == IDLE ? IDLE_BYTES : IN_BYTES);
-        p->out = malloc(mode == IDLE ? IDLE_BYTES : OUT_BYTES);
+        p->out = malloc(p->out_cap = mode == IDLE ? IDLE_BYTES : OUT_BYTES);
         to.sin_port = htons((uint16_t)ports[(p->index + (mode == IDLE ? 0 : p->receiver)) % n_ports]);
         p->fd = socket(AF_INET, SOCK_STREAM, 0);
         if (p->fd < 0 || connect(p->fd, (struct sockaddr *)&to, sizeof to) < 0) die("connect");
@@ -440,69 +535,100 @@ static void connect_all(const char *host, const char *list) {
         flush(p);
         struct epoll_event event = {.events = EPOLLIN, .data.u32 = (uint32_t)i};
         epoll_ctl(epoll_fd, EPOLL_CTL_ADD, p->fd, &event);
-        while (n_ready < i - 100) turn(1000, 0); /* a login storm is another scene */
+        while (n_ready < i - 100) turn(1, 0); /* a login storm is another scene */
     }
     double until = now() + 30;
     while (n_ready < n_peers) {
         if (now() > until) { fprintf(stderr, "pairs: %d of %d are ready\n", n_ready, n_peers); exit(1); }
-        turn(100, 0);
+        turn(0.1, 0);
     }
     free(line);
 }
 
+static void idle(double seconds) {
+    printf("{\"ready\": %d}\n", n_ready);
+    fflush(stdout);
+    for (double until = now() + seconds, acked = now(); !over && now() < until;) {
+        turn(0.1, 0);
+        if (now() - acked > 0.2) {
+            acked = now();
+            acknowledge(0, 1);
+        }
+    }
+    printf("{\"received\": %llu, \"twice\": %llu}\n", (unsigned long long)received, (unsigned long long)extra);
+}
+
+static void load(double seconds) {
+    begin = now();
+    if (!rate)
+        for (int i = 0; i < n_pairs; i++) { pump(i, MAX_WINDOW); flush(&peers[2 * i]); }
+    double acked = begin, looked = begin, until = begin + 1 + seconds, since = start = begin + 1, t;
+    uint64_t sent = 0;
+    while (!over && (t = now()) < until) {
+        if (!measuring && t >= start) {
+            measuring = 1;
+            fprintf(stderr, "measuring\n");
+        }
+        if (anew) {
+            anew = 0;
+            report(t - since);
+            since = t;
+            forget(&latencies);
+            forget(&late);
+        }
+        double wait = rate ? begin + (double)sent / rate - t : 0.05;
+        turn(wait < 0 ? 0 : wait > 0.05 ? 0.05 : wait, !rate);
+        if (rate) pace(&sent);
+        if (mode == NATIVE && measuring && t - acked > 0.2) {
+            acked = t;
+            acknowledge(1, 2);
+        }
+        if (!qos && !open_loop && t - looked > STALL_S) {
+            looked = t;
+            give_up();
+        }
+    }
+    double took = now() - since;
+    /* The slow ones count too. */
+    for (double settled = now() + SETTLE_S; open_loop && outstanding() && now() < settled;) {
+        turn(0.01, 0);
+        if (mode == NATIVE) acknowledge(1, 2);
+        for (int i = 0; i < n_peers; i++) flush(&peers[i]);
+    }
+    if (open_loop) lost += outstanding();
+    report(took);
+}
+
 int main(int argc, char **argv) {
-    if (argc != 9 && argc != 10) { fprintf(stderr, "usage: pairs native|mobileimsdk|mqtt|mqtt-kept|idle HOST PORT PAIRS WINDOW SIZE SECONDS TAG [RATE]\n"); return 2; }
+    if (argc < 9 || argc > 11) {
+        fprintf(stderr, "usage: pairs native|mobileimsdk|mqtt|mqtt-kept|idle HOST PORT PAIRS WINDOW SIZE SECONDS TAG [RATE [QOS]]\n");
+        return 2;
+    }
     kept = !strcmp(argv[1], "mqtt-kept");
     mode = !strcmp(argv[1], "native") ? NATIVE : !strncmp(argv[1], "mqtt", 4) ? MQTT : argv[1][0] == 'm' ? MOBILE : IDLE;
     n_pairs = atoi(argv[4]);
     window = atoi(argv[5]);
     size = atoi(argv[6]);
-    double seconds = atof(argv[7]), rate = argc > 9 ? atof(argv[9]) : 0;
+    rate = argc > 9 ? atof(argv[9]) : 0;
+    qos = argc > 10 ? atoi(argv[10]) : 1;
     tag = argv[8];
     n_peers = mode == IDLE ? n_pairs : 2 * n_pairs;
+    open_loop = mode != IDLE && !window;
     if (window > MAX_WINDOW || size > (int)sizeof body) { fprintf(stderr, "pairs: window or size too large\n"); return 2; }
+    if (open_loop && rate <= 0) { fprintf(stderr, "pairs: without a window there must be a rate\n"); return 2; }
+    if (!qos && (mode == MOBILE || size < NUMBER_BYTES)) {
+        fprintf(stderr, "pairs: QoS 0 is for native and mqtt, with bodies of %d bytes or more\n", NUMBER_BYTES);
+        return 2;
+    }
     memset(body, 'x', sizeof body);
     sprintf(run_id, "%08x", (unsigned)(now() * 1e6));
     peers = calloc((size_t)n_peers, sizeof *peers);
     pairs = calloc((size_t)n_pairs, sizeof *pairs);
-    latencies = malloc(LATENCIES * sizeof *latencies);
     epoll_fd = epoll_create1(0);
+    signal(SIGTERM, end);
+    signal(SIGUSR1, mark);
     connect_all(argv[2], argv[3]);
-    if (mode == IDLE) {
-        printf("{\"ready\": %d}\n", n_ready);
-        fflush(stdout);
-        signal(SIGTERM, end);
-        for (double until = now() + seconds, acked = now(); !over && now() < until;) {
-            turn(100, 0);
-            if (now() - acked > 0.2) {
-                acked = now();
-                acknowledge(0, 1);
-            }
-        }
-        printf("{\"received\": %llu, \"twice\": %llu}\n", (unsigned long long)received, (unsigned long long)extra);
-        return 0;
-    }
-    if (!rate)
-        for (int i = 0; i < n_pairs; i++) { pump(i, MAX_WINDOW); flush(&peers[2 * i]); }
-    double begin = now(), acked = begin, start = begin + 1, until = start + seconds;
-    uint64_t sent = 0;
-    while (now() < until) {
-        if (!measuring && now() >= start) {
-            measuring = 1;
-            fprintf(stderr, "measuring\n");
-        }
-        turn(rate ? 1 : 50, !rate);
-        if (rate) pace(rate, begin, &sent);
-        if (mode == NATIVE && measuring && now() - acked > 0.2) {
-            acked = now();
-            acknowledge(1, 2);
-        }
-    }
-    double took = now() - start;
-    measuring = 0;
-    qsort(latencies, n_latencies, sizeof *latencies, compare);
-    printf("{\"rate\": %.0f, \"messages\": %llu, \"twice\": %llu, \"p50_ms\": %.2f, \"p99_ms\": %.2f}\n",
-           measured / took, (unsigned long long)measured, (unsigned long long)extra,
-           latencies[n_latencies / 2] * 1e3, latencies[(uint64_t)(n_latencies * 0.99)] * 1e3);
+    if (mode == IDLE) idle(atof(argv[7]));
+    else load(atof(argv[7]));
     return 0;
 }

@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -43,10 +44,12 @@ class Deaf:
 
 def ask(port: int, *words: str | bytes) -> Any:
     with socket.create_connection(("127.0.0.1", port), 10) as link:
-        link.sendall(hiredis.pack_command(words))
+        link.sendall(hiredis.pack_command(words))  # type: ignore[arg-type]  # any number of them
         reader = hiredis.Reader()
         while (reply := reader.gets()) is False:
-            reader.feed(link.recv(65_536))
+            if not (data := link.recv(65_536)):
+                raise ConnectionError("Redis has gone")
+            reader.feed(data)
     return reply
 
 
@@ -82,7 +85,7 @@ async def run(reactor: Any, server: Server, users: int, messages: int, body: int
     )
     at.append(measured(server))
     for round in range(messages):
-        await all_of(lambda n, round=round: publish(n, round))
+        await all_of(partial(publish, round=round))
         if not round:
             at.append(measured(server))
     at.append(measured(server))

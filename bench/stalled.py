@@ -1,4 +1,4 @@
-"""``python -m bench stalled``: a member of a flooded room that stops reading, over real sockets.
+"""``bench stalled``: a member of a flooded room that stops reading, over real sockets.
 
 What it must be: what the gateway holds for it is bounded; when it reads on it is told that something is
 missing; and what is for lane 1 is all there. One that reads along misses nothing.
@@ -10,13 +10,20 @@ import select
 import socket
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
+import click
+
+from bench.servers import gateway, measure, rss_bytes
+from imgateway.auth.keys import load_secret
+from imgateway.auth.token import mint
+from imgateway.config import AuthSettings
 from imgateway.frames import Deliver, Hello, Publish, Subscribe, Subscribed, Welcome, parse_address
 from imgateway.protocols.native import NativeAdapter
 from imgateway.wire.messages import decode_message
 
-__all__ = ("Found", "Member", "stalled")
+__all__ = ("Found", "Member", "run", "stalled")
 
 ROOM = parse_address("room:flood")
 GIFT_S = 0.25
@@ -133,3 +140,33 @@ def stalled(
     for one in (publisher, well, slow):
         one.socket.close()
     return Found(well, slow, messages, gifts, most, time.monotonic() - ended)
+
+
+def run(directory: Path, size: int, seconds: float, rate: float) -> None:
+    """The same against a node of its own, as a table."""
+    with gateway(directory, "memory:") as server:
+        secret = load_secret(AuthSettings(), server.data_dir)
+        before = rss_bytes(server.pid)
+        found = stalled(
+            server.port,
+            lambda user, service: mint(secret, user, service=service, ttl_s=3600, now_s=time.time()),
+            lambda: measure(server, "imgateway_held_unsent_bytes"),
+            seconds,
+            size,
+            rate,
+        )
+        grown = rss_bytes(server.pid) - before
+    well, slow = found.well, found.slow
+    click.echo("| | reads along | stopped reading |\n|---|---|---|")
+    for name, values in (
+        (f"messages, of {found.messages:,}", [len(one.shown[0]) for one in (well, slow)]),
+        (f"of lane 1, of {len(found.gifts):,}", [len(one.shown[1]) for one in (well, slow)]),
+        ("gaps told", [one.gaps[0] for one in (well, slow)]),
+        ("gaps told in lane 1", [one.gaps[1] for one in (well, slow)]),
+        ("bytes received", [one.bytes for one in (well, slow)]),
+    ):
+        click.echo(f"| {name} | {values[0]:,} | {values[1]:,} |")
+    click.echo(
+        f"\nheld for it: {found.held:,.0f} bytes at most; the process grew by {grown:,} bytes; "
+        f"caught up in {found.caught_up_s:.1f} s"
+    )

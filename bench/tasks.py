@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 
 import click
 
-from bench.cluster import OTHER_CPU, cluster
-from bench.servers import cpu_seconds, gateway, router, rss_bytes, tokens
+from bench.cluster import cluster
+from bench.servers import OTHER_CPU, cpu_seconds, gateway, router, rss_bytes, tokens
 from imgateway.router.keys import entry_of, make_key
 
 NDJSON = "application/x-ndjson"

@@ -1,4 +1,4 @@
-/* What both generators need: the clock, an end with a reason, and protobuf's varints and fields. */
+/* What all generators need: the clock, an end with a reason, and protobuf's varints and fields. */
 #ifndef WIRE_H
 #define WIRE_H
 
@@ -46,6 +46,21 @@ static int field(uint8_t *to, int number, const void *data, int len) {
     n += varint(to + n, (uint64_t)len);
     memcpy(to + n, data, len);
     return n + len;
+}
+
+/* Code and reason of a Bye or Refused, a line on stderr: the texts in it, and the last number. */
+static void complain(const char *what, const uint8_t *at, const uint8_t *end) {
+    uint64_t key, value, code = 0;
+    fprintf(stderr, "%s: %s:", program_invocation_short_name, what);
+    while (at < end) {
+        at += read_varint(at, end, &key);
+        at += read_varint(at, end, &value);
+        if ((key & 7) == 0) { code = value; continue; }
+        if ((key & 7) != 2 || value > (uint64_t)(end - at)) break;
+        fprintf(stderr, " %.*s", (int)value, (const char *)at);
+        at += value;
+    }
+    fprintf(stderr, " (%llu)\n", (unsigned long long)code);
 }
 
 #endif

@@ -14,9 +14,11 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +26,15 @@ import hypothesis
 import pytest
 import pytest_twisted
 from twisted.internet import task
+from twisted.internet.defer import Deferred
 from twisted.logger import LogEvent, LogLevel, formatEvent, globalLogPublisher
 from twisted.python.failure import Failure
 
 # Examples may be slow under coverage on a small machine; what failed comes with the line that repeats it.
 hypothesis.settings.register_profile("imgateway", deadline=None, print_blob=True)
 hypothesis.settings.load_profile("imgateway")
+
+NETWORK = "tests/network/"
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -38,10 +43,49 @@ def pytest_configure(config: pytest.Config) -> None:
         root = Path(sys.prefix) / "tmp"
         root.mkdir(exist_ok=True)
         os.environ["PYTEST_DEBUG_TEMPROOT"] = str(root)
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # A shell without a terminal starts what is in its background like this, and what tests start, and
+        # interrupt, would inherit it.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    pytest_twisted.blockon_default = partial(_blockon_next_turn, pytest_twisted.blockon_default)
+
+
+def _blockon_next_turn(blockon: Callable[[Deferred[Any]], Any], deferred: Deferred[Any]) -> Any:
+    """Leaves the reactor's greenlet in a turn of its own.
+
+    pytest_twisted leaves it wherever a test's Deferred fires, which may be amid a function of ours. Coverage,
+    which is not told of greenlets, would lose the rest of the function and take others' lines for ours.
+    """
+    from twisted.internet import reactor
+
+    result: Deferred[Any] = Deferred()
+
+    def fired(outcome: Any) -> None:
+        reactor.callLater(0, result.callback, outcome)  # type: ignore[attr-defined]
+
+    deferred.addBoth(fired)
+    return blockon(result)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    # They take the longest: where processes share the tests, one of them has to begin with these.
+    items.sort(key=lambda item: not item.nodeid.startswith(NETWORK))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """A file stays in one process, and all of NETWORK does: a node under load, and killed, wants a core."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):  # type: ignore[misc]
+        def _split_scope(self, nodeid: str) -> str:
+            return NETWORK if nodeid.startswith(NETWORK) else str(super()._split_scope(nodeid))
+
+    return Scheduling(config, log)
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    # The check below collects garbage after every test; what all tests share need not be looked at each time.
+    # A check below collects garbage after every test; what all tests share need not be looked at each time.
     gc.collect()
     gc.freeze()
 
@@ -85,10 +129,24 @@ def _text(event: LogEvent) -> str:
     return "\n".join(part for part in (text, failure.getTraceback() if failure else "") if part)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _earlier_errors() -> list[LogEvent]:
+    """What earlier files forgot and only now is found. Autouse and first, before all else of a file."""
+    log = ErrorLog()
+    globalLogPublisher.addObserver(log)
+    gc.collect()
+    globalLogPublisher.removeObserver(log)
+    # The rest stays, such as modules that they brought. To look at it after every test took minutes.
+    gc.freeze()
+    return log.events
+
+
 @pytest.fixture(autouse=True)
-def _logged_errors(request: pytest.FixtureRequest) -> Iterator[ErrorLog]:
+def _logged_errors(request: pytest.FixtureRequest, _earlier_errors: list[LogEvent]) -> Iterator[ErrorLog]:
     """Autouse and first in this file: set up before every other fixture of a test, torn down after them."""
     log = ErrorLog()
+    log.events += _earlier_errors
+    _earlier_errors.clear()  # one test tells
     before = set(_delayed_calls())
     globalLogPublisher.addObserver(log)
     try:

@@ -8,10 +8,12 @@ for pair in haproxy:haproxy chromium:chromium openssl:openssl \
     mosquitto_pub:mosquitto-clients node:nodejs npm:npm \
     redis-server:redis-server redis-sentinel:redis-sentinel \
     pg_ctlcluster:postgresql mariadb-install-db:mariadb-server \
-    systemd-analyze:systemd docker-compose:docker-compose; do # program:Debian package
+    systemd-analyze:systemd docker-compose:docker-compose gcc:gcc; do # program:Debian package
     command -v "${pair%%:*}" >/dev/null || missing="$missing ${pair##*:}"
 done
 command -v java >/dev/null || missing="$missing default-jre-headless"
+[ -e /usr/include/stdio.h ] || missing="$missing libc6-dev"
+[ -e /usr/include/openssl/evp.h ] || missing="$missing libssl-dev"
 [ -e /usr/share/java/zookeeper.jar ] || missing="$missing zookeeper" # no program of it is on the path
 [ -z "$missing" ] && exit 0
 

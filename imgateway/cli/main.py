@@ -15,6 +15,7 @@ import click
 
 from imgateway import __version__
 from imgateway.cli.apikey import apikey
+from imgateway.cli.bench import bench
 from imgateway.cli.chat import chat
 from imgateway.cli.conformance import conformance
 from imgateway.cli.fleet import drain, nodes, undrain
@@ -80,6 +81,7 @@ for command in (
     checkconfig,
     backup,
     restore,
+    bench,
     version,
 ):
     main.add_command(command)

@@ -1,0 +1,109 @@
+"""Which scenes there are, and what each takes; a scene's module is imported when it runs."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any, NamedTuple
+
+from bench.figures import Figure, Options, Tell
+
+__all__ = ("SCENES", "Scene")
+
+
+class Scene(NamedTuple):
+    """One scene. `takes`: the fields of `Options` that it minds, each with its value if none is said."""
+
+    name: str
+    about: str
+    takes: dict[str, Any]
+    choices: dict[str, tuple[str, ...]] = {}
+    """What a field may be, where it is not for the scene alone to say."""
+    module: str = ""
+
+    def run(self, options: Options, tell: Tell) -> list[Figure]:
+        """What it finds. :raises ClickException: it cannot go on, and why."""
+        found: list[Figure] = import_module(f"bench.{self.module or self.name}").scene(options, tell)
+        return found
+
+    def options(self, **values: Any) -> Options:
+        """Its own defaults, and these before them."""
+        return Options(**{**self.takes, **values})
+
+
+SCENES = {
+    scene.name: scene
+    for scene in (
+        Scene(
+            "p2p",
+            "Pairs of users who send to each other, against mosquitto; with --rate in an open loop.",
+            {
+                "protocol": "native", "brokers": ("memory:", "embedded:"), "pairs": 100, "windows": (1, 4),
+                "size": 100, "qos": 1, "seconds": 4.0, "runs": 3, "rate": 0.0, "against": "mosquitto",
+                "unpinned": False,
+            },
+            {"protocol": ("native", "mqtt", "mqtt-kept", "mobileimsdk"), "against": ("mosquitto", "none")},
+        ),
+        Scene(
+            "room",
+            "One message to many: fan-out against C or Autobahn, aggregation, and who is not in the room.",
+            {
+                "transport": "tcp", "brokers": ("memory:",), "members": 0, "size": 100, "seconds": 5.0,
+                "runs": 3, "rate": 0.0, "against": "", "unpinned": False, "parts": ("fan-out",),
+            },
+            {
+                "transport": ("tcp", "websocket"), "against": ("c", "autobahn", "none"),
+                "parts": ("fan-out", "tick", "bystanders"),
+            },
+        ),
+        Scene(
+            "login",
+            "Logins a second, each of another user with a JWT of its own, over TCP.",
+            {
+                "brokers": ("memory:", "embedded:"), "sessions": 15_000, "runs": 3, "against": "c",
+                "unpinned": False,
+            },
+            {"against": ("c", "none")},
+        ),
+        Scene(
+            "idle",
+            "Memory of a session that is logged in and says nothing.",
+            {"transport": "tcp", "brokers": ("memory:",), "sessions": 0, "runs": 3, "unpinned": False},
+            {"transport": ("tcp", "websocket", "udp")},
+        ),
+        Scene(
+            "storm",
+            "All sessions are dropped and come back at once, while a few pairs go on talking.",
+            {"brokers": ("embedded:",), "sessions": 15_000, "rate": 200.0, "runs": 1, "unpinned": False},
+        ),
+        Scene(
+            "latency",
+            "From publish to deliver at half of the most that goes, on SQLite.",
+            {
+                "brokers": ("embedded:",), "pairs": 100, "windows": (4,), "size": 100, "seconds": 5.0,
+                "runs": 3, "against": "mosquitto", "unpinned": False,
+            },
+            {"against": ("mosquitto", "none")},
+        ),
+        Scene(
+            "cluster",
+            "The load of p2p from node to node over Redis, against one node.",
+            {"pairs": 100, "windows": (1, 4, 16), "size": 100, "seconds": 4.0, "runs": 3, "rate": 0.0},
+        ),
+        Scene(
+            "udp",
+            "Very many sessions over UDP, each with a Ping a minute.",
+            {"brokers": ("memory:",), "sessions": 200_000, "seconds": 60.0, "runs": 1, "unpinned": False},
+        ),
+        Scene(
+            "pauses",
+            "How long garbage collection stops a process with very many sessions.",
+            {"sessions": 200_000, "seconds": 30.0, "runs": 1},
+        ),
+        Scene(
+            "soak",
+            "Long: 18,000 TCP sessions with traffic, a million over UDP, 200,000 TCP over several processes.",
+            {"sessions": 0, "minutes": 10.0, "runs": 1, "parts": ("tcp", "udp", "cluster")},
+            {"parts": ("tcp", "udp", "cluster")},
+        ),
+    )
+}  # fmt: skip

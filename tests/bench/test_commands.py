@@ -1,0 +1,286 @@
+"""``imgateway bench`` on the command line, with scenes that are not there."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+import pytest
+from click.testing import CliRunner, Result
+
+from bench import __main__ as commands
+from bench import scenes, servers, table
+from bench.figures import Figure, Options, Tell
+from bench.figures import Result as Measured
+from imgateway.cli import bench as cli
+from imgateway.cli import main
+from tests.bench.results import FAILED, RATIO, RESULT
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def run() -> Run:
+    return lambda *words: CliRunner().invoke(main, ["bench", *map(str, words)], catch_exceptions=False)
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[Options]:
+    """What the scenes were asked for; each finds one figure."""
+    seen: list[Options] = []
+
+    def instead(scene: scenes.Scene, options: Options, tell: Tell) -> list[Figure]:
+        tell.plan(1, 1.0)
+        tell.step("only run")
+        seen.append(options)
+        return [RATIO]
+
+    monkeypatch.setattr(scenes.Scene, "run", instead)
+    return seen
+
+
+def test_every_scene_is_a_command_with_the_options_it_takes(run: Run) -> None:
+    listed = run("--help").output
+    for name in scenes.SCENES:
+        assert f"\n  {name} " in listed
+        said = run(name, "--help")
+        assert said.exit_code == 0
+        assert "--json" in said.output
+        assert "--report" in said.output
+    for flag in "protocol broker pairs window size qos seconds runs rate against unpinned".split():
+        assert f"--{flag}" in run("p2p", "--help").output
+
+
+def test_what_every_scene_takes_is_a_field_of_the_options() -> None:
+    for scene in scenes.SCENES.values():
+        assert set(scene.takes) <= set(Options.__struct_fields__), scene.name
+        assert set(scene.choices) <= set(scene.takes), scene.name
+
+
+def test_options_reach_the_scene(run: Run, asked: list[Options]) -> None:
+    words = "p2p --protocol mqtt --broker embedded: --pairs 3 --window 2 --window 8 --size 10 --qos 0".split()
+    done = run(*words, "--seconds", "0.5", "--runs", 2, "--rate", 9, "--against", "none", "--unpinned")
+    assert done.exit_code == 0
+    assert asked == [
+        Options(
+            protocol="mqtt", brokers=("embedded:",), pairs=3, windows=(2, 8), size=10, qos=0, seconds=0.5,
+            runs=2, rate=9.0, against="none", unpinned=True,
+        )
+    ]  # fmt: skip
+    run("room", "--part", "tick", "--part", "bystanders", "--transport", "websocket")
+    assert asked[-1].parts == ("tick", "bystanders")
+    assert (asked[-1].transport, asked[-1].against) == ("websocket", "")
+
+
+def test_the_table_goes_to_stdout_and_progress_to_stderr(run: Run, asked: list[Options]) -> None:
+    done = run("p2p")
+    assert RATIO.what in done.stdout
+    assert done.stderr == "1/1 only run; 1 s left\n"
+
+
+def test_the_result_is_written_as_json(run: Run, asked: list[Options], tmp_path: Path) -> None:
+    path = tmp_path / "p2p.json"
+    run("p2p", "--json", path)
+    result = msgspec.json.decode(path.read_bytes(), type=Measured)
+    assert result.figures == (RATIO,)
+    assert result.command.startswith("imgateway bench")
+    assert result.machine.cores
+    said = run("p2p", "--json", "-").stdout
+    assert msgspec.json.decode(said, type=Measured).figures == (RATIO,)
+
+
+def test_the_report_is_written(run: Run, asked: list[Options], tmp_path: Path) -> None:
+    run("p2p", "--report", tmp_path / "p2p.html")
+    assert "<svg" in (tmp_path / "p2p.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        ("p3p", "No such command"),
+        ("p2p --qos 2", "--qos"),
+        ("p2p --window 0", "--window"),
+        ("p2p --protocol smoke", "--protocol"),
+        ("p2p --seconds 0", "--seconds"),
+        ("room --transport udp", "--transport"),
+        ("room --part cellar", "--part"),
+        ("p2p --report p2p.pdf", "a report is one of .html, .png"),
+        ("idle --pairs 3", "No such option"),
+        ("table --from nowhere.json", "nowhere.json"),
+    ],
+)
+def test_a_wrong_command_line_is_status_2_and_nothing_is_measured(
+    words: str, why: str, run: Run, asked: list[Options]
+) -> None:
+    done = run(*words.split())
+    assert done.exit_code == 2
+    assert why in done.stderr
+    assert asked == []
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        ("room --against autobahn --transport tcp", "on WebSocket against autobahn"),
+        ("p2p --against none --runs 1", "gcc is not installed: apt-get install gcc"),
+        ("idle --runs 1", "gcc is not installed: apt-get install gcc"),
+    ],
+)
+def test_a_scene_that_cannot_run_says_why_in_one_line(
+    words: str, why: str, run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    if "gcc" in why:
+        monkeypatch.setattr("shutil.which", lambda program, path: None)
+    else:
+        monkeypatch.setattr("bench.room.compiled", lambda *_: Path("crowd"))
+    done = run(*words.split())
+    assert done.exit_code == 1
+    assert done.stderr.splitlines()[-1].startswith("Error: ")
+    assert why in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_missing_server_names_its_package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("shutil.which", lambda program, path: None)
+    for start in (servers.mosquitto(tmp_path), servers.redis(tmp_path, "always")):
+        with pytest.raises(click.ClickException, match="is not installed: apt-get install"), start:
+            pass
+
+
+def test_a_port_is_seen_to_listen_without_a_connection_to_it() -> None:
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        port = server.getsockname()[1]
+        assert not servers.listens(port)
+        server.listen()
+        assert servers.listens(port)
+
+
+@pytest.mark.parametrize("ends", [True, False])
+def test_a_server_that_does_not_listen_is_not_waited_for(ends: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(servers, "READY_S", 0.2)
+    program = "print('no')" if ends else "import time; time.sleep(60)"
+    with pytest.raises(click.ClickException, match="does not listen"):  # noqa: SIM117
+        with servers.waiting([sys.executable, "-c", program], servers.free_port()):
+            raise AssertionError("it came up")
+
+
+def test_a_server_is_found_where_a_users_path_does_not_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    looked: list[str] = []
+
+    def which(program: str, path: str) -> str:
+        looked.append(path)
+        return f"/usr/sbin/{program}"
+
+    monkeypatch.setattr("shutil.which", which)
+    assert servers.needs("x") == "/usr/sbin/x"
+    assert looked == ["/nowhere:/usr/sbin:/usr/local/sbin"]
+
+
+def test_a_scene_that_is_told_to_end_ends_in_order() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    left: list[str] = []
+
+    def scene() -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        finally:
+            left.append("in order")
+
+    with commands.ended_in_order(), pytest.raises(SystemExit) as ended:
+        scene()
+    assert ended.value.code == 143
+    assert left == ["in order"]
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+# ------------------------------------------------------------ the table
+
+
+@pytest.fixture
+def found(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
+    """What the rows find."""
+    figures = [RATIO]
+
+    def measure(rows: Any, tells: Any, quick: bool = False) -> list[Figure]:
+        tells("1/1: ", 0.0).step("a row")
+        return figures
+
+    monkeypatch.setattr(table, "measure", measure)
+    return figures
+
+
+def test_the_table_rewrites_its_page(run: Run, found: list[Figure], tmp_path: Path) -> None:
+    page = tmp_path / "table.md"
+    done = run("table", "--page", page, "--json", tmp_path / "all.json", "--report", tmp_path / "all.png")
+    assert done.exit_code == 0
+    assert RATIO.what in page.read_text()
+    assert (tmp_path / "all.png").exists()
+    assert (tmp_path / "all.json").exists()
+    assert f"written: {page}" in done.stderr
+
+
+def test_a_quick_table_writes_no_page(run: Run, found: list[Figure], tmp_path: Path) -> None:
+    page = tmp_path / "table.md"
+    assert run("table", "--quick", "--page", page).exit_code == 0
+    assert not page.exists()
+
+
+def test_a_row_that_failed_is_in_the_page_and_the_status_is_1(
+    run: Run, found: list[Figure], tmp_path: Path
+) -> None:
+    found.append(FAILED)
+    page = tmp_path / "table.md"
+    done = run("table", "--page", page)
+    assert done.exit_code == 1
+    assert "1 of 2 were not measured" in done.stderr
+    assert "not measured: no" in page.read_text()
+
+
+def test_the_page_can_be_made_of_results_from_before(run: Run, tmp_path: Path) -> None:
+    for name, figures in (("a", (RATIO,)), ("b", RESULT.figures[1:3])):
+        result = msgspec.structs.replace(
+            RESULT, figures=figures, at=f"2026-11-2{name == 'a':d}T10:00:00+00:00"
+        )
+        (tmp_path / f"{name}.json").write_bytes(msgspec.json.encode(result))
+    words = ["--from", tmp_path / "a.json", "--from", tmp_path / "b.json", "--report", tmp_path / "both.html"]
+    done = run("table", *words, "--page", tmp_path / "table.md")
+    assert done.exit_code == 0
+    text = (tmp_path / "table.md").read_text()
+    assert "2026-11-20 10:00 UTC, 41 min" in text
+    assert all(figure.what in text for figure in RESULT.figures[:3])
+    assert (tmp_path / "both.html").exists()
+
+
+# ------------------------------------------------------------ without the source tree
+
+
+def test_an_installed_wheel_says_where_the_benchmarks_are(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.partition(".")[0] == "bench"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "bench", None)
+    for words in (["p2p"], ["--help"]):
+        done = run(*words)
+        assert done.exit_code == 1
+        assert done.stderr.startswith("Error: the benchmarks are in the source tree")
+        assert done.stderr.count("\n") == 1
+
+
+def test_a_package_that_a_scene_lacks_is_not_taken_for_that(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli, "HOME", "a_package_that_nobody_made")
+    with pytest.raises(ModuleNotFoundError):
+        CliRunner().invoke(main, ["bench", "p2p"], catch_exceptions=False)
+
+
+def test_python_m_bench_is_the_same_group() -> None:
+    context = click.Context(cli.bench)
+    assert cli.bench.list_commands(context) == commands.main.list_commands(click.Context(commands.main))

@@ -1,0 +1,165 @@
+"""The generator's open loop and its histogram: what they tell is what happened."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench.figures import Options
+from bench.latency import scene
+from bench.servers import HERE, Server, compiled, gateway, tokens
+from tests.bench.quiet import Quiet
+
+pytestmark = [pytest.mark.network, pytest.mark.server]
+
+PERCENTILES = {"p50_ms": 50.0, "p90_ms": 90.0, "p99_ms": 99.0, "p99.9_ms": 99.9, "max_ms": 100.0}
+SHOWS = """
+#include "histogram.h"
+int main(void) {
+    static struct histogram h;
+    double seconds;
+    while (scanf("%lf", &seconds) == 1) count(&h, seconds);
+    printf("{");
+    print_latencies(stdout, &h);
+    printf("}");
+    return 0;
+}
+"""
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return compiled(tmp_path_factory.mktemp("pairs"), "pairs")
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with gateway(tmp_path_factory.mktemp("node"), "memory:", cpu=None) as started:
+        yield started
+
+
+def pairs(program: Path, server: Server, *arguments: object, tag: str) -> subprocess.Popen[str]:
+    """Two pairs; `arguments`: window, size, seconds … with TAG for the users' names."""
+    window, size, seconds, *more = map(str, arguments)
+    child = subprocess.Popen(
+        [str(program), "native", "127.0.0.1", str(server.port), "2", window, size, seconds, tag, *more],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert child.stdin is not None
+    child.stdin.write("".join(f"{token}\n" for token in tokens(server, 2, tag)))
+    child.stdin.flush()
+    return child
+
+
+def result(child: subprocess.Popen[str]) -> dict[str, Any]:
+    said, complained = child.communicate()
+    assert child.returncode == 0, complained
+    found: dict[str, Any] = json.loads(said.splitlines()[-1])
+    return found
+
+
+def test_a_histogram_is_wrong_by_one_percent_at_most(tmp_path: Path) -> None:
+    source = tmp_path / "shows.c"
+    source.write_text(SHOWS)
+    shows = tmp_path / "shows"
+    subprocess.run(["gcc", f"-I{HERE}", "-o", str(shows), str(source)], check=True)
+    dice = random.Random(7)
+    for values in (
+        [dice.lognormvariate(-6, 2) for _ in range(10_000)],
+        [dice.uniform(1e-6, 2e-6) for _ in range(999)],
+        [0.0, 1e-9, 3e-7, 127e-9, 128e-9, 129e-9, 255e-9, 256e-9, 3600.0],
+        [0.25],
+    ):
+        lines = "\n".join(map(repr, values))
+        done = subprocess.run([str(shows)], input=lines, capture_output=True, text=True, check=True)
+        shown = json.loads(done.stdout)
+        there = sorted(values)
+        for name, percent in PERCENTILES.items():
+            rank = -(-len(there) * percent // 100)
+            exact_ms = there[min(int(rank), len(there)) - 1] * 1e3
+            assert shown[name] == pytest.approx(exact_ms, rel=0.01, abs=0.001), (name, len(values))
+
+
+def test_the_open_loop_keeps_its_rate(program: Path, server: Server) -> None:
+    found = result(pairs(program, server, 0, 100, 1, 400, tag="r"))
+    assert found["messages"] == pytest.approx(400, rel=0.05)
+    assert (found["twice"], found["lost"]) == (0, 0)
+    assert 0 < found["p50_ms"] <= found["p90_ms"] <= found["p99_ms"] <= found["p99.9_ms"] <= found["max_ms"]
+    assert found["late_p99_ms"] >= 0
+
+
+def test_who_has_to_wait_is_counted_from_when_it_was_due(program: Path, server: Server) -> None:
+    """A closed loop would send nothing while the server stands still, and have a few late messages."""
+    child = pairs(program, server, 0, 100, 1.5, 400, tag="w")
+    assert child.stderr is not None
+    assert child.stderr.readline() == "measuring\n"
+    os.kill(server.pid, signal.SIGSTOP)
+    timer = threading.Timer(0.6, os.kill, (server.pid, signal.SIGCONT))
+    timer.start()
+    found = result(child)
+    timer.join()
+    assert found["messages"] == pytest.approx(600, rel=0.05)
+    assert found["lost"] == 0
+    # 40 % were due meanwhile, the later ones of which had to wait less.
+    assert found["p90_ms"] > 300
+    assert found["max_ms"] > 500
+
+
+def test_what_was_measured_so_far(program: Path, server: Server) -> None:
+    child = pairs(program, server, 0, 100, 60, 200, tag="s")
+    assert child.stderr is not None
+    assert child.stdout is not None
+    assert child.stderr.readline() == "measuring\n"
+    child.send_signal(signal.SIGUSR1)
+    first = json.loads(child.stdout.readline())
+    child.send_signal(signal.SIGTERM)
+    second = result(child)
+    assert first["messages"] < 100
+    assert second["messages"] < 100  # begun anew
+
+
+def test_without_acknowledgements(program: Path, server: Server) -> None:
+    closed = result(pairs(program, server, 4, 100, 1, 0, 0, tag="c"))
+    assert closed["messages"] > 20
+    opened = result(pairs(program, server, 0, 100, 0.5, 200, 0, tag="o"))
+    assert opened["messages"] == pytest.approx(100, rel=0.1)
+    assert closed["twice"] == closed["lost"] == opened["twice"] == opened["lost"] == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ((0, 100, 1), "without a window there must be a rate"),
+        ((1, 15, 1, 0, 0), "QoS 0 is for native and mqtt, with bodies of 16 bytes or more"),
+        ((65, 100, 1), "window or size too large"),
+    ],
+)
+def test_what_makes_no_sense(program: Path, arguments: tuple[Any, ...], says: str) -> None:
+    window, size, seconds, *more = map(str, arguments)
+    command = [str(program), "native", "127.0.0.1", "1", "2", window, size, seconds, "x", *more]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert says in done.stderr
+
+
+def test_the_scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (figure,) = scene(
+        Options(pairs=2, windows=(4,), seconds=1.0, runs=1, against="none", brokers=("embedded:",)), Quiet()
+    )
+    assert (figure.unit, figure.better, figure.by) == ("ms", "less", "value")
+    assert (figure.asked, figure.stretch) == (10.0, 4.0)
+    most, rate = figure.detail("most"), figure.detail("rate")
+    assert most is not None
+    assert rate == pytest.approx(most / 2, rel=0.1)
+    assert figure.value == figure.detail("p99_ms")
+    assert "did not come" not in figure.note
