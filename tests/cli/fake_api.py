@@ -60,10 +60,6 @@ class FakeApi:
         if tls is not None:
             self._server.socket = tls.wrap_socket(self._server.socket, server_side=True)
         self.url = f"http{'s' if tls else ''}://127.0.0.1:{self._server.server_port}"
-        # A thread for each connection, and none of ours runs in them: measured, each would leave a greenlet
-        # behind for coverage to forget, and that once took minutes.
-        self._trace = threading.gettrace()
-        threading.settrace(None)  # type: ignore[arg-type]
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True)
         self._thread.start()
 
@@ -104,7 +100,6 @@ class FakeApi:
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
-        threading.settrace(self._trace)  # type: ignore[arg-type]
 
 
 class Pauses:

@@ -413,30 +413,22 @@ def test_mosquitto_s_tools(node: Node, version: str) -> None:
 
 @pytest.mark.server
 def test_mosquitto_sub_gets_what_waited(node: Node) -> None:
+    # One message at a time: it leaves at once, and a second one that it has not read would cost its PUBACK.
+    one_by_one = "-V mqttv5 -D connect receive-maximum 1 -q 1 -C 1 -W 20"
     listen = mosquitto(
-        "mosquitto_sub",
-        node,
-        "bob",
-        "-i",
-        "kitchen",
-        "-c",
-        "-q",
-        "1",
-        "-t",
-        "user/bob",
-        "-C",
-        "1",
-        "-W",
-        "20",
+        "mosquitto_sub", node, "bob", "-i", "kitchen", "-c", "-t", "user/bob", *one_by_one.split()
     )
     first = running(listen)
     eventually(lambda: node.measure("imgateway_sessions") == 1)
     publish = mosquitto("mosquitto_pub", node, "alice", "-i", "hall", "-t", "user/bob", "-q", "1", "-m")
     for number in range(3):
         subprocess.run([*publish, str(number)], check=True, timeout=20, capture_output=True)
-    outs = [first.communicate(timeout=20)[0]]
-    outs += [running(listen).communicate(timeout=20)[0] for _ in range(2)]
-    assert "".join(outs).split() == ["0", "1", "2"]
+    heard = [first.communicate(timeout=20)[0]]
+    for _ in range(2):
+        # Until its PUBACK was read, the next one is told the same again.
+        eventually(lambda: node.measure("imgateway_sessions_linked") == 0)
+        heard.append(running(listen).communicate(timeout=20)[0])
+    assert "".join(heard).split() == ["0", "1", "2"]
 
 
 # -------------------------------------------------------------------------------------------------- mqtt.js
