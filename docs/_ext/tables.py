@@ -29,7 +29,7 @@ from imgateway.core.counters import MEASURES
 from imgateway.core.handshake import TABLE, Event, LinkState
 from imgateway.core.policy import ACTIONS, RULES
 from imgateway.frames import CLIENT_FRAMES, FRAME_NAMES, KINDS, SERVER_FRAMES
-from imgateway.node.exchange import Exchange
+from imgateway.node.exchange import UNSUPPORTED
 from imgateway.router.doors import Doors
 from imgateway.router.nodes import Fleet
 from imgateway.router.openapi import document
@@ -123,12 +123,7 @@ class FramesTable(SphinxDirective):
             if frame in frames
         )
         fields = ", ".join(f"`{name}`" for name in frame.__struct_fields__)
-        return (f"`{FRAME_NAMES[frame]}`", way, fields, "refuses it" if refused(frame) else "")
-
-
-def refused(frame: type) -> bool:
-    """The node reads the frame and answers that it cannot do that yet."""
-    return Exchange._answers.get(frame) is Exchange._unsupported
+        return (f"`{FRAME_NAMES[frame]}`", way, fields, "refuses it" if frame in UNSUPPORTED else "")
 
 
 class LinkTable(SphinxDirective):

@@ -12,6 +12,7 @@ import secrets
 import stat
 from base64 import urlsafe_b64encode
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,7 +24,17 @@ from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from imgateway.config import AuthSettings
 from imgateway.errors import OperatorError
 
-__all__ = ("Key", "KeySet", "key_file", "load_keys", "load_secret", "make_secret", "read_file", "secret_path")
+__all__ = (
+    "Key",
+    "KeySet",
+    "header_of",
+    "key_file",
+    "load_keys",
+    "load_secret",
+    "make_secret",
+    "read_file",
+    "secret_path",
+)
 
 MIN_SECRET_BYTES = 32  # an HMAC key shorter than the hash weakens it (RFC 7518, 3.2)
 MIN_RSA_BITS = 2048
@@ -31,10 +42,23 @@ MAX_KEY_FILE_BYTES = 1_048_576
 
 
 class Key(NamedTuple):
-    """A key and the one algorithm that it is used with."""
+    """A key and the one algorithm that it is used with, which has prepared it."""
 
     algorithm: str
     material: Any
+
+    def has_signed(self, text: bytes, signature: bytes) -> bool:
+        return jwt.get_algorithm_by_name(self.algorithm).verify(text, self.material, signature)
+
+
+@lru_cache(maxsize=64)
+def header_of(token: bytes) -> Mapping[str, Any]:
+    """The header of a token of which nothing but the header is there (``header..``). An issuer writes the
+    same one into each.
+
+    :raises jwt.PyJWTError: it is none.
+    """
+    return jwt.get_unverified_header(token)
 
 
 class KeySet:
@@ -51,7 +75,7 @@ class KeySet:
         """
         if self._only is not None:
             return self._only
-        kid = jwt.get_unverified_header(token).get("kid")
+        kid = header_of(token.partition(".")[0].encode() + b"..").get("kid")
         if kid is None and len(self._named) == 1:
             return next(iter(self._named.values()))
         return self._named.get(kid) if isinstance(kid, str) else None

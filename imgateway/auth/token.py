@@ -18,6 +18,7 @@ import jwt
 from zope.interface import implementer
 
 from imgateway.auth.keys import KeySet, load_keys
+from imgateway.auth.usual import usual_claims
 from imgateway.config import AuthSettings
 from imgateway.core.credentials import bare_token
 from imgateway.errors import CloseCode, InvalidAddress, LoginRefused
@@ -90,6 +91,9 @@ class TokenAuthenticator:
 
 
 def _verified(token: str, keys: KeySet, audience: str) -> Mapping[str, Any]:
+    claims = usual_claims(token, keys, audience)
+    if claims is not None:
+        return claims
     key = keys.find(token)
     if key is None:
         raise LoginRefused("the token's key is not known")
@@ -143,11 +147,13 @@ def _id(claims: Mapping[str, Any], name: str, value: Any) -> str:
 def _own(claims: Mapping[str, Any]) -> Mapping[str, Any]:
     """The claims that are left for policies: a session keeps them as long as it lives, the others are
     settled."""
+    if claims.keys() <= _SETTLED:
+        return _NONE
     own = {name: value for name, value in claims.items() if name not in _SETTLED}
     for name in ("rooms", "topics"):
         if name in own:
             own[name] = _granted(own, name)
-    return own or _NONE
+    return own
 
 
 def _granted(claims: Mapping[str, Any], name: str) -> frozenset[str]:

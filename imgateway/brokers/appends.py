@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from msgspec import Struct
 from twisted.internet.defer import Deferred
@@ -69,14 +69,9 @@ class Change(Struct):
     result: Any = None
 
 
-class Touched(NamedTuple):
-    """One log in a commit: the appends that are in ``(after, upto]``, contiguous, with their expiry times."""
-
-    log: LogKey
-    after: int
-    upto: int
-    appends: list[Append]
-    expires_ms: list[int]
+Touched = tuple[LogKey, int, int, list[Append], list[int]]
+"""One log in a commit: (log, after, upto, the appends that are in ``(after, upto]``, contiguous, their expiry
+times in milliseconds)."""
 
 
 class Batch:

@@ -10,9 +10,19 @@ from collections.abc import Sequence
 from msgspec import Struct
 
 from imgateway.brokers.store import Store
-from imgateway.frames import LogKey, SessionKey, Start, address_text
+from imgateway.frames import LogKey, SessionKey, Start, address_text, user_address
 
-__all__ = ("Saved", "follow", "forget_device", "new_epoch", "register", "revoke", "save", "unfollow")
+__all__ = (
+    "Newcomer",
+    "Saved",
+    "follow",
+    "forget_device",
+    "new_epoch",
+    "register_all",
+    "revoke",
+    "save",
+    "unfollow",
+)
 
 
 class Saved(Struct, frozen=True, gc=False):
@@ -77,6 +87,66 @@ def register(
         "INSERT INTO cursor (log, user, device, acked) VALUES (?, ?, ?, ?)", (log, user, device, acked)
     )
     return acked, first, head, forgotten
+
+
+class Newcomer(Struct, frozen=True, gc=False):
+    """A device that its user's mailbox does not know, as `register` takes it."""
+
+    session: SessionKey
+    platform: str
+    start: Start
+    keep: tuple[str, ...]
+    furthest: int
+
+
+# By their place in the question: those who are not the first device of a user whom nobody wrote to.
+NOT_NEW = """
+SELECT json_group_array(key) FROM json_each(?)
+WHERE EXISTS (SELECT 1 FROM device WHERE user = json_extract(value, '$[0]'))
+OR EXISTS (SELECT 1 FROM log WHERE address = json_extract(value, '$[3]') AND lane = 0)
+"""
+ENTER_DEVICES = """
+INSERT INTO device (user, device, platform, seen_ms)
+SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2]'), ?
+FROM json_each(?)
+"""
+
+
+def register_all(
+    connection: sqlite3.Connection,
+    store: Store,
+    newcomers: Sequence[Newcomer],
+    now_ms: int,
+    max_devices: int,
+) -> list[tuple[int, int, int, tuple[str, ...]]]:
+    """`register` for each. The first devices of users to whom nothing was ever sent, as come in crowds, are
+    entered by two statements for all of them."""
+    rows = {
+        one.session.user: (*one.session, one.platform, address_text(user_address(one.session.user)))
+        for one in newcomers
+    }
+    crowd = list(rows.values())
+    (known,) = connection.execute(NOT_NEW, (json.dumps(crowd),)).fetchone()
+    for place in json.loads(known):
+        del rows[crowd[place][0]]
+    connection.execute(ENTER_DEVICES, (now_ms, json.dumps(list(rows.values()))))
+    return [
+        (0, 1, 0, ())
+        if rows.get(one.session.user, ("", ""))[1] == one.session.device
+        else register(
+            connection,
+            store,
+            one.session,
+            LogKey(user_address(one.session.user)),
+            one.platform,
+            one.start,
+            now_ms,
+            max_devices,
+            one.keep,
+            one.furthest,
+        )
+        for one in newcomers
+    ]
 
 
 def follow(

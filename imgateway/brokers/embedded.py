@@ -5,7 +5,7 @@ log into the database and writes the mark. The reactor only appends to a queue; 
 all that stands in it, so that a commit costs each of many messages little, and nobody waits for a timer. What
 is not on disk has no seq in the reactor's memory.
 
-The database in memory has one connection and so one lane.
+The database in memory has one connection and so one lane; it waits for no disk, and is the reactor's own.
 
 Rooms, areas and `all` never touch the disk: their rings take a message in the turn in which it comes,
 whatever state the store is in.
@@ -32,7 +32,7 @@ from imgateway.brokers.cursors import new_epoch
 from imgateway.brokers.directory import Directory, Mark
 from imgateway.brokers.health import Fault, Health, Timers
 from imgateway.brokers.intake import Intake
-from imgateway.brokers.lanes import Lane, ThreadLane
+from imgateway.brokers.lanes import Lane, ThreadLane, TurnLane
 from imgateway.brokers.membership import Membership
 from imgateway.brokers.opening import Facts, new_epoch_number, open_facts
 from imgateway.brokers.questions import Questions
@@ -65,6 +65,7 @@ from imgateway.wire.messages import encode_message
 __all__ = ("EmbeddedBroker",)
 
 UNKNOWN = Outcome(OutcomeCode.UNKNOWN)
+FULL = OutcomeCode.FULL
 UPKEEP_S = 1.0
 # A write-ahead log of this many pages (64 MB) is begun anew, for which the writer waits a moment.
 LONG_WAL_PAGES = 16_384
@@ -113,9 +114,11 @@ class EmbeddedBroker:
         self._database = Database(
             MEMORY if self._directory is None else str(self._directory.database), open_database
         )
-        make = lane or (lambda name: ThreadLane(reactor, "imgateway-" + name))
-        self._writer: Lane = make("writer")
         in_memory = self._directory is None
+        make = lane or (lambda name: ThreadLane(reactor, "imgateway-" + name))
+        if in_memory and lane is None:
+            make = lambda name: TurnLane(reactor)  # noqa: E731
+        self._writer: Lane = make("writer")
         self._reader: Lane = self._writer if in_memory else make("reader")
         self._upkeep: Lane = self._writer if in_memory else make("upkeep")
 
@@ -156,7 +159,7 @@ class EmbeddedBroker:
         retry_wait = backoff(random, first_s=0.05, max_s=2.0)
         self._health = Health(self._timers, retry_wait, partial(self._tell, "healthy"))
         self._questions = Questions(
-            self._reader, self._reading, self._database.path, self._health, self._stop_if_done
+            self._reader, self._reading, self._database.path, self._health, self._answered
         )
 
         self._number = self._kept = 0
@@ -208,6 +211,7 @@ class EmbeddedBroker:
         self._sessions = Sessions(
             tails=self._tails,
             ask=self._questions.ask,
+            ask_login=self._questions.ask_login,
             change=self._change,
             store=self._store,
             epoch_of=self._epoch_of,
@@ -238,6 +242,11 @@ class EmbeddedBroker:
                     wake()
             self._stop_if_done()
         return self._stopped
+
+    def _answered(self) -> None:
+        """The reader has answered questions, or failed."""
+        self._sessions.enter()
+        self._stop_if_done()
 
     def _stop_if_done(self) -> None:
         if self._stopped is None or self._closing:
@@ -273,11 +282,11 @@ class EmbeddedBroker:
     def publish(self, publication: Publication) -> Deferred[tuple[Outcome, ...]]:
         message, to = publication.message, publication.to
         encoded = encode_message(message)
-        if len(to) == 1 and to[0].kind in RING_KINDS and not publication.copy_self:
-            return succeed((self._rings.publish(publication, to[0], encoded),))
         waiting = Waiting(len(to))
         if len(to) == 1 and not publication.copy_self:
             address = to[0]
+            if address.kind in RING_KINDS:
+                return succeed((self._rings.publish(publication, address, encoded),))
             if address.kind not in DURABLE_KINDS and address.kind != "device":
                 return succeed((UNKNOWN,))
             append = self._intake.one(publication, log_of(address), address.device, encoded, None, waiting, 0)
@@ -387,27 +396,42 @@ class EmbeddedBroker:
         if tail is not None and upto > tail.head:  # else a read was ahead of this report
             tail.head = upto
             if tail.told:
-                entries = [
-                    Entry(seq, append.encoded, append.only_device, append.except_device, expires)
-                    for seq, append, expires in zip(
-                        range(after + 1, upto + 1), appends, expires_ms, strict=True
+                entries = []
+                seq = after
+                for append, expires in zip(appends, expires_ms, strict=True):
+                    seq += 1
+                    entries.append(
+                        Entry(seq, append.encoded, append.only_device, append.except_device, expires)
                     )
-                ]
-                self._tell("arrived", log, self._epoch_of(log), after, upto, tuple(entries))
+                try:
+                    self._listener.arrived(log, self._epoch_of(log), after, upto, tuple(entries))
+                except Exception:
+                    self._raised("arrived")
         if log.address.kind == "user" and not (tail and tail.online() and self._listener.attended(log)):
             for append in appends:
                 self._tell("unattended", log, append.message)
 
     def _settle(self, batch: Batch) -> list[Waiting]:
-        dedup, epoch, epochs, now_ms = self._dedup, self._epoch, self._epochs, batch.now_ms
-        outcomes: list[Outcome] = []
-        for append, code, seq in zip(batch.appends, batch.codes, batch.seqs, strict=True):
-            if code == OutcomeCode.FULL:
-                dedup.drop(append.digest)
-            else:
-                dedup.settle(append.digest, seq, now_ms)
-            outcomes.append(Outcome(code, epochs.get(append.log, epoch) if epochs else epoch, seq))
-        return self._intake.settle(zip(batch.appends, outcomes, strict=True))
+        appends, codes, seqs, epoch, epochs = (
+            batch.appends,
+            batch.codes,
+            batch.seqs,
+            self._epoch,
+            self._epochs,
+        )
+        taken = appends
+        if FULL in codes:
+            for append, code in zip(appends, codes, strict=True):
+                if code == FULL:
+                    self._dedup.drop(append.digest)
+            taken = [append for append, code in zip(appends, codes, strict=True) if code != FULL]
+            seqs = [seq for seq, code in zip(seqs, codes, strict=True) if code != FULL]
+        self._dedup.settle_all([append.digest for append in taken], seqs, batch.now_ms)
+        outcomes = [
+            Outcome(code, epochs.get(append.log, epoch) if epochs else epoch, seq)
+            for append, code, seq in zip(appends, codes, batch.seqs, strict=True)
+        ]
+        return self._intake.settle(zip(appends, outcomes, strict=True))
 
     # ----------------------------------------------------------------------------------------------- reading
 
@@ -626,4 +650,7 @@ class EmbeddedBroker:
         try:
             getattr(self._listener, what)(*values)
         except Exception:
-            self.log.failure("the listener's {what} raised", what=what)
+            self._raised(what)
+
+    def _raised(self, what: str) -> None:
+        self.log.failure("the listener's {what} raised", what=what)

@@ -1,18 +1,19 @@
 """Threads that do one job after the other and report to the reactor.
 
 A lane is all the broker knows of threads: `submit(job, done)` runs `job()` after the jobs before it and then,
-in the reactor's thread, `done(result)`. Jobs must not raise. Another lane, without threads, stands in
-`imgateway.testing.disk`.
+in the reactor's thread, `done(result)`. Jobs must not raise. What waits for no disk needs no thread: its
+lane is the reactor's own. Another one, that tests take step by step, stands in `imgateway.testing.disk`.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from queue import SimpleQueue
 from threading import Thread
 from typing import Any, Protocol, TypeVar
 
-__all__ = ("Lane", "ThreadLane")
+__all__ = ("Lane", "ThreadLane", "TurnLane")
 
 T = TypeVar("T")
 
@@ -54,3 +55,33 @@ class ThreadLane:
         while (next_job := self._jobs.get()) is not None:
             job, done = next_job
             report(done, job())
+
+
+class TurnLane:
+    """A lane in the reactor's thread: the jobs of a turn are done when it is over, so that what the turn
+    brought is one batch."""
+
+    def __init__(self, reactor: Any) -> None:
+        self._reactor = reactor
+        self._jobs: deque[tuple[Callable[[], Any], Callable[[Any], None]]] = deque()
+
+    def submit(self, job: Callable[[], T], done: Callable[[T], None]) -> None:
+        if not self._jobs:
+            self._reactor.callLater(0, self._run)
+        self._jobs.append((job, done))
+
+    def stop(self) -> None:
+        """There is nothing to end."""
+
+    def _run(self) -> None:
+        jobs, self._jobs = self._jobs, deque()  # what these ask for is for the next turn
+        try:
+            while jobs:
+                job, done = jobs.popleft()
+                done(job())
+        finally:
+            # Only after an exception is there a rest: nobody waits for ever because of another.
+            if jobs:
+                if not self._jobs:
+                    self._reactor.callLater(0, self._run)
+                self._jobs.extendleft(reversed(jobs))

@@ -1,15 +1,20 @@
-"""What the reactor asks the reader: in order, many in one job, again after a failure."""
+"""What the reactor asks the reader: in order, many in one job, again after a failure.
+
+Logins come in crowds, so those that wait are one question together.
+"""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from itertools import islice
 from typing import Any
 
 from imgateway.brokers.health import Fault, Health
 from imgateway.brokers.lanes import Lane
-from imgateway.brokers.reading import Reader
+from imgateway.brokers.reading import Found, Reader
 from imgateway.brokers.schema import fault_text
+from imgateway.frames import LogKey, SessionKey
 
 __all__ = ("Questions",)
 
@@ -35,6 +40,7 @@ class Questions:
         self._health = health
         self._after = answered
         self._waiting: deque[tuple[Callable[[Reader], Any], Callable[[Any], None]]] = deque()
+        self._logins: deque[tuple[SessionKey, Collection[LogKey], Callable[[Found], None]]] = deque()
         self._asked = False
         self.retrying = True
         """A question that failed is asked again."""
@@ -42,6 +48,16 @@ class Questions:
 
     def ask(self, question: Callable[[Reader], Any], answer: Callable[[Any], None]) -> None:
         self._waiting.append((question, answer))
+        self._one_more()
+
+    def ask_login(
+        self, session: SessionKey, also: Collection[LogKey], answer: Callable[[Found], None]
+    ) -> None:
+        """What a login needs; and `also` logs in which the device's first cursor is not on disk yet."""
+        self._logins.append((session, also, answer))
+        self._one_more()
+
+    def _one_more(self) -> None:
         self.open += 1
         if not self._asked and "reader" not in self._health:
             self.wake()
@@ -55,17 +71,31 @@ class Questions:
         self._asked = False
         answers: Answers = []
         waiting = self._waiting
-        while waiting and len(answers) < STEP:
-            question, answer = waiting[0]
-            try:
+        try:
+            answers += self._read_logins()
+            while waiting and len(answers) < STEP:
+                question, answer = waiting[0]
                 answers.append((answer, question(self._reader)))
-            except Exception as problem:
-                self._reader.drop()
-                return answers, Fault(fault_text(problem, self._path))
-            waiting.popleft()
-        if waiting and not self._asked:
+                waiting.popleft()
+        except Exception as problem:
+            self._reader.drop()
+            return answers, Fault(fault_text(problem, self._path))
+        if (waiting or self._logins) and not self._asked:
             self.wake()
         return answers, None
+
+    def _read_logins(self) -> Answers:
+        logins = list(islice(self._logins.copy(), STEP))
+        if not logins:
+            return []
+        found = self._reader.logins([session for session, _, _ in logins])
+        answers: Answers = [
+            (answer, self._reader.also(one, also) if also else one)
+            for (_, also, answer), one in zip(logins, found, strict=True)
+        ]
+        for _ in logins:
+            self._logins.popleft()
+        return answers
 
     def _answered(self, result: tuple[Answers, Fault | None]) -> None:
         answers, fault = result

@@ -8,11 +8,12 @@ Every question is one statement of one row, because each step of a statement giv
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from imgateway.brokers.schema import Database
 from imgateway.frames import (
@@ -50,17 +51,34 @@ SELECT epoch, lost, {HEAD}, (
 FROM log WHERE address = ?1 AND lane = ?2
 """
 
-LOGIN = f"""
-SELECT (SELECT not_before_s FROM revocation WHERE user = ?1), platform, seen_ms, record, (
+LOGINS = f"""
+SELECT json_group_array(json_array(place, not_before_s, platform, seen_ms, hex(record), json((
     SELECT json_group_array(json_array(address, lane, {FIRST}, {HEAD}, acked, json(parked)))
-    FROM cursor JOIN log ON log.id = cursor.log WHERE cursor.user = ?1 AND cursor.device = ?2)
-FROM (SELECT 1) LEFT JOIN device ON device.user = ?1 AND device.device = ?2
+    FROM cursor JOIN log ON log.id = cursor.log
+    WHERE cursor.user = device.user AND cursor.device = device.device))))
+FROM (
+    SELECT key AS place, json_extract(value, '$[0]') AS who, json_extract(value, '$[1]') AS name
+    FROM json_each(?))
+LEFT JOIN revocation ON revocation.user = who
+LEFT JOIN device ON device.user = who AND device.device = name
+WHERE not_before_s IS NOT NULL OR seen_ms IS NOT NULL
 """
 
 DEVICES = "SELECT json_group_array(json_array(device, platform, seen_ms)) FROM device WHERE user = ?"
 
 _rows = msgspec.json.Decoder(list[tuple[int, int, str, str, str]])
-_cursors = msgspec.json.Decoder(list[tuple[str, int, int, int, int, tuple[int, ...]]])
+_logins = msgspec.json.Decoder(
+    list[
+        tuple[
+            int,
+            int | None,
+            str | None,
+            int | None,
+            str,
+            list[tuple[str, int, int, int, int, tuple[int, ...]]],
+        ]
+    ]
+)
 _devices = msgspec.json.Decoder(list[tuple[str, str, int]])
 
 
@@ -88,6 +106,9 @@ class Found(Struct, frozen=True):
     seen_ms: int
     record: bytes
     cursors: tuple[FoundCursor, ...]
+
+
+NOTHING_FOUND = Found(0, "", 0, b"", ())
 
 
 class Reader:
@@ -133,19 +154,32 @@ class Reader:
         upto = head if whole else entries[-1].seq
         return Batch(epoch, after, upto, entries, after < lost, head)
 
-    def login(self, session: SessionKey, also: Collection[LogKey] = ()) -> Found:
-        """All that a login needs, in one statement; and `also` logs in which the device's first cursor is not
-        on disk yet, as in a mailbox that nothing was sent to when the device was entered."""
-        not_before_s, platform, seen_ms, record, cursors = self._one(LOGIN, session)
-        found = [
-            FoundCursor(LogKey(parse_address(address), lane), first or head + 1, head, acked, parked)
-            for address, lane, first, head, acked, parked in _cursors.decode(cursors)
+    def logins(self, claimed: Sequence[SessionKey]) -> list[Found]:
+        """All that logins need, in one statement for all of them: of most it has nothing to say."""
+        found = [NOTHING_FOUND] * len(claimed)
+        (text,) = self._one(LOGINS, (msgspec.json.encode(claimed).decode(),))
+        for place, not_before_s, platform, seen_ms, record, rows in _logins.decode(text):
+            cursors = [
+                FoundCursor(LogKey(parse_address(address), lane), first or head + 1, head, acked, parked)
+                for address, lane, first, head, acked, parked in rows
+            ]
+            log = LogKey(user_address(claimed[place].user))
+            # A device's first cursor is not on disk if nothing was sent to the mailbox when it was entered.
+            if seen_ms and all(cursor.log != log for cursor in cursors):
+                _, first, head = self.position(log)
+                cursors.append(FoundCursor(log, first, head, 0, ()))
+            found[place] = Found(
+                not_before_s or 0, platform or "", seen_ms or 0, bytes.fromhex(record), tuple(cursors)
+            )
+        return found
+
+    def also(self, found: Found, logs: Collection[LogKey]) -> Found:
+        """The same, with a cursor at its begin in each of these logs where the disk has none yet."""
+        missing = set(logs).difference(cursor.log for cursor in found.cursors)
+        more = [
+            FoundCursor(log, first, head, 0, ()) for log in missing for _, first, head in [self.position(log)]
         ]
-        mailbox = {LogKey(user_address(session.user))} if seen_ms else set()
-        for log in mailbox.union(also).difference(cursor.log for cursor in found):
-            _, first, head = self.position(log)
-            found.append(FoundCursor(log, first, head, 0, ()))
-        return Found(not_before_s or 0, platform or "", seen_ms or 0, record or b"", tuple(found))
+        return replace(found, cursors=(*found.cursors, *more))
 
     def mailbox(self, user: str) -> tuple[int, int, int]:
         """First and head of a mailbox, and the furthest that any device acknowledged in it, as far as that is

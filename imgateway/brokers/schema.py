@@ -85,6 +85,9 @@ class Database:
         for setting in ("synchronous=FULL", "wal_autocheckpoint=0", "secure_delete=OFF", "cache_size=-65536"):
             connection.execute(f"PRAGMA {setting}")
         if self.in_memory:
+            # Nothing there fails half way but for want of memory. Copying each page before it is changed is
+            # half of a commit.
+            connection.execute("PRAGMA journal_mode=OFF")
             self._only = connection
         return connection
 

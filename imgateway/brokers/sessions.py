@@ -10,7 +10,7 @@ could be passed over at the next login.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import partial
 from itertools import count
 from typing import Any, TypeVar
@@ -19,7 +19,16 @@ from msgspec.structs import replace
 from twisted.internet.defer import Deferred, succeed
 
 from imgateway.brokers.appends import Change
-from imgateway.brokers.cursors import Saved, follow, forget_device, register, revoke, save, unfollow
+from imgateway.brokers.cursors import (
+    Newcomer,
+    Saved,
+    follow,
+    forget_device,
+    register_all,
+    revoke,
+    save,
+    unfollow,
+)
 from imgateway.brokers.reading import Found, FoundDevice, Reader
 from imgateway.brokers.records import Records
 from imgateway.brokers.store import Store
@@ -46,6 +55,7 @@ class Sessions:
 
     :param tails: the broker's, shared with it.
     :param ask: ``(question, answer)``: the question goes to the reader, the answer comes in order.
+    :param ask_login: ``(session, also, answer)``: the same for what a login needs; after answers, `enter`.
     :param change: gives a change to the writer.
     :param epoch_of: the epoch of a log.
     :param displaced: `IBrokerListener.displaced`.
@@ -56,6 +66,7 @@ class Sessions:
         self,
         tails: Tails,
         ask: Callable[[Callable[[Reader], Any], Callable[[Any], None]], None],
+        ask_login: Callable[[SessionKey, Collection[LogKey], Callable[[Found], None]], None],
         change: Callable[[Change], None],
         store: Store,
         epoch_of: Callable[[LogKey], int],
@@ -68,6 +79,7 @@ class Sessions:
     ) -> None:
         self._tails = tails
         self._ask = ask
+        self._ask_login = ask_login
         self._change = change
         self._store = store
         self._epoch_of = epoch_of
@@ -83,6 +95,7 @@ class Sessions:
         self._dirty: dict[Seat, SessionKey] = {}
         self._saving = UnderWay()  # changes that are on their way to the disk
         self._waiting: dict[Seat, Deferred[Opened]] = {}  # logins that a registration answers
+        self._newcomers: list[tuple[Newcomer, Tail, Seat]] = []  # who will be given to the writer in a moment
         # User → devices that were deleted from the disk, which a question under way may have seen there.
         self._forgotten: dict[str | LogKey, tuple[str, ...]] = {}
         self._away: set[Seat] = set()  # open, and their clients are gone
@@ -106,9 +119,7 @@ class Sessions:
         else:
             self._tails.pins.begin(tail)
             also = tuple(seat.owed.others) if seat else ()
-            self._ask(
-                lambda reader: reader.login(claim.session, also), partial(self._found, claim, tail, answer)
-            )
+            self._ask_login(claim.session, also, partial(self._found, claim, tail, answer))
         return answer
 
     def _found(self, claim: Claim, tail: Tail, answer: Deferred[Opened], found: Found) -> None:
@@ -208,25 +219,32 @@ class Sessions:
         return Opened(Verdict.OK, seat.generation, tuple(places), known, owed.record, resumed)
 
     def _register(self, claim: Claim, tail: Tail, seat: Seat) -> None:
+        """With `enter`."""
         self._tails.pins.begin(tail)
         self._saving.begin(seat)
-        keep = [other.device for other in tail.seats if other.online]
-        furthest = max([0, *(other.acked for other in tail.seats)])
+        seats = tail.seats
+        keep = tuple([other.device for other in seats if other.online])
+        furthest = max([0, *(other.acked for other in seats)])
+        newcomer = Newcomer(claim.session, claim.platform, claim.start, keep, furthest)
+        self._newcomers.append((newcomer, tail, seat))
+
+    def enter(self) -> None:
+        """Give the newcomers to the writer, all those of one turn together."""
+        if not self._newcomers:
+            return
+        entered, self._newcomers = self._newcomers, []
+        newcomers = [newcomer for newcomer, _, _ in entered]
+
+        def registered(results: list[tuple[int, int, int, tuple[str, ...]]]) -> None:
+            for (newcomer, tail, seat), result in zip(entered, results, strict=True):
+                self._registered(newcomer.session, tail, seat, result)
+
         self._change(
             Change(
-                lambda connection: register(
-                    connection,
-                    self._store,
-                    claim.session,
-                    tail.log,
-                    claim.platform,
-                    claim.start,
-                    self._now_ms(),
-                    self._max_devices,
-                    keep,
-                    furthest,
+                lambda writer: register_all(
+                    writer, self._store, newcomers, self._now_ms(), self._max_devices
                 ),
-                partial(self._registered, claim.session, tail, seat),
+                registered,
             )
         )
 
@@ -245,6 +263,7 @@ class Sessions:
             if other is not None and other.online:  # it came back while it was being forgotten
                 again = SessionKey(session.user, device)
                 self._register(Claim(again, other.platform), tail, other)
+                self.enter()  # before what else is to be written of it
                 for log in other.owed.others:
                     self._move(again, other, log)
                 self._mark(again, other)

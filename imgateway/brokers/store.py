@@ -13,7 +13,7 @@ import sqlite3
 from collections.abc import Callable, Iterable
 from operator import itemgetter
 
-from imgateway.brokers.appends import Append, Batch, Shared, Touched
+from imgateway.brokers.appends import Append, Batch, Shared
 from imgateway.brokers.retention import Retention
 from imgateway.brokers.schema import Database
 from imgateway.config import RetentionSettings
@@ -220,7 +220,7 @@ class Store:
             seqs.append(seq)
         batch.touched = []
         for log, book in touched.items():
-            batch.touched.append(Touched(log, book.after, book.head, book.taken, book.expires))
+            batch.touched.append((log, book.after, book.head, book.taken, book.expires))
             book.taken, book.expires = [], []
 
     def _write(self, connection: sqlite3.Connection, batch: Batch) -> None:

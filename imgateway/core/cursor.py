@@ -57,6 +57,11 @@ class Step(IntEnum):
     READ = 2
 
 
+# By these names they are found in a third of the time that it takes to ask the classes for them.
+LIVE, READING, CLOGGED = State
+HOLD, SEND, READ = Step
+
+
 class Cursor:
     """One session's place in one durable log.
 
@@ -76,34 +81,34 @@ class Cursor:
         self.sent = position
         self.acked = acked
         self.head = head
-        self.state = State.LIVE if position == head else State.CLOGGED
+        self.state: State = LIVE if position == head else CLOGGED
         self.entries = 0
         self.bytes = 0
         self._flights: deque[tuple[int, int, int, float]] | None = None
 
     def arrived(self, after: int, upto: int) -> Step:
         """The log grew by ``(after, upto]`` and the entries are at hand."""
-        if self.state is State.LIVE:
+        if self.state is LIVE:
             if after == self.sent:
-                return Step.SEND
+                return SEND
             if upto <= self.sent:
-                return Step.HOLD
+                return HOLD
             self.head = upto
-            self.state = State.READING
-            return Step.READ
+            self.state = READING
+            return READ
         if upto > self.head:
             self.head = upto
-        return Step.HOLD
+        return HOLD
 
     def overflow(self, upto: int, window: int) -> Step:
         """Entries up to `upto` are at hand, and more than the window has room for: read them back as room
         appears."""
         self.head = upto
         if self.entries * 2 > window:
-            self.state = State.CLOGGED
-            return Step.HOLD
-        self.state = State.READING
-        return Step.READ
+            self.state = CLOGGED
+            return HOLD
+        self.state = READING
+        return READ
 
     def moved(self, head: int) -> Step:
         """The log grew to `head` and its entries must be read."""
@@ -111,7 +116,7 @@ class Cursor:
 
     def read(self, after: int) -> Step:
         """A batch that begins after `after` came back from the log: SEND it or drop it."""
-        return Step.SEND if self.state is State.READING and after == self.sent else Step.HOLD
+        return SEND if self.state is READING and after == self.sent else HOLD
 
     def send(self, upto: int, entries: int, size: int, now: float) -> None:
         """Everything up to `upto` was handed to the link: `entries` entries of `size` bytes."""
@@ -123,8 +128,8 @@ class Cursor:
         if self._flights is None:
             self._flights = deque()
         self._flights.append((upto, entries, size, now))
-        if self.state is State.READING and upto == self.head:
-            self.state = State.LIVE
+        if self.state is READING and upto == self.head:
+            self.state = LIVE
 
     def passed(self, upto: int) -> None:
         """Everything up to `upto` is settled without a word to the link (nothing in it for a wire without
@@ -134,8 +139,8 @@ class Cursor:
             self.head = upto
         if not self._flights and upto > self.acked:
             self.acked = upto
-        if self.state is State.READING and upto == self.head:
-            self.state = State.LIVE
+        if self.state is READING and upto == self.head:
+            self.state = LIVE
 
     def ack(self, upto: int) -> bool:
         """The session took custody up to `upto`. False if it was never sent that far: the peer is wrong."""
@@ -169,21 +174,21 @@ class Cursor:
 
     def may_unclog(self, max_entries: int, max_bytes: int) -> bool:
         """Half of the window is free again: enough to make a read worth its while."""
-        return self.state is State.CLOGGED and self.entries * 2 <= max_entries and self.bytes * 2 <= max_bytes
+        return self.state is CLOGGED and self.entries * 2 <= max_entries and self.bytes * 2 <= max_bytes
 
     def clog(self) -> None:
         """The link has unsent bytes, or the window is full."""
-        self.state = State.CLOGGED
+        self.state = CLOGGED
 
     def unclog(self) -> Step:
         """The link is empty and the window has room again."""
-        if self.state is not State.CLOGGED:
-            return Step.HOLD
+        if self.state is not CLOGGED:
+            return HOLD
         if self.sent < self.head:
-            self.state = State.READING
-            return Step.READ
-        self.state = State.LIVE
-        return Step.HOLD
+            self.state = READING
+            return READ
+        self.state = LIVE
+        return HOLD
 
     def unacked_since(self) -> float | None:
         """When the oldest unacknowledged entries were sent; None if there are none."""

@@ -9,7 +9,8 @@ message waits for the same commit.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import lru_cache
 from hashlib import blake2b
 from typing import Generic, TypeVar
 
@@ -35,9 +36,17 @@ def digest(
     :param target: the one device that it is for, or '': a message to a device and one to its user are two.
     """
     # NUL cannot stand in an id; msg_id comes last because it may hold anything.
-    kind, ident, _ = log.address
-    text = "\0".join((kind, ident, target, user, device, msg_id))
-    return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=size, key=key).digest()
+    address = log.address
+    text = f"{address.kind}\0{address.id}\0{target}\0{user}\0{device}\0{msg_id}"
+    hashed = _keyed(key, size).copy()
+    hashed.update(text.encode("utf-8", "surrogatepass"))
+    return hashed.digest()
+
+
+@lru_cache(maxsize=16)
+def _keyed(key: bytes, size: int) -> blake2b:
+    """To go on from: the key is hashed once, which is half of the work."""
+    return blake2b(digest_size=size, key=key)
 
 
 class Dedup(Generic[Pending]):
@@ -55,7 +64,15 @@ class Dedup(Generic[Pending]):
         "_known",
         "_lifetime_ms",
         "_limit",
+        "expect",
+        "get",
     )
+
+    get: Callable[[bytes], int | Pending | None]
+    """The seq that a digest got, the append under way, or None if it is new (or forgotten)."""
+
+    expect: Callable[[bytes, Pending], None]
+    """An append is on its way; repeats join it. Pending ones are never forgotten."""
 
     def __init__(self, limit: int, lifetime_ms: int) -> None:
         self._limit = limit
@@ -66,17 +83,12 @@ class Dedup(Generic[Pending]):
         self._blocks: deque[tuple[int, list[bytes]]] = deque()
         self._block: list[bytes] = []
         self._block_born_ms = 0
+        # Straight into the table: both are asked for every message.
+        self.get = self._known.get
+        self.expect = self._known.__setitem__
 
     def __len__(self) -> int:
         return len(self._known)
-
-    def get(self, digest: bytes) -> int | Pending | None:
-        """The seq it got, the append under way, or None if it is new (or forgotten)."""
-        return self._known.get(digest)
-
-    def expect(self, digest: bytes, append: Pending) -> None:
-        """An append is on its way; repeats join it. Pending ones are never forgotten."""
-        self._known[digest] = append
 
     def settle(self, digest: bytes, seq: int, now_ms: int) -> None:
         """It is committed as `seq`."""
@@ -87,6 +99,17 @@ class Dedup(Generic[Pending]):
         self._block.append(digest)
         if len(self._block) >= self._block_size:
             self._turn(now_ms)
+
+    def settle_all(self, digests: list[bytes], seqs: Iterable[int], now_ms: int) -> None:
+        """One commit's: each of `digests` as its seq."""
+        self._known.update(zip(digests, seqs, strict=True))
+        if now_ms - self._block_born_ms >= self._block_ms:
+            self._turn(self._block_born_ms + self._block_ms)
+            self._block_born_ms = now_ms
+        for begin in range(0, len(digests), self._block_size):
+            self._block += digests[begin : begin + self._block_size]
+            if len(self._block) >= self._block_size:
+                self._turn(now_ms)
 
     def drop(self, digest: bytes) -> None:
         """It was refused for good: a later try is a new message."""

@@ -129,7 +129,7 @@ class Crowds:
             size = sum([len(one.message) for one in entries])
             self._left -= 1 + size // FOLLOWER_BYTES
             try:
-                self._delivery.offer(lone, epoch, after, upto, entries, size, None)
+                self._delivery.offer(lone, log, epoch, after, upto, entries, size, None)
             except Exception:
                 cut_off(lone.session, Failure())
             if self._left <= 0:
@@ -228,7 +228,9 @@ class Crowds:
                 crowd.serve = lambda follow: delivery.moved(follow, upto)
             else:
                 taken = entries
-                crowd.serve = lambda follow: delivery.offer(follow, epoch, after, upto, taken, size, shared)
+                crowd.serve = lambda follow: delivery.offer(
+                    follow, follow.log, epoch, after, upto, taken, size, shared
+                )
         else:
             return False
         crowd.cost = 1 + size // FOLLOWER_BYTES

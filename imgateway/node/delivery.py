@@ -28,7 +28,17 @@ from imgateway.core.follow import Follow
 from imgateway.core.handshake import LinkState
 from imgateway.core.session import Follows, Session, for_device
 from imgateway.errors import BadFrame, CloseCode
-from imgateway.frames import FOLLOWED_KINDS, Address, Batch, Deliver, DeliverAck, Entry, LogKey, address_text
+from imgateway.frames import (
+    FOLLOWED_KINDS,
+    Address,
+    Batch,
+    Deliver,
+    DeliverAck,
+    Entry,
+    LogKey,
+    address_text,
+    log_of,
+)
 from imgateway.interfaces import IBroker
 from imgateway.node.link import Link
 
@@ -46,6 +56,8 @@ Place = Session | Follow
 
 Shared = dict[str, bytes | None]
 """One Deliver as each kind of codec writes it; None: it cannot."""
+
+OPEN, CLOGGED, HOLD, READ = LinkState.OPEN, State.CLOGGED, Step.HOLD, Step.READ  # found faster than in them
 
 
 class Delivery:
@@ -77,6 +89,7 @@ class Delivery:
     def offer(
         self,
         cursor: Place,
+        key: LogKey,
         epoch: int,
         after: int,
         upto: int,
@@ -84,31 +97,32 @@ class Delivery:
         size: int,
         shared: Shared | None,
     ) -> None:
-        """``(after, upto]`` was committed; `size`: bytes of its entries. Send it to one that stands right
-        before it."""
+        """``(after, upto]`` of the cursor's log was committed; `size`: bytes of its entries. Send it to one
+        that stands right before it."""
         step = cursor.arrived(after, upto)
-        if step is Step.HOLD:
+        if step is HOLD:
             return
         limits = self.limits
         sent, sent_bytes = cursor.entries, cursor.bytes
         follows = cursor.follows
         if follows is not None:
             sent, sent_bytes = follows.entries, follows.bytes
+        more = sent + len(entries)
         if epoch != cursor.epoch:
             self._stale(cursor)
-        elif step is Step.READ:
+        elif step is READ:
             self._read(cursor)
         elif (
-            sent + len(entries) > limits.deliver_window_entries
-            or sent + len(entries) > cursor.form.window
-            or (sent_bytes + size > limits.deliver_window_bytes and (sent or len(entries) > 1))
+            more > limits.deliver_window_entries
+            or more > cursor.form.window
+            or (sent_bytes + size > limits.deliver_window_bytes and more > 1)
         ):
             # Half of the window must be free; what other logs have of it is taken off on both sides.
             others = sent - cursor.entries
-            if cursor.overflow(upto, self._window(cursor) - 2 * others) is Step.READ:
+            if cursor.overflow(upto, self._window(cursor) - 2 * others) is READ:
                 self._read(cursor)
         else:
-            self._deliver(cursor, after, upto, entries, False, shared)
+            self._deliver(cursor, key, after, upto, entries, False, shared)
 
     def _window(self, cursor: Place) -> int:
         """Entries that may be on their way to a session: as many as its codec and the node want."""
@@ -117,13 +131,13 @@ class Delivery:
 
     def moved(self, cursor: Place, head: int) -> None:
         """The log grew: whoever is live reads, and finds out if the epoch is another."""
-        if cursor.moved(head) is Step.READ:
+        if cursor.moved(head) is READ:
             self._read(cursor)
 
     def passed(self, cursor: Place, entry: Entry, shared: Shared | None) -> None:
         """qos 0: to a link that can take it now."""
         link: Link | None = cursor.link
-        if link is None or link.clogged or link.state is not LinkState.OPEN or not cursor.epoch:
+        if link is None or link.clogged or link.state is not OPEN or not cursor.epoch:
             return
         # What one turn brings is bounded too: the socket says only at its end that it is full.
         if link.connection.unsent() >= self.limits.deliver_window_bytes:
@@ -140,6 +154,7 @@ class Delivery:
     def _deliver(
         self,
         cursor: Place,
+        key: LogKey,
         after: int,
         upto: int,
         entries: tuple[Entry, ...],
@@ -149,9 +164,8 @@ class Delivery:
         """Send the range ``(after, upto]``; entry by entry where the wire or its content wants that."""
         link: Link = cursor.link
         mine = for_device(entries, cursor.device)
-        key, epoch = cursor.log, cursor.epoch
-        address = key.address
-        head = max(upto, cursor.head)
+        address, epoch = key.address, cursor.epoch
+        head = upto if upto > cursor.head else cursor.head
         if gap:
             self.told_gap(cursor, address)
         if len(mine) < 2 or link.wire.traits.batches:
@@ -194,7 +208,7 @@ class Delivery:
         self._counters.deliver_frames += 1
         self._counters.entries_delivered += entries
         if not cursor.receipts:
-            self._took(cursor, upto)
+            self._took(cursor, key, upto)
             return
         limits = self.limits
         sent, sent_bytes = cursor.entries, cursor.bytes
@@ -212,7 +226,8 @@ class Delivery:
         try:
             waived = link.codec.waive()
             if waived:
-                self._took(_session(cursor), waived)
+                session = _session(cursor)
+                self._took(session, session.log, waived)
         except Exception:
             log.failure("the codec of {wire} raised", **link.about())
             link.drop(CloseCode.INTERNAL_ERROR, "internal error")
@@ -220,18 +235,18 @@ class Delivery:
     def say(self, link: Link, frame: Deliver, shared: Shared | None = None) -> bytes | None:
         """Encode, once for all codecs of a kind. A codec that raises has met content that it cannot say; what
         the link's transport cannot carry cannot be said there either."""
-        wire = link.codec.wire
-        if shared is not None and wire in shared:
-            data = shared[wire]
+        codec = link.codec
+        if shared is not None and codec.wire in shared:
+            data = shared[codec.wire]
         else:
             try:
-                data = link.codec.encode(frame)
+                data = codec.encode(frame)
             except Exception:
                 log.failure("the codec of {wire} raised; its entries are parked", **link.about())
                 data = None
-            if shared is not None and wire:
-                shared[wire] = data
-        return None if data and link.is_too_large(data) else data
+            if shared is not None and codec.wire:
+                shared[codec.wire] = data
+        return None if data and 0 < link.connection.max_send_bytes < len(data) else data
 
     def answer(self, link: Link, frame: Deliver) -> None:
         """Send what the client asked to read. What its wire cannot say is left out, and told as a gap; of
@@ -285,11 +300,11 @@ class Delivery:
     def _go_on(self, session: Session) -> None:
         """Read for those of a session's cursors that are clogged and have room again."""
         link: Link | None = session.link
-        if link is None or link.state is not LinkState.OPEN or link.clogged:
+        if link is None or link.state is not OPEN or link.clogged:
             return
         window, size = self._window(session), self.limits.deliver_window_bytes
         if session.follows is None:
-            if session.may_unclog(window, size) and session.unclog() is Step.READ:
+            if session.may_unclog(window, size) and session.unclog() is READ:
                 self._read(session)
             return
         sent, sent_bytes = session.follows.entries, session.follows.bytes
@@ -298,8 +313,8 @@ class Delivery:
         # More at once would share the room in such small parts that most of the reading were in vain.
         turns = max(1, (window - sent) // READ_ENTRIES) - _reading(session.follows)
         for cursor in tuple(session.follows.values()):
-            may = cursor.state is State.CLOGGED and cursor.epoch and (turns > 0 or cursor.sent == cursor.head)
-            if may and cursor.unclog() is Step.READ:
+            may = cursor.state is CLOGGED and cursor.epoch and (turns > 0 or cursor.sent == cursor.head)
+            if may and cursor.unclog() is READ:
                 turns -= 1
                 session.follows[cursor.address] = session.follows.pop(cursor.address)  # the last from now on
                 self._read(cursor)
@@ -370,7 +385,7 @@ class Delivery:
             if batch.after == parking.owed[0] - 1:
                 seq, end = parking.offer()
                 owed = tuple(entry for entry in batch.entries if entry.seq == seq)
-                self._deliver(cursor, cursor.sent, end, owed, batch.gap and not owed)
+                self._deliver(cursor, cursor.log, cursor.sent, end, owed, batch.gap and not owed)
         elif cursor.read(batch.after) is Step.SEND:
             if batch.upto > batch.after:
                 self._send_read(cursor, batch)
@@ -396,7 +411,7 @@ class Delivery:
             if len(entries) > room:
                 entries = entries[:room]
                 upto = entries[-1].seq
-        self._deliver(cursor, batch.after, upto, entries, batch.gap)
+        self._deliver(cursor, cursor.log, batch.after, upto, entries, batch.gap)
 
     def _read_failed(self, failure: Failure, cursor: Place) -> None:
         cursor.reading = False
@@ -424,14 +439,14 @@ class Delivery:
                     raise BadFrame("acknowledges a log that it does not follow")
                 cursor = session.follows.get(address) if session.follows is not None else None
             if cursor is not None and ack.epoch == cursor.epoch:
-                self._took(cursor, ack.upto)
+                self._took(cursor, log_of(address), ack.upto)
 
     def took_all(self, cursor: Place) -> None:
         """Nothing that was sent from there will be acknowledged."""
         if cursor.is_awaited():
-            self._took(cursor, cursor.sent)
+            self._took(cursor, cursor.log, cursor.sent)
 
-    def _took(self, cursor: Place, upto: int) -> None:
+    def _took(self, cursor: Place, key: LogKey, upto: int) -> None:
         follows, entries, size = cursor.follows, cursor.entries, cursor.bytes
         if not cursor.ack(upto):
             raise BadFrame("acknowledges what was not sent")
@@ -441,11 +456,11 @@ class Delivery:
         self._counters.acks += 1
         if cursor.parking is not None:
             for seq in cursor.parking.acked(upto):
-                self._broker.unpark(cursor.key, cursor.generation, cursor.log, seq)
+                self._broker.unpark(cursor.key, cursor.generation, key, seq)
             if cursor.parking.empty():
                 cursor.parking = None
-        self._broker.advance(cursor.key, cursor.generation, ((cursor.log, upto),))
-        if cursor.state is State.CLOGGED or follows is not None:
+        self._broker.advance(cursor.key, cursor.generation, ((key, upto),))
+        if cursor.state is CLOGGED or follows is not None:
             self._go_on(_session(cursor))
 
     def heard_without_acks(self, link: Link) -> None:
@@ -462,7 +477,7 @@ class Delivery:
             # All of that may be of this log: then it is this log's newest.
             upto = cursor.settled(unacked)
             if upto is not None:
-                self._took(cursor, upto)
+                self._took(cursor, cursor.log, upto)
 
     def writable(self, link: Link) -> None:
         """The link has no unsent bytes any more."""

@@ -7,7 +7,7 @@ routes each frame to the one place that answers it.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import ClassVar
+from typing import Any
 
 from twisted.internet.defer import Deferred
 
@@ -53,7 +53,7 @@ from imgateway.node.link import Link, Pause
 from imgateway.node.login import Login
 from imgateway.node.subscriptions import Subscriptions
 
-__all__ = ("Exchange",)
+__all__ = ("UNSUPPORTED", "Exchange")
 
 PULL_BYTES = 49_152
 """A pulled answer goes out however slow the link is, so it stays below what stops the reading."""
@@ -68,6 +68,10 @@ _NOT_SUBSCRIBED = {
     **dict.fromkeys(SUBSCRIBED_KINDS, _NO_SUCH_LANE),
 }
 """Why not, by the kind of the address."""
+
+
+UNSUPPORTED = (Seen,)
+"""Frames that a node reads and answers with Refused: it cannot do that yet."""
 
 
 class Exchange:
@@ -112,6 +116,21 @@ class Exchange:
         self._broker = broker
         self._wall_ms = wall_ms
         self._number = self._newest = 0
+        self._answers: dict[type, Callable[[Link, Session, Any], None]] = {
+            Publish: ingress.publish,
+            DeliverAck: self._deliver_ack,
+            Ping: self._ping,
+            Pong: self._pong,
+            Renew: self._renew,
+            Request: self._request,
+            Response: self._response,
+            Pull: self._pull,
+            Subscribe: self._subscribe,
+            Unsubscribe: self._unsubscribe,
+            Bye: self._bye,
+            Keep: self._keep,
+            **dict.fromkeys(UNSUPPORTED, self._unsupported),
+        }
         # Straight through: nothing to decide here.
         self.arrived = gate.arrived
         self.greeted = login.greeted
@@ -180,10 +199,7 @@ class Exchange:
             raise UnexpectedFrame(f"a client does not send {FRAME_NAMES[type(frame)]}")
         session = link.session
         if session is not None:
-            answer(self, link, session, frame)
-
-    def _publish(self, link: Link, session: Session, frame: Publish) -> None:
-        self._ingress.publish(link, session, frame)
+            answer(link, session, frame)
 
     def _deliver_ack(self, link: Link, session: Session, frame: DeliverAck) -> None:
         self._delivery.acked(session, frame)
@@ -280,19 +296,3 @@ class Exchange:
     def _refuse(self, link: Link, frame: Frame, ident: str, code: RefusedCode, reason: str) -> None:
         self.counters.refused[code] += 1
         link.send(Refused(FRAME_NAMES[type(frame)], ident, code, reason))
-
-    _answers: ClassVar[dict[type, Callable[..., None]]] = {
-        Publish: _publish,
-        DeliverAck: _deliver_ack,
-        Ping: _ping,
-        Pong: _pong,
-        Renew: _renew,
-        Request: _request,
-        Response: _response,
-        Pull: _pull,
-        Subscribe: _subscribe,
-        Unsubscribe: _unsubscribe,
-        Seen: _unsupported,
-        Bye: _bye,
-        Keep: _keep,
-    }

@@ -115,8 +115,12 @@ class Gate:
     def check(self, link: Link, start: Callable[[], None]) -> None:
         """Call `start` when fewer than `checks_in_flight` tokens are being checked, unless the link is gone
         by then; it ends with `checked`."""
-        self._checks[link] = start
-        self._start()
+        if self._checks or self.checking >= self.limits.checks_in_flight:
+            self._checks[link] = start
+            self._start()
+        else:
+            self.checking += 1
+            start()
 
     def checked(self) -> None:
         """One check is over; the next may start."""

@@ -12,7 +12,7 @@ from math import ceil
 from sys import intern
 from typing import Any
 
-from twisted.internet.defer import Deferred, maybeDeferred, succeed
+from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -66,6 +66,7 @@ class Login:
     """Claims sessions for links that have greeted.
 
     :param limits_for: what Welcome tells an identity about its limits.
+    :param tells: whether each login is logged: what goes into the line costs as much as the whole Welcome.
     :param turns_away: whether a link that greets was told to go elsewhere: the node drains.
     :param wall_ms: Unix milliseconds; never used for deadlines, which run on `now`.
     """
@@ -84,6 +85,7 @@ class Login:
         wall_ms: Callable[[], int],
         counters: Counters,
         turns_away: Callable[[Link], bool],
+        tells: bool,
     ) -> None:
         self.settings = settings
         self._node = node
@@ -97,6 +99,7 @@ class Login:
         self._wall_ms = wall_ms
         self._counters = counters
         self._turns_away = turns_away
+        self._tells = tells
         self._checks: dict[Link, Deferred[Any]] = {}
 
     # ------------------------------------------------------------------------------------------------ login
@@ -113,10 +116,14 @@ class Login:
         if checking is not None:
             checking.cancel()
 
-    def _ask(self, link: Link, hello: Hello) -> Deferred[Any]:
+    def _ask(self, link: Link, hello: Hello) -> Identity | Deferred[Identity]:
+        """Who says this, now or later."""
         if not link.wire.traits.authenticates:
-            return succeed(Identity(hello.user))  # no token is older than any: who was revoked stays out
-        checking: Deferred[Any] = maybeDeferred(self._authenticator.authenticate, hello, link.connection.peer)
+            return Identity(hello.user)  # no token is older than any: who was revoked stays out
+        found: Any = self._authenticator.authenticate(hello, link.connection.peer)
+        if type(found) is Identity:
+            return found
+        checking: Deferred[Any] = maybeDeferred(lambda: found)  # a coroutine, too
         self._checks[link] = checking
         return checking.addBoth(self._asked, link)
 
@@ -125,18 +132,39 @@ class Login:
         return result
 
     def _check(self, link: Link, hello: Hello) -> None:
-        checking = self._ask(link, hello)
-        checking.addBoth(self._checked)
-        checking.addCallback(self._identified, link, hello)
-        checking.addErrback(self._refused, link)
+        found: Identity | Failure | Deferred[Any]
+        try:
+            found = self._ask(link, hello)
+        except Exception:
+            found = Failure()
+        # Whoever knows at once costs no Deferred, nor the way through its callbacks.
+        if isinstance(found, Deferred):
+            found.addBoth(self._checked, link, hello)
+        else:
+            self._checked(found, link, hello)
 
-    def _checked(self, result: Identity | Failure) -> Identity | Failure:
+    def _checked(self, found: Identity | Failure, link: Link, hello: Hello) -> None:
         self._gate.checked()
-        return result
+        if isinstance(found, Failure):
+            self._refused(found, link)
+        elif link.state is LinkState.CHECKING:
+            try:
+                self._identified(found, link, hello)
+            except Exception:
+                self._refused(Failure(), link)
 
-    def _identified(self, identity: Identity, link: Link, hello: Hello) -> Deferred[None] | None:
-        if link.state is not LinkState.CHECKING:
-            return None
+    def _identified(self, identity: Identity, link: Link, hello: Hello) -> None:
+        claim = self._claim(identity, link, hello)
+        link.connection.proven()  # also for those who hear only that another is online
+        key = claim.session
+        self._hub.claims(key)
+        opening: Deferred[Any] = self._broker.open_session(claim)
+        opening.addCallbacks(
+            self._opened, self._unopened, (key, identity, link, hello), errbackArgs=(key,)
+        ).addErrback(self._refused, link)
+
+    def _claim(self, identity: Identity, link: Link, hello: Hello) -> Claim:
+        """:raises LinkError: there is nothing that it could claim."""
         device = identity.device or hello.device or link.wire_name
         if hello.device and hello.device != device and not hello.assigned:
             raise LoginRefused("the token is for another device")
@@ -146,8 +174,7 @@ class Login:
             key = SessionKey(check_id(identity.user), intern(check_id(device)))
         except InvalidAddress as error:
             raise BadFrame(str(error)) from None
-        link.connection.proven()  # also for those who hear only that another is online
-        claim = Claim(
+        return Claim(
             key,
             platform,
             POLICIES[self.settings.login_policy],
@@ -156,15 +183,19 @@ class Login:
             hello.on_same_device,
             hello.order,
         )
-        self._hub.claims(key)
-        opening: Deferred[Any] = self._broker.open_session(claim)
-        opening.addCallback(self._claimed, key, identity, link, hello)
-        opening.addBoth(self._settled, key)
-        return opening.addCallback(self._enter_mailbox, link, hello)
 
-    def _settled(self, result: Any, key: SessionKey) -> Any:
+    def _opened(
+        self, opened: Opened, key: SessionKey, identity: Identity, link: Link, hello: Hello
+    ) -> Deferred[None] | None:
+        try:
+            claimed = self._claimed(opened, key, identity, link, hello)
+        finally:
+            self._hub.claimed(key)
+        return self._enter_mailbox(claimed, link, hello)
+
+    def _unopened(self, failure: Failure, key: SessionKey) -> Failure:
         self._hub.claimed(key)
-        return result
+        return failure
 
     def _claimed(
         self, opened: Opened, key: SessionKey, identity: Identity, link: Link, hello: Hello
@@ -218,7 +249,10 @@ class Login:
         if link.session is not session:
             return None
         place = opened.places[0]
-        point = next((p for p in hello.resume if p.address == place.log.address and not p.lane), None)
+        point = None
+        if hello.resume:
+            mailbox = place.log.address
+            point = next((p for p in hello.resume if p.address == mailbox and not p.lane), None)
         if resume_durable(point, position.epoch, place.acked, position.head).rolled_back:
             log.warn(
                 "{user}'s log was rolled back: a client knows more of it; it gets a new epoch",
@@ -226,7 +260,9 @@ class Login:
             )
             renewing = self._broker.reset_log(place.log)
             return renewing.addCallback(self._watched, session, opened, resumed, link, hello)
-        entering = self._hub.rooms.prepare(session, hello.resume, self._hub.delivery.limits.rooms)
+        entering = None
+        if hello.resume:
+            entering = self._hub.rooms.prepare(session, hello.resume, self._hub.delivery.limits.rooms)
         if entering is None:
             self._enter([], position, session, opened, point, resumed, link, hello)
             return None
@@ -282,9 +318,12 @@ class Login:
                 (Resumed(place.log.address, 0, position.epoch, start, head, resume.gap), *rings),
             )
         )
-        log.debug(
-            "session resumed" if resumed else "session opened", generation=session.generation, **link.about()
-        )
+        if self._tells:
+            log.debug(
+                "session resumed" if resumed else "session opened",
+                generation=session.generation,
+                **link.about(),
+            )
         self._hub.opened(session, identity, resumed)
         if resume.gap:
             self._hub.delivery.told_gap(session, place.log.address)
@@ -325,7 +364,7 @@ class Login:
         if not link.wire.traits.authenticates:
             raise UnexpectedFrame("there are no tokens on this wire")
         link.pause(Pause.RENEW)
-        checking = self._ask(link, Hello(frame.token))
+        checking: Deferred[Any] = maybeDeferred(self._ask, link, Hello(frame.token))
         checking.addCallback(self._renewed, link)
         checking.addErrback(self._refused, link)
 

@@ -148,6 +148,7 @@ class Node:
             wall_ms,
             self.counters,
             lambda link: self.drains.turns_away(link),
+            settings.log.level == "debug",
         )
         self.ingress = Ingress(
             self.hub, broker, policy, self.quotas, limits, interceptors, now, wall_ms, self.counters
@@ -400,10 +401,10 @@ class Node:
         """The nodes that live, by incarnation."""
         return self._nodes()
 
-    def drain(self, incarnation: str, rate: int) -> Deferred[bool]:
+    def drain(self, incarnation: str, rate: int) -> Deferred[int]:
         """Send a node's clients away, this one's or another's."""
         return self.peers.drain(incarnation, rate)
 
-    def undrain(self, incarnation: str) -> Deferred[bool]:
+    def undrain(self, incarnation: str) -> Deferred[int]:
         """Let it take clients again."""
         return self.peers.undrain(incarnation)

@@ -17,9 +17,12 @@ from imgateway.frames import Frame
 from imgateway.interfaces import Carriage, ICodec, IProtocolAdapter, Traits
 from imgateway.protocols.plain import PlainCodec
 from imgateway.wire.compression import COMPRESSIONS
-from imgateway.wire.framing import Splitter, length_prefixed
+from imgateway.wire.framing import Splitter, varint
 from imgateway.wire.reading import read_frame
 from imgateway.wire.writing import write_frame
+
+UNSAYABLE = (TypeError, ValueError)
+"""What writing raises: at lone surrogates, and at numbers that no field holds."""
 
 
 @implementer(ICodec)
@@ -34,8 +37,12 @@ class StreamCodec(Splitter, PlainCodec):
         return map(read_frame, self.feed(data))
 
     def encode(self, frame: Frame) -> bytes | None:
-        data = _bytes(frame, self.max_frame_bytes)
-        return data and length_prefixed(data)
+        try:
+            data = write_frame(frame, self.max_frame_bytes)
+        except UNSAYABLE:
+            return None
+        size = len(data)
+        return varint(size) + data if size <= self.max_frame_bytes else None
 
 
 @implementer(ICodec)
@@ -53,7 +60,11 @@ class MessageCodec(PlainCodec):
         return map(self._read, (data,))
 
     def encode(self, frame: Frame) -> bytes | None:
-        return _bytes(frame, self._max)
+        try:
+            data = write_frame(frame, self._max)
+        except UNSAYABLE:
+            return None
+        return data if len(data) <= self._max else None
 
     def _read(self, data: bytes) -> Frame:
         if len(data) > self._max:
@@ -62,14 +73,6 @@ class MessageCodec(PlainCodec):
 
 
 _message_codec = lru_cache(maxsize=8)(MessageCodec)  # it holds nothing, so that one serves all links
-
-
-def _bytes(frame: Frame, max_frame_bytes: int) -> bytes | None:
-    try:
-        data = write_frame(frame, max_frame_bytes)
-    except (TypeError, ValueError):  # lone surrogates, numbers that no field holds
-        return None
-    return data if len(data) <= max_frame_bytes else None
 
 
 @implementer(IPlugin, IProtocolAdapter)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import random
 import secrets
@@ -24,6 +23,7 @@ from imgateway.errors import OperatorError
 from imgateway.interfaces import IBackend, IBroker, IInterceptor, ISessionListener, NodeInfo
 from imgateway.node.membership import Condition, Membership
 from imgateway.node.service import Node
+from imgateway.ops.garbage import Garbage
 from imgateway.ops.health import Health
 from imgateway.ops.http import HttpListener
 from imgateway.ops.metrics import registry
@@ -166,6 +166,9 @@ class Gateway(Process):
         self._apart = tuple(apart(options.settings))
         self._api = self._make_api()
         self._http: HttpListener | None = None
+        self._garbage = Garbage(
+            lambda: len(self.node.hub.sessions), lambda call: self._reactor.callLater(0, call)
+        )
 
     def _make_api(self) -> HttpApi | None:
         """The HTTP API, if there are keys to use it with."""
@@ -208,12 +211,7 @@ class Gateway(Process):
         self._http = http
 
     def _ready(self, _: object) -> None:
-        # What was made until now lives as long as the process: the collector need not look at it again.
-        gc.collect()
-        gc.freeze()
-        # A message makes a few dozen objects that die with it; the default looks at them every 700. A login
-        # leaves a dozen that stay: in a storm of them the collector would look at each three times, in vain.
-        gc.set_threshold(100_000, 50, 100)
+        self._garbage.start()
         places = ", ".join(listener.address for listener in self.node.listeners)
         http = self._http.address if self._http is not None else ""
         api = ", ".join(port.address for port in self._api.ports) if self._api is not None else ""
@@ -241,6 +239,7 @@ class Gateway(Process):
         return stopping.addCallback(lambda _: self.node.stop()).addBoth(self._stopped)
 
     def _stopped(self, result: object) -> Any:
+        self._garbage.stop()
         if isinstance(result, Failure):
             log.failure("the stop failed", result)
         elif not self._failed:

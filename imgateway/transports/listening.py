@@ -25,7 +25,7 @@ from imgateway.errors import OperatorError
 from imgateway.interfaces import IListener
 
 from .places import cannot_listen, host_port
-from .sockets import keep_little
+from .sockets import accept_in_portions, keep_little
 from .stream import Side
 
 __all__ = ("Listener", "advice", "description", "listen_stream")
@@ -82,6 +82,8 @@ class Listener:
     def __init__(self, port: Any, scheme: str) -> None:
         self._port = port
         keep_little(port)
+        if hasattr(port, "numberAccepts"):
+            accept_in_portions(port)
         self.address, self.port = _address(port.getHost(), scheme)
 
     def pause(self) -> None:

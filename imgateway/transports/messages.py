@@ -12,6 +12,7 @@ from collections.abc import Hashable
 from typing import Any
 
 from autobahn.twisted.websocket import WebSocketClientProtocol, WebSocketServerProtocol
+from autobahn.websocket.protocol import TrafficStats
 from autobahn.websocket.types import ConnectionDeny
 from twisted.logger import Logger
 from zope.interface import implementer
@@ -248,8 +249,7 @@ class MessageConnection:
         if ws.state == ws.STATE_OPEN:
             if not self._open:
                 self._open = True
-                for name in [name for name in vars(ws) if name.startswith("http_")]:
-                    delattr(ws, name)  # the request and the answer, which nobody needs again: 1 KB
+                _keep_little(ws)
                 self.receiver.opened(self._wire)
             if self._fault is not None:
                 self._last_messages()
@@ -355,10 +355,17 @@ def _goodbye(ws: Any) -> str:
 class _Transport:
     """The stream as Autobahn sees it. Closing is left to us, who look at its state after every slice."""
 
+    __slots__ = ("_stream", "write")
+
     def __init__(self, stream: StreamConnection) -> None:
+        self._stream = stream
         self.write = stream.send
-        self.getPeer = stream.transport.getPeer
-        self.getHost = stream.transport.getHost
+
+    def getPeer(self) -> Any:
+        return self._stream.transport.getPeer()
+
+    def getHost(self) -> Any:
+        return self._stream.transport.getHost()
 
     def loseConnection(self) -> None: ...
 
@@ -375,11 +382,21 @@ class _Quiet:
     info = warn = error = debug
 
 
+class _Nobody:
+    """In the place of Autobahn's Deferreds: nobody waits."""
+
+    def callback(self, result: object) -> None: ...
+
+
 class _Callbacks:
     """What we listen to of Autobahn's object; `owner` is the only name of ours on it."""
 
     owner: Any = None
     log = _Quiet()
+    # For those that are open, instead of one of each for every connection.
+    is_open = is_closed = _Nobody()
+    trafficStats = TrafficStats()
+    send_queue = ()  # for writes in parts, which we do not ask for
 
     def onMessageBegin(self, isBinary: bool) -> None:
         self.owner.message_begins(isBinary)
@@ -398,6 +415,31 @@ class _Callbacks:
     def onPing(self, payload: bytes) -> None:
         if self.owner.may_pong():
             super().onPing(payload)  # type: ignore[misc]
+
+
+_GREETING = frozenset(
+    {
+        *("is_open", "is_closed", "trafficStats", "send_queue", "peer", "_transport_details", "_wskey"),
+        *("_valid_events", "_results", "websocket_protocols", "websocket_extensions"),
+    }
+)
+"""What Autobahn's object has for its greeting alone, beside the HTTP; or has in its class, see above."""
+
+
+def _keep_little(ws: Any) -> None:
+    """Most of what Autobahn keeps of an open connection was for its greeting, or is the same for all: of that
+    our class takes the one that there is. It is 3 KB of 6 that a connection takes."""
+    kind, kept = type(ws), {}
+    for name, value in vars(ws).items():
+        if name in _GREETING or name.startswith("http_"):
+            continue
+        if value is None or value is False:
+            if name not in vars(kind):
+                setattr(kind, name, value)
+            if vars(kind)[name] is value:
+                continue
+        kept[name] = value
+    ws.__dict__ = kept
 
 
 def _parser(factory: Any) -> type[Any]:

@@ -34,6 +34,7 @@ from imgateway.interfaces import IConnection
 
 from .collect import collector_of
 from .places import host_port, source_of
+from .sockets import place_of, read_early
 
 __all__ = ("Side", "StreamConnection")
 
@@ -124,6 +125,7 @@ class StreamConnection:
             self.abort()
         elif self._plain is not None and not self._side.proxied:
             self._greeted()
+            read_early(self._plain)
 
     def connectionMade(self) -> None:
         """Twisted's `Protocol` calls this; we are told by makeConnection."""
@@ -184,11 +186,8 @@ class StreamConnection:
         """Asked of the transport each time: a PROXY header may change it."""
         if self.transport is None:
             return self._peer
-        address = self.transport.getPeer()
-        host = getattr(address, "host", None)
-        if host is None:
-            return "unix"
-        return host_port(host, address.port)
+        place = place_of(self.transport)
+        return "unix" if place is None else host_port(*place)
 
     @property
     def source(self) -> str:
@@ -314,7 +313,8 @@ def plain_socket(transport: Any) -> FileDescriptor | None:
 
 def _host(transport: Any) -> str:
     """The IP address of a transport's peer; "" if it is no internet socket."""
-    return getattr(transport.getPeer(), "host", "") or ""
+    place = place_of(transport)
+    return "" if place is None else place[0]
 
 
 def _told(reason: Failure) -> str:

@@ -89,7 +89,11 @@ class Splitter:
             length = data[at]
             start = at + 1
             if length > 127:
-                length, start = _length(data, at)
+                if start < size and 0 < data[start] < 128:  # two bytes: up to 16 KB
+                    length += (data[start] << 7) - 128
+                    start += 1
+                else:
+                    length, start = _length(data, at)
             if length > self.max_frame_bytes:
                 raise FrameTooLarge(f"a frame of {length} bytes; {self.max_frame_bytes} are allowed")
             end = start + length

@@ -27,12 +27,12 @@ def encode_message(message: Message) -> bytes:
     :raises ValueError: text with a lone surrogate, a time outside 0 … 2**64 - 1. Codecs let neither in.
     """
     msg_id = message.msg_id.encode()
-    body = message.body
+    body, content_type = message.body, message.content_type
     # Nobody fills the cache with long texts.
-    origin = _origin if len(message.content_type) < 64 else _origin.__wrapped__
+    origin = _origin if len(content_type) < 64 else _origin.__wrapped__
     parts = [
         b"\x0a" + varint(len(msg_id)) + msg_id if msg_id else b"",
-        origin(message.sender, message.device, message.content_type),
+        origin(message.sender, message.device, content_type),
     ]
     if body:
         parts += (b"\x2a", varint(len(body)), body)
@@ -91,13 +91,14 @@ def deliver_frame(deliver: Deliver, pack: Pack | None = None, most: int = 0) -> 
     parts: list[bytes] = []
     size = 0
     for entry in deliver.entries:
-        message = entry.message
-        inner = b"\x12" + varint(len(message))
-        if entry.seq:
-            inner = b"\x08" + varint(entry.seq) + inner
-        outer = b"\x32" + varint(len(inner) + len(message)) + inner
+        message, seq = entry.message, entry.seq
+        length = len(message)
+        inner = b"\x12" + varint(length)
+        if seq:
+            inner = b"\x08" + varint(seq) + inner
+        outer = b"\x32" + varint(len(inner) + length) + inner
         parts += (outer, message)
-        size += len(outer) + len(message)
+        size += len(outer) + length
     tail = b"\x38\x01" if deliver.gap else b""
     if deliver.head:
         tail += b"\x40" + (upto if deliver.head == deliver.upto else varint(deliver.head))

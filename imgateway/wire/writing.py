@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 from imgateway.frames import (
@@ -110,27 +111,32 @@ def _hello(frame: Hello) -> pb.Hello:
 
 
 def _welcome(frame: Welcome) -> pb.Welcome:
-    return pb.Welcome(
-        session=frame.session,
-        user=frame.user,
-        node=frame.node,
-        generation=frame.generation,
-        heartbeat_s=frame.heartbeat_s,
-        server_time_ms=frame.server_time_ms,
-        token_expires_ms=frame.token_expires_ms,
-        limits=pb.Limits(**{name: getattr(frame.limits, name) for name in Limits.__struct_fields__}),
-        resumed=[
-            pb.Resumed(
-                address=address_text(log.address),
-                lane=log.lane,
-                epoch=log.epoch,
-                position=log.position,
-                head=log.head,
-                gap=log.gap,
-            )
-            for log in frame.resumed
-        ],
-    )
+    # Set one by one, which takes half of the time of giving them to the constructor: a login has no dearer
+    # frame.
+    said = pb.Welcome()
+    said.session = frame.session
+    said.user = frame.user
+    said.node = frame.node
+    said.generation = frame.generation
+    said.heartbeat_s = frame.heartbeat_s
+    said.server_time_ms = frame.server_time_ms
+    said.token_expires_ms = frame.token_expires_ms
+    said.limits.CopyFrom(_limits(frame.limits))
+    for log in frame.resumed:
+        resumed = said.resumed.add()
+        resumed.address = address_text(log.address)
+        resumed.lane = log.lane
+        resumed.epoch = log.epoch
+        resumed.position = log.position
+        resumed.head = log.head
+        resumed.gap = log.gap
+    return said
+
+
+@lru_cache(maxsize=64)
+def _limits(limits: Limits) -> pb.Limits:
+    """Everybody is told the same."""
+    return pb.Limits(**{name: getattr(limits, name) for name in Limits.__struct_fields__})
 
 
 def _notify(frame: Notify) -> pb.Notify:

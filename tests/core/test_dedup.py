@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+from hashlib import blake2b
+
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imgateway.core.dedup import DIGEST_BYTES, Dedup, digest
+from imgateway.core.dedup import BLOCKS, DIGEST_BYTES, Dedup, digest
 from imgateway.frames import log_of, parse_address
 
 LOG = log_of(parse_address("user:bob"))
@@ -25,6 +27,11 @@ def test_a_digest_tells_everything_apart() -> None:
     assert {len(one) for one in digests} == {DIGEST_BYTES}
     assert digest(*scopes[0]) == digests[0]
     assert digest(b"", LOG, "", "a", "b", "\ud800")  # never raises for content
+
+
+def test_a_digest_stays_what_stores_have_of_it() -> None:
+    text = b"user\0bob\0\0alice\0phone\x001"
+    assert digest(b"k", LOG, "", "alice", "phone", "1") == blake2b(text, digest_size=8, key=b"k").digest()
 
 
 def name(n: int) -> bytes:
@@ -87,3 +94,28 @@ def test_an_append_under_way_is_not_forgotten() -> None:
     for n in range(2, 5):
         table.settle(name(n), n, 1)
     assert table.get(name(1)) == "again"
+
+
+@given(st.integers(1, 300), st.lists(st.integers(0, 400), max_size=8))
+def test_of_whole_commits_the_newest_stay(limit: int, sizes: list[int]) -> None:
+    """However large a commit is, no more is forgotten than one by one, but for a block."""
+    table: Dedup[str] = Dedup(limit, 10**9)
+    count = 0
+    for size in sizes:
+        commit = range(count, count + size)
+        table.settle_all([name(n) for n in commit], commit, 0)
+        count += size
+    kept = [n for n in range(count) if table.get(name(n)) is not None]
+    assert kept == list(range(count))[len(range(count)) - len(kept) :]
+    assert len(kept) >= min(count, limit - 2 * max(1, limit // BLOCKS))
+    assert len(table) <= limit + 2 * max(1, limit // BLOCKS)
+
+
+def test_what_a_commit_settles_is_forgotten_in_time() -> None:
+    table: Dedup[str] = Dedup(1000, 640)
+    table.settle_all([name(1), name(2)], [1, 2], 1_000)
+    table.settle_all([], [], 1_010)
+    table.settle_all([name(3)], [3], 1_020)
+    assert [table.get(name(n)) for n in (1, 2, 3)] == [1, 2, 3]
+    table.expire(1_000 + 640 + 11)
+    assert [table.get(name(n)) for n in (1, 2, 3)] == [None, None, 3]

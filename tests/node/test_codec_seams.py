@@ -474,7 +474,7 @@ def test_rooms_reach_links_whose_codecs_write_for_them_alone(flush_logged_errors
     def fails(frame: Any, encode: Any = bad.link.codec.encode) -> Any:
         return 1 / 0 if type(frame) is Deliver else encode(frame)
 
-    bad.link._codec.encode = fails
+    bad.link.codec.encode = fails
     for n in range(3):
         plain.publish(f"p{n}", "room:7", body=b"hello")
         rig.advance(1)

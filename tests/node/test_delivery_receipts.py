@@ -84,7 +84,7 @@ def test_a_codec_that_cannot_waive_costs_the_others_nothing(flush_logged_errors:
         return int(waived)
 
     assert bad.link is not None
-    bad.link._codec.waive = waive
+    bad.link.codec.waive = waive
     log = rig.session("bob", "bad").log
     rig.broker.listener.arrived(log, 7, 0, 1, (entry(1, b"x"),))
     rig.settle()

@@ -41,7 +41,7 @@ def events() -> Any:
 
 
 def test_all_events_of_a_connection_have_a_trace_of_their_own(events: list[Any]) -> None:
-    rig = Rig()
+    rig = Rig(set={"log.level": "debug"})
     strangers = [rig.connect() for _ in range(3)]
     told = [peer.link.about()["trace"] for peer in strangers]  # before anybody knows who it is
     known = [rig.login("alice"), rig.login("bob"), strangers[0].send(Hello("eve", "phone"))]

@@ -25,6 +25,7 @@ from imgateway.frames import (
     user_address,
 )
 from imgateway.interfaces import Identity, LoginPolicy, Verdict
+from imgateway.node import login
 from imgateway.node.link import Pause
 from tests.node.rig import EPOCH, START_MS, Diary, FakeBroker, Rig, entry
 
@@ -628,3 +629,38 @@ def test_a_renewed_session_outlives_a_revocation_of_its_first_token() -> None:
     rig.node.revoke("bob", 200)
     rig.settle()
     assert (len(bob.of(Renewed)), bob.code) == (1, None)
+
+
+def test_an_authenticator_may_be_a_coroutine() -> None:
+    rig = Rig()
+    known: list[Deferred[Identity]] = []
+
+    async def authenticate(hello: Hello, peer: str) -> Identity:
+        known.append(Deferred())
+        return await known[-1]
+
+    rig.tokens.authenticate = authenticate  # type: ignore[method-assign, assignment]
+    peer = rig.login("alice")
+    assert (peer.of(Welcome), rig.gate.checking) == ([], 1)
+    known[0].callback(Identity("alice"))
+    rig.settle()
+    assert peer.of(Welcome)
+    assert rig.gate.checking == 0
+
+
+def test_a_broker_that_raises_costs_the_link_alone(flush_logged_errors: Any) -> None:
+    rig = Rig()
+    rig.broker.open_session = None
+    peer = rig.login("alice")
+    assert peer.code is CloseCode.INTERNAL_ERROR
+    assert rig.gate.checking == 0
+    assert len(flush_logged_errors(TypeError)) == 1
+
+
+def test_logins_are_logged_for_who_asked_for_details(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(login.log, "debug", lambda text, **fields: told.append(text))
+    Rig().login("alice")
+    assert told == []
+    Rig(set={"log.level": "debug"}).login("alice")
+    assert told == ["session opened"]

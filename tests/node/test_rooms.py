@@ -428,7 +428,7 @@ def test_the_frames_of_a_round_are_made_once_for_a_kind_of_link(monkeypatch: Any
         rig.login(user, wire=wire).send(Subscribe(ROOM))
     alone = AsciiWire("alone")
     rig.login("g", wire=alone).send(Subscribe(ROOM))
-    rig.session("g").link._codec.wire = ""
+    rig.session("g").link.codec.wire = ""
     rig.session("g").form = rig.node.login._forms.of(rig.session("g").link, ())
     say = rig.hub.delivery.say
     monkeypatch.setattr(

@@ -312,7 +312,7 @@ def test_a_codec_that_raises_costs_nobody_else_anything(flush_logged_errors: Any
         def encode(self, frame: Any) -> bytes:
             raise ZeroDivisionError
 
-    rig.session("bob").link._codec = Broken()
+    rig.session("bob").link.codec = Broken()
     svc.publish("1", "room:7")
     assert len(told(eve)) == 1
     assert len(flush_logged_errors(ZeroDivisionError)) == 1

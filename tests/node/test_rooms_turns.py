@@ -334,7 +334,7 @@ def test_windows_that_clients_choose_do_not_pile_up_and_share_what_is_written(mo
         wire = "native/stream"
         window = 0
 
-    link._codec = Chosen()
+    link.codec = Chosen()
     plain = forms.of(link, ())
     found = []
     for window in range(1, 1_000):

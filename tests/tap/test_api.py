@@ -42,8 +42,7 @@ def reactor(monkeypatch: pytest.MonkeyPatch) -> Iterator[Reactor]:
     Tasks.reset()
     monkeypatch.setattr(api, "Tasks", Tasks)
     monkeypatch.setattr(service, "make_broker", broker)
-    monkeypatch.setattr(service.gc, "freeze", lambda: None)
-    monkeypatch.setattr(service.gc, "set_threshold", lambda *thresholds: None)
+    monkeypatch.setattr(service.Garbage, "start", lambda garbage: None)
     monkeypatch.setattr(sys, "__stderr__", StringIO())
     monkeypatch.setattr(process.atexit, "register", lambda *call: None)
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}

@@ -66,8 +66,7 @@ def reactor(monkeypatch: pytest.MonkeyPatch) -> Iterator[Reactor]:
         return EmbeddedBroker(reactor=reactor, settings=settings.broker, lane=reactor.steps)
 
     monkeypatch.setattr(service, "make_broker", broker)
-    monkeypatch.setattr(service.gc, "freeze", lambda: None)
-    monkeypatch.setattr(service.gc, "set_threshold", lambda *thresholds: None)
+    monkeypatch.setattr(service.Garbage, "start", lambda garbage: None)
     monkeypatch.setattr(sys, "__stderr__", StringIO())
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
     yield reactor

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from errno import EWOULDBLOCK
 from typing import Any
 
 import pytest
@@ -9,10 +10,11 @@ from twisted.internet import tcp, unix
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.error import ConnectionDone
 from twisted.internet.protocol import Protocol
-from twisted.internet.testing import MemoryReactor
+from twisted.internet.testing import MemoryReactorClock
 from twisted.python.failure import Failure
 
-from imgateway.transports.sockets import keep_little
+from imgateway.transports import departures
+from imgateway.transports.sockets import PORTION, accept_in_portions, keep_little, place_of, read_early
 
 
 class Socket:
@@ -48,7 +50,7 @@ def accepted(client: Any, transport: Any = tcp.Server) -> Any:
     port = Port(transport)
     keep_little(port)
     assert port.transport is not transport
-    made = port.transport(Socket(), Protocol(), client, port, 1, MemoryReactor())
+    made = port.transport(Socket(), Protocol(), client, port, 1, MemoryReactorClock())
     made.protocol.makeConnection(made)
     return made
 
@@ -106,3 +108,97 @@ def test_others_are_left_alone() -> None:
     keep_little(port)
     assert port.transport is Own
     keep_little(object())
+
+
+def test_the_place_of_a_peer_costs_no_address_object() -> None:
+    assert place_of(accepted(("192.0.2.7", 51000))) == ("192.0.2.7", 51000)
+    assert place_of(accepted(("fe80::7%eth0", 51000, 0, 2))) == ("fe80::7%eth0", 51000)
+    assert place_of(accepted("", unix.Server)) is None
+
+
+class Arriving(Protocol):
+    """Keeps what comes."""
+
+    def __init__(self) -> None:
+        self.data: list[bytes] = []
+
+    def dataReceived(self, data: bytes) -> None:
+        self.data.append(data)
+
+
+def reading(*chunks: bytes, reactor: Any = None) -> tuple[Any, Any, list[bytes]]:
+    """A socket with something to read, its reactor, and what its protocol got."""
+    reactor = reactor or MemoryReactorClock()
+    port, protocol = Port(), Arriving()
+    keep_little(port)
+    system: Any = Socket()
+    left = list(chunks)
+
+    def recv(size: int) -> bytes:
+        if not left:
+            raise BlockingIOError(EWOULDBLOCK, "nothing there")
+        return left.pop(0)
+
+    system.recv = recv
+    socket = port.transport(system, protocol, ("192.0.2.7", 51000), port, 1, reactor)
+    socket.protocol.makeConnection(socket)
+    return socket, reactor, protocol.data
+
+
+def test_a_pause_that_is_over_before_anything_comes_never_leaves_the_poll() -> None:
+    socket, reactor, data = reading(b"one")
+    socket.pauseProducing()
+    assert socket in reactor.readers
+    socket.resumeProducing()
+    socket.doRead()
+    assert (socket in reactor.readers, data) == (True, [b"one"])
+
+
+def test_what_comes_during_a_pause_stays_in_the_system_and_so_does_an_end() -> None:
+    socket, reactor, data = reading(b"one", b"")
+    socket.pauseProducing()
+    assert socket.doRead() is None
+    assert (socket in reactor.readers, data) == (False, [])
+    socket.resumeProducing()
+    assert socket in reactor.readers
+    assert socket.doRead() is None
+    assert isinstance(socket.doRead(), ConnectionDone)
+    assert data == [b"one"]
+
+
+def test_what_a_socket_brings_along_is_read_when_it_is_accepted() -> None:
+    socket, _, data = reading(b"hello")
+    read_early(socket)
+    read_early(socket)  # nothing there, which is no matter
+    assert data == [b"hello"]
+    read_early(object())  # somebody else's transport
+
+
+def test_of_a_crowd_that_leaves_at_once_some_end_in_the_next_turn() -> None:
+    reactor = MemoryReactorClock()
+    crowd = [reading(b"", b"", reactor=reactor)[0] for _ in range(departures.PORTION + 1)]
+    ends = [socket.doRead() for socket in crowd]
+    assert [isinstance(end, ConnectionDone) for end in ends] == [True] * departures.PORTION + [False]
+    assert crowd[-1] not in reactor.readers
+    reactor.advance(0)
+    assert crowd[-1] in reactor.readers
+    assert isinstance(crowd[-1].doRead(), ConnectionDone)
+
+
+def test_few_are_accepted_at_a_time_however_many_come() -> None:
+    asked: list[int] = []
+
+    class Accepting:
+        numberAccepts = 100
+
+        def doRead(self) -> None:
+            asked.append(self.numberAccepts)
+            self.numberAccepts += 20
+
+    port: Any = Accepting()
+    accept_in_portions(port)
+    for _ in range(3):
+        port.doRead()
+    port.numberAccepts = 1
+    port.doRead()
+    assert asked == [PORTION, PORTION, PORTION, 1]

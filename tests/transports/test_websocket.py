@@ -662,3 +662,20 @@ def test_ipv6_writes_its_host_with_brackets():
     room.connect(url="ws://[::1]:7902/")
     assert room.client.connection.peer == "[::1]:7902"
     assert room.client.connection._terms.factory.host == "[::1]"
+
+
+def test_an_open_connection_keeps_little_of_autobahns_and_shares_nothing_that_changes():
+    room = Room()
+    client, server = room.connect()
+    other_client, other = room.connect()
+    mine = room.client
+    for end in (client, server, other_client, other):
+        assert len(vars(end._ws)) < 15, sorted(vars(end._ws))
+        assert not {"send_queue", "trafficStats", "is_open", "_transport_details"} & set(vars(end._ws))
+    server.close(CloseCode.NORMAL)
+    room.network.settle()
+    other.send(b"still there")
+    room.network.settle()
+    assert mine.data == b"still there"
+    assert not other._ws.closedByMe
+    assert not other._ws.failedByMe

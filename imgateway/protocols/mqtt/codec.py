@@ -39,6 +39,7 @@ from imgateway.protocols.plain import PlainCodec
 
 __all__ = ("MqttCodec",)
 
+PUBLISH, PUBACK = Packet.PUBLISH, Packet.PUBACK  # found faster than in their class
 PINGRESP = bytes((Packet.PINGRESP, 0))
 LOOSE = 1_000
 """Unacknowledged packet ids of what a client unsubscribed from, beyond which it may not subscribe. There are
@@ -95,11 +96,11 @@ class MqttCodec(PlainCodec):
             for first, body in self._splitter.feed(data):
                 if self._greeting is None:
                     yield self._connect(first, body)
-                elif first == Packet.PUBACK:
-                    track = self._outbox.acked(self._packet_id(body, Packet.PUBACK))
+                elif first == PUBACK:
+                    track = self._outbox.acked(self._packet_id(body, PUBACK))
                     if track is not None:
                         acked[track] = None
-                elif first & 0xF0 == Packet.PUBLISH:
+                elif first & 0xF0 == PUBLISH:
                     item = self._inbox.publish(first, body)
                     if self._memory.before_publish():
                         yield self._memory.keep()
@@ -210,10 +211,10 @@ class MqttCodec(PlainCodec):
     def encode(self, frame: Frame) -> bytes | None:
         if self._greeting is None:
             return self._bye(frame) if isinstance(frame, Bye) else b""
-        if isinstance(frame, PublishAck):
-            return self._inbox.answered(frame)
         if isinstance(frame, Deliver):
             return self._deliver(frame)
+        if isinstance(frame, PublishAck):
+            return self._inbox.answered(frame)
         say = self._words.get(type(frame))
         return say(self, frame) if say is not None else b""
 

@@ -93,9 +93,9 @@ class Inbox:
         if not kind:
             return b""
         code = ack.outcomes[0].code
-        return self._answer(kind, packet_id, of_outcome(code) if code else Reason.SUCCESS)
+        return self._answer(kind, packet_id, of_outcome(code) if code else 0)
 
-    def _answer(self, kind: int, packet_id: int, reason: Reason) -> bytes:
+    def _answer(self, kind: int, packet_id: int, reason: int) -> bytes:
         # 3.1.1 has no other answer, and to hang up would make the client send it again for ever.
         return acknowledgement(kind, packet_id, reason if self._v5 else 0)
 

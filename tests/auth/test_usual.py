@@ -1,0 +1,116 @@
+"""What is let through with little looks is what PyJWT lets through, and says the same."""
+
+from __future__ import annotations
+
+import json
+from base64 import urlsafe_b64encode
+from typing import Any
+
+import jwt
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from imgateway.auth.keys import Key, KeySet
+from imgateway.auth.usual import usual_claims
+
+SECRET = b"k" * 43
+KEYS = KeySet(Key("HS256", SECRET))
+CLAIMS: dict[str, Any] = {"sub": "alice", "aud": "imgateway", "exp": 1_800_000_000, "jti": "ab" * 16}
+OPTIONS: Any = {
+    "require": ["sub", "aud", "exp"],
+    "verify_exp": False,
+    "verify_nbf": False,
+    "verify_iat": False,
+}
+
+
+def part(data: bytes) -> bytes:
+    return urlsafe_b64encode(data).rstrip(b"=")
+
+
+def signed(header: bytes, payload: bytes, secret: bytes = SECRET) -> str:
+    """A token over whatever is given, with a good signature."""
+    text = part(header) + b"." + part(payload)
+    return (text + b"." + part(jwt.get_algorithm_by_name("HS256").sign(text, secret))).decode()
+
+
+def theirs(token: str) -> Any:
+    """PyJWT's answer; None if it takes it not."""
+    try:
+        return jwt.decode(token, SECRET, algorithms=["HS256"], audience="imgateway", options=OPTIONS)
+    except Exception:
+        return None
+
+
+def test_a_usual_token_needs_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    token = jwt.encode(CLAIMS, SECRET, "HS256")
+    usual_claims(token, KEYS, "imgateway")
+    monkeypatch.setattr(jwt, "get_unverified_header", None)
+    assert usual_claims(token, KEYS, "imgateway") == CLAIMS
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "key"),
+    [("ES256", ec.generate_private_key(ec.SECP256R1())), ("RS256", rsa.generate_private_key(65537, 2048))],
+)
+def test_a_set_of_public_keys(algorithm: str, key: Any) -> None:
+    keys = KeySet(named={"a": Key(algorithm, key.public_key()), "b": Key("HS256", SECRET)})
+    token = jwt.encode(CLAIMS, key, algorithm, headers={"kid": "a"})
+    assert usual_claims(token, keys, "imgateway") == CLAIMS
+    assert usual_claims(jwt.encode(CLAIMS, key, algorithm, headers={"kid": "b"}), keys, "imgateway") is None
+    assert usual_claims(jwt.encode(CLAIMS, key, algorithm), keys, "imgateway") is None, "which of the two?"
+
+
+PLAIN = b'{"alg":"HS256","typ":"JWT"}'
+
+
+@pytest.mark.parametrize(
+    ("header", "payload"),
+    [
+        (b'{"alg":"none"}', json.dumps(CLAIMS).encode()),
+        (b'{"alg":"HS384"}', json.dumps(CLAIMS).encode()),
+        (b'{"typ":"JWT"}', json.dumps(CLAIMS).encode()),
+        (b'{"alg":"HS256","b64":false,"crit":["b64"]}', json.dumps(CLAIMS).encode()),
+        (b'{"alg":"HS256","crit":["exp"]}', json.dumps(CLAIMS).encode()),
+        (b'{"alg":"HS256","kid":7}', json.dumps(CLAIMS).encode()),
+        (b"[]", json.dumps(CLAIMS).encode()),
+        (PLAIN, b"[]"),
+        (PLAIN, b"{"),
+        (PLAIN, b"\xff"),
+        (PLAIN, json.dumps({**CLAIMS, "sub": None}).encode()),
+        (PLAIN, json.dumps({**CLAIMS, "sub": 7}).encode()),
+        (PLAIN, json.dumps({**CLAIMS, "exp": None}).encode()),
+        (PLAIN, json.dumps({**CLAIMS, "jti": 7}).encode()),
+        (PLAIN, json.dumps({**CLAIMS, "aud": "other"}).encode()),
+        (PLAIN, json.dumps({"sub": "alice"}).encode()),
+    ],
+)
+def test_what_pyjwt_refuses_is_not_let_through(header: bytes, payload: bytes) -> None:
+    token = signed(header, payload)
+    assert theirs(token) is None
+    assert usual_claims(token, KEYS, "imgateway") is None
+
+
+def test_what_is_good_and_unusual_is_left_to_pyjwt() -> None:
+    token = signed(PLAIN, json.dumps({**CLAIMS, "aud": ["other", "imgateway"]}).encode())
+    assert theirs(token) is not None
+    assert usual_claims(token, KEYS, "imgateway") is None
+
+
+def test_another_secret() -> None:
+    token = signed(PLAIN, json.dumps(CLAIMS).encode(), b"x" * 43)
+    assert usual_claims(token, KEYS, "imgateway") is None
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.data())
+def test_whatever_is_changed_in_a_token_both_say_the_same(data: st.DataObject) -> None:
+    token = jwt.encode(CLAIMS, SECRET, "HS256")
+    at = data.draw(st.integers(0, len(token)))
+    drop = data.draw(st.integers(0, 2))
+    put = data.draw(st.text(st.sampled_from("AQgwz01-_.=+/ \n\u00e9"), max_size=2))
+    changed = token[:at] + put + token[at + drop :]
+    ours = usual_claims(changed, KEYS, "imgateway")
+    assert ours is None or ours == theirs(changed)

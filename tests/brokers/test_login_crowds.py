@@ -1,0 +1,113 @@
+"""Logins that come together: few statements for all of them, and for each what it would have had alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from imgateway.frames import Start
+from imgateway.interfaces import Opened, Verdict
+from imgateway.testing.disk import Rig, disk_error
+
+CROWD = 40
+
+
+@pytest.fixture(params=["memory", "disk"])
+def rig(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Rig]:
+    one = Rig(None if request.param == "memory" else tmp_path / "data").start()
+    yield one
+    one.now(one.broker.stop())
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Rig]:
+    one = Rig(tmp_path / "data").start()
+    yield one
+    one.now(one.broker.stop())
+
+
+def crowd(rig: Rig, names: list[tuple[str, str]], **more: Any) -> list[Opened]:
+    """All of them at once: user, device."""
+    boxes = [rig.later(rig.broker.open_session(rig.claim(*name, **more))) for name in names]
+    rig.run()
+    return [one for (one,) in boxes]
+
+
+def statements(disk: Rig) -> list[str]:
+    """Those that come from here on."""
+    seen: list[str] = []
+    assert disk.disk is not None
+    disk.disk.fail(disk_error(), lambda statement: bool(seen.append(statement)))
+    return seen
+
+
+def test_a_crowd_of_new_users_takes_no_more_statements_than_few(disk: Rig) -> None:
+    crowd(disk, [("first", "phone")])
+    seen = statements(disk)
+    crowd(disk, [(f"few{n}", "phone") for n in range(2)])
+    few = len(seen)
+    opened = crowd(disk, [(f"many{n}", "phone") for n in range(CROWD)])
+    assert few > 0
+    assert len(seen) == 2 * few
+    assert all((one.verdict, one.known) == (Verdict.OK, False) for one in opened)
+    assert len({one.generation for one in opened}) == CROWD
+
+
+def test_in_a_crowd_everybody_gets_what_is_his(rig: Rig) -> None:
+    """New users, known ones, one with mail, one who has two new devices, one whose tokens are revoked."""
+    rig.now(rig.broker.revoke("eve", 1_000))
+    rig.publish("user:mary", msg_id="1")
+    rig.publish("user:mary", msg_id="2")
+    rig.run()
+    known = rig.now(rig.broker.open_session(rig.claim("ann", "phone")))
+    rig.broker.record(rig.claim("ann", "phone").session, known.generation, b"kept")
+    rig.now(rig.broker.close_session(rig.claim("ann", "phone").session, known.generation))
+    rig.run()
+    names = [
+        ("new", "phone"),
+        ("ann", "phone"),
+        ("mary", "phone"),
+        ("two", "phone"),
+        ("two", "pad"),
+        ("eve", "phone"),
+        ("100%/x", 'quo"te'),
+    ]
+    opened = crowd(rig, names, start=Start.OLDEST, issued_at_s=500)
+    new, ann, mary, two, pad, _eve, odd = opened
+    assert [one.verdict for one in opened] == [Verdict.OK] * 5 + [Verdict.REVOKED, Verdict.OK]
+    assert (ann.known, ann.record) == (True, b"kept")
+    assert not any(one.known for one in (new, mary, two, pad, odd))
+    assert [(one.places[0].acked, one.places[0].head) for one in (new, mary, two, pad)] == [
+        (0, 0), (0, 2), (0, 0), (0, 0),
+    ]  # fmt: skip
+    devices = {presence.session.device for presence in rig.now(rig.broker.sessions("two"))}
+    assert devices == {"phone", "pad"}
+    assert rig.now(rig.broker.sessions("100%/x"))[0].session.device == 'quo"te'
+
+
+def test_who_logs_in_again_is_known_to_the_disk(disk: Rig) -> None:
+    names = [(f"user{n}", "phone") for n in range(CROWD)]
+    for one, (user, device) in zip(crowd(disk, names), names, strict=True):
+        disk.now(disk.broker.close_session(disk.claim(user, device).session, one.generation))
+    assert len(disk.broker._tails) == 0, "nothing of them is in memory"
+    assert all(one.known for one in crowd(disk, names))
+
+
+def test_what_fails_is_asked_and_written_again_for_all(disk: Rig) -> None:
+    assert disk.disk is not None
+    for part in ("FROM json_each", "INSERT INTO device"):
+        disk.disk.fail(disk_error(), lambda statement, part=part: part in statement)
+        boxes = [disk.later(disk.broker.open_session(disk.claim(f"{part[:4]}{n}"))) for n in range(3)]
+        disk.pass_time(1)
+        assert boxes == [[]] * 3
+        disk.disk.mend()
+        disk.pass_time(5)
+        assert [one.verdict for (one,) in boxes] == [Verdict.OK] * 3
+    assert disk.listener.named("healthy")[-1] == (True, "")
+
+
+def test_more_than_one_job_of_logins(disk: Rig) -> None:
+    assert len(crowd(disk, [(f"user{n}", "phone") for n in range(200)])) == 200
