@@ -1,7 +1,7 @@
 """Appends on their way to one primary: in the order of the calls, many in one script.
 
-A batch is what one turn of the reactor brought. While a few are on their way the next ones collect, so that a
-busy primary gets fewer and larger ones.
+A batch is what one turn of the reactor brought. While one is on its way the next one collects, so that a busy
+primary gets fewer and larger ones.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ __all__ = ("Spool",)
 # A script holds up everybody else at its primary: this many take about a millisecond.
 BATCH_ENTRIES = 100
 BATCH_BYTES = 1_048_576
-# Batches on their way: one that is worked on and one that waits. More would only be smaller, and each costs
-# the server a sync.
+# Batches on their way: one that is worked on, and behind it only a full one. A smaller one waits and grows:
+# each costs the server a script and a sync.
 IN_FLIGHT = 2
 # Messages of this size that several logs take are stored once: below it a reference costs more than the copy.
 SHARE_BYTES = 1024
@@ -74,7 +74,9 @@ class Spool:
 
     def flush(self) -> None:
         """Send what there is, as far as it may go."""
-        while self._queue and self._in_flight < IN_FLIGHT:
+        while self._queue and (
+            not self._in_flight or (self._in_flight < IN_FLIGHT and len(self._queue) >= BATCH_ENTRIES)
+        ):
             self._send(self._take())
 
     def _take(self) -> list[Spooled]:
