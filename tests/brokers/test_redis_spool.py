@@ -11,7 +11,6 @@ from imgateway.brokers.appends import Append
 from imgateway.brokers.redis.spool import BATCH_ENTRIES, Spool
 from imgateway.frames import Message, log_of, user_address
 
-
 APPEND = Append(log_of(user_address("u")), b"encoded", b"digest", Message("m", "user:a", "d"), [])
 
 
