@@ -1,4 +1,4 @@
-"""The usual token, checked with little: it has a header that was seen before, one audience, a good signature.
+"""The usual token, checked with little: it has a header like the others', one audience, a good signature.
 
 PyJWT takes every token apart character by character, and prepares header and key anew each time: 30 µs, in
 which a node could do half a login. Here the signature is checked first, by PyJWT's own algorithm over the

@@ -115,12 +115,12 @@ class EmbeddedBroker:
             MEMORY if self._directory is None else str(self._directory.database), open_database
         )
         in_memory = self._directory is None
-        make = lane or (lambda name: ThreadLane(reactor, "imgateway-" + name))
-        if in_memory and lane is None:
-            make = lambda name: TurnLane(reactor)  # noqa: E731
-        self._writer: Lane = make("writer")
-        self._reader: Lane = self._writer if in_memory else make("reader")
-        self._upkeep: Lane = self._writer if in_memory else make("upkeep")
+        make: Callable[[str], Lane] = lane or (
+            lambda name: TurnLane(reactor) if in_memory else ThreadLane(reactor, "imgateway-" + name)
+        )
+        self._writer = make("writer")
+        self._reader = self._writer if in_memory else make("reader")
+        self._upkeep = self._writer if in_memory else make("upkeep")
 
         self._listener: Any = None
         self._incarnation: str | None = None

@@ -85,7 +85,9 @@ class Questions:
         return answers, None
 
     def _read_logins(self) -> Answers:
-        logins = list(islice(self._logins.copy(), STEP))
+        # A storm of them leaves room for what others ask; of a copy, for the reactor goes on appending.
+        most = STEP // 2 if self._waiting else STEP
+        logins = list(islice(self._logins.copy(), most))
         if not logins:
             return []
         found = self._reader.logins([session for session, _, _ in logins])

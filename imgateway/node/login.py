@@ -132,11 +132,12 @@ class Login:
         return result
 
     def _check(self, link: Link, hello: Hello) -> None:
-        found: Identity | Failure | Deferred[Any]
         try:
             found = self._ask(link, hello)
         except Exception:
-            found = Failure()
+            # Without a name of its own: with one, the failure and this frame would hold each other.
+            self._checked(Failure(), link, hello)
+            return
         # Whoever knows at once costs no Deferred, nor the way through its callbacks.
         if isinstance(found, Deferred):
             found.addBoth(self._checked, link, hello)

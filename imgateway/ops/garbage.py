@@ -17,16 +17,18 @@ __all__ = ("Garbage",)
 STEP = 10_000
 """New objects between two looks, which take a few milliseconds. What a message needs dies with it, and is not
 counted."""
-PER_SESSION = 50
-"""Objects that a session may have: one over TCP has 6, one that is in many rooms more."""
-OTHERS = 1_000_000
+PER_SESSION = 20
+"""Objects that a new session may bring: one over TCP has 6, one that is in many rooms more."""
+MORE = 300_000
+"""So many that no session explains are put aside before all are looked at: some 50 MB if it is garbage."""
 
 
 class Garbage:
     """The collector of this process, from `start` to `stop`.
 
     :param sessions: how many there are now.
-    :param later: runs what it is given in a moment: in the midst of a look there can be no other.
+    :param later: runs what it is given in a moment, for in the midst of a look there can be no other. Called
+        in whatever thread the look is, a store's too.
     """
 
     def __init__(self, sessions: Callable[[], int], later: Callable[[Callable[[], None]], object]) -> None:
@@ -34,12 +36,15 @@ class Garbage:
         self._later = later
         self._threshold = gc.get_threshold()
         self._aside = 0  # objects put aside, at most: those that have ended are counted, too
-        self._most = OTHERS
+        self._explained = 0  # objects, when all of them were looked at last
+        self._counted = 0  # sessions, then
+        self._is_asked = False  # all of them will be looked at
 
     def start(self) -> None:
         """What was made until now lives as long as the process."""
         gc.collect()
         gc.freeze()
+        self._explain()
         gc.set_threshold(STEP, 20, 50)
         gc.callbacks.append(self._looked)
 
@@ -56,16 +61,22 @@ class Garbage:
             return
         gc.freeze()
         self._aside += STEP
-        if self._aside > self._limit():
+        if self._aside > self._limit() and not self._is_asked:
             self._aside = gc.get_freeze_count()
             if self._aside > self._limit():
+                self._is_asked = True
                 self._later(self._look_at_all)
 
     def _limit(self) -> int:
-        return self._most + PER_SESSION * self._sessions()
+        # Fewer sessions than then allow for no less: what they had is in what was explained.
+        return self._explained + MORE + PER_SESSION * max(0, self._sessions() - self._counted)
 
     def _look_at_all(self) -> None:
         gc.unfreeze()
         gc.collect()  # and puts aside what is left
-        self._aside = gc.get_freeze_count()
-        self._most = max(OTHERS, 2 * self._aside)
+        self._explain()
+        self._is_asked = False
+
+    def _explain(self) -> None:
+        self._aside = self._explained = gc.get_freeze_count()
+        self._counted = self._sessions()

@@ -167,7 +167,7 @@ class Gateway(Process):
         self._api = self._make_api()
         self._http: HttpListener | None = None
         self._garbage = Garbage(
-            lambda: len(self.node.hub.sessions), lambda call: self._reactor.callLater(0, call)
+            lambda: len(self.node.hub.sessions), lambda call: self._reactor.callFromThread(call)
         )
 
     def _make_api(self) -> HttpApi | None:

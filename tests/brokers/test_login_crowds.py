@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from imgateway.frames import Start
+from imgateway.brokers.questions import STEP
+from imgateway.frames import Start, log_of, parse_address
 from imgateway.interfaces import Opened, Verdict
 from imgateway.testing.disk import Rig, disk_error
 
@@ -111,3 +112,19 @@ def test_what_fails_is_asked_and_written_again_for_all(disk: Rig) -> None:
 
 def test_more_than_one_job_of_logins(disk: Rig) -> None:
     assert len(crowd(disk, [(f"user{n}", "phone") for n in range(200)])) == 200
+
+
+def test_who_reads_in_a_storm_of_logins_waits_for_some_of_them(disk: Rig) -> None:
+    """More come than are answered."""
+    logins: list[list[Opened]] = []
+    read: list[Any] = []
+    for step in range(4):
+        for n in range(2 * STEP):
+            claim = disk.claim(f"user{step}-{n}")
+            logins.append(disk.later(disk.broker.open_session(claim)))
+        if not step:
+            read = disk.later(disk.broker.read(log_of(parse_address("user:mary")), 0, 10, 1000))
+        for choice in disk.steps.choices():
+            choice()
+    assert read
+    assert 0 < sum(map(len, logins)) < len(logins) - STEP, "or it was no storm"

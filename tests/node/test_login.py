@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from typing import Any
 
 import pytest
@@ -629,6 +630,25 @@ def test_a_renewed_session_outlives_a_revocation_of_its_first_token() -> None:
     rig.node.revoke("bob", 200)
     rig.settle()
     assert (len(bob.of(Renewed)), bob.code) == (1, None)
+
+
+def test_a_refused_login_leaves_nothing_to_the_garbage_collector() -> None:
+    """Strangers can have as many of them as they like."""
+
+    class No(LoginRefused):
+        pass
+
+    def authenticate(hello: Hello, peer: str) -> Identity:
+        raise No("no")
+
+    rig = Rig()
+    rig.tokens.authenticate = authenticate  # type: ignore[method-assign]
+    gc.disable()
+    try:
+        assert rig.login("alice").code is CloseCode.BAD_TOKEN
+        assert not [one for one in gc.get_objects() if type(one) is No]
+    finally:
+        gc.enable()
 
 
 def test_an_authenticator_may_be_a_coroutine() -> None:

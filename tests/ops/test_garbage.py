@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from imgateway.ops import garbage
-from imgateway.ops.garbage import STEP, Garbage
+from imgateway.ops.garbage import PER_SESSION, STEP, Garbage
 
 
 class Knot:
@@ -55,15 +55,14 @@ def test_garbage_is_still_found_while_it_is_new(started: Garbage) -> None:
     assert knots() == 0
 
 
-def test_all_are_looked_at_once_if_there_are_more_than_sessions_explain(
+def test_all_are_looked_at_if_there_are_more_than_sessions_explain(
     started: Garbage, later: list[Callable[[], None]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     held: list[Any] = [Knot() for _ in range(1_000)]
     gc.collect(0)  # they are aside now, and must be looked for there
     held.clear()
     assert later == []
-    monkeypatch.setattr(garbage, "OTHERS", 100)
-    started._most = 100
+    monkeypatch.setattr(garbage, "MORE", 100)
     gc.collect(0)
     (look_at_all,) = later
     aside = gc.get_freeze_count()
@@ -71,7 +70,39 @@ def test_all_are_looked_at_once_if_there_are_more_than_sessions_explain(
     assert aside - gc.get_freeze_count() > 900
     later.clear()
     gc.collect(0)
-    assert later == [], "what is left has its reasons: it may double"
+    assert later == [], "what is left has its reasons"
+
+
+def test_all_are_looked_at_once_however_many_looks_find_too_many(
+    started: Garbage, later: list[Callable[[], None]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = [[index] for index in range(1_000)]
+    monkeypatch.setattr(garbage, "MORE", 100)
+    for _ in range(3):
+        gc.collect(0)
+    (look_at_all,) = later
+    look_at_all()
+    assert later == [look_at_all], "what is left is more than that was, and asks for no other look"
+    held += [[index] for index in range(1_000)]
+    gc.collect(0)
+    assert len(later) == 2, "only who has looked is asked again"
+
+
+def test_new_sessions_explain_some(later: list[Callable[[], None]], monkeypatch: pytest.MonkeyPatch) -> None:
+    sessions = 2
+    monkeypatch.setattr(garbage, "MORE", 100)
+    one = Garbage(lambda: sessions, later.append)
+    one.start()
+    try:
+        held = [[index] for index in range(1_000)]
+        sessions += 2_000 // PER_SESSION
+        gc.collect(0)
+        assert (later, len(held)) == ([], 1_000)
+        sessions = 0
+        gc.collect(0)
+        assert len(later) == 1
+    finally:
+        one.stop()
 
 
 def test_those_that_have_ended_are_not_counted_against_it(

@@ -305,6 +305,14 @@ def test_stop_drains_the_node_and_waits_for_it(gateway: Gateway, reactor: Reacto
     assert stopped == [None]
 
 
+def test_a_look_at_all_objects_is_asked_for_from_any_thread(gateway: Gateway, reactor: Reactor) -> None:
+    """The collector runs in the store's threads too, in which timers must not be set."""
+    asked: list[Callable[[], None]] = []
+    reactor.callFromThread = asked.append  # type: ignore[method-assign, assignment]
+    gateway._garbage._later(said)
+    assert asked == [said]
+
+
 def test_a_stop_that_fails_is_logged(
     gateway: Gateway, monkeypatch: pytest.MonkeyPatch, flush_logged_errors: Any
 ) -> None:
