@@ -321,9 +321,9 @@ class Traffic:
         return sum(len(pair.publisher.acked) for pair in self.pairs)
 
     @property
-    def downs(self) -> int:
-        """How often a sender or a receiver lost its link."""
-        return sum(len(pair.reader.downs) for pair in self.pairs)
+    def downs(self) -> list[tuple[int, str]]:
+        """Code and reason of each link that a sender or a receiver lost."""
+        return [down for pair in self.pairs for down in pair.reader.downs]
 
     async def stop(self) -> None:
         """No more is begun; back when everything has its outcome and everything acknowledged was shown."""
