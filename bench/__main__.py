@@ -6,6 +6,7 @@ to another. The servers take turns, `--runs` times, and the medians are compared
 
 from __future__ import annotations
 
+import os
 import shlex
 import signal
 import sys
@@ -56,13 +57,25 @@ ONE_OF = {
     "transport": "What they come over.",
     "against": "The baseline.",
 }
-FILE = click.Path(dir_okay=False, writable=True, allow_dash=True)
+
+
+class Written(click.Path):
+    """A file to be written after minutes of measuring: that its directory is missing is said before them."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        path = os.fsdecode(super().convert(value, param, ctx))
+        if not Path(path).parent.is_dir():
+            self.fail(f"{path}: there is no such directory", param, ctx)
+        return path
+
+
 WRITE = (
     click.Option(
-        ["--json", "json_file"], type=FILE, metavar="FILE", help="The result with all runs; - is stdout.",
+        ["--json", "json_file"], type=Written(dir_okay=False, writable=True, allow_dash=True), metavar="FILE",
+        help="The result with all runs; - is stdout.",
     ),
     click.Option(
-        ["--report", "report_file"], type=click.Path(dir_okay=False, writable=True), metavar="FILE",
+        ["--report", "report_file"], type=Written(dir_okay=False, writable=True), metavar="FILE",
         help="A report with plots: FILE.html or FILE.png.",
     ),
 )  # fmt: skip
@@ -139,21 +152,29 @@ def finish(
     figures: Sequence[Figure], here: Machine, began: float, json_file: str | None, report_file: str | None
 ) -> Result:
     """Show it, and write what was asked for."""
+    words = sys.argv[1:]
+    if words[:1] == ["bench"]:  # not `python -m bench`
+        del words[0]
     result = Result(
-        command=shlex.join(["imgateway", "bench", *sys.argv[1:]]),
+        command=shlex.join(["imgateway", "bench", *words]),
         at=datetime.fromtimestamp(began, UTC).isoformat(timespec="seconds"),
         took_s=round(time.time() - began, 1),
         machine=here,
         figures=tuple(figures),
     )
+    show(result, json_file, report_file)
+    return result
+
+
+def show(result: Result, json_file: str | None, report_file: str | None) -> None:
+    """On stdout, and into the files that were asked for."""
     if json_file != "-":
-        click.echo(table.markdown(figures))
+        click.echo(table.markdown(result.figures))
     if json_file:
         with click.open_file(json_file, "wb") as file:
             file.write(msgspec.json.format(msgspec.json.encode(result), indent=1) + b"\n")
     if report_file:
         report.write(report_file, result)
-    return result
 
 
 @click.command("table")
@@ -169,7 +190,7 @@ def finish(
 @click.option(
     "--page",
     default=str(table.PAGE),
-    type=click.Path(dir_okay=False, writable=True),
+    type=Written(dir_okay=False, writable=True),
     metavar="FILE",
     help="The page that is written.  [default: docs/performance/table.md]",
 )
@@ -183,10 +204,8 @@ def whole(
     if report_file:
         report.check(report_file)
     if sources:
-        result = joined([msgspec.json.decode(Path(source).read_bytes(), type=Result) for source in sources])
-        click.echo(table.markdown(result.figures))
-        if report_file:
-            report.write(report_file, result)
+        result = joined(list(map(read, sources)))
+        show(result, json_file, report_file)
     else:
         began, here = time.time(), machine()
         with ended_in_order():
@@ -201,6 +220,14 @@ def whole(
         raise click.ClickException(f"{len(failed)} of {len(result.figures)} were not measured")
 
 
+def read(source: str) -> Result:
+    """What --json wrote. :raises ClickException: it did not write this."""
+    try:
+        return msgspec.json.decode(Path(source).read_bytes(), type=Result)
+    except msgspec.DecodeError as error:
+        raise click.ClickException(f"{source}: --json did not write this: {error}") from None
+
+
 def joined(results: Sequence[Result]) -> Result:
     """One result of several of the same machine."""
     first = min(results, key=lambda result: result.at)
@@ -213,6 +240,7 @@ def joined(results: Sequence[Result]) -> Result:
 
 whole.params += WRITE
 for one in (*map(command, SCENES.values()), whole, *OTHERS):
+    one.short_help = one.short_help or " ".join((one.help or "").partition("\n\n")[0].split())  # not cut off
     main.add_command(one)
 
 

@@ -8,11 +8,16 @@ from bench.servers import compiled, scratch
 
 __all__ = ("OTHERS",)
 
+COUNT = click.IntRange(min=1)
+MANY = click.IntRange(min=0)
+POSITIVE = click.FloatRange(min=0, min_open=True)
+ANY = click.FloatRange(min=0)
+
 
 @click.command()
 @click.option("--seed", default=7, show_default=True)
-@click.option("--entries", default=9_600, show_default=True)
-@click.option("--runs", default=5, show_default=True, help="The fastest counts.")
+@click.option("--entries", default=9_600, type=click.IntRange(min=32), show_default=True)
+@click.option("--runs", default=5, type=COUNT, show_default=True, help="The fastest counts.")
 def compression(seed: int, entries: int, runs: int) -> None:
     """Ratio and processor time of zstd, brotli and zlib on a room's chat."""
     from bench.compression import measure
@@ -22,9 +27,9 @@ def compression(seed: int, entries: int, runs: int) -> None:
 
 
 @click.command()
-@click.option("--size", default=4_000, show_default=True, help="Body bytes.")
-@click.option("--seconds", default=20.0, show_default=True)
-@click.option("--rate", default=200.0, show_default=True, help="Messages a second.")
+@click.option("--size", default=4_000, type=COUNT, show_default=True, help="Body bytes.")
+@click.option("--seconds", default=20.0, type=POSITIVE, show_default=True)
+@click.option("--rate", default=200.0, type=POSITIVE, show_default=True, help="Messages a second.")
 def stalled(size: int, seconds: float, rate: float) -> None:
     """A member of a flooded room stops reading for a while: what is held for it, and what it gets."""
     from bench.stalled import run
@@ -34,10 +39,10 @@ def stalled(size: int, seconds: float, rate: float) -> None:
 
 
 @click.command("large-room")
-@click.option("--members", default=100_000, show_default=True)
-@click.option("--size", default=100, show_default=True, help="Body bytes.")
-@click.option("--seconds", default=10.0, show_default=True)
-@click.option("--rate", default=20.0, show_default=True, help="Messages a second.")
+@click.option("--members", default=100_000, type=COUNT, show_default=True)
+@click.option("--size", default=100, type=COUNT, show_default=True, help="Body bytes.")
+@click.option("--seconds", default=10.0, type=POSITIVE, show_default=True)
+@click.option("--rate", default=20.0, type=POSITIVE, show_default=True, help="Messages a second.")
 def large_room(members: int, size: int, seconds: float, rate: float) -> None:
     """A very large room in one process without sockets: time of a slice, memory, how long others wait."""
     from bench.large_room import run
@@ -46,11 +51,13 @@ def large_room(members: int, size: int, seconds: float, rate: float) -> None:
 
 
 @click.command("cluster-nodes")
-@click.option("--nodes", "counts", multiple=True, default=(2, 4, 8), show_default=True, type=int)
-@click.option("--each", default=50.0, show_default=True, help="Messages a second of each node.")
-@click.option("--pairs", default=10, show_default=True, help="Pairs of each node.")
-@click.option("--seconds", default=15, show_default=True)
-@click.option("--runs", default=3, show_default=True)
+@click.option("--nodes", "counts", multiple=True, default=(2, 4, 8), show_default=True, type=COUNT)
+@click.option(
+    "--each", default=50.0, type=POSITIVE, show_default=True, help="Messages a second of each node."
+)
+@click.option("--pairs", default=10, type=COUNT, show_default=True, help="Pairs of each node.")
+@click.option("--seconds", default=15, type=COUNT, show_default=True)
+@click.option("--runs", default=3, type=COUNT, show_default=True)
 def cluster_nodes(counts: tuple[int, ...], each: float, pairs: int, seconds: int, runs: int) -> None:
     """What a QoS 1 message from node to node costs with more and more nodes, at a low rate."""
     from bench.cluster import nodes
@@ -60,13 +67,19 @@ def cluster_nodes(counts: tuple[int, ...], each: float, pairs: int, seconds: int
 
 
 @click.command()
-@click.option("--users", default=100_000, show_default=True)
+@click.option("--users", default=100_000, type=click.IntRange(1, 100_000), show_default=True)
 @click.option("--broker", default="embedded:", show_default=True)
 @click.option("--database", default="", help="router.tasks_url; empty: SQLite.")
-@click.option("--rate", default=0.0, show_default=True, help="Users a second; 0: as fast as it goes.")
-@click.option("--window", default=500, show_default=True, help="router.tasks_window.")
 @click.option(
-    "--online", default=0, show_default=True, help="So many are, at two nodes of a cluster on Redis."
+    "--rate", default=0.0, type=ANY, show_default=True, help="Users a second; 0: as fast as it goes."
+)
+@click.option("--window", default=500, type=COUNT, show_default=True, help="router.tasks_window.")
+@click.option(
+    "--online",
+    default=0,
+    type=MANY,
+    show_default=True,
+    help="So many are, at two nodes of a cluster on Redis.",
 )
 def tasks(users: int, broker: str, database: str, rate: float, window: int, online: int) -> None:
     """A push task to many users, over the HTTP API of one node, or with --online of a router."""
@@ -81,9 +94,9 @@ def tasks(users: int, broker: str, database: str, rate: float, window: int, onli
 
 
 @click.command()
-@click.option("--size", default=140, show_default=True, help="Bytes of a message, with its head.")
-@click.option("--seconds", default=2.0, show_default=True)
-@click.option("--runs", default=3, show_default=True)
+@click.option("--size", default=140, type=COUNT, show_default=True, help="Bytes of a message, with its head.")
+@click.option("--seconds", default=2.0, type=POSITIVE, show_default=True)
+@click.option("--runs", default=3, type=COUNT, show_default=True)
 def appends(size: int, seconds: float, runs: int) -> None:
     """What an append costs Redis: one by one, from few and many nodes, and many in a script."""
     from bench.appends import run
@@ -93,10 +106,12 @@ def appends(size: int, seconds: float, runs: int) -> None:
 
 
 @click.command()
-@click.option("--sessions", default=5_000, show_default=True)
-@click.option("--rate", default=500, show_default=True, help="Sessions a second that are sent away.")
-@click.option("--load", default=500.0, show_default=True, help="Messages a second, meanwhile.")
-@click.option("--processes", default=2, show_default=True, help="Of clients.")
+@click.option("--sessions", default=5_000, type=COUNT, show_default=True)
+@click.option(
+    "--rate", default=500, type=COUNT, show_default=True, help="Sessions a second that are sent away."
+)
+@click.option("--load", default=500.0, type=POSITIVE, show_default=True, help="Messages a second, meanwhile.")
+@click.option("--processes", default=2, type=COUNT, show_default=True, help="Of clients.")
 def drain(sessions: int, rate: int, load: float, processes: int) -> None:
     """A node of two drains while its clients (SDK) talk: pace, messages lost, how long a client is away."""
     from bench.drain import run
@@ -106,10 +121,12 @@ def drain(sessions: int, rate: int, load: float, processes: int) -> None:
 
 
 @click.command()
-@click.option("--nodes", default=3, show_default=True)
-@click.option("--seconds", default=5.0, show_default=True)
-@click.option("--processes", default=2, show_default=True, help="That ask, each over one connection.")
-@click.option("--runs", default=3, show_default=True)
+@click.option("--nodes", default=3, type=COUNT, show_default=True)
+@click.option("--seconds", default=5.0, type=POSITIVE, show_default=True)
+@click.option(
+    "--processes", default=2, type=COUNT, show_default=True, help="That ask, each over one connection."
+)
+@click.option("--runs", default=3, type=COUNT, show_default=True)
 def allocate(nodes: int, seconds: float, processes: int, runs: int) -> None:
     """GET /v1/allocate at one router: calls a second, and what one costs."""
     from bench.allocate import run

@@ -33,7 +33,7 @@ def _found() -> click.Group:
             raise
         raise click.ClickException(
             "the benchmarks are in the source tree, not in the installed package: run this in a clone of it, "
-            "after make or pip install -e ."
+            "after make run or pip install -e ."
         ) from None
 
 
