@@ -1,7 +1,7 @@
 # make run     a node on this machine, in the foreground      make test       every test
 # make cluster a Redis, two nodes, a router and HAProxy, likewise
 # make check   what must hold before a change goes in         make test-core  those that need no foreign server
-# make bench   the table of docs/performance, half an hour    make soak       what takes longer
+# make bench   the table of docs/performance                  make soak       what takes longer
 # make format, make docs, make proto, make clean
 # ARGS=… is handed on: make run ARGS="--listen native+tcp:tcp:7911", make test-core ARGS="tests/core -x",
 # make bench ARGS="p2p --window 4"

@@ -64,7 +64,7 @@ def paired(
 ) -> dict[str, Any]:
     """One run of ``pairs``: what it says, and of what `cpu_s` counts `cores` and `cpu_us`, for a message.
 
-    :raises ClickException: it failed, or a message came twice.
+    :raises ClickException: it failed, no message came, or one came twice.
     """
     with generator([program, mode, "127.0.0.1", ports, *arguments], lines) as load:
         load.awaits("measuring")
@@ -73,4 +73,8 @@ def paired(
         spent, took = cpu_s() - before, time.monotonic() - began
     if result["twice"]:
         raise click.ClickException(f"{result['twice']} messages came twice")
-    return {**result, "cores": spent / took, "cpu_us": spent / max(result["messages"], 1) * 1e6}
+    if not result["messages"]:
+        raise click.ClickException(
+            "no message came in all that time: too few seconds, or others need the machine?"
+        )
+    return {**result, "cores": spent / took, "cpu_us": spent / result["messages"] * 1e6}

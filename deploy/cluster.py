@@ -178,6 +178,9 @@ class Cluster:
         except OSError as error:
             raise Trouble(f"{error.filename or shown(self.place)}: {error.strerror}") from None
 
+    def _another_base(self) -> int:
+        return (self.base + 1000) % 60_000
+
     def _look_at_ports(self) -> None:
         tcp = [TCP, WS, STATS, SHARED_TCP, SHARED_WS, REDIS, PUBLIC, PRIVATE]
         tcp += [first + more for first in NODES.values() for more in range(3)]
@@ -194,7 +197,8 @@ class Cluster:
                             raise Trouble(f"port {port}: {error.strerror}") from None
                         raise Trouble(
                             f"port {port} is in use; see by whom with:  ss -l{letter}np 'sport = :{port}'  "
-                            'or take other ports: make cluster ARGS="--base 8700"'
+                            f'or take other ports: make cluster ARGS="--base {self._another_base()} '
+                            f'--dir {shown(self.place)}"'
                         ) from None
 
     def _make_files(self) -> None:
@@ -218,7 +222,7 @@ class Cluster:
         except BlockingIOError:
             raise Trouble(
                 f"a cluster runs in {shown(self.place)} already; another one takes:  "
-                f'make cluster ARGS="--base 8700 --dir {shown(self.place)}-2"'
+                f'make cluster ARGS="--base {self._another_base()} --dir {shown(self.place)}-2"'
             ) from None
 
     # ------------------------------------------------------------------------------------------- the parts

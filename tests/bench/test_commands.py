@@ -261,6 +261,43 @@ def test_the_page_can_be_made_of_results_from_before(run: Run, tmp_path: Path) -
     assert (tmp_path / "both.html").exists()
 
 
+def test_a_file_that_can_not_be_written_is_told_before_measuring(
+    run: Run, asked: list[Options], tmp_path: Path
+) -> None:
+    for option, name in (("--json", "r.json"), ("--report", "r.html")):
+        done = run("p2p", option, tmp_path / "none" / name)
+        assert done.exit_code == 2
+        assert "there is no such directory" in done.stderr
+    assert run("table", "--page", tmp_path / "none" / "t.md").exit_code == 2
+    assert asked == []
+
+
+def test_the_result_names_the_command_once(
+    run: Run, asked: list[Options], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["p2p", "--json", str(tmp_path / "r.json")]
+    for typed in (["imgateway", "bench", *words], ["bench/__main__.py", *words]):
+        monkeypatch.setattr(sys, "argv", typed)
+        assert run(*words).exit_code == 0
+        result = msgspec.json.decode((tmp_path / "r.json").read_bytes(), type=Measured)
+        assert result.command.startswith("imgateway bench p2p --json")
+
+
+def test_a_table_from_what_is_no_result(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "x.json").write_text("{}")
+    done = run("table", "--from", tmp_path / "x.json", "--page", tmp_path / "t.md")
+    assert done.exit_code == 1
+    assert "--json did not write this" in done.stderr
+    assert not (tmp_path / "t.md").exists()
+
+
+@pytest.mark.parametrize("words", ["compression --runs 0", "compression --entries 9", "tasks --users 0"])
+def test_numbers_out_of_their_range(run: Run, words: str) -> None:
+    done = run(*words.split())
+    assert done.exit_code == 2
+    assert "is not in the range" in done.stderr
+
+
 # ------------------------------------------------------------ without the source tree
 
 
