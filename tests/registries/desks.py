@@ -105,6 +105,7 @@ class Desk:
     def close(self) -> None:
         for watcher in tuple(self.watchers):
             self.ends(watcher)
+        self.loop.iterate(0)  # what is due by now, as the end of a connection that was aborted
         self.loop.waker = None  # kazoo's threads end a moment later
         left = [str(call) for call in self.loop.getDelayedCalls() if call.active()]
         self.loop.close()
