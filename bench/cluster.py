@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import click
 
 from bench.figures import Figure, Options, Tell
-from bench.generator import generator
+from bench.generator import check, generator
 from bench.servers import CPU, OTHER_CPU, Server, compiled, cpu_seconds, gateway, redis, scratch, tokens
 from imgateway.auth.keys import make_secret
 
@@ -79,11 +79,10 @@ def generate(
         before = among.cpu()
         result = load.told()
         after = among.cpu()
-    if result["twice"]:
-        raise click.ClickException(f"{result['twice']} messages came twice")
+    check(result)
     for name, was, now in zip(("nodes_s", "redis_s"), before, after, strict=True):
         result[name] = now - was
-        result[name.replace("_s", "_us")] = round((now - was) / max(result["messages"], 1) * 1e6, 1)
+        result[name.replace("_s", "_us")] = round((now - was) / result["messages"] * 1e6, 1)
     return result
 
 

@@ -71,10 +71,15 @@ def paired(
         before, began = cpu_s(), time.monotonic()
         result = load.told()
         spent, took = cpu_s() - before, time.monotonic() - began
+    check(result)
+    return {**result, "cores": spent / took, "cpu_us": spent / result["messages"] * 1e6}
+
+
+def check(result: dict[str, Any]) -> None:
+    """:raises ClickException: in this run of ``pairs`` no message came, or one came twice."""
     if result["twice"]:
         raise click.ClickException(f"{result['twice']} messages came twice")
     if not result["messages"]:
         raise click.ClickException(
             "no message came in all that time: too few seconds, or others need the machine?"
         )
-    return {**result, "cores": spent / took, "cpu_us": spent / result["messages"] * 1e6}

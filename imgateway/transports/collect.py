@@ -8,7 +8,9 @@ delayed call per turn, not per connection, writes them all.
 from __future__ import annotations
 
 from typing import Any, Protocol
-from weakref import WeakKeyDictionary, ref
+from weakref import ref
+
+from .reactors import one_per_reactor
 
 __all__ = ("Collector", "Flushable", "collector_of")
 
@@ -26,7 +28,6 @@ class Collector:
     __slots__ = ("_reactor", "_waiting")
 
     def __init__(self, reactor: Any) -> None:
-        # Weak: the table below would keep the reactors of tests alive for ever.
         self._reactor = ref(reactor)
         self._waiting: dict[Flushable, None] = {}
 
@@ -50,12 +51,5 @@ class Collector:
                 self.add(connection)
 
 
-_collectors: WeakKeyDictionary[Any, Collector] = WeakKeyDictionary()
-
-
-def collector_of(reactor: Any) -> Collector:
-    """The one collector of a reactor."""
-    collector = _collectors.get(reactor)
-    if collector is None:
-        collector = _collectors[reactor] = Collector(reactor)
-    return collector
+collector_of = one_per_reactor(Collector)
+"""The one collector of a reactor."""

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from itertools import islice
 from typing import Any, Protocol
-from weakref import WeakKeyDictionary, ref
+from weakref import ref
+
+from .reactors import one_per_reactor
 
 __all__ = ("PORTION", "Departing", "Departures", "departures_of")
 
@@ -32,7 +34,7 @@ class Departures:
     __slots__ = ("_ended", "_reactor", "_waiting")
 
     def __init__(self, reactor: Any) -> None:
-        self._reactor = ref(reactor)  # weak, as the collector's
+        self._reactor = ref(reactor)
         self._ended = 0  # in this turn
         self._waiting: dict[Departing, None] = {}
 
@@ -63,12 +65,5 @@ class Departures:
             self._later()
 
 
-_departures: WeakKeyDictionary[Any, Departures] = WeakKeyDictionary()
-
-
-def departures_of(reactor: Any) -> Departures:
-    """The one of a reactor."""
-    found = _departures.get(reactor)
-    if found is None:
-        found = _departures[reactor] = Departures(reactor)
-    return found
+departures_of = one_per_reactor(Departures)
+"""The one of a reactor."""
