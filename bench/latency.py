@@ -7,18 +7,18 @@ sent: there is no coordinated omission. The baseline is mosquitto's open loop at
 
 from __future__ import annotations
 
-from functools import partial
-from pathlib import Path
 from typing import Any
 
-import click
+from msgspec.structs import replace
 
 from bench.figures import Figure, Options, Tell, shown, store, version_of
-from bench.generator import paired
-from bench.servers import CPU, Server, compiled, cpu_seconds, gateway, mosquitto, scratch, tokens
+from bench.p2p import measured
+from bench.servers import CPU, compiled, gateway, mosquitto, scratch
 
 ASKED = (10.0, 4.0)
 SHARE = 0.5
+OPEN = 0
+"""The window of an open loop: it has none."""
 LATENCIES = ("p50_ms", "p90_ms", "p99_ms", "p99.9_ms", "max_ms")
 BASE = "mosquitto"
 
@@ -38,27 +38,15 @@ def scene(options: Options, tell: Tell) -> list[Figure]:
             for broker in brokers:
                 tell.step(f"run {run + 1}/{options.runs}, {broker}")
                 with gateway(directory, broker, cpu=cpu) as server:
-                    most = loaded(program, "native", server, options, "most", window, 0)["rate"]
-                    if not most:
-                        raise click.ClickException("nothing came in the closed loop: too few seconds?")
-                    found = loaded(program, "native", server, options, "half", 0, most * SHARE)
+                    most = measured(program, "native", server, replace(options, rate=0.0), window)["rate"]
+                    half = replace(options, rate=most * SHARE)
+                    found = measured(program, "native", server, half, OPEN)
                 ours[broker].append({**found, "most": most})
                 if against:
                     with mosquitto(directory, cpu) as server:
-                        theirs[broker].append(
-                            loaded(program, "mqtt", server, options, "half", 0, most * SHARE)
-                        )
+                        theirs[broker].append(measured(program, "mqtt", server, half, OPEN))
     base = f"{BASE} {version_of(BASE)}, in memory, at the same rate" if against else ""
     return [figure(broker, window, ours[broker], base, theirs[broker], options) for broker in brokers]
-
-
-def loaded(
-    program: Path, mode: str, server: Server, options: Options, tag: str, window: int, rate: float
-) -> dict[str, Any]:
-    """One run of the generator: closed loop with a window, open loop with a rate."""
-    lines = "".join(f"{t}\n" for t in tokens(server, options.pairs, tag)) if server.data_dir else ""
-    arguments: list[Any] = [options.pairs, window, options.size, options.seconds, tag, rate]
-    return paired(program, mode, str(server.port), arguments, lines, partial(cpu_seconds, server.pid))
 
 
 def figure(
