@@ -11,7 +11,7 @@ import shlex
 import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,6 +19,7 @@ from typing import Any
 
 import click
 import msgspec
+from click.core import ParameterSource
 
 from bench import report, table
 from bench.figures import Figure, Machine, Result, machine
@@ -51,6 +52,10 @@ SEVERAL: dict[str, tuple[str, click.ParamType[Any], str]] = {
         "Messages of a pair under way. Several are measured in turn.",
     ),
     "parts": ("--part", click.STRING, "This part, and no other that is not named."),
+}
+ONE_WAY = {
+    "--transport": "; there is one transport that it goes over",
+    "--protocol": "; there is one protocol that its clients speak",
 }
 ONE_OF = {
     "protocol": "The wire of the clients.",
@@ -101,6 +106,8 @@ def command(scene: Scene) -> click.Command:
             report.check(report_file)
         began, here = time.time(), machine()
         options = scene.options(**{name: "" if value is None else value for name, value in values.items()})
+        if why := scene.ignored(said(values), options):
+            raise click.UsageError(f"{scene.name}: {why}")
         progress = Progress()
         with ended_in_order():
             try:
@@ -109,9 +116,30 @@ def command(scene: Scene) -> click.Command:
                 progress.clear()
         finish(figures, here, began, json_file, report_file)
 
-    return click.Command(
+    return SceneCommand(
         scene.name, params=[*options, *WRITE], callback=call, help=scene.about, short_help=scene.about
     )
+
+
+class SceneCommand(click.Command):
+    """One that says what it takes, where an option of another scene was tried."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            taken = ", ".join(max(param.opts, key=len) for param in self.params)
+            raise click.UsageError(
+                f"No such option: {error.option_name}. {self.name} takes {taken}"
+                + ONE_WAY.get(error.option_name, ""),
+                ctx,
+            ) from None
+
+
+def said(names: Iterable[str]) -> set[str]:
+    """Those that stand on the command line, and are not defaults."""
+    context = click.get_current_context()
+    return {name for name in names if context.get_parameter_source(name) is ParameterSource.COMMANDLINE}
 
 
 @contextmanager

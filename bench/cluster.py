@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import click
 
-from bench.figures import Figure, Options, Tell
+from bench.figures import Figure, Options, Tell, values
 from bench.generator import check, generator
 from bench.servers import CPU, OTHER_CPU, Server, compiled, cpu_seconds, gateway, redis, scratch, tokens
 from imgateway.auth.keys import make_secret
@@ -114,17 +114,15 @@ def scene(options: Options, tell: Tell) -> list[Figure]:
 
 def figure(fsync: str, window: int, ours: list[dict[str, Any]], theirs: list[dict[str, Any]]) -> Figure:
     """Messages a second; what counts stands in the details."""
-    details = {
-        name: tuple(one[name] for one in ours) for name in ("p50_ms", "p99_ms", "nodes_us", "redis_us")
-    }
+    details = {name: values(ours, name) for name in ("p50_ms", "p99_ms", "nodes_us", "redis_us")}
     return Figure(
         scene="cluster",
         what=f"two nodes, Redis with appendfsync {fsync}, window {window}",
         unit="messages/s",
-        ours=tuple(one["rate"] for one in ours),
+        ours=values(ours, "rate"),
         against=ALONE,
-        theirs=tuple(one["rate"] for one in theirs),
-        details={**details, "their_nodes_us": tuple(one["nodes_us"] for one in theirs)},
+        theirs=values(theirs, "rate"),
+        details={**details, "their_nodes_us": values(theirs, "nodes_us")},
     )
 
 

@@ -23,6 +23,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "websocket.h"
 #include "wire.h"
 
 #define LATENCIES (1 << 22)
@@ -51,15 +52,11 @@ static void send_all(struct peer *p, const uint8_t *data, int len) {
     }
 }
 
-static void send_message(struct peer *p, const uint8_t *data, int len) { /* a client's message, masked with zeros */
-    uint8_t out[70000];
-    int n = 0;
-    out[n++] = 0x82;
-    if (len < 126) out[n++] = (uint8_t)(0x80 | len);
-    else { out[n++] = 0xfe; out[n++] = (uint8_t)(len >> 8); out[n++] = (uint8_t)len; }
-    memset(out + n, 0, 4);
-    memcpy(out + n + 4, data, len);
-    send_all(p, out, n + 4 + len);
+static void send_message(struct peer *p, const uint8_t *data, int len) {
+    uint8_t out[70000], *to = client_head(out, len);
+    memcpy(to, data, len);
+    mask(to, len);
+    send_all(p, out, (int)(to - out) + len);
 }
 
 static void frame(struct peer *p, int number, const uint8_t *content, int len) {
@@ -157,19 +154,10 @@ static int take(struct peer *p, const uint8_t *data, int len) { /* how much of i
             at = (int)(blank + 4 - data);
             continue;
         } else {
-            if (end - from < 2) return at;
-            size_here = from[1] & 127;
-            n = 2;
-            if (size_here == 126) {
-                if (end - from < 4) return at;
-                size_here = (uint64_t)from[2] << 8 | from[3];
-                n = 4;
-            } else if (size_here == 127) {
-                if (end - from < 10) return at;
-                size_here = 0;
-                for (int i = 2; i < 10; i++) size_here = size_here << 8 | from[i];
-                n = 10;
-            }
+            struct message message;
+            if (!message_in(from, end, &message)) return at;
+            size_here = message.len;
+            n = (int)(message.body - from);
         }
         if (at + n + (int64_t)size_here > len) return at;
         if (mode == AUTOBAHN) deliveries++, entries++;
@@ -216,11 +204,8 @@ static void connect_all(const char *host, int port, int count) {
         struct epoll_event event = {.events = EPOLLIN, .data.u32 = (uint32_t)i};
         epoll_ctl(epoll_fd, EPOLL_CTL_ADD, p->fd, &event);
         if (mode == WEBSOCKET || mode == AUTOBAHN) {
-            int n = sprintf(greeting,
-                "GET / HTTP/1.1\r\nHost: %s:%d\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-                "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n%s\r\n",
-                host, port, mode == WEBSOCKET ? "Sec-WebSocket-Protocol: imgateway.v1.protobuf\r\n" : "");
-            send_all(p, (uint8_t *)greeting, n);
+            const char *subprotocol = mode == WEBSOCKET ? "imgateway.v1.protobuf" : "";
+            send_all(p, (uint8_t *)greeting, upgrade_request(greeting, sizeof greeting, host, port, "/", subprotocol));
             while (!p->upgraded) turn(1000);
         }
         if (mode == NATIVE || mode == WEBSOCKET) {

@@ -12,12 +12,14 @@ from __future__ import annotations
 
 import os
 import platform
+import shlex
 import statistics
 import subprocess
-from collections.abc import Sequence
+import sysconfig
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import click
 import msgspec
@@ -34,12 +36,13 @@ __all__ = (
     "shown",
     "spread",
     "store",
+    "values",
     "version_of",
 )
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
-    """What a run was asked for. A scene takes what it understands and leaves the rest alone."""
+    """What a run was asked for. `bench.scenes` says what each scene takes; the rest keeps its default."""
 
     protocol: str = "native"
     transport: str = "tcp"
@@ -181,6 +184,8 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
     memory_bytes: int
     kernel: str
     python: str
+    build: str = ""
+    """How Python was compiled: ``no PGO, no LTO, shared``."""
     load: float
     """How many processes wanted a core in the minute before, which are others'."""
     versions: dict[str, str] = {}
@@ -213,8 +218,22 @@ def machine() -> Machine:
         memory_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         kernel=platform.release(),
         python=platform.python_version(),
+        build=build_of(sysconfig.get_config_var("CONFIG_ARGS") or ""),
         load=os.getloadavg()[0],
         versions=versions,
+    )
+
+
+def build_of(arguments: str) -> str:
+    """What the arguments of CPython's ``configure`` mean for its speed."""
+    words = shlex.split(arguments)
+    lto = any(word.startswith("--with-lto") and not word.endswith("=no") for word in words)
+    return ", ".join(
+        (
+            "PGO" if "--enable-optimizations" in words else "no PGO",
+            "LTO" if lto else "no LTO",
+            "shared" if "--enable-shared" in words else "static",
+        )
     )
 
 
@@ -258,6 +277,11 @@ def store(broker: str) -> str:
     """What people call a broker: ``embedded:`` is SQLite, ``redis://…`` Redis."""
     kind = broker.partition(":")[0]
     return {"embedded": "SQLite", "redis": "Redis"}.get(kind, kind)
+
+
+def values(runs: Sequence[Mapping[str, Any]], name: str) -> tuple[float, ...]:
+    """One thing that each run found."""
+    return tuple([run[name] for run in runs])
 
 
 def spread(values: Sequence[float]) -> str:

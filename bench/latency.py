@@ -11,7 +11,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from bench.figures import Figure, Options, Tell, shown, store, version_of
+from bench.figures import Figure, Options, Tell, shown, store, values, version_of
 from bench.p2p import measured
 from bench.servers import CPU, compiled, gateway, mosquitto, scratch
 
@@ -58,11 +58,9 @@ def figure(
     options: Options,
 ) -> Figure:
     """What is asked counts alone: mosquitto writes nothing to a disk."""
-    details = {
-        key: tuple(one[key] for one in ours) for key in (*LATENCIES, "late_p99_ms", "rate", "most", "cpu_us")
-    }
+    details = {key: values(ours, key) for key in (*LATENCIES, "late_p99_ms", "rate", "most", "cpu_us")}
     for key in LATENCIES if theirs else ():
-        details[f"their_{key}"] = tuple(one[key] for one in theirs)
+        details[f"their_{key}"] = values(theirs, key)
     lost = sum(one["lost"] for one in ours)
     most = sorted(one["most"] for one in ours)[len(ours) // 2]
     asked, stretch = (None, None) if options.unpinned else ASKED
@@ -71,9 +69,9 @@ def figure(
         scene="latency",
         what=f"{store(broker)}, p99 at {SHARE:.0%} of window {window}'s rate{unpinned}",
         unit="ms",
-        ours=tuple(one["p99_ms"] for one in ours),
+        ours=values(ours, "p99_ms"),
         against=base,
-        theirs=tuple(one["p99_ms"] for one in theirs),
+        theirs=values(theirs, "p99_ms"),
         asked=asked,
         stretch=stretch,
         better="less",

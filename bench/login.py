@@ -15,7 +15,7 @@ from typing import Any
 
 import click
 
-from bench.figures import Figure, Options, Tell, store, version_of
+from bench.figures import Figure, Options, Tell, store, values, version_of
 from bench.generator import generator
 from bench.servers import CPU, Server, compiled, cpu_seconds, free_port, gateway, scratch, waiting
 from imgateway.auth.keys import load_secret
@@ -91,18 +91,16 @@ def figure(
 ) -> Figure:
     """What is asked is asked of sessions that stay, on one core."""
     asked, stretch = ASKED if how == "stay" and not options.unpinned else (None, None)
-    details = {
-        key: tuple(result[key] for result in ours) for key in (*LATENCIES, "cpu_us", "generator_cpu_us")
-    }
+    details = {key: values(ours, key) for key in (*LATENCIES, "cpu_us", "generator_cpu_us")}
     if theirs:
-        details["their_cpu_us"] = tuple(result["cpu_us"] for result in theirs)
+        details["their_cpu_us"] = values(theirs, "cpu_us")
     return Figure(
         scene="login",
         what=f"{store(broker)}, JWT, {HOW[how]}{', unpinned' if options.unpinned else ''}",
         unit="logins/s",
-        ours=tuple(result["rate"] for result in ours),
+        ours=values(ours, "rate"),
         against=f"bare accept in C, gcc {version_of('gcc')}" if theirs else "",
-        theirs=tuple(result["rate"] for result in theirs),
+        theirs=values(theirs, "rate"),
         asked=asked,
         stretch=stretch,
         by="value",

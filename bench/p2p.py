@@ -14,7 +14,7 @@ from typing import Any
 
 import click
 
-from bench.figures import Figure, Options, Tell, shown, store, version_of
+from bench.figures import Figure, Options, Tell, shown, store, values, version_of
 from bench.generator import paired
 from bench.servers import CPU, Server, compiled, cpu_seconds, gateway, mosquitto, scratch, tokens
 
@@ -25,7 +25,9 @@ ASKED = {
     ("native", "embedded:", 4): (0.55, 0.9),
     ("mqtt", "embedded:", 4): (0.50, 0.8),
 }
-"""Of mosquitto's rate at the same window: at least, and how far it could go."""
+"""Of mosquitto's rate at the same window, over TCP: at least, and how far it could go."""
+OVER_WEBSOCKET = ("native", "mqtt", "mqtt-kept")
+"""What the generator speaks there."""
 BASE = "mosquitto"
 START_S, WARM_S = 2.0, 1.0
 MORE = ("p50_ms", "p90_ms", "p99_ms", "p99.9_ms", "max_ms", "cpu_us", "cores")
@@ -36,9 +38,15 @@ def scene(options: Options, tell: Tell) -> list[Figure]:
     """A figure for each broker and window; SQLite commits with synchronous=FULL before it acknowledges."""
     if options.against not in ("", BASE, "none"):
         raise click.ClickException(f"p2p goes against {BASE}, or none")
+    if options.transport == "websocket" and options.protocol not in OVER_WEBSOCKET:
+        raise click.ClickException(
+            f"p2p has {', '.join(OVER_WEBSOCKET)} over WebSocket; {options.protocol} is measured over TCP"
+        )
     brokers = options.brokers or ("memory:", "embedded:")
     windows = (0,) if options.rate else options.windows  # the open loop has none
     base = "" if options.against == "none" else f"{BASE} {version_of(BASE)}"
+    if base and options.transport != "tcp":
+        base += ", over TCP"  # as Debian builds it, it has nothing else
     names = [*([BASE] if base else []), *brokers]
     each_s = START_S + len(windows) * (WARM_S + options.seconds)
     tell.plan(options.runs * len(names), each_s)
@@ -48,7 +56,7 @@ def scene(options: Options, tell: Tell) -> list[Figure]:
         for run in range(options.runs):
             for name in names:
                 tell.step(f"run {run + 1}/{options.runs}, {name}")
-                mode = "mqtt" if name == BASE else options.protocol
+                mode = "mqtt" if name == BASE else spoken(options)
                 with started(directory, name, options) as server:
                     for window in windows:
                         result = measured(program, mode, server, options, window)
@@ -65,8 +73,13 @@ def started(directory: Path, name: str, options: Options) -> AbstractContextMana
     cpu = None if options.unpinned else CPU
     if name == BASE:
         return mosquitto(directory, cpu)
-    wire = f"{options.protocol.removesuffix('-kept')}+tcp"
+    wire = f"{options.protocol.removesuffix('-kept')}+{options.transport}"
     return gateway(directory, name, wire, cpu=cpu)
+
+
+def spoken(options: Options) -> str:
+    """What the generator is to speak: ``native``, ``mqtt+websocket`` …"""
+    return options.protocol if options.transport == "tcp" else f"{options.protocol}+{options.transport}"
 
 
 def measured(program: Path, mode: str, server: Server, options: Options, window: int) -> dict[str, Any]:
@@ -90,27 +103,23 @@ def figure(
     """Rates in the closed loop, the 99th percentile in the open one."""
     key, unit = ("p99_ms", "ms") if options.rate else ("rate", "messages/s")
     qos = "" if options.qos else ", qos 0"
+    unpinned = ", unpinned" if options.unpinned else ""
     load = f"{shown(options.rate)}/s, p99" if options.rate else f"window {window}"
-    asks = options.qos and not options.rate and not options.unpinned and bool(base)
+    over = "" if options.transport == "tcp" else f" over {options.transport}"
+    asks = options.qos and not options.rate and not options.unpinned and bool(base) and not over
     asked, stretch = ASKED.get((options.protocol, broker, window), (None, None)) if asks else (None, None)
-    details = {
-        name: tuple(result[name] for result in ours)
-        for name in (
-            *MORE,
-            *(("rate", "late_p99_ms") if options.rate else ()),
-            *(() if options.qos else ("lost",)),
-        )
-    }
+    names = (*MORE, *(("rate", "late_p99_ms") if options.rate else ()), *(() if options.qos else ("lost",)))
+    details = {name: values(ours, name) for name in names}
     for name in ("p50_ms", "p99_ms", "cpu_us", *(() if options.rate else ("cores",))):
         if theirs:
-            details[f"their_{name}"] = tuple(result[name] for result in theirs)
+            details[f"their_{name}"] = values(theirs, name)
     return Figure(
         scene="p2p",
-        what=f"{options.protocol}{qos}, {store(broker)}, {load}{', unpinned' if options.unpinned else ''}",
+        what=f"{options.protocol}{over}{qos}, {store(broker)}, {load}{unpinned}",
         unit=unit,
-        ours=tuple(result[key] for result in ours),
+        ours=values(ours, key),
         against=base,
-        theirs=tuple(result[key] for result in theirs),
+        theirs=values(theirs, key),
         asked=asked,
         stretch=stretch,
         better="less" if options.rate else "more",

@@ -5,6 +5,7 @@
  * all servers get the same load from the same program. One thread, one epoll; in C, so that the generator is not the limit.
  *
  *   pairs native|mobileimsdk|mqtt|mqtt-kept HOST PORT PAIRS WINDOW SIZE SECONDS TAG [RATE [QOS]] < tokens
+ *   pairs native+websocket|mqtt+websocket|mqtt-kept+websocket HOST PORT …   the same in WebSocket's binary messages
  *   pairs idle HOST PORT SESSIONS 0 0 SECONDS TAG < tokens    (logs in, answers pings, acknowledges what it is sent)
  *
  * PORT may be a list, 7901,7902: a pair's sender is at one of them and its receiver at the next, so that every message
@@ -40,13 +41,15 @@
 #include <unistd.h>
 
 #include "histogram.h"
+#include "websocket.h"
 #include "wire.h"
 
-#define IN_BYTES 65536
+#define IN_BYTES (1 << 18) /* more than the largest frame */
 #define OUT_BYTES 65536
 #define IDLE_BYTES 16384
 #define MAX_WINDOW 64
 #define ACK_EVERY 16
+#define ACK_BYTES 65536 /* a quarter of what may be unacknowledged */
 #define OUT_MOST (8 << 20)
 #define SETTLE_S 5
 #define STALL_S 1
@@ -57,9 +60,10 @@ struct peer {
     int fd, index, receiver, ready;
     uint8_t *in, *out;
     int in_len, out_len, out_cap;
+    int upgraded, plain; /* WebSocket: `in` begins with so many bytes that are taken out of its frames */
     /* receiver */
     uint64_t epoch, upto, acked_upto;
-    int unacked;
+    int unacked, unacked_bytes;
 };
 
 struct pair {
@@ -74,7 +78,7 @@ static int n_pairs, n_peers, window, size, qos = 1, open_loop, n_ready, epoll_fd
 static uint64_t extra, received, lost;
 static volatile sig_atomic_t over, anew;
 static struct histogram latencies, late;
-static int measuring, kept;
+static int measuring, kept, websocket;
 static double rate, begin, start; /* start: when measuring begins */
 static uint8_t body[65536];
 static char run_id[16];
@@ -106,6 +110,17 @@ static uint8_t *room(struct peer *p, int bytes) {
     return p->out + p->out_len;
 }
 
+/* Where a frame of `len` bytes is to be written, which `put` then sends on its way. */
+static uint8_t *frame(struct peer *p, int len) {
+    if (!websocket) return room(p, len);
+    return client_head(room(p, len + HEAD_MOST), len);
+}
+
+static void put(struct peer *p, uint8_t *to, int len) {
+    if (websocket) mask(to, len);
+    p->out_len = (int)(to - p->out) + len;
+}
+
 static void number_body(uint64_t number) {
     char text[NUMBER_BYTES + 1];
     if (qos) return;
@@ -123,14 +138,15 @@ static int64_t number_in(const uint8_t *payload, uint64_t len) {
 /* ---- native: Frame in protobuf behind a varint32 length ---------------------------------------------------------- */
 
 static void native_frame(struct peer *p, int number, const uint8_t *content, int len) {
-    uint8_t head[16];
-    int n = varint(head, (uint64_t)number << 3 | 2);
-    n += varint(head + n, (uint64_t)len);
-    uint8_t *to = room(p, len + n + 8);
-    int at = varint(to, (uint64_t)(n + len));
-    memcpy(to + at, head, n);
+    uint8_t key[16], length[16];
+    int n = varint(key, (uint64_t)number << 3 | 2);
+    n += varint(key + n, (uint64_t)len);
+    int at = websocket ? 0 : varint(length, (uint64_t)(n + len)); /* a message has its length already */
+    uint8_t *to = frame(p, at + n + len);
+    memcpy(to, length, at);
+    memcpy(to + at, key, n);
     memcpy(to + at + n, content, len);
-    p->out_len += at + n + len;
+    put(p, to, at + n + len);
 }
 
 static void native_hello(struct peer *p, const char *token) {
@@ -162,17 +178,18 @@ static void native_ack(struct peer *p) {
     n += varint(acked + n, p->upto);
     native_frame(p, 4, frame, field(frame, 1, acked, n));
     p->acked_upto = p->upto;
-    p->unacked = 0;
+    p->unacked = p->unacked_bytes = 0;
 }
 
 /* ---- MQTT 3.1.1 --------------------------------------------------------------------------------------------------- */
 
 static void mqtt_packet(struct peer *p, int type, const uint8_t *content, int len) {
-    uint8_t *to = room(p, len + 8);
-    to[0] = (uint8_t)type;
-    int n = 1 + varint(to + 1, (uint64_t)len);
+    uint8_t head[16] = {(uint8_t)type};
+    int n = 1 + varint(head + 1, (uint64_t)len);
+    uint8_t *to = frame(p, n + len);
+    memcpy(to, head, n);
     memcpy(to + n, content, len);
-    p->out_len += n + len;
+    put(p, to, n + len);
 }
 
 static int mqtt_text(uint8_t *to, const char *text) {
@@ -343,9 +360,10 @@ static void native_got(struct peer *p, const uint8_t *frame, const uint8_t *end)
         }
         if (!upto) break; /* outside any log: nothing to acknowledge */
         p->unacked += entries;
+        p->unacked_bytes += (int)(end - frame);
         if (upto > p->upto) p->upto = upto;
         else extra += (uint64_t)entries;
-        if (p->unacked >= ACK_EVERY) native_ack(p);
+        if (p->unacked >= ACK_EVERY || p->unacked_bytes >= ACK_BYTES) native_ack(p);
         break;
     }
     case 5: native_frame(p, 6, (const uint8_t *)"", 0); break;
@@ -358,8 +376,8 @@ static int take_native(struct peer *p) {
     int at = 0;
     for (;;) {
         uint64_t len;
-        int n = read_varint(p->in + at, p->in + p->in_len, &len);
-        if (!n || at + n + (int)len > p->in_len) return at;
+        int n = read_varint(p->in + at, p->in + p->plain, &len);
+        if (!n || at + n + (int)len > p->plain) return at;
         native_got(p, p->in + at + n, p->in + at + n + len);
         at += n + (int)len;
     }
@@ -368,10 +386,10 @@ static int take_native(struct peer *p) {
 static int take_mqtt(struct peer *p) {
     int at = 0;
     for (;;) {
-        if (at + 2 > p->in_len) return at;
+        if (at + 2 > p->plain) return at;
         uint64_t len;
-        int n = read_varint(p->in + at + 1, p->in + p->in_len, &len);
-        if (!n || at + 1 + n + (int)len > p->in_len) return at;
+        int n = read_varint(p->in + at + 1, p->in + p->plain, &len);
+        if (!n || at + 1 + n + (int)len > p->plain) return at;
         uint8_t *content = p->in + at + 1 + n;
         switch (p->in[at] >> 4) {
         case 2:
@@ -414,12 +432,54 @@ static int take_mobile(struct peer *p) {
     int at = 0;
     for (;;) {
         const uint8_t *in = p->in + at;
-        if (at + 4 > p->in_len) return at;
+        if (at + 4 > p->plain) return at;
         int len = in[0] << 24 | in[1] << 16 | in[2] << 8 | in[3];
-        if (at + 4 + len > p->in_len) return at;
+        if (at + 4 + len > p->plain) return at;
         mobile_got(p, (const char *)in + 4, len);
         at += 4 + len;
     }
+}
+
+/* ---- WebSocket ---------------------------------------------------------------------------------------------------- */
+
+static void upgrade(struct peer *p, const char *host, int port) {
+    uint8_t *to = room(p, 512);
+    p->out_len += upgrade_request((char *)to, 512, host, port, mode == MQTT ? "/mqtt" : "/",
+                                  mode == MQTT ? "mqtt" : "imgateway.v1.protobuf");
+}
+
+/* What is whole of `in` without WebSocket's frames, and with their lengths as the native stream has them. */
+static void unframe(struct peer *p) {
+    uint8_t *to = p->in + p->plain;
+    const uint8_t *at = to, *end = p->in + p->in_len;
+    if (!p->upgraded) {
+        const uint8_t *blank = memmem(at, (size_t)(end - at), "\r\n\r\n", 4);
+        if (!blank) return;
+        if (end - at < 12 || memcmp(at + 8, " 101", 4)) {
+            fprintf(stderr, "pairs: no WebSocket: %.*s\n", (int)strcspn((char *)at, "\r"), (char *)at);
+            exit(1);
+        }
+        p->upgraded = 1;
+        at = blank + 4;
+    }
+    for (struct message message; message_in(at, end, &message); at = message.body + message.len) {
+        if (message.kind == CLOSE) {
+            fprintf(stderr, "pairs: WebSocket closed: %.*s (%d)\n", (int)(message.len > 2 ? message.len - 2 : 0),
+                    (char *)message.body + 2, message.len > 1 ? message.body[0] << 8 | message.body[1] : 0);
+            exit(1);
+        }
+        if (message.kind > BINARY) continue; /* pings and pongs */
+        if (mode == NATIVE && (!message.is_whole || message.kind != BINARY)) {
+            fprintf(stderr, "pairs: a part of a message, or text\n");
+            exit(1);
+        }
+        if (mode == NATIVE) to += varint(to, message.len); /* never longer than the head that was there */
+        memmove(to, message.body, message.len);
+        to += message.len;
+    }
+    p->plain = (int)(to - p->in);
+    memmove(to, at, (size_t)(end - at));
+    p->in_len = p->plain + (int)(end - at);
 }
 
 static void readable(struct peer *p) {
@@ -427,9 +487,12 @@ static void readable(struct peer *p) {
     if (n == 0) { fprintf(stderr, "pairs: the server closed a connection\n"); exit(1); }
     if (n < 0) { if (errno == EAGAIN) return; die("recv"); }
     p->in_len += (int)n;
+    if (websocket) unframe(p);
+    else p->plain = p->in_len;
     int used = mode == MQTT ? take_mqtt(p) : mode == MOBILE ? take_mobile(p) : take_native(p);
     memmove(p->in, p->in + used, p->in_len - used);
     p->in_len -= used;
+    p->plain -= used;
 }
 
 static void turn(double timeout_s, int pumping) {
@@ -448,12 +511,12 @@ static void turn(double timeout_s, int pumping) {
     }
 }
 
-/* What is due by now at `rate` messages a second. */
-static void pace(uint64_t *sent) {
-    for (double t = now(); begin + (double)*sent / rate <= t; ++*sent) {
+/* What is due by `t` at `rate` messages a second. */
+static void pace(uint64_t *sent, double t) {
+    for (; begin + (double)*sent / rate < t; ++*sent) {
         int index = (int)(*sent % (uint64_t)n_pairs);
         if (open_loop) {
-            if (measuring) count(&late, t - due(index, pairs[index].sent));
+            if (measuring) count(&late, now() - due(index, pairs[index].sent));
             publish(index);
         } else
             pump(index, 1);
@@ -522,6 +585,12 @@ static void connect_all(const char *host, const char *list) {
         if (p->fd < 0 || connect(p->fd, (struct sockaddr *)&to, sizeof to) < 0) die("connect");
         int one = 1;
         setsockopt(p->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+        struct epoll_event event = {.events = EPOLLIN, .data.u32 = (uint32_t)i};
+        epoll_ctl(epoll_fd, EPOLL_CTL_ADD, p->fd, &event);
+        if (websocket) {
+            upgrade(p, host, ntohs(to.sin_port));
+            for (flush(p); !p->upgraded;) turn(1, 0);
+        }
         ssize_t len = getline(&line, &cap, stdin);
         if (mode == MQTT) {
             if (len > 0) line[strcspn(line, "\n")] = 0;
@@ -533,8 +602,6 @@ static void connect_all(const char *host, const char *list) {
             else native_hello(p, line);
         }
         flush(p);
-        struct epoll_event event = {.events = EPOLLIN, .data.u32 = (uint32_t)i};
-        epoll_ctl(epoll_fd, EPOLL_CTL_ADD, p->fd, &event);
         while (n_ready < i - 100) turn(1, 0); /* a login storm is another scene */
     }
     double until = now() + 30;
@@ -578,7 +645,7 @@ static void load(double seconds) {
         }
         double wait = rate ? begin + (double)sent / rate - t : 0.05;
         turn(wait < 0 ? 0 : wait > 0.05 ? 0.05 : wait, !rate);
-        if (rate) pace(&sent);
+        if (rate) pace(&sent, (t = now()) < until ? t : until);
         if (mode == NATIVE && measuring && t - acked > 0.2) {
             acked = t;
             acknowledge(1, 2);
@@ -588,9 +655,14 @@ static void load(double seconds) {
             give_up();
         }
     }
-    double took = now() - since;
+    if (over || !open_loop) until = now();
+    else pace(&sent, until); /* it may have had no turn for a while */
+    double took = until - since;
     /* The slow ones count too. */
-    for (double settled = now() + SETTLE_S; open_loop && outstanding() && now() < settled;) {
+    uint64_t waiting = open_loop ? outstanding() : 0, before = 0;
+    for (double settled = 0; waiting && (waiting != before || now() < settled); waiting = outstanding()) {
+        if (waiting != before) settled = now() + SETTLE_S;
+        before = waiting;
         turn(0.01, 0);
         if (mode == NATIVE) acknowledge(1, 2);
         for (int i = 0; i < n_peers; i++) flush(&peers[i]);
@@ -601,9 +673,12 @@ static void load(double seconds) {
 
 int main(int argc, char **argv) {
     if (argc < 9 || argc > 11) {
-        fprintf(stderr, "usage: pairs native|mobileimsdk|mqtt|mqtt-kept|idle HOST PORT PAIRS WINDOW SIZE SECONDS TAG [RATE [QOS]]\n");
+        fprintf(stderr, "usage: pairs native|mobileimsdk|mqtt|mqtt-kept|idle[+websocket] HOST PORT PAIRS WINDOW SIZE SECONDS TAG [RATE [QOS]]\n");
         return 2;
     }
+    char *over_what = strchr(argv[1], '+');
+    if (over_what) *over_what++ = 0;
+    websocket = over_what && !strcmp(over_what, "websocket");
     kept = !strcmp(argv[1], "mqtt-kept");
     mode = !strcmp(argv[1], "native") ? NATIVE : !strncmp(argv[1], "mqtt", 4) ? MQTT : argv[1][0] == 'm' ? MOBILE : IDLE;
     n_pairs = atoi(argv[4]);
@@ -614,6 +689,10 @@ int main(int argc, char **argv) {
     tag = argv[8];
     n_peers = mode == IDLE ? n_pairs : 2 * n_pairs;
     open_loop = mode != IDLE && !window;
+    if (over_what && (!websocket || mode == MOBILE || mode == IDLE)) {
+        fprintf(stderr, "pairs: native and mqtt go over WebSocket, and nothing goes over %s else\n", over_what);
+        return 2;
+    }
     if (window > MAX_WINDOW || size > (int)sizeof body) { fprintf(stderr, "pairs: window or size too large\n"); return 2; }
     if (open_loop && rate <= 0) { fprintf(stderr, "pairs: without a window there must be a rate\n"); return 2; }
     if (!qos && (mode == MOBILE || size < NUMBER_BYTES)) {

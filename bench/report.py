@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from html import escape
 from io import StringIO
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from bench.figures import Figure, Result, shown
-from bench.table import HEAD, cells, origin
+from bench.table import HEAD, UNPINNED, cells, origin
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,6 +24,11 @@ __all__ = ("SUFFIXES", "check", "write")
 SUFFIXES = (".html", ".png")
 PERCENTILE = re.compile(r"p(\d+(?:\.\d+)?)_ms|max_ms")
 COLORS = {"stretch": "#2a9d4a", "asked": "#7fbf6a", "below": "#d9822b", "": "#5b8db8"}
+LIMITS = "lines: what is asked for; dotted: the stretch goal"
+NAME = 45
+"""Longer names go on in another line: the plot needs its width."""
+LONGEST = 5.0
+"""A bar of what is far below its limit is not drawn longer than so many times as asked."""
 STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; margin: 2em auto; max-width: 75em; padding: 0 1em; color: #222 }
 table { border-collapse: collapse }
@@ -90,11 +96,14 @@ def _svg(plot: Plot, height: float) -> str:
 
 
 def _canvas(heights: Sequence[float]) -> Any:
-    """A sheet with one plot below the other; `heights` in inches."""
+    """A sheet with one plot below the other, each as wide as its own words let it; `heights` in inches."""
     from matplotlib.figure import Figure as Sheet
 
     sheet = Sheet(figsize=(10, sum(heights) + 0.6 * len(heights)), layout="constrained")
-    sheet.subplots(len(heights), 1, squeeze=False, height_ratios=heights)
+    for part in sheet.subfigures(
+        len(heights), 1, squeeze=False, height_ratios=[h + 0.6 for h in heights]
+    ).flat:
+        part.subplots()
     return sheet
 
 
@@ -112,21 +121,18 @@ def drawn(figures: Sequence[Figure]) -> Iterator[tuple[str, Plot, float]]:
     if values:
         yield "Beside what is asked for", partial(shares, figures=values), 0.6 + 0.35 * len(values)
     late = [figure for figure in figures if len(percentiles(figure)) > 1]
-    if late:
-        yield "Latency", partial(latencies, figures=late), 4.0
+    for scene in dict.fromkeys(figure.scene for figure in late):
+        ones = [figure for figure in late if figure.scene == scene]
+        yield f"Latency, scene {scene}", partial(latencies, figures=ones), max(3.0, 0.6 + 0.2 * len(ones))
     for figure in figures:
-        for name, points in figure.series.items():
-            yield (
-                f"{figure.what}: {name}",
-                partial(line, name=name, points=points),
-                3.0,
-            )
+        if figure.series:
+            yield figure.what, partial(over_time, series=figure.series), 3.0
 
 
 def bars(axes: Axes, figures: Sequence[Figure]) -> None:
     """Ours ÷ theirs; a line where what is asked for lies, a dotted one at the stretch goal."""
     _bars(axes, figures, [figure.ratio or 0.0 for figure in figures], lambda figure, limit: limit)
-    axes.set_xlabel("imgateway ÷ baseline")
+    axes.set_xlabel(f"imgateway ÷ baseline; {LIMITS}")
 
 
 def shares(axes: Axes, figures: Sequence[Figure]) -> None:
@@ -134,10 +140,12 @@ def shares(axes: Axes, figures: Sequence[Figure]) -> None:
 
     def share(figure: Figure, value: float) -> float:
         asked = figure.asked or 1.0
-        return value / asked if figure.better == "more" else asked / value
+        if figure.better == "more":
+            return value / asked
+        return asked / value if value * LONGEST > asked else LONGEST  # also if it shrinks instead of growing
 
     _bars(axes, figures, [share(figure, figure.value or 1.0) for figure in figures], share)
-    axes.set_xlabel("1 = as asked; longer is better")
+    axes.set_xlabel(f"1 = as asked; longer is better; {LIMITS}")
 
 
 def _bars(
@@ -151,7 +159,7 @@ def _bars(
         is_ratio = figure.is_ratio or not figure.asked
         text = f"{length:.2f}" if is_ratio else f"{shown(figure.value)} {figure.unit}"
         axes.text(1.01, n, text, va="center", fontsize=8, transform=axes.get_yaxis_transform())
-    axes.set_yticks(range(len(figures)), [figure.what for figure in figures], fontsize=8)
+    axes.set_yticks(range(len(figures)), [fill(figure.what, NAME) for figure in figures], fontsize=8)
     axes.invert_yaxis()
 
 
@@ -163,23 +171,35 @@ def percentiles(figure: Figure) -> list[tuple[str, float]]:
 
 
 def latencies(axes: Axes, figures: Sequence[Figure]) -> None:
-    """A curve for each figure."""
+    """A curve for each figure, dashed if the server was not pinned; their names beside them, not on them."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
     for figure in figures:
         names, values = zip(*percentiles(figure), strict=True)
-        axes.plot(names, values, "o-", label=figure.what)
+        axes.plot(names, values, "o--" if UNPINNED in figure.what else "o-", label=fill(figure.what, NAME))
     axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.yaxis.set_major_formatter("{x:g}")
-    axes.yaxis.set_minor_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter(NullFormatter())
     axes.set_ylabel("ms")
     axes.grid(True, axis="y", alpha=0.3)
-    axes.legend(fontsize=8, loc="upper left")
+    _names_beside(axes)
 
 
-def line(axes: Axes, name: str, points: Sequence[tuple[float, float]]) -> None:
-    """A value over time, from 0 on: what is flat must look flat."""
-    scale, unit = (1e-6, "MB") if name.endswith("_bytes") else (1.0, name)
-    axes.plot([second for second, _ in points], [value * scale for _, value in points])
-    axes.set_ylim(0, 1.1 * max((value for _, value in points), default=1.0) * scale or 1.0)
+def over_time(axes: Axes, series: Mapping[str, Sequence[tuple[float, float]]]) -> None:
+    """Values over time, from 0 on: what is flat must look flat. All have the unit of the first."""
+    in_bytes = next(iter(series)).endswith("_bytes")
+    scale = 1e-6 if in_bytes else 1.0
+    for name, points in series.items():
+        label = name.removesuffix("_bytes").replace("_", " ")
+        axes.plot([second for second, _ in points], [value * scale for _, value in points], label=label)
+    most = max((value for points in series.values() for _, value in points), default=0.0)
+    axes.set_ylim(0, 1.1 * most * scale or 1.0)
     axes.set_xlabel("s")
-    axes.set_ylabel(unit)
+    axes.set_ylabel("MB" if in_bytes else next(iter(series)))
     axes.grid(True, alpha=0.3)
+    _names_beside(axes)
+
+
+def _names_beside(axes: Axes) -> None:
+    axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False)

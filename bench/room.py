@@ -2,7 +2,7 @@
 
 ``fan-out``: the next message as soon as all members have the one before, against a bare loop of ``send()`` in
 C, or against Autobahn's own prepared messages on WebSocket. ``tick``: the processor time of entries that are
-gathered for 50 ms, against the same messages one by one. ``bystanders``: how long a pair waits that is not in
+gathered for 50 ms, against messages one by one. ``bystanders``: how long a pair waits that is not in
 the room.
 
 The generator, bench/crowd.c, is all members. What counts is what they received.
@@ -12,14 +12,14 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
 
-from bench.figures import Figure, Options, Tell, shown, version_of
+from bench.figures import Figure, Options, Tell, shown, values, version_of
 from bench.generator import generator
 from bench.servers import CPU, Server, compiled, cpu_seconds, free_port, gateway, scratch, waiting
 from imgateway.auth.keys import load_secret
@@ -32,6 +32,8 @@ ASKED = {("tcp", "c"): (0.70, 0.85), ("websocket", "autobahn"): (2.0, 2.6)}
 """Of the baseline's deliveries: at least, and how far it could go."""
 ASKED_OF_TICK = (5.0, 7.0)
 TICK_MS = 50
+LARGE = 2_000
+"""Members that a core cannot send 200 messages a second one by one."""
 ALONE = 1.05
 """Entries in a frame, at most, where each is said to go in one of its own."""
 LOGIN_S = 1 / 1_500
@@ -97,11 +99,6 @@ def tokens(server: Server, members: int, pair: int) -> str:
     lines = [mint(secret, "publisher", service=True, ttl_s=3600, now_s=now)]
     lines += [mint(secret, user, service=user == "pair0", ttl_s=3600, now_s=now) for user in users]
     return "\n".join(lines) + "\n"
-
-
-def values(results: Sequence[dict[str, Any]], key: str) -> tuple[float, ...]:
-    """One of each run."""
-    return tuple(result[key] for result in results)
 
 
 # ------------------------------------------------------------------------------------------------ fan-out
@@ -186,48 +183,71 @@ def fan_out(directory: Path, program: Path, options: Options, tell: Tell) -> lis
 def tick(directory: Path, program: Path, options: Options, tell: Tell) -> list[Figure]:
     """Entries for a second of the server's processor, at so many messages a second.
 
-    A node that cannot keep up gathers by itself, also because another process has its core: such a run is no
-    base, and is made again.
+    A room as large as can be served one message at a time, beside the same without a tick. Then one that is
+    far too large for that, beside its messages one by one without any pause: the most that a core does so.
     """
-    crowd = Crowd(program, options, options.members or 450)
     rate = options.rate or 200.0
-    found: dict[int, list[dict[str, Any]]] = {0: [], TICK_MS: []}
-    tell.plan(2 * options.runs, 4 + options.seconds)
-    for _ in range(4 * options.runs):
+    limits = (None, None) if options.unpinned else ASKED_OF_TICK
+    crowd = Crowd(program, options, options.members or 450)
+    rooms = [(crowd, {0: rate, TICK_MS: rate}, "the same without a tick", limits)]
+    if not options.members:
+        crowd = Crowd(program, options, LARGE)
+        rooms.append((crowd, {0: 0.0, TICK_MS: rate}, "one by one, as fast as it goes", (None, None)))
+    tell.plan(2 * options.runs * len(rooms), 4 + options.seconds)
+    figures = []
+    for crowd, rates, against, (asked, stretch) in rooms:
+        found = in_turns(directory, crowd, rates, tell)
+        gathered, alone = found[TICK_MS], found[0]
+        load = f"{shown(rate)} messages/s, tick {TICK_MS} ms"
+        figures.append(
+            Figure(
+                scene="room",
+                what=f"{crowd.members:,} members, {options.transport}, {load}{crowd.unpinned}",
+                unit="entries per CPU-second",
+                ours=values(gathered, "per_cpu"),
+                against=against,
+                theirs=values(alone, "per_cpu"),
+                asked=asked,
+                stretch=stretch,
+                details={
+                    "entries_a_frame": values(gathered, "entries_a_frame"),
+                    "cores": values(gathered, "cpu"),
+                    "cores_without": values(alone, "cpu"),
+                },
+            )
+        )
+    return figures
+
+
+def in_turns(
+    directory: Path, crowd: Crowd, rates: dict[int, float], tell: Tell
+) -> dict[int, list[dict[str, Any]]]:
+    """The runs by tick, in ms. `rates`: messages a second of each; 0: the next when all have the one before.
+
+    A node that cannot keep up gathers by itself, also because another process has its core: without a tick
+    such a run is no base, and is made again.
+
+    :raises ClickException: there is no run without a tick that is one.
+    """
+    runs = crowd.options.runs
+    found: dict[int, list[dict[str, Any]]] = {tick_ms: [] for tick_ms in rates}
+    for _ in range(4 * runs):
         tick_ms, results = min(found.items(), key=lambda one: len(one[1]))
-        if len(results) == options.runs:
+        if len(results) == runs:
             break
-        tell.step(f"run {len(results) + 1}/{options.runs}, tick {tick_ms} ms")
+        tell.step(f"run {len(results) + 1}/{runs}, {crowd.members:,} members, tick {tick_ms} ms")
         with crowd.gateway(directory, tick_ms) as server:
-            result = crowd.run(server, rate=rate)
-        if tick_ms or result["entries"] <= ALONE * result["deliveries"]:
-            results.append({**result, "per_cpu": result["entries"] / result["cpu"]})
+            result = crowd.run(server, rate=rates[tick_ms])
+        entries, frames, cpu = result["entries"], result["deliveries"], result["cpu"]
+        if frames and cpu and (tick_ms or entries <= ALONE * frames):
+            results.append({**result, "per_cpu": entries / cpu, "entries_a_frame": entries / frames})
         else:
             tell.note("the node was too busy to send one by one: made again")
     if not all(found.values()):
         raise click.ClickException(
             "the machine is too busy to send one by one, or there are too many members"
         )
-    gathered, alone = found[TICK_MS], found[0]
-    asked, stretch = (None, None) if options.unpinned else ASKED_OF_TICK
-    load = f"{shown(rate)} messages/s, tick {TICK_MS} ms"
-    return [
-        Figure(
-            scene="room",
-            what=f"{crowd.members:,} members, {options.transport}, {load}{crowd.unpinned}",
-            unit="entries per CPU-second",
-            ours=values(gathered, "per_cpu"),
-            against="the same without a tick",
-            theirs=values(alone, "per_cpu"),
-            asked=asked,
-            stretch=stretch,
-            details={
-                "entries_a_frame": tuple(one["entries"] / one["deliveries"] for one in gathered),
-                "cores": values(gathered, "cpu"),
-                "cores_without": values(alone, "cpu"),
-            },
-        )
-    ]
+    return found
 
 
 # --------------------------------------------------------------------------------------------- bystanders

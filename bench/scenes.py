@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection
 from importlib import import_module
 from typing import Any, NamedTuple
 
 from bench.figures import Figure, Options, Tell
 
-__all__ = ("SCENES", "Scene")
+__all__ = ("SCENES", "Scene", "Vain")
+
+
+class Vain(NamedTuple):
+    """An option that would be ignored, were it taken. `when`: of what was asked for."""
+
+    option: str
+    when: Callable[[Options], bool]
+    why: str
 
 
 class Scene(NamedTuple):
@@ -19,6 +28,12 @@ class Scene(NamedTuple):
     choices: dict[str, tuple[str, ...]] = {}
     """What a field may be, where it is not for the scene alone to say."""
     module: str = ""
+    vain: tuple[Vain, ...] = ()
+    """What does not go together."""
+
+    def ignored(self, said: Collection[str], options: Options) -> str:
+        """Why one of these options would change nothing; empty: none of them."""
+        return next((one.why for one in self.vain if one.option in said and one.when(options)), "")
 
     def run(self, options: Options, tell: Tell) -> list[Figure]:
         """What it finds. :raises ClickException: it cannot go on, and why."""
@@ -30,6 +45,8 @@ class Scene(NamedTuple):
         return Options(**{**self.takes, **values})
 
 
+ONE_BROKER = Vain("brokers", lambda options: len(options.brokers) > 1, "it measures one --broker in a call")
+
 SCENES = {
     scene.name: scene
     for scene in (
@@ -37,11 +54,15 @@ SCENES = {
             "p2p",
             "Pairs of users who send to each other, against mosquitto; with --rate in an open loop.",
             {
-                "protocol": "native", "brokers": ("memory:", "embedded:"), "pairs": 100, "windows": (1, 4),
-                "size": 100, "qos": 1, "seconds": 4.0, "runs": 3, "rate": 0.0, "against": "mosquitto",
-                "unpinned": False,
+                "protocol": "native", "transport": "tcp", "brokers": ("memory:", "embedded:"), "pairs": 100,
+                "windows": (1, 4), "size": 100, "qos": 1, "seconds": 4.0, "runs": 3, "rate": 0.0,
+                "against": "mosquitto", "unpinned": False,
             },
-            {"protocol": ("native", "mqtt", "mqtt-kept", "mobileimsdk"), "against": ("mosquitto", "none")},
+            {
+                "protocol": ("native", "mqtt", "mqtt-kept", "mobileimsdk"), "transport": ("tcp", "websocket"),
+                "against": ("mosquitto", "none"),
+            },
+            vain=(Vain("windows", lambda options: options.rate > 0, "with --rate there is no --window"),),
         ),
         Scene(
             "room",
@@ -54,6 +75,17 @@ SCENES = {
                 "transport": ("tcp", "websocket"), "against": ("c", "autobahn", "none"),
                 "parts": ("fan-out", "tick", "bystanders"),
             },
+            vain=(
+                ONE_BROKER,
+                Vain(
+                    "rate", lambda options: set(options.parts) == {"fan-out"},
+                    "the fan-out is as fast as it goes; --rate is for --part tick and --part bystanders",
+                ),
+                Vain(
+                    "against", lambda options: "fan-out" not in options.parts,
+                    "--against is for --part fan-out; the others have a baseline of their own",
+                ),
+            ),
         ),
         Scene(
             "login",
@@ -69,11 +101,18 @@ SCENES = {
             "Memory of a session that is logged in and says nothing.",
             {"transport": "tcp", "brokers": ("memory:",), "sessions": 0, "runs": 3, "unpinned": False},
             {"transport": ("tcp", "websocket", "udp")},
+            vain=(
+                Vain(
+                    "brokers", lambda options: options.transport == "udp" and len(options.brokers) > 1,
+                    "over udp it measures one --broker in a call",
+                ),
+            ),
         ),
         Scene(
             "storm",
             "All sessions are dropped and come back at once, while a few pairs go on talking.",
             {"brokers": ("embedded:",), "sessions": 15_000, "rate": 200.0, "runs": 1, "unpinned": False},
+            vain=(ONE_BROKER,),
         ),
         Scene(
             "latency",
@@ -83,6 +122,7 @@ SCENES = {
                 "runs": 3, "against": "mosquitto", "unpinned": False,
             },
             {"against": ("mosquitto", "none")},
+            vain=(Vain("windows", lambda options: len(options.windows) > 1, "it has one --window"),),
         ),
         Scene(
             "cluster",
@@ -93,16 +133,17 @@ SCENES = {
             "udp",
             "Very many sessions over UDP, each with a Ping a minute.",
             {"brokers": ("memory:",), "sessions": 200_000, "seconds": 60.0, "runs": 1, "unpinned": False},
+            vain=(ONE_BROKER,),
         ),
         Scene(
             "pauses",
             "How long garbage collection stops a process with very many sessions.",
-            {"sessions": 200_000, "seconds": 30.0, "runs": 1},
+            {"sessions": 200_000, "seconds": 30.0, "runs": 1, "unpinned": False},
         ),
         Scene(
             "soak",
             "Long: 18,000 TCP sessions with traffic, a million over UDP, 200,000 TCP over several processes.",
-            {"sessions": 0, "minutes": 10.0, "runs": 1, "parts": ("tcp", "udp", "cluster")},
+            {"sessions": 0, "minutes": 10.0, "parts": ("tcp", "udp", "cluster")},
             {"parts": ("tcp", "udp", "cluster")},
         ),
     )

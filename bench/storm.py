@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from bench.figures import Figure, Options, Tell, store
+from bench.figures import Figure, Options, Tell, store, values
 from bench.generator import Generator, generator
 from bench.login import credentials
 from bench.servers import CPU, Server, compiled, cpu_seconds, gateway, measure, scratch, tokens
@@ -97,15 +97,15 @@ def figures(
             scene="storm",
             what=f"{what}: all back",
             unit="s",
-            ours=tuple(one["back_s"] for one in back),
+            ours=values(back, "back_s"),
             asked=ASKED_BACK_S[0],
             stretch=ASKED_BACK_S[1],
             better="less",
             details={
-                **{key: tuple(one[key] for one in back) for key in LATENCIES},
-                "caught_up_s": tuple(one["caught_up_s"] for one in back),
-                "cpu_us": tuple(one["cpu_us"] for one in found),
-                "resumed": tuple(one["resumed"] for one in found),
+                **{key: values(back, key) for key in LATENCIES},
+                "caught_up_s": values(back, "caught_up_s"),
+                "cpu_us": values(found, "cpu_us"),
+                "resumed": values(found, "resumed"),
             },
             note=allowed(count, LimitSettings()),
         ),
@@ -125,16 +125,16 @@ def figures(
             scene="storm",
             what=f"{what}: p99 of bystanders, {rate:,.0f} messages/s",
             unit="ms",
-            ours=tuple(one["p99_ms"] for one in loud),
+            ours=values(loud, "p99_ms"),
             against="the same before the storm",
-            theirs=tuple(one["p99_ms"] for one in quiet),
+            theirs=values(quiet, "p99_ms"),
             asked=ASKED_P99_MS[0],
             stretch=ASKED_P99_MS[1],
             better="less",
             by="value",
             details={
-                **{key: tuple(one[key] for one in loud) for key in (*LATENCIES, "late_p99_ms", "messages")},
-                **{f"their_{key}": tuple(one[key] for one in quiet) for key in LATENCIES},
+                **{key: values(loud, key) for key in (*LATENCIES, "late_p99_ms", "messages")},
+                **{f"their_{key}": values(quiet, key) for key in LATENCIES},
             },
         ),
     ]

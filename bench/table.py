@@ -48,7 +48,7 @@ ROWS = (
     ),
     Row("room over TCP", "room", {"seconds": 4.0}, 70),
     Row("room over WebSocket", "room", {"transport": "websocket", "seconds": 4.0}, 70),
-    Row("aggregation", "room", {"parts": ("tick",)}, 70),
+    Row("aggregation", "room", {"parts": ("tick",)}, 140),
     Row("logins", "login", {}, 120),
     Row("idle over TCP", "idle", {"sessions": 10_000}, 60),
     Row("idle over WebSocket", "idle", {"transport": "websocket", "sessions": 4_000}, 60),
@@ -160,9 +160,10 @@ def origin(result: Result) -> str:
     machine = result.machine
     runs = sorted({len(figure.ours) for figure in result.figures if figure.ours})
     versions = ", ".join(f"{name} {number}" for name, number in machine.versions.items())
+    build = f" ({machine.build})" if machine.build else ""
     return (
         f"{result.at[:16].replace('T', ' ')} UTC, {duration(result.took_s)}; runs of each: "
         f"{', '.join(map(str, runs)) or 'none'}. {machine.cores} cores of {machine.model}, "
-        f"{machine.memory_bytes / 1e9:.0f} GB, Linux {machine.kernel}, Python {machine.python}; {versions}. "
-        f"When it began, others kept {machine.load:.1f} cores busy."
+        f"{machine.memory_bytes / 1e9:.0f} GB, Linux {machine.kernel}, Python {machine.python}{build}; "
+        f"{versions}. When it began, others kept {machine.load:.1f} cores busy."
     )

@@ -54,7 +54,7 @@ def test_every_scene_is_a_command_with_the_options_it_takes(run: Run) -> None:
         assert said.exit_code == 0
         assert "--json" in said.output
         assert "--report" in said.output
-    for flag in "protocol broker pairs window size qos seconds runs rate against unpinned".split():
+    for flag in "protocol transport broker pairs window size qos seconds runs rate against unpinned".split():
         assert f"--{flag}" in run("p2p", "--help").output
 
 
@@ -62,18 +62,24 @@ def test_what_every_scene_takes_is_a_field_of_the_options() -> None:
     for scene in scenes.SCENES.values():
         assert set(scene.takes) <= set(Options.__struct_fields__), scene.name
         assert set(scene.choices) <= set(scene.takes), scene.name
+        assert {vain.option for vain in scene.vain} <= set(scene.takes), scene.name
 
 
 def test_options_reach_the_scene(run: Run, asked: list[Options]) -> None:
     words = "p2p --protocol mqtt --broker embedded: --pairs 3 --window 2 --window 8 --size 10 --qos 0".split()
-    done = run(*words, "--seconds", "0.5", "--runs", 2, "--rate", 9, "--against", "none", "--unpinned")
+    more = ["--transport", "websocket", "--seconds", "0.5", "--runs", 2, "--against", "none", "--unpinned"]
+    done = run(*words, *more)
     assert done.exit_code == 0
     assert asked == [
         Options(
             protocol="mqtt", brokers=("embedded:",), pairs=3, windows=(2, 8), size=10, qos=0, seconds=0.5,
-            runs=2, rate=9.0, against="none", unpinned=True,
+            runs=2, against="none", unpinned=True, transport="websocket",
         )
     ]  # fmt: skip
+    assert run("p2p", "--rate", 9).exit_code == 0  # the default of --window is not said by anybody
+    assert asked[-1].rate == 9
+    assert run("room", "--part", "tick", "--rate", 9).exit_code == 0
+    assert run("idle", "--broker", "memory:", "--broker", "embedded:").exit_code == 0
     run("room", "--part", "tick", "--part", "bystanders", "--transport", "websocket")
     assert asked[-1].parts == ("tick", "bystanders")
     assert (asked[-1].transport, asked[-1].against) == ("websocket", "")
@@ -112,7 +118,19 @@ def test_the_report_is_written(run: Run, asked: list[Options], tmp_path: Path) -
         ("room --transport udp", "--transport"),
         ("room --part cellar", "--part"),
         ("p2p --report p2p.pdf", "a report is one of .html, .png"),
-        ("idle --pairs 3", "No such option"),
+        ("idle --pairs 3", "No such option: --pairs. idle takes --transport, --broker, --sessions, --runs,"),
+        ("login --transport tcp", "there is one transport that it goes over"),
+        ("cluster --protocol mqtt", "there is one protocol that its clients speak"),
+        ("p2p --transport udp", "'udp' is not one of 'tcp', 'websocket'"),
+        ("p2p --rate 9 --window 4", "with --rate there is no --window"),
+        ("room --rate 9", "--rate is for --part tick and --part bystanders"),
+        ("room --part tick --against c", "--against is for --part fan-out"),
+        ("room --broker memory: --broker embedded:", "it measures one --broker in a call"),
+        ("storm --broker memory: --broker embedded:", "it measures one --broker in a call"),
+        ("udp --broker memory: --broker embedded:", "it measures one --broker in a call"),
+        ("idle --transport udp --broker memory: --broker embedded:", "over udp it measures one --broker"),
+        ("latency --window 1 --window 4", "it has one --window"),
+        ("soak --runs 2", "No such option: --runs. soak takes"),
         ("table --from nowhere.json", "nowhere.json"),
     ],
 )
@@ -129,6 +147,7 @@ def test_a_wrong_command_line_is_status_2_and_nothing_is_measured(
     ("words", "why"),
     [
         ("room --against autobahn --transport tcp", "on WebSocket against autobahn"),
+        ("p2p --protocol mobileimsdk --transport websocket", "mobileimsdk is measured over TCP"),
         ("p2p --against none --runs 1", "gcc is not installed: apt-get install gcc"),
         ("idle --runs 1", "gcc is not installed: apt-get install gcc"),
     ],

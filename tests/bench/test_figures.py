@@ -9,7 +9,7 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
-from bench.figures import Figure, Result, machine, shown, spread, store, version_of
+from bench.figures import Figure, Result, build_of, machine, shown, spread, store, values, version_of
 from tests.bench.results import FAILED, MEMORY, RATIO, RESULT, VALUE
 
 
@@ -91,8 +91,34 @@ def test_the_machine_is_this_one() -> None:
     assert here.cores == os.cpu_count()
     assert here.memory_bytes > 1e8
     assert here.kernel == platform.release()
+    assert here.build.split(", ")[0] in ("PGO", "no PGO")
     assert here.model
     assert here.versions["Twisted"][0].isdigit()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "build"),
+    [
+        ("", "no PGO, no LTO, static"),
+        ("'--prefix=/a b' '--enable-shared' 'LDFLAGS=-L/x -Wl,-rpath,/x'", "no PGO, no LTO, shared"),
+        ("'--enable-optimizations' '--with-lto' '--enable-shared'", "PGO, LTO, shared"),
+        ("--enable-optimizations --with-lto=thin", "PGO, LTO, static"),
+        ("--with-lto=no", "no PGO, no LTO, static"),
+    ],
+)
+def test_how_python_was_built(arguments: str, build: str) -> None:
+    assert build_of(arguments) == build
+
+
+def test_what_each_run_found() -> None:
+    assert values([{"a": 1.0, "b": 2.0}, {"a": 3.0}], "a") == (1.0, 3.0)
+    assert values([], "a") == ()
+
+
+def test_a_result_from_before_the_build_was_told_is_still_read() -> None:
+    old = msgspec.json.decode(msgspec.json.encode(RESULT))
+    del old["machine"]["build"]
+    assert msgspec.convert(old, Result).machine.build == ""
 
 
 def test_what_is_not_installed_has_no_version(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,8 @@ import signal
 import subprocess
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +69,32 @@ def result(child: subprocess.Popen[str]) -> dict[str, Any]:
     return found
 
 
+def measuring(program: Path, server: Server, rate: int, tag: str) -> subprocess.Popen[str]:
+    """An open loop that has begun to count, and goes on until it is told to end."""
+    child = pairs(program, server, 0, 100, 600, rate, tag=tag)
+    assert child.stderr is not None
+    assert child.stderr.readline() == "measuring\n"
+    return child
+
+
+def marked(child: subprocess.Popen[str]) -> dict[str, Any]:
+    """What was measured so far; from here on anew."""
+    assert child.stdout is not None
+    child.send_signal(signal.SIGUSR1)
+    found: dict[str, Any] = json.loads(child.stdout.readline())
+    return found
+
+
+@contextmanager
+def standing_still(server: Server) -> Iterator[None]:
+    """The server does nothing meanwhile."""
+    os.kill(server.pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(server.pid, signal.SIGCONT)
+
+
 def test_a_histogram_is_wrong_by_one_percent_at_most(tmp_path: Path) -> None:
     source = tmp_path / "shows.c"
     source.write_text(SHOWS)
@@ -91,7 +119,8 @@ def test_a_histogram_is_wrong_by_one_percent_at_most(tmp_path: Path) -> None:
 
 def test_the_open_loop_keeps_its_rate(program: Path, server: Server) -> None:
     found = result(pairs(program, server, 0, 100, 1, 400, tag="r"))
-    assert found["messages"] == pytest.approx(400, rel=0.25)  # the machine may be busy
+    assert found["messages"] == pytest.approx(400, abs=2)  # what was due, however busy the machine is
+    assert found["rate"] == pytest.approx(400, abs=2)
     assert (found["twice"], found["lost"]) == (0, 0)
     assert 0 < found["p50_ms"] <= found["p90_ms"] <= found["p99_ms"] <= found["p99.9_ms"] <= found["max_ms"]
     assert found["late_p99_ms"] >= 0
@@ -99,39 +128,35 @@ def test_the_open_loop_keeps_its_rate(program: Path, server: Server) -> None:
 
 def test_who_has_to_wait_is_counted_from_when_it_was_due(program: Path, server: Server) -> None:
     """A closed loop would send nothing while the server stands still, and have a few late messages."""
-    child = pairs(program, server, 0, 100, 1.5, 400, tag="w")
-    assert child.stderr is not None
-    assert child.stderr.readline() == "measuring\n"
-    os.kill(server.pid, signal.SIGSTOP)
-    timer = threading.Timer(0.6, os.kill, (server.pid, signal.SIGCONT))
-    timer.start()
+    child = measuring(program, server, 400, tag="w")
+    with standing_still(server):
+        marked(child)  # from here on
+        threading.Event().wait(0.6)
+        child.send_signal(signal.SIGTERM)  # to here the server stood still
     found = result(child)
-    timer.join()
-    assert found["messages"] == pytest.approx(600, rel=0.25)
+    assert found["messages"] > 0.5 * 400
     assert found["lost"] == 0
-    # 40 % were due meanwhile, the later ones of which had to wait less.
-    assert found["p90_ms"] > 300
+    assert found["p50_ms"] > 200  # the later ones had to wait less
     assert found["max_ms"] > 500
 
 
 def test_what_was_measured_so_far(program: Path, server: Server) -> None:
-    child = pairs(program, server, 0, 100, 60, 200, tag="s")
-    assert child.stderr is not None
-    assert child.stdout is not None
-    assert child.stderr.readline() == "measuring\n"
-    child.send_signal(signal.SIGUSR1)
-    first = json.loads(child.stdout.readline())
+    child = measuring(program, server, 200, tag="s")
+    first = next(one for one in iter(partial(marked, child), None) if one["messages"])
+    assert first["max_ms"] > 0
+    with standing_still(server):
+        # What was on its way still comes, and then nothing: each begins anew.
+        last = next(one for one in iter(partial(marked, child), None) if not one["messages"])
+    assert last["max_ms"] == 0
     child.send_signal(signal.SIGTERM)
-    second = result(child)
-    assert first["messages"] < 100
-    assert second["messages"] < 100  # begun anew
+    assert result(child)["lost"] == 0
 
 
 def test_without_acknowledgements(program: Path, server: Server) -> None:
     closed = result(pairs(program, server, 4, 100, 1, 0, 0, tag="c"))
-    assert closed["messages"] > 20
+    assert closed["messages"] > 0
     opened = result(pairs(program, server, 0, 100, 0.5, 200, 0, tag="o"))
-    assert opened["messages"] == pytest.approx(100, rel=0.1)
+    assert opened["messages"] == pytest.approx(100, abs=2)
     assert closed["twice"] == closed["lost"] == opened["twice"] == opened["lost"] == 0
 
 
@@ -144,8 +169,17 @@ def test_without_acknowledgements(program: Path, server: Server) -> None:
     ],
 )
 def test_what_makes_no_sense(program: Path, arguments: tuple[Any, ...], says: str) -> None:
+    refused(program, "native", arguments, says)
+
+
+@pytest.mark.parametrize("mode", ["mobileimsdk+websocket", "native+udp", "idle+websocket"])
+def test_what_the_generator_does_not_speak(program: Path, mode: str) -> None:
+    refused(program, mode, (1, 100, 1), "native and mqtt go over WebSocket")
+
+
+def refused(program: Path, mode: str, arguments: tuple[Any, ...], says: str) -> None:
     window, size, seconds, *more = map(str, arguments)
-    command = [str(program), "native", "127.0.0.1", "1", "2", window, size, seconds, "x", *more]
+    command = [str(program), mode, "127.0.0.1", "1", "2", window, size, seconds, "x", *more]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 2
     assert says in done.stderr
@@ -160,6 +194,6 @@ def test_the_scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (figure.asked, figure.stretch) == (10.0, 4.0)
     most, rate = figure.detail("most"), figure.detail("rate")
     assert most is not None
-    assert rate == pytest.approx(most / 2, rel=0.1)
+    assert rate == pytest.approx(most / 2, abs=3)
     assert figure.value == figure.detail("p99_ms")
     assert "did not come" not in figure.note

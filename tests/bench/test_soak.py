@@ -28,12 +28,16 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_sessions_that_stay() -> None:
-    lost, slope = soak.scene(Options(sessions=20, minutes=0.03, parts=("tcp",)), Quiet())
+    lost, slope, rest = soak.scene(Options(sessions=20, minutes=0.03, parts=("tcp",)), Quiet())
     assert lost.ours == (0.0,)
     assert lost.details["fewest_linked"] == (20.0,)
     assert lost.details["sent"][0] > 20
     assert lost.details["sent"] == lost.details["received"]
-    assert slope.series["rss_bytes"][0][1] > 1e6
+    whole, without = slope.series.values()
+    assert list(slope.series) == ["rss_bytes", "without_what_is_remembered_bytes"]
+    assert 1e6 < without[0][1] < whole[0][1]
+    assert slope.asked is None
+    assert (rest.unit, rest.asked, rest.better) == ("% a minute", soak.FLAT, "less")
 
 
 def test_who_is_sent_away_is_counted_and_comes_again(tmp_path: Path) -> None:
@@ -114,6 +118,18 @@ def test_a_slope() -> None:
     level = [(0.0, 0.0), (1.0, 500.0), *((float(t), 700.0) for t in range(10, 40))]
     assert slope_per_min(level) == pytest.approx(0)
     assert slope_per_min([(0.0, 5.0)]) == 0
+
+
+def test_growth_by_what_is_remembered_counts_as_flat() -> None:
+    times = [float(t) for t in range(0, 601, 5)]
+    known = soak.remembered_bytes([18_000 + int(soak.RATE * t) for t in times])
+    assert 60 < (known[-1] - known[0]) / (soak.RATE * 600) < 250  # bytes a message
+    assert known == sorted(known)
+    grown = [(t, 50e6 + size) for t, size in zip(times, known, strict=True)]
+    assert slope_per_min(grown) > 1_000
+    assert slope_per_min(soak.beside_remembered(grown, 18_000)) == pytest.approx(0, abs=10)
+    leaking = [(t, size + 1_000 * t) for t, size in grown]
+    assert slope_per_min(soak.beside_remembered(leaking, 18_000)) == pytest.approx(60_000, rel=0.01)
 
 
 def test_pings_that_are_too_many() -> None:
