@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Hashable, Iterable
-from itertools import count
 
 from .messages import CHANNELS
 from .pieces import Piece
@@ -37,19 +36,29 @@ class Channel:
 
 class Channels:
     """
-    :param nexts: per channel the number of its next message.
-    :param keys: the `order` of channels 1, 2, …; `turn`: which of a full set is replaced next.
+    :param nexts: per channel the number of its next message. With nothing on its way it does not matter which
+        order had which channel before.
     """
 
-    __slots__ = ("_channel_of", "busy", "keys", "nexts", "turn")
+    __slots__ = ("_channel_of", "_orders", "_turn", "busy", "nexts")
 
-    def __init__(self, nexts: Iterable[int], keys: tuple[Hashable, ...], turn: int) -> None:
+    def __init__(self, nexts: Iterable[int]) -> None:
         self.nexts = list(nexts)
-        self.keys = keys
-        self.turn = turn
+        self._orders: list[Hashable] = []  # of channels 1, 2, …
+        self._turn = 0  # which of a full set is replaced next
         self.busy: dict[int, Channel] = {0: Channel()}
         """Of those that said something since the flow woke up; before that all had arrived."""
-        self._channel_of: dict[Hashable, int] | None = None  # of `keys`, once somebody asks
+        self._channel_of: dict[Hashable, int] = {}
+
+    def adopt(self, channel: int, order: Hashable | None) -> Channel:
+        """The channel, 0 or 1, of a message of this order that was given its place before there was this."""
+        if channel == 0:
+            return self.busy[0]
+        self._orders.append(order)
+        self._channel_of[order] = channel
+        busy = self.busy[channel] = Channel()
+        busy.heeded = self.nexts[0]
+        return busy
 
     def place(self, order: Hashable | None) -> tuple[int, int, int]:
         """Channel, number and barrier for the next message of this order.
@@ -76,14 +85,12 @@ class Channels:
 
     def _channel(self, order: Hashable) -> int:
         channels = self._channel_of
-        if channels is None:
-            channels = self._channel_of = dict(zip(self.keys, count(1)))
         channel = channels.get(order)
         if channel is not None:
             return channel
-        if len(self.keys) < CHANNELS - 1:
-            self.keys = (*self.keys, order)
-            channel = len(self.keys)
+        if len(self._orders) < CHANNELS - 1:
+            self._orders.append(order)
+            channel = len(self._orders)
             if channel == len(self.nexts):
                 self.nexts.append(0)
         else:
@@ -97,11 +104,11 @@ class Channels:
         which it may wait at the receiver; the old order's next message, elsewhere, would overtake it."""
         if not self.busy[0].is_quiet:
             return 0
-        at = self.turn
-        self.turn = (at + 1) % (CHANNELS - 1)
+        at = self._turn
+        self._turn = (at + 1) % (CHANNELS - 1)
         busy = self.busy.get(at + 1)
         if busy is not None and not busy.is_quiet:
             return 0
-        del channels[self.keys[at]]
-        self.keys = (*self.keys[:at], order, *self.keys[at + 1 :])
+        del channels[self._orders[at]]
+        self._orders[at] = order
         return at + 1

@@ -19,6 +19,7 @@ from .flow import Flow
 from .greeting import Accepted, ClientGreeting
 from .messages import MalformedDatagram, Note, ResetToken, data_head
 from .packets import (
+    CID_BYTES,
     CLEAR_BYTES,
     FIRST_RESERVED,
     HELLO_ROOM,
@@ -30,7 +31,7 @@ from .packets import (
     Retry,
     parse,
 )
-from .path import Place
+from .path import Place, packed
 from .port import MAX_PACKET_SIZE, Port
 from .seal import same
 
@@ -39,7 +40,7 @@ __all__ = ("ClientConnection", "DatagramClient")
 EARLY = 4
 """Datagrams that are kept while the ACCEPT that they overtook is on its way."""
 
-NO_CID = -1
+NO_CID = b"\xff" * CID_BYTES
 """Before the ACCEPT; no datagram has it."""
 
 REFUSALS = {
@@ -121,13 +122,12 @@ class ClientConnection(DatagramConnection):
             pass
         for data, order in waiting[1:]:
             flow.send(data, order)
-        if not self._reading:
+        if self._traffic.is_paused and not self._traffic.is_resuming:
             flow.pause()
         messages = flow.receive(accepted.number, accepted.payload, port.now())
         self._flow = flow
         self._waiting = None
-        self._cid = int.from_bytes(accepted.cid)
-        self._secrets = accepted.keys.to_client + accepted.keys.to_server + self._secrets
+        self._kept = accepted.cid + accepted.keys.to_client + accepted.keys.to_server + packed(self.place)
         for note in flow.notes or ():
             if isinstance(note, ResetToken):
                 self._token = note.token
@@ -195,14 +195,14 @@ class DatagramClient(Port):
             if not CLEAR_BYTES < len(datagram) <= LONGEST:
                 return
             if greeting is None:
-                if int.from_bytes(datagram[:8]) == connection.cid:
+                if datagram[:CID_BYTES] == connection.cid:
                     connection.datagram(datagram, None)
             elif len(self._early) < EARLY:
                 self._early.append(datagram)
             return
         packet = parse(datagram)
         if isinstance(packet, Reset):
-            if int.from_bytes(packet.cid) == connection.cid:
+            if packet.cid == connection.cid:
                 connection.reset(packet.token)
         elif greeting is None:
             pass

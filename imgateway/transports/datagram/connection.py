@@ -1,9 +1,8 @@
 """A connection over datagrams: a flow, its keys, and where the peer is.
 
-Idle, it is little more than its numbers, which stand in one object with the keys and the address: a million
-of them share one socket and one clock. What happens to it
-comes from its port (a datagram), the collector (the end of a turn in which something was sent), the clock, or
-the core::
+Idle, it is little more than its numbers, which stand in one object with id, keys and address: a million of
+them share one socket and one clock. What happens to it comes from its port (a datagram), the collector (the
+end of a turn in which something was sent), the clock, or the core::
 
     OPEN ── close ──▶ CLOSING: the rest goes out ── all acknowledged, or too late ──▶ ENDED
       │                                                                                 ▲
@@ -23,9 +22,10 @@ from imgateway.errors import CloseCode
 from imgateway.interfaces import IConnection
 from imgateway.transports.places import host_port, source_of
 
-from .flow import REST_BYTES, Flow
+from .flow import Flow
+from .lone import split
 from .messages import Challenge, Close, MalformedDatagram, Note, answer, close, padding
-from .packets import CLEAR_BYTES
+from .packets import CID_BYTES, CLEAR_BYTES
 from .path import Place, packed, unpacked
 from .port import Port
 from .seal import KEY_BYTES, InvalidTag, open_sealed, seal
@@ -37,27 +37,25 @@ log = Logger()
 
 OPEN, CLOSING, ENDED = range(3)
 LAST_NUMBER = 0xFFFFFFFF
-KEYS_BYTES = 2 * KEY_BYTES
+OVER: tuple[Any, ...] = ()
+"""Instead of what is said at the end: that was said."""
+KEYS_END = CID_BYTES + 2 * KEY_BYTES
+"""Of a sealed connection; without keys there are at most 18 bytes behind the id."""
 
 
 @implementer(IConnection)
 class DatagramConnection:
     """One end. `receiver` may be replaced at any time by whoever was given this connection.
 
-    :param cid: as a number, the key of the port's table.
     :param keys: for what comes, then for what goes, 16 bytes each; ``b""``: nothing is sealed.
     :param place: where the peer is.
     """
 
     __slots__ = (
         "_armed",
-        "_cid",
-        "_clogged",
-        "_deadline",
-        "_life",
+        "_kept",
+        "_parting",
         "_port",
-        "_reading",
-        "_secrets",
         "_traffic",
         "max_message_bytes",
         "receiver",
@@ -67,20 +65,16 @@ class DatagramConnection:
     stream = False
     max_send_bytes = Flow.MAX_MESSAGE
 
-    def __init__(self, port: Port, cid: int, keys: bytes, place: Place, flow: Flow) -> None:
+    def __init__(self, port: Port, cid: bytes, keys: bytes, place: Place, flow: Flow) -> None:
         self.receiver: Any = None
         self.max_message_bytes = 0  # set by the core for the time before the login; 0: the wire's own limit
         self._port = port
-        self._cid = cid
         self._traffic: Any = flow  # None while it is asleep, and once it has ended
-        # One object for all that is bytes, for each one costs 33 more than it holds: the keys, the address,
-        # and what is kept of the flow while it is asleep.
-        self._secrets = keys + packed(place)
-        self._life = OPEN
+        # One object for all that is bytes, for each one costs 33 more than it holds: the id, the keys, the
+        # address, and what is kept of the flow while it is asleep.
+        self._kept = cid + keys + packed(place)
+        self._parting: tuple[Any, ...] | None = None  # while it is CLOSING: when, and what is said then
         self._armed = inf
-        self._clogged = False
-        self._reading = True
-        self._deadline: Any = None
 
     # ---------------------------------------------------------------------------------- what the core calls
 
@@ -94,7 +88,7 @@ class DatagramConnection:
 
     @property
     def secure(self) -> bool:
-        return len(self._own) > KEYS_BYTES
+        return len(self._own) >= KEYS_END
 
     @property
     def place(self) -> Place:
@@ -108,9 +102,9 @@ class DatagramConnection:
 
     def send(self, data: bytes, order: Hashable | None = None) -> None:
         """:raises MessageTooLarge: it has more than `max_send_bytes`."""
-        if self._life == OPEN:
+        if self._parting is None:
             self._flow.send(data, order)
-            self._collect()
+            self._port.collector.add(self)
 
     def unsent(self) -> int:
         return self._traffic.unsent() if self._traffic is not None else 0
@@ -122,13 +116,15 @@ class DatagramConnection:
         """Nobody's answers are limited here."""
 
     def pause_reading(self) -> None:
-        self._reading = False
-        if self._flow is not None:
-            self._flow.pause()
+        flow = self._flow
+        if flow is not None:
+            flow.pause()
+            flow.is_resuming = False
 
     def resume_reading(self) -> None:
-        if not self._reading:
-            self._reading = True
+        flow = self._traffic  # paused, it does not sleep
+        if flow is not None and flow.is_paused and not flow.is_resuming:
+            flow.is_resuming = True
             # Not from within: whoever resumes may be in the middle of a message.
             self._port.reactor.callLater(0, self._read_on)
 
@@ -145,25 +141,26 @@ class DatagramConnection:
 
         :param address: where from; None: from our one peer.
         """
-        slept, flow = self._traffic is None, self._flow
-        number = int.from_bytes(data[8:CLEAR_BYTES])
+        flow = self._flow
         if flow is None:
             return
+        own = self._kept  # awake, it has no more
+        number = int.from_bytes(data[CID_BYTES:CLEAR_BYTES])
         try:
             if flow.seen(number):
                 raise InvalidTag
-            payload = open_sealed(self._key_in, number, data[:CLEAR_BYTES], data[CLEAR_BYTES:])
+            key = own[CID_BYTES : CID_BYTES + KEY_BYTES] if len(own) >= KEYS_END else b""
+            payload = open_sealed(key, number, data[:CLEAR_BYTES], data[CLEAR_BYTES:])
         except InvalidTag:
-            if slept:
-                self._rest(flow)
+            self._rest(flow)
             return
         newest = number > flow.largest
         messages: list[bytes] = []
         try:
-            if self._life == CLOSING:
-                flow.settle(payload, self._port.now())
-            else:
+            if self._parting is None:
                 messages = flow.receive(number, payload, self._port.now())
+            else:
+                flow.settle(payload, self._port.now())
         except MalformedDatagram as error:
             self._end(CloseCode.BAD_FRAME, str(error), CloseCode.BAD_FRAME)
             return
@@ -173,12 +170,11 @@ class DatagramConnection:
         if notes is not None:
             flow.notes = None
             self._noted(notes, address, len(payload))
-        self._hand_over(messages)
+        if messages:
+            self._hand_over(messages)
         if notes is not None:
             self._parted(notes)
         self._look()
-        if self._armed == inf:
-            self._collect()  # a flow that has nothing to do goes to sleep when it is asked
 
     def flush(self) -> None:
         """Send what may go now. The collector calls it at the end of the turn."""
@@ -210,7 +206,7 @@ class DatagramConnection:
     def _hand_over(self, messages: list[bytes]) -> None:
         """Give messages to the receiver, paused or not: they were read."""
         for message in messages:
-            if self._life != OPEN:
+            if self._parting is not None:
                 return  # what comes once we are closing no longer counts
             limit = self._port.max_frame_bytes
             if self.max_message_bytes:
@@ -225,11 +221,11 @@ class DatagramConnection:
                 self._end(CloseCode.INTERNAL_ERROR, "a message could not be dealt with", CloseCode.LOST)
 
     def _read_on(self) -> None:
-        if self._reading and self._flow is not None:
-            self._hand_over(self._flow.resume())
+        flow = self._traffic
+        if flow is not None and flow.is_resuming:
+            flow.is_resuming = False
+            self._hand_over(flow.resume())
             self._look()
-            if self._armed == inf:
-                self._collect()  # to pause it was woken; it may have nothing to do
 
     def _noted(self, notes: list[Note], address: bytes | None, size: int) -> None:
         """What the peer's end says to ours, in a payload of `size` bytes from `address`."""
@@ -259,63 +255,66 @@ class DatagramConnection:
         self._port.collector.add(self)
 
     def _look(self) -> None:
-        """See that the flow is asked again when it wants to be."""
+        """See that the flow is asked again when it wants to be; if it does not, it rests."""
         flow = self._traffic
         if flow is None:
             return
         due = flow.due()
-        if due is not None:
-            if due <= self._port.now():
+        if due is None:
+            if self._life == CLOSING and not flow.unacked():
                 self._collect()
-            elif due < self._armed:
-                self._armed = due
-                self._port.wakeups.arm(due, self)
-        elif self._life == CLOSING and not flow.unacked():
+            else:
+                self._rest(flow)
+        elif due <= self._port.now():
             self._collect()
+        elif due < self._armed:
+            self._armed = due
+            self._port.wakeups.arm(due, self)
 
     def _transmit(self) -> None:
         flow = self._flow
         place = self.place
         for number, payload in flow.datagrams(self._port.now()):
             self._write(number, payload, place)
-        if self._life == ENDED:
+        if self._parting is OVER:
             return
-        clogged = flow.unsent() > 0
-        if clogged != self._clogged:
-            self._clogged = clogged
-            if self._life == OPEN:
-                if clogged:
+        is_clogged = flow.unsent() > 0
+        if is_clogged != flow.is_clogged:
+            flow.is_clogged = is_clogged
+            if self._parting is None:
+                if is_clogged:
                     self.receiver.pause_sending()
                 else:
                     self.receiver.resume_sending()
         if self._life == CLOSING and not flow.unacked():
             self._over()
         self._look()
-        self._rest(flow)
 
     def _write(self, number: int, payload: bytes, place: Place) -> None:
         if number > LAST_NUMBER:
             # No number is used twice with a key, so this connection is at its end.
             self._end(None, "too many datagrams for one connection", CloseCode.LOST)
             return
-        clear = self._cid.to_bytes(8) + number.to_bytes(4)
-        self._port.write(clear + seal(self._key_out, number, clear, payload), place)
+        own = self._own
+        key = own[CID_BYTES + KEY_BYTES : KEYS_END] if len(own) >= KEYS_END else b""
+        clear = own[:CID_BYTES] + number.to_bytes(CLEAR_BYTES - CID_BYTES)
+        self._port.write(clear + seal(key, number, clear, payload), place)
 
     # ---------------------------------------------------------------------------------------------- the end
 
     def _close(self, code: int, flush_s: float, reason: str, lost_code: int) -> None:
-        if self._life != OPEN:
+        if self._parting is not None:
             return
         if flush_s <= 0 or not self._flow.unacked():
             self._end(code, reason, lost_code)
             return
-        self._life = CLOSING
         over = self._port.reactor.callLater(flush_s, self._over)
-        self._deadline = (over, code, reason, lost_code)
+        self._parting = over, code, reason, lost_code
 
     def _over(self) -> None:
         """What was to be flushed is, or will not be."""
-        _, code, reason, lost_code = self._deadline
+        assert self._parting
+        _, code, reason, lost_code = self._parting
         self._end(code, reason, lost_code)
 
     def _end(self, code: int | None, reason: str, lost_code: int) -> None:
@@ -323,12 +322,11 @@ class DatagramConnection:
         flow = self._flow
         if flow is None:
             return
-        self._life, self._traffic = ENDED, None
+        parting, self._parting, self._traffic = self._parting, OVER, None
         if code is not None:
             self._write(flow.next_number(), close(code), self.place)
-        deadline, self._deadline = self._deadline, None
-        if deadline is not None and deadline[0].active():
-            deadline[0].cancel()
+        if parting and parting[0].active():
+            parting[0].cancel()
         self._port.forget(self)
         self._port.reactor.callLater(0, self._lost, reason, lost_code)
 
@@ -339,16 +337,21 @@ class DatagramConnection:
     # ------------------------------------------------------------------------------------------ what it holds
 
     @property
-    def cid(self) -> int:
-        return self._cid
+    def cid(self) -> bytes:
+        return self._kept[:CID_BYTES]
+
+    @property
+    def _life(self) -> int:
+        if self._parting is None:
+            return OPEN
+        return CLOSING if self._parting else ENDED
 
     @property
     def _flow(self) -> Any:
         """The flow, woken up; None once the connection has ended."""
         flow = self._traffic
-        if flow is None and self._life != ENDED:
-            asleep = self._secrets[-REST_BYTES:]
-            self._secrets = self._own
+        if flow is None and self._parting is not OVER:
+            self._kept, asleep = split(self._kept)
             flow = self._traffic = Flow(self._port.now(), self._port.max_resends, asleep)
         return flow
 
@@ -358,28 +361,19 @@ class DatagramConnection:
 
     def _rest(self, flow: Any) -> None:
         """Keep of a flow that has nothing to do no more than it takes to make it again."""
-        asleep = flow.rest
-        if asleep and self._life != ENDED:
-            self._secrets += asleep
+        asleep = flow.rest()
+        if asleep and self._parting is not OVER:
+            self._kept += asleep
             self._traffic = None
 
     @property
     def _own(self) -> bytes:
-        """Keys and address."""
-        asleep = self._traffic is None and self._life != ENDED
-        return self._secrets[:-REST_BYTES] if asleep else self._secrets
+        """Id, keys and address."""
+        if self._traffic is not None or self._parting is OVER:
+            return self._kept
+        return split(self._kept)[0]
 
     @property
     def _address(self) -> bytes:
         own = self._own
-        return own[KEYS_BYTES:] if len(own) > KEYS_BYTES else own
-
-    @property
-    def _key_in(self) -> bytes:
-        own = self._own
-        return own[:KEY_BYTES] if len(own) > KEYS_BYTES else b""
-
-    @property
-    def _key_out(self) -> bytes:
-        own = self._own
-        return own[KEY_BYTES:KEYS_BYTES] if len(own) > KEYS_BYTES else b""
+        return own[KEYS_END if len(own) >= KEYS_END else CID_BYTES :]

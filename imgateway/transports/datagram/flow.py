@@ -3,38 +3,24 @@
 No socket, no clock, no dice: `now` is an argument (seconds that do not run backwards), and `due` says when to
 ask again. The caller seals what `datagrams` gives, and feeds what it has opened to `receive`.
 
-Most connections of a node are silent most of the time. A flow with nothing queued, on its way, held or owed
-is put to sleep: what must outlive the silence is packed into one bytes object, the halves that did the work
-are dropped, and the next message makes them again. If that is all there is to keep, its owner may keep the
-bytes alone.
+Most connections of a node are silent most of the time, and say one thing at a time when they do. That much a
+`Lone` does; the two halves that do all the rest are made when it is needed, and dropped when nothing is
+queued, on its way, held or owed any more. A flow that has nothing to do is a few bytes (`rest`), if its owner
+likes to keep these instead.
 """
 
 from __future__ import annotations
 
-import struct
-from array import array
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterable, Iterator
 
 from .incoming import Incoming, is_new
+from .lone import Lone
 from .messages import Ack, Close, Data, Forget, Fragment, Note, parse
 from .outgoing import Outgoing
 from .pieces import MAX_MESSAGE, PIECE
-from .recovery import MIN_WINDOW, Recovery
+from .recovery import Recovery
 
-__all__ = ("REST_BYTES", "Flow")
-
-_ASLEEP = struct.Struct("<QQ QIIII fff BBB")
-"""Datagrams: largest + 1, taken; sent, received, lost, resent, given up. The path: srtt, rttvar, best,
-window. Then turn, and how many outgoing channels there are. Behind it the numbers of the channels' next
-messages, 8 bytes each, the outgoing ones first."""
-
-REST_BYTES = _ASLEEP.size + 16
-"""What is kept of a flow asleep that has a channel each way."""
-
-_REPLAY = struct.Struct("<QQ")
-_UINT = 0xFFFF_FFFF
-
-_NEW = _ASLEEP.pack(0, 0, 0, 0, 0, 0, 0, 0.0, 0.0, 0.0, MIN_WINDOW, 0, 1) + bytes(16)
+__all__ = ("Flow",)
 
 
 class Flow:
@@ -44,19 +30,23 @@ class Flow:
     :param max_resends: send a message again at most so often, then give it up; 0: as often as it takes; -1:
         not once.
     :param asleep: the `rest` of the one that it goes on from.
+
+    :ivar notes: what came for the connection or its path: taken, and set to None, by whoever it is for.
+    :ivar is_clogged: for its owner, as `is_resuming`: the receiver was told to stop sending. The latter: to
+        read on is decided, and done in a moment.
     """
 
     MAX_MESSAGE = MAX_MESSAGE
     """Bytes of the largest message that `send` takes."""
 
-    __slots__ = ("_asleep", "_attempts", "_in", "_keys", "_out", "notes")
+    __slots__ = ("_attempts", "_counts", "_in", "_lone", "_out", "is_clogged", "is_resuming", "notes")
 
-    def __init__(self, now: float, max_resends: int = 0, asleep: bytes = _NEW) -> None:
+    def __init__(self, now: float, max_resends: int = 0, asleep: bytes = b"") -> None:
         self.notes: list[Note] | None = None
-        """What came for the connection or its path: taken, and set to None, by whoever it is for."""
+        self.is_clogged = self.is_resuming = False
         self._attempts = max(max_resends, 0) + 1 if max_resends else 0
-        self._asleep = asleep
-        self._keys: tuple[Hashable, ...] = ()
+        self._lone = Lone.unpacked(asleep)  # counts only while the halves are not there
+        self._counts = (0, 0, 0)  # lost, resent, given up, while the halves are not there
         self._out: Outgoing | None = None  # both halves are there, or neither
         self._in: Incoming | None = None
 
@@ -68,7 +58,8 @@ class Flow:
 
         :raises MessageTooLarge: above MAX_MESSAGE; nothing is queued.
         """
-        (self._out or self._wake()).send(data, order)
+        if self._out is not None or not self._lone.send(data, order):
+            (self._out or self._wake()).send(data, order)
 
     def say(self, message: bytes) -> None:
         """Put a message of `messages` into the next datagram, once, whatever becomes of it.
@@ -81,13 +72,23 @@ class Flow:
 
     def next_number(self) -> int:
         """A number for a datagram that the caller makes itself and the flow does not wait for."""
-        return (self._out or self._wake()).sent([], 0.0)
+        if self._out is not None:
+            return self._out.sent([], 0.0)
+        self._lone.number += 1
+        return self._lone.number - 1
 
-    def datagrams(self, now: float) -> Iterator[tuple[int, bytes]]:
+    def datagrams(self, now: float) -> Iterable[tuple[int, bytes]]:
         """Number and payload of each datagram to seal and send now; the caller exhausts the iterator."""
-        out, arrived = self._out, self._in
-        if out is None or arrived is None:
-            return
+        if self._out is None:
+            datagrams = self._lone.datagrams(now)
+            if datagrams is not None:
+                return datagrams
+            self._wake()
+        assert self._out is not None
+        assert self._in is not None
+        return self._filled(self._out, self._in, now)
+
+    def _filled(self, out: Outgoing, arrived: Incoming, now: float) -> Iterator[tuple[int, bytes]]:
         out.detect(now)
         while True:
             parts: list[bytes] = []
@@ -111,7 +112,7 @@ class Flow:
         """When `datagrams` must be asked again if nothing else happens; None: not before something does."""
         out, arrived = self._out, self._in
         if out is None or arrived is None:
-            return None
+            return self._lone.due()
         due = out.due()
         if arrived.ack_at is not None and (due is None or arrived.ack_at < due):
             due = arrived.ack_at
@@ -119,11 +120,16 @@ class Flow:
 
     def unsent(self) -> int:
         """Bytes that are held for what no datagram has carried yet; a small message takes 200."""
-        return self._out.unsent if self._out else 0
+        if self._out is not None:
+            return self._out.unsent
+        lone = self._lone
+        return 0 if lone.piece is None or lone.flight >= 0 else lone.piece.held_bytes
 
     def unacked(self) -> int:
         """Bytes given to `send` that the peer has not acknowledged."""
-        return self._out.unacked if self._out else 0
+        if self._out is not None:
+            return self._out.unacked
+        return 0 if self._lone.piece is None else len(self._lone.piece.body)
 
     def moved(self, now: float) -> None:
         """The path changed: what is on its way is lost, and nothing is known of the new one."""
@@ -134,14 +140,12 @@ class Flow:
     @property
     def largest(self) -> int:
         """The largest number of a datagram taken so far; -1: none."""
-        return self._in.largest if self._in else self._counter(0) - 1
+        return self._lone.largest if self._in is None else self._in.largest
 
     def seen(self, number: int) -> bool:
         """A replay, or too old to tell: drop the datagram unopened."""
-        if self._in is None:
-            largest, taken = _REPLAY.unpack_from(self._asleep)
-            return not is_new(number, largest - 1, taken)
-        return not is_new(number, self._in.largest, self._in.taken)
+        arrived = self._lone if self._in is None else self._in
+        return not is_new(number, arrived.largest, arrived.taken)
 
     def receive(self, number: int, payload: bytes, now: float) -> list[bytes]:
         """Take an opened datagram that was not `seen`; the messages to hand over now, in order.
@@ -149,7 +153,12 @@ class Flow:
         :raises MalformedDatagram: the connection must end.
         """
         messages = list(parse(payload))  # whole before anything changes
-        out = self._out or self._wake()
+        out = self._out
+        if out is None:
+            taken = self._lone.receive(number, messages, now)
+            if taken is not None:
+                return taken
+            out = self._wake()
         arrived = self._in
         assert arrived is not None
         ready: list[bytes] = []
@@ -198,6 +207,10 @@ class Flow:
         assert self._in is not None
         self._in.pause()
 
+    @property
+    def is_paused(self) -> bool:
+        return self._in is not None and self._in.ready is not None
+
     def resume(self) -> list[bytes]:
         """Hand over again, first these."""
         return self._in.resume() if self._in else []
@@ -207,70 +220,57 @@ class Flow:
     @property
     def sent(self) -> int:
         """Datagrams sent, and the number of the next one."""
-        return self._out.number if self._out else self._counter(2)
+        return self._lone.number if self._out is None else self._out.number
 
-    @property
-    def received(self) -> int:
-        """Datagrams taken."""
-        return self._in.received if self._in else self._counter(3)
+    # Since this object was made: whoever keeps the `rest` alone does without.
 
     @property
     def lost(self) -> int:
         """Datagrams that counted as lost."""
-        return self._out.lost if self._out else self._counter(4)
+        return self._counts[0] if self._out is None else self._out.lost
 
     @property
     def resent(self) -> int:
         """Messages and fragments that were sent again."""
-        return self._out.resent if self._out else self._counter(5)
+        return self._counts[1] if self._out is None else self._out.resent
 
     @property
     def given_up(self) -> int:
         """Messages that were lost too often."""
-        return self._out.given_up if self._out else self._counter(6)
-
-    def _counter(self, field: int) -> int:
-        return int(_ASLEEP.unpack_from(self._asleep)[field])
+        return self._counts[2] if self._out is None else self._out.given_up
 
     # --------------------------------------------------------------------------------------- sleep and wake
 
-    @property
     def rest(self) -> bytes:
-        """REST_BYTES bytes of which another is made that goes on from here. b"": it is awake, or there is
+        """Bytes of which another is made that goes on from here. b"": it has something to do, or there is
         more to it."""
-        return self._asleep if len(self._asleep) == REST_BYTES and not self._keys else b""
+        out, arrived = self._out, self._in
+        if out is not None and arrived is not None:
+            if not (out.idle and arrived.idle):
+                return b""
+            self._sleep(out, arrived)
+        return self._lone.packed()
 
     def _wake(self) -> Outgoing:
-        fields = _ASLEEP.unpack_from(self._asleep)
-        largest, taken, sent, received, lost, resent, given_up, *path, turn, channels = fields
-        nexts = array("Q", self._asleep[_ASLEEP.size :])
-        self._asleep = b""
-        out = Outgoing(Recovery(*path), self._attempts, sent, nexts[:channels], self._keys, turn)
-        out.lost, out.resent, out.given_up = lost, resent, given_up
-        self._keys = ()
+        lone = self._lone
+        out = Outgoing(lone.recovery, self._attempts, lone.number, lone.outs)
+        out.lost, out.resent, out.given_up = self._counts
+        if lone.piece is not None:
+            out.adopt(lone.piece, lone.order, lone.flight, lone.sent_at)
         self._out = out
-        self._in = Incoming(largest - 1, taken, received, nexts[channels:])
+        self._in = Incoming(lone.largest, lone.taken, lone.ins, lone.ack_at)
         return out
 
     def _sleep(self, out: Outgoing, arrived: Incoming) -> None:
-        recovery, channels = out.recovery, out.channels
-        self._asleep = (
-            _ASLEEP.pack(
-                arrived.largest + 1,
-                arrived.taken,
-                out.number,
-                arrived.received & _UINT,
-                out.lost & _UINT,
-                out.resent & _UINT,
-                out.given_up & _UINT,
-                recovery.srtt,
-                recovery.rttvar,
-                recovery.best,
-                recovery.window,
-                channels.turn,
-                len(channels.nexts),
-            )
-            + array("Q", channels.nexts + arrived.nexts).tobytes()
+        path = out.recovery
+        # Nothing is on its way that another message could overtake: which channel had which order is over.
+        self._lone = Lone(
+            arrived.largest,
+            arrived.taken,
+            out.number,
+            Recovery(path.srtt, path.rttvar, path.best, path.window),
+            out.channels.nexts,
+            arrived.nexts,
         )
-        self._keys = channels.keys
+        self._counts = (out.lost, out.resent, out.given_up)
         self._out = self._in = None

@@ -79,22 +79,20 @@ class Incoming:
         "largest",
         "nexts",
         "ready",
-        "received",
         "refused",
         "taken",
     )
 
     def __init__(
-        self, largest: int = -1, taken: int = 0, received: int = 0, nexts: Iterable[int] = (0,)
+        self, largest: int = -1, taken: int = 0, nexts: Iterable[int] = (0,), ack_at: float | None = None
     ) -> None:
         self.largest = largest
         self.taken = taken
-        self.received = received
         self.nexts = list(nexts)
         self.ready: list[bytes] | None = None  # while reading is paused: what waits for the reader
         self.refused = False  # something, while reading was paused
-        self.ack_at: float | None = None  # when an ACK must go; None: none is owed
-        self._owed = 0  # datagrams that wait for it
+        self.ack_at = ack_at  # when an ACK must go; None: none is owed
+        self._owed = int(ack_at is not None)  # datagrams that wait for it
         self._held: dict[int, Data] = {}  # by number << 6 | channel
         self._held_bytes = 0  # of `_held` and `ready`
         self._partial: dict[int, _Partial] = {}
@@ -117,7 +115,6 @@ class Incoming:
                 self.ack_at = now
             else:
                 self.ack_at = now + ANSWER_DELAY_S
-        self.received += 1
         self.largest, self.taken = marked(number, self.largest, self.taken)
 
     def refuse(self, now: float) -> None:

@@ -34,7 +34,6 @@ class MeasuredFlow(Flow):
         self.taken: set[int] = set()
         """Numbers of ours that the peer has acknowledged."""
 
-    @property
     def rest(self) -> bytes:
         """Nothing: it cannot be made again, for the account is in no packed state."""
         return b""

@@ -157,7 +157,12 @@ def parse(payload: bytes) -> Iterator[Message]:
         while at < end:
             kind = payload[at]
             at += 1
-            if kind in (DATA, DATA_AFTER):
+            if kind == DATA and payload[at] < CHANNELS and payload[at + 1] < 128 > payload[at + 2]:
+                # As most are: each number in one byte.
+                body, end_of = _cut(payload, at + 3, payload[at + 2])
+                yield Data(payload[at], payload[at + 1], 0, body)
+                at = end_of
+            elif kind in (DATA, DATA_AFTER):
                 channel, number, at = _place(payload, at)
                 barrier = 0
                 if kind == DATA_AFTER:

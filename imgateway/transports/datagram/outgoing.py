@@ -34,7 +34,7 @@ class Outgoing:
 
     :param attempts: give a message up that was lost so often; 0: never.
     :param number: the number of the next datagram.
-    :param nexts, keys, turn: of its `Channels`.
+    :param nexts: of its `Channels`.
     """
 
     __slots__ = (
@@ -65,12 +65,10 @@ class Outgoing:
         attempts: int = 0,
         number: int = 0,
         nexts: Iterable[int] = (0,),
-        keys: tuple[Hashable, ...] = (),
-        turn: int = 0,
     ) -> None:
         self.recovery = recovery
         self.number = number
-        self.channels = Channels(nexts, keys, turn)
+        self.channels = Channels(nexts)
         self.lost = self.resent = self.given_up = 0
         self.said: list[bytes] = []  # goes once, with the next datagram
         self.unsent = 0  # bytes that are held for what was in no datagram yet
@@ -108,6 +106,23 @@ class Outgoing:
         for piece in pieces:
             self.unsent += piece.held_bytes
         queue.extend(pieces)
+
+    def adopt(self, piece: Piece, order: Hashable | None, flight: int, sent_at: float) -> None:
+        """Go on with a message that was numbered before there was this: nothing else is to be sent, or on its
+        way.
+
+        :param flight: the datagram that it went in, at `sent_at`; -1: in none yet.
+        """
+        busy = self.channels.adopt(piece.channel, order)
+        self._serial = 1
+        self.unacked = len(piece.body)
+        if flight < 0:
+            self.unsent = piece.held_bytes
+            busy.queue.append(piece)
+            self._ready.append(piece.channel)
+        else:
+            busy.unacked[piece.number] = 1
+            self._flights[flight] = sent_at, [piece]
 
     # ----------------------------------------------------------------------------------------- datagrams
 

@@ -46,8 +46,15 @@ class Socket(DatagramProtocol):
         """Send; what the system does not take is lost, as anything on the way may be."""
         transport: Any = self.transport
         if transport is not None:
-            with suppress(OSError, MessageLengthError):
-                transport.write(datagram, place)
+            # Twisted looks three times whether this is an address, which takes longer than to send it.
+            handle = getattr(transport, "socket", None)
+            try:
+                if handle is not None:
+                    handle.sendto(datagram, place)
+                else:
+                    transport.write(datagram, place)
+            except (OSError, MessageLengthError):
+                pass
 
     def never_fragment(self) -> None:
         """From now on a datagram that is too large for the path is lost instead of cut up, as far as the

@@ -33,19 +33,19 @@ class Roll:
 
     def fresh(self) -> bytes:
         """The id of the connection that is put in next, 8 bytes. The first of them is 0 until there are 16
-        million, so that as a number it takes 32 bytes of memory, not 48."""
+        million."""
         place = self._free[-1] if self._free else len(self._places)
         return place.to_bytes(8 - RANDOM_BYTES) + self._random(RANDOM_BYTES)
 
-    def get(self, cid: int) -> Any:
+    def get(self, cid: bytes) -> Any:
         """The connection that has this id, or None."""
-        place = cid >> 8 * RANDOM_BYTES
+        place = int.from_bytes(cid[:-RANDOM_BYTES])
         connection = self._places[place] if place < len(self._places) else None
         return connection if connection is not None and connection.cid == cid else None
 
     def put(self, connection: Any) -> None:
         """Enter the connection that got the last fresh id. Others may have left since then."""
-        place = connection.cid >> 8 * RANDOM_BYTES
+        place = int.from_bytes(connection.cid[:-RANDOM_BYTES])
         if place == len(self._places):
             self._places.append(connection)
         else:
@@ -58,6 +58,6 @@ class Roll:
     def leave(self, connection: Any) -> None:
         """Take it out, if it is there."""
         if self.get(connection.cid) is connection:
-            place = connection.cid >> 8 * RANDOM_BYTES
+            place = int.from_bytes(connection.cid[:-RANDOM_BYTES])
             self._places[place] = None
             self._free.append(place)

@@ -16,6 +16,7 @@ from .flow import Flow
 from .greeting import Greeted, ServerGreeting
 from .messages import Answer, MalformedDatagram, Note, challenge, reset_token
 from .packets import (
+    CID_BYTES,
     CLEAR_BYTES,
     FIRST_RESERVED,
     LONGEST,
@@ -42,7 +43,7 @@ class ServerConnection(DatagramConnection):
 
     __slots__ = ("_candidate",)
 
-    def __init__(self, port: DatagramServer, cid: int, keys: bytes, place: Place, flow: Flow) -> None:
+    def __init__(self, port: DatagramServer, cid: bytes, keys: bytes, place: Place, flow: Flow) -> None:
         super().__init__(port, cid, keys, place, flow)
         self._candidate: Candidate | None = None
 
@@ -65,7 +66,7 @@ class ServerConnection(DatagramConnection):
                 continue
             if candidate.proven(note.nonce, address):
                 self._candidate = None
-                self._secrets = self._secrets[: -len(self._address)] + address
+                self._kept = self._own[: -len(self._address)] + address  # awake, it has no more
                 self._flow.moved(self._port.now())
         if address == self._address:  # as much may go there as comes from there
             self._answer(notes, size)
@@ -106,11 +107,11 @@ class DatagramServer(Listening, Port):
         if not CLEAR_BYTES < size <= LONGEST:
             return
         if datagram[0] < FIRST_RESERVED:
-            connection = self._connections.get(int.from_bytes(datagram[:8]))
+            connection = self._connections.get(datagram[:CID_BYTES])
             if connection is not None:
                 connection.datagram(datagram, packed(addr))
             elif size > RESET_BYTES:
-                self._reset(datagram[:8], addr)
+                self._reset(datagram[:CID_BYTES], addr)
         elif self._is_open:
             packet = parse(datagram)
             if isinstance(packet, Hello):
@@ -151,7 +152,7 @@ class DatagramServer(Listening, Port):
         if not messages:
             return
         both = keys.to_server + keys.to_client
-        connection = ServerConnection(self, int.from_bytes(cid), both, addr, flow)
+        connection = ServerConnection(self, cid, both, addr, flow)
         connection.receiver = self._accept(connection)
         if connection.receiver is None:
             return

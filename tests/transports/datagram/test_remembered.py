@@ -37,12 +37,25 @@ def test_the_youngest_cookie_of_a_key_is_known() -> None:
     assert known.answer(hello(1, 3, 4)) == b"three"
 
 
+def test_more_than_there_was_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remembered, "_PLACES", 4)
+    known = Remembered()
+    for number in range(200):
+        known.add(hello(number, number, 1), b"%d" % number, True)
+        known.add(hello(number, number, 2), b"again %d" % number, True)
+    assert len(known) == 200
+    assert [known.answer(hello(n, n, 0)) for n in range(200)] == [b"again %d" % n for n in range(200)]
+    assert {known.newest(hello(n, 0, 0).key_id) for n in range(200)} == {bytes([2]) * 24}
+    assert known.answer(hello(200, 200, 1)) is known.newest(bytes(16)[:15] + b"\1") is None
+
+
 def test_of_two_with_one_hash_neither_gets_the_others_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(remembered, "hash", lambda data: builtins.hash(b""), raising=False)
     known = Remembered()
     known.add(hello(1, 1, 5), b"one", True)
     known.add(hello(2, 2, 6), b"two", True)
-    assert known.answer(hello(1, 1, 5)) is None
+    assert known.answer(hello(1, 1, 5)) == b"one"
     assert known.answer(hello(2, 2, 6)) == b"two"
-    assert known.newest(hello(1, 1, 5).key_id) is None
+    assert known.answer(hello(3, 3, 6)) is None
+    assert known.newest(hello(1, 1, 5).key_id) == bytes([5]) * 24
     assert known.newest(hello(2, 2, 6).key_id) == bytes([6]) * 24

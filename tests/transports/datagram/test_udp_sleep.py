@@ -125,7 +125,7 @@ def test_places_given_back_while_one_is_about_to_be_taken() -> None:
 
     class One:
         def __init__(self, cid: bytes) -> None:
-            self.cid = int.from_bytes(cid)
+            self.cid = cid
 
     roll = Roll(lambda size: bytes(size))
     first = One(roll.fresh())
