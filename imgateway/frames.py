@@ -62,6 +62,8 @@ def check_id(text: str) -> str:
 
     :raises InvalidAddress: saying which rule it breaks.
     """
+    if text.isascii() and text.isprintable() and 0 < len(text) <= MAX_ID_BYTES:
+        return text
     try:
         size = len(text.encode())
     except UnicodeEncodeError:

@@ -11,11 +11,16 @@ from itertools import islice
 from typing import Any, Protocol
 from weakref import ref
 
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
 from .reactors import one_per_reactor
 
 __all__ = ("PORTION", "Departing", "Departures", "departures_of")
 
-PORTION = 64
+log = Logger()
+
+PORTION = 32
 
 
 class Departing(Protocol):
@@ -23,9 +28,9 @@ class Departing(Protocol):
 
     connected: Any
 
-    def startReading(self) -> None: ...
-
     def stopReading(self) -> None: ...
+
+    def connectionLost(self, reason: Failure) -> None: ...
 
 
 class Departures:
@@ -36,17 +41,18 @@ class Departures:
     def __init__(self, reactor: Any) -> None:
         self._reactor = ref(reactor)
         self._ended = 0  # in this turn
-        self._waiting: dict[Departing, None] = {}
+        self._waiting: dict[Departing, Exception] = {}
 
-    def may_end(self, socket: Departing) -> bool:
-        """Whether it may end in this turn. If not it is read from in a later one, and finds its end again."""
+    def may_end(self, socket: Departing, why: Exception) -> bool:
+        """Whether it may end in this turn. If not it is ended in a later one, unless we have done so by
+        then."""
         if not self._ended:
             self._later()
         self._ended += 1
         if self._ended <= PORTION:
             return True
         socket.stopReading()
-        self._waiting[socket] = None
+        self._waiting[socket] = why
         return False
 
     def _later(self) -> None:
@@ -57,11 +63,15 @@ class Departures:
     def _next(self) -> None:
         self._ended = 0
         for socket in list(islice(self._waiting, PORTION)):
-            del self._waiting[socket]
+            why = self._waiting.pop(socket)
             if socket.connected:  # else we have ended it meanwhile
-                socket.startReading()
-        if self._waiting:
-            self._ended = 1  # this turn has its end announced already
+                self._ended += 1
+                try:
+                    socket.connectionLost(Failure(why))
+                except Exception:
+                    log.failure("the end of a connection could not be told")
+        if self._waiting or self._ended:
+            self._ended = max(self._ended, 1)  # this turn has its end announced already
             self._later()
 
 

@@ -82,17 +82,24 @@ class Listener:
     def __init__(self, port: Any, scheme: str) -> None:
         self._port = port
         keep_little(port)
-        if hasattr(port, "numberAccepts"):
-            accept_in_portions(port)
+        self._arrivals = accept_in_portions(port) if hasattr(port, "numberAccepts") else None
         self.address, self.port = _address(port.getHost(), scheme)
 
     def pause(self) -> None:
-        self._port.stopReading()
+        if self._arrivals is None:
+            self._port.stopReading()
+        else:
+            self._arrivals.pause()
 
     def resume(self) -> None:
-        self._port.startReading()
+        if self._arrivals is None:
+            self._port.startReading()
+        else:
+            self._arrivals.resume()
 
     def stop(self) -> Deferred[None]:
+        if self._arrivals is not None:
+            self._arrivals.stop()
         return maybeDeferred(self._port.stopListening)
 
 

@@ -10,7 +10,7 @@ from twisted.internet.error import CannotListenError
 __all__ = ("cannot_listen", "host_port", "source_of")
 
 
-def host_port(host: str, port: int) -> str:
+def host_port(host: str, port: int | str) -> str:
     """``192.0.2.1:7901``, ``[::1]:7901``."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 

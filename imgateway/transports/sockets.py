@@ -8,17 +8,27 @@ much of it as is needed. A Twisted that sets others, or none, works the same and
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
+from socket import IPPROTO_TCP, SO_KEEPALIVE, SOL_SOCKET, TCP_NODELAY
 from typing import Any
 
 from twisted.internet import tcp, unix
+from twisted.internet.address import IPv6Address
+from twisted.internet.main import CONNECTION_DONE, CONNECTION_LOST
 
+from .arrivals import PORTION, Arrivals
 from .departures import departures_of
+from .places import host_port
+from .readable import AVAILABLE, readable_of
 
-__all__ = ("accept_in_portions", "keep_little", "place_of", "read_early")
+__all__ = ("accept_in_portions", "host_of", "keep_little", "peer_of", "read_early", "set_options")
 
-PORTION = 32
-"""Connections accepted, and greetings read, before all others get their turn: some 3 ms."""
+INHERITED = sys.platform == "linux"
+"""Whether a socket that is accepted has the options of the one that listens."""
+
+READING, PAUSED, LEFT = range(3)
+"""Of a socket: it is read from; it is not, and stands in the poll yet; it has left that."""
 
 
 class _Fixed:
@@ -42,37 +52,65 @@ class _Slim:
 
     _peer: Any = None
     _unwritten: list[bytes] | None = None
-    _is_paused = False
+    _pause = READING
 
     def _getLogPrefix(self, applicationObject: object) -> str:
         return "imgateway"
 
     @property
-    def place(self) -> tuple[str, int] | None:
-        """Host and port of the peer; None: it is a unix socket."""
+    def peer(self) -> str:
+        """``host:port``; ``unix`` for a unix socket."""
         if type(self._peer) is not bytes:
-            return None
+            return "unix"
         host, port, *_ = self._peer.decode().split(" ")
-        return host, int(port)
+        return host_port(host, port)
+
+    @property
+    def host(self) -> str:
+        """The IP address of the peer; "" for a unix socket."""
+        return self._peer.partition(b" ")[0].decode() if type(self._peer) is bytes else ""
 
     def pauseProducing(self) -> None:
-        self._is_paused = True
+        if self._pause == READING:
+            self._pause = PAUSED
 
     def resumeProducing(self) -> None:
-        self._is_paused = False
-        super().resumeProducing()  # type: ignore[misc]
+        left, self._pause = self._pause == LEFT, READING
+        if left:
+            super().resumeProducing()  # type: ignore[misc]
+
+    def startReading(self) -> None:
+        if AVAILABLE:
+            readable_of(self.reactor).add(self)  # type: ignore[attr-defined, arg-type]
+        else:
+            super().startReading()  # type: ignore[misc]
+
+    def stopReading(self) -> None:
+        if AVAILABLE:
+            readable_of(self.reactor).remove(self)  # type: ignore[attr-defined, arg-type]
+        else:
+            super().stopReading()  # type: ignore[misc]
 
     def doRead(self) -> Any:
         """Twisted's sockets leave the poll as soon as they pause, and enter it again: two calls to the
         system, which are in vain if nothing comes meanwhile. So it is done when something has come."""
-        if self._is_paused:
-            self.stopReading()  # type: ignore[attr-defined]
+        if self._pause != READING:
+            self._pause = LEFT
+            self.stopReading()
             return None
+        try:
+            data = self.socket.recv(self.bufferSize)  # type: ignore[attr-defined]
+        except BlockingIOError:
+            return None
+        except OSError:
+            end: Exception = CONNECTION_LOST
+        else:
+            if data:
+                self.protocol.dataReceived(data)  # type: ignore[attr-defined]
+                return None
+            end = CONNECTION_DONE
         # A crowd that leaves at once is not dealt with before all others had their turn.
-        end = super().doRead()  # type: ignore[misc]
-        if end is not None and not departures_of(self.reactor).may_end(self):  # type: ignore[attr-defined, arg-type]
-            return None
-        return end
+        return end if departures_of(self.reactor).may_end(self, end) else None  # type: ignore[attr-defined, arg-type]
 
     @property
     def client(self) -> Any:
@@ -84,7 +122,11 @@ class _Slim:
 
     @client.setter
     def client(self, value: Any) -> None:
-        self._peer = value if value[1] is None else " ".join(map(str, value)).encode()  # None: a unix socket
+        if len(value) == 2:
+            host, port = value
+            self._peer = value if port is None else f"{host} {port}".encode()  # None: a unix socket
+        else:
+            self._peer = " ".join(map(str, value)).encode()
 
     @property
     def fileno(self) -> Callable[[], int]:
@@ -110,20 +152,44 @@ class _Slim:
 
 
 class _TCPSocket(_Slim, tcp.Server):
-    pass
+    def __init__(
+        self, skt: Any, protocol: Any, client: Any, server: Any, sessionno: int, reactor: Any
+    ) -> None:
+        """As `tcp.Server` does it, but for the texts that it puts together."""
+        tcp.Connection.__init__(self, skt, protocol, reactor)
+        if len(client) != 2:
+            self._addressType = IPv6Address
+        self.server = server
+        self.client = client
+        self.startReading()
+        self.connected = 1
 
 
 class _UNIXSocket(_Slim, unix.Server):
     pass
 
 
-def place_of(transport: Any) -> tuple[str, int] | None:
-    """Host and port of a transport's peer; None: it is no internet socket."""
+def peer_of(transport: Any) -> str:
+    """``host:port`` of a transport's peer; ``unix`` if it is no internet socket."""
     if isinstance(transport, _Slim):
-        return transport.place
+        return transport.peer
     peer = transport.getPeer()
     host = getattr(peer, "host", None)
-    return None if host is None else (host, peer.port)
+    return "unix" if host is None else host_port(host, peer.port)
+
+
+def host_of(transport: Any) -> str:
+    """The IP address of a transport's peer; "" if it is no internet socket."""
+    return (
+        transport.host if isinstance(transport, _Slim) else getattr(transport.getPeer(), "host", None) or ""
+    )
+
+
+def set_options(transport: Any) -> None:
+    """What every connection wants of its socket. On Linux one that is accepted has it from the port's."""
+    if not (INHERITED and isinstance(transport, _TCPSocket)) and host_of(transport):
+        transport.setTcpNoDelay(True)
+        transport.setTcpKeepAlive(True)
 
 
 def read_early(transport: Any) -> None:
@@ -133,9 +199,15 @@ def read_early(transport: Any) -> None:
         transport.doRead()
 
 
-def accept_in_portions(port: Any) -> None:
+def accept_in_portions(port: Any) -> Arrivals | None:
     """Twisted accepts more each time that all it asked for were there: in a storm it would ask for hundreds,
-    and serve nobody else for as long as these take."""
+    and serve nobody else for as long as these take. And what it does around each of them costs as much as
+    accepting it.
+
+    :returns: who takes care of those that come, if the port's sockets are our own.
+    """
+    if getattr(port, "transport", None) is _TCPSocket:
+        return Arrivals(port)
     accept = port.doRead
 
     def do_read() -> None:
@@ -143,6 +215,7 @@ def accept_in_portions(port: Any) -> None:
         accept()
 
     port.doRead = do_read
+    return None
 
 
 def keep_little(port: Any) -> None:
@@ -151,5 +224,8 @@ def keep_little(port: Any) -> None:
     made = getattr(port, "transport", None)
     if made is tcp.Server:
         port.transport = _TCPSocket
+        if INHERITED:
+            port.socket.setsockopt(IPPROTO_TCP, TCP_NODELAY, 1)
+            port.socket.setsockopt(SOL_SOCKET, SO_KEEPALIVE, 1)
     elif made is unix.Server:
         port.transport = _UNIXSocket

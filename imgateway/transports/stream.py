@@ -33,8 +33,8 @@ from zope.interface import implementer
 from imgateway.interfaces import IConnection
 
 from .collect import collector_of
-from .places import host_port, source_of
-from .sockets import place_of, read_early
+from .places import source_of
+from .sockets import host_of, peer_of, read_early, set_options
 
 __all__ = ("Side", "StreamConnection")
 
@@ -117,9 +117,7 @@ class StreamConnection:
     def makeConnection(self, transport: Any) -> None:
         self.transport = transport
         self._plain = plain_socket(transport)
-        if _host(transport):
-            transport.setTcpNoDelay(True)
-            transport.setTcpKeepAlive(True)
+        set_options(transport)
         self.receiver = self._side.accept(self)
         if self.receiver is None:
             self.abort()
@@ -184,14 +182,11 @@ class StreamConnection:
     @property
     def peer(self) -> str:
         """Asked of the transport each time: a PROXY header may change it."""
-        if self.transport is None:
-            return self._peer
-        place = place_of(self.transport)
-        return "unix" if place is None else host_port(*place)
+        return self._peer if self.transport is None else peer_of(self.transport)
 
     @property
     def source(self) -> str:
-        return "" if self._side.proxied or self.transport is None else source_of(_host(self.transport))
+        return "" if self._side.proxied or self.transport is None else source_of(host_of(self.transport))
 
     @property
     def secure(self) -> bool:
@@ -210,9 +205,10 @@ class StreamConnection:
 
     def flush(self) -> None:
         """Write what was gathered. The collector calls it at the end of the turn."""
-        if self._gathered is None or self._clogged or self._state > OPEN:
+        gathered = self._gathered
+        if gathered is None or self._clogged or self._state > OPEN:
             return
-        data = self._gathered[0] if len(self._gathered) == 1 else b"".join(self._gathered)
+        data = gathered[0] if len(gathered) == 1 else b"".join(gathered)
         self._gathered = None
         if self._plain is None:
             # Twisted encrypts and buffers up to 64 KB more before it calls pauseProducing; from then on we
@@ -309,12 +305,6 @@ def plain_socket(transport: Any) -> FileDescriptor | None:
         transport = transport.transport
     plain = isinstance(transport, FileDescriptor) and not ISSLTransport.providedBy(transport)
     return transport if plain else None
-
-
-def _host(transport: Any) -> str:
-    """The IP address of a transport's peer; "" if it is no internet socket."""
-    place = place_of(transport)
-    return "" if place is None else place[0]
 
 
 def _told(reason: Failure) -> str:

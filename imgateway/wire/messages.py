@@ -7,13 +7,21 @@ those that protobuf writes, but that headers have an order; the tests hold every
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 
 from google.protobuf.message import DecodeError
 
 from imgateway.errors import BadFrame, InvalidAddress
-from imgateway.frames import Address, Deliver, Message, Outcome, address_text, parse_address
+from imgateway.frames import (
+    MAX_MSG_ID_BYTES,
+    Address,
+    Deliver,
+    Message,
+    Outcome,
+    address_text,
+    parse_address,
+)
 from imgateway.wire import imgateway_pb2 as pb
 from imgateway.wire.framing import varint
 
@@ -30,16 +38,17 @@ def encode_message(message: Message) -> bytes:
     body, content_type = message.body, message.content_type
     # Nobody fills the cache with long texts.
     origin = _origin if len(content_type) < 64 else _origin.__wrapped__
-    parts = [
-        b"\x0a" + varint(len(msg_id)) + msg_id if msg_id else b"",
-        origin(message.sender, message.device, content_type),
-    ]
+    about = origin(message.sender, message.device, content_type)
+    sent_ms, expires_ms = message.sent_ms, message.expires_ms
+    if msg_id and body and sent_ms and not (expires_ms or message.headers or message.to):  # as nearly all are
+        return b"".join((_named(len(msg_id)), msg_id, about, _bodied(len(body)), body, _sent(sent_ms)))
+    parts = [b"\x0a" + varint(len(msg_id)) + msg_id if msg_id else b"", about]
     if body:
         parts += (b"\x2a", varint(len(body)), body)
-    if message.sent_ms:
-        parts += (b"\x30", varint(message.sent_ms))
-    if message.expires_ms:
-        parts += (b"\x38", varint(message.expires_ms))
+    if sent_ms:
+        parts += (b"\x30", varint(sent_ms))
+    if expires_ms:
+        parts += (b"\x38", varint(expires_ms))
     if message.headers:
         for name, value in sorted(dict(message.headers).items()):
             pair = _text(b"\x0a", name) + _text(b"\x12", value)
@@ -112,12 +121,41 @@ def deliver_frame(deliver: Deliver, pack: Pack | None = None, most: int = 0) -> 
     return b"".join((b"\x1a", varint(len(head) + size + len(tail)), head, *parts, tail))
 
 
+def mail_frame(address: Address, epoch: int, after: int, messages: Sequence[bytes], behind: bool) -> bytes:
+    """`deliver_frame` of what comes to a mailbox all the time: of the entries after `after`, seq by seq up to
+    the head, with these messages.
+
+    :param behind: it stands behind its length, as streams have it.
+    """
+    parts: list[bytes] = []
+    size, seq, upto = 0, after, b""
+    for message in messages:
+        seq += 1
+        upto, length = varint(seq), varint(len(message))
+        inner = 2 + len(upto) + len(length) + len(message)
+        outer = varint(inner)
+        parts += (b"\x32", outer, b"\x08", upto, b"\x12", length, message)
+        size += 1 + len(outer) + inner
+    log = _log(address, 0, epoch)
+    before = b"\x20" + varint(after) if after else b""
+    size += len(log) + len(before) + 2 * len(upto) + 2
+    content = varint(size)
+    prefix = varint(1 + len(content) + size) if behind else b""
+    return b"".join((prefix, b"\x1a", content, log, before, b"\x28", upto, *parts, b"\x40", upto))
+
+
 def publish_ack_frame(msg_id: str, outcomes: tuple[Outcome, ...]) -> bytes:
     """A whole Frame with this PublishAck.
 
     :raises ValueError: as `encode_message`.
     """
     name = msg_id.encode()
+    if len(outcomes) == 1 and 0 < len(name) <= MAX_MSG_ID_BYTES:
+        code, epoch, seq = outcomes[0]
+        if seq and epoch and not code:  # as nearly all are: each length is one byte
+            outcome = b"\x10" + varint(seq) + _of_epoch(epoch)
+            size, rest = len(name), len(outcome)
+            return b"\x12%c\x0a%c%b\x12%c%b" % (size + rest + 4, size, name, rest, outcome)
     inner = b"\x0a" + varint(len(name)) + name if name else b""
     for code, epoch, seq in outcomes:
         outcome = b"\x08" + varint(code) if code else b""
@@ -144,6 +182,14 @@ def _log(address: Address, lane: int, epoch: int) -> bytes:
     """Fields 1 to 3 of a Deliver."""
     numbers = ((b"\x10", lane), (b"\x18", epoch))
     return _text(b"\x0a", address_text(address)) + b"".join(tag + varint(n) for tag, n in numbers if n)
+
+
+def _tagged(tag: bytes) -> Callable[[int], bytes]:
+    """number → the tag and the number."""
+    return lru_cache(maxsize=4096)(lambda number: tag + varint(number))
+
+
+_named, _bodied, _sent, _of_epoch = map(_tagged, (b"\x0a", b"\x2a", b"\x30", b"\x18"))
 
 
 def _text(tag: bytes, text: str) -> bytes:

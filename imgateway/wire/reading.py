@@ -164,17 +164,22 @@ def _deliver_ack(proto: pb.DeliverAck) -> DeliverAck:
 
 
 def _hello(proto: pb.Hello) -> Hello:
+    device, platform, start, resume = proto.device, proto.platform, proto.start, proto.resume
     return Hello(
         proto.token,
-        proto.device and check_id(proto.device),
-        proto.platform and check_id(proto.platform),
+        device and check_id(device),
+        platform and check_id(platform),
         proto.client_version,
         tuple(proto.compressions),
-        Start(proto.start),
+        Start(start) if start else Start.UNSEEN,
         tuple(
-            ResumePoint(parse_address(p.address), _lane(p.lane), p.epoch, p.seq, Mode(p.mode))
-            for p in proto.resume
-        ),
+            [
+                ResumePoint(parse_address(p.address), _lane(p.lane), p.epoch, p.seq, Mode(p.mode))
+                for p in resume
+            ]
+        )
+        if resume
+        else (),
     )
 
 

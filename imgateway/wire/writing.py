@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
 from typing import Any
 
 from imgateway.frames import (
@@ -14,7 +13,6 @@ from imgateway.frames import (
     DeliverAck,
     Frame,
     Hello,
-    Limits,
     Notify,
     Ping,
     Pong,
@@ -37,6 +35,7 @@ from imgateway.frames import (
 from imgateway.wire import imgateway_pb2 as pb
 from imgateway.wire.compression import compressed
 from imgateway.wire.messages import deliver_frame, publish_ack_frame
+from imgateway.wire.welcome import welcome_frame
 
 
 def write_frame(frame: Frame, max_packed: int = 0) -> bytes:
@@ -49,6 +48,8 @@ def write_frame(frame: Frame, max_packed: int = 0) -> bytes:
         return deliver_frame(frame, compressed, max_packed)
     if type(frame) is PublishAck:
         return publish_ack_frame(frame.msg_id, frame.outcomes)
+    if type(frame) is Welcome:
+        return welcome_frame(frame)
     return write_proto(frame).SerializeToString(deterministic=True)
 
 
@@ -61,7 +62,7 @@ def write_proto(frame: Frame) -> pb.Frame:
     kind = type(frame)
     if type(frame) is Deliver:
         return pb.Frame.FromString(deliver_frame(frame))
-    if kind is PublishAck:
+    if kind is PublishAck or kind is Welcome:
         return pb.Frame.FromString(write_frame(frame))
     return pb.Frame(**{FRAME_NAMES[kind]: _WRITERS[kind](frame)})
 
@@ -108,35 +109,6 @@ def _hello(frame: Hello) -> pb.Hello:
             for point in frame.resume
         ],
     )
-
-
-def _welcome(frame: Welcome) -> pb.Welcome:
-    # Set one by one, which takes half of the time of giving them to the constructor: a login has no dearer
-    # frame.
-    said = pb.Welcome()
-    said.session = frame.session
-    said.user = frame.user
-    said.node = frame.node
-    said.generation = frame.generation
-    said.heartbeat_s = frame.heartbeat_s
-    said.server_time_ms = frame.server_time_ms
-    said.token_expires_ms = frame.token_expires_ms
-    said.limits.CopyFrom(_limits(frame.limits))
-    for log in frame.resumed:
-        resumed = said.resumed.add()
-        resumed.address = address_text(log.address)
-        resumed.lane = log.lane
-        resumed.epoch = log.epoch
-        resumed.position = log.position
-        resumed.head = log.head
-        resumed.gap = log.gap
-    return said
-
-
-@lru_cache(maxsize=64)
-def _limits(limits: Limits) -> pb.Limits:
-    """Everybody is told the same."""
-    return pb.Limits(**{name: getattr(limits, name) for name in Limits.__struct_fields__})
 
 
 def _notify(frame: Notify) -> pb.Notify:
@@ -186,7 +158,6 @@ _WRITERS: dict[type, Callable[[Any], Any]] = {
     Ping: _same_names(pb.Ping),
     Pong: _same_names(pb.Pong),
     Hello: _hello,
-    Welcome: _welcome,
     Renew: _same_names(pb.Renew),
     Renewed: _same_names(pb.Renewed),
     Subscribe: _subscribe,

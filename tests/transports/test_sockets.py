@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket as system_sockets
 from errno import EWOULDBLOCK
 from typing import Any
 
@@ -14,7 +15,16 @@ from twisted.internet.testing import MemoryReactorClock
 from twisted.python.failure import Failure
 
 from imgateway.transports import departures
-from imgateway.transports.sockets import PORTION, accept_in_portions, keep_little, place_of, read_early
+from imgateway.transports import sockets as ours
+from imgateway.transports.arrivals import PORTION, Arrivals
+from imgateway.transports.sockets import (
+    accept_in_portions,
+    host_of,
+    keep_little,
+    peer_of,
+    read_early,
+    set_options,
+)
 
 
 class Socket:
@@ -23,6 +33,10 @@ class Socket:
     def __init__(self) -> None:
         self.sent = b""
         self.takes = 1 << 20
+        self.options: list[tuple[int, int, int]] = []
+
+    def setsockopt(self, level: int, option: int, value: int) -> None:
+        self.options.append((level, option, value))
 
     def fileno(self) -> int:
         return 7
@@ -44,6 +58,7 @@ class Port:
 
     def __init__(self, transport: Any = tcp.Server) -> None:
         self.transport = transport
+        self.socket = Socket()
 
 
 def accepted(client: Any, transport: Any = tcp.Server) -> Any:
@@ -110,10 +125,70 @@ def test_others_are_left_alone() -> None:
     keep_little(object())
 
 
-def test_the_place_of_a_peer_costs_no_address_object() -> None:
-    assert place_of(accepted(("192.0.2.7", 51000))) == ("192.0.2.7", 51000)
-    assert place_of(accepted(("fe80::7%eth0", 51000, 0, 2))) == ("fe80::7%eth0", 51000)
-    assert place_of(accepted("", unix.Server)) is None
+@pytest.mark.parametrize(
+    ("client", "host", "peer"),
+    [
+        (("192.0.2.7", 51000), "192.0.2.7", "192.0.2.7:51000"),
+        (("fe80::7%eth0", 51000, 0, 2), "fe80::7%eth0", "[fe80::7%eth0]:51000"),
+    ],
+)
+def test_where_a_peer_is_costs_no_address_object(client: Any, host: str, peer: str) -> None:
+    made = accepted(client)
+    theirs = tcp.Server(Socket(), Protocol(), client, Port(), 1, MemoryReactorClock())  # type: ignore[arg-type]
+    assert (host_of(made), peer_of(made)) == (host_of(theirs), peer_of(theirs)) == (host, peer)
+
+
+def test_a_unix_sockets_peer_is_nowhere() -> None:
+    made = accepted("", unix.Server)
+    assert (host_of(made), peer_of(made)) == ("", "unix")
+
+
+def test_it_has_what_twisteds_own_has_and_reads() -> None:
+    """Making one leaves out the texts that Twisted's puts together, and nothing that another Twisted may
+    need."""
+    reactor = MemoryReactorClock()
+    theirs = tcp.Server(Socket(), Protocol(), ("::1", 1, 0, 0), Port(), 1, reactor)  # type: ignore[arg-type]
+    made = accepted(("::1", 1, 0, 0))
+    names = {"_peer", "_unwritten"} | vars(theirs).keys() - {
+        "logstr", "repstr", "hostname", "sessionno", "fileno", "client", "_tempDataBuffer",
+    }  # fmt: skip
+    assert vars(made).keys() == names
+    assert made in made.reactor.readers
+    assert (made.connected, made._addressType) == (theirs.connected, theirs._addressType)
+
+
+WANTED = [
+    (system_sockets.IPPROTO_TCP, system_sockets.TCP_NODELAY, 1),
+    (system_sockets.SOL_SOCKET, system_sockets.SO_KEEPALIVE, 1),
+]
+
+
+def test_what_all_connections_want_is_said_once_where_the_system_hands_it_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for inherited in (True, False):
+        monkeypatch.setattr(ours, "INHERITED", inherited)
+        made = accepted(("192.0.2.7", 51000))
+        set_options(made)
+        asked = made.server.socket.options, made.socket.options
+        assert asked == ((WANTED, []) if inherited else ([], WANTED))
+    theirs = tcp.Server(Socket(), Protocol(), ("192.0.2.7", 1), Port(), 1, MemoryReactorClock())  # type: ignore[arg-type]
+    set_options(theirs)
+    assert theirs.socket.options == WANTED  # type: ignore[attr-defined]
+    nameless = accepted("", unix.Server)
+    set_options(nameless)
+    assert nameless.socket.options == []
+
+
+@pytest.mark.skipif(not ours.INHERITED, reason="each socket is told here")
+def test_the_system_does_hand_it_on() -> None:
+    with system_sockets.socket() as listening:
+        for level, option, value in WANTED:
+            listening.setsockopt(level, option, value)
+        listening.bind(("127.0.0.1", 0))
+        listening.listen()
+        with system_sockets.create_connection(listening.getsockname()), listening.accept()[0] as one:
+            assert all(one.getsockopt(level, option) for level, option, _ in WANTED)
 
 
 class Arriving(Protocol):
@@ -124,6 +199,12 @@ class Arriving(Protocol):
 
     def dataReceived(self, data: bytes) -> None:
         self.data.append(data)
+
+
+@pytest.fixture(autouse=True)
+def without_epoll(monkeypatch: pytest.MonkeyPatch) -> None:
+    """These sockets are none of the system's; those that are stand in test_readable."""
+    monkeypatch.setattr(ours, "AVAILABLE", False)
 
 
 def reading(*chunks: bytes, reactor: Any = None) -> tuple[Any, Any, list[bytes]]:
@@ -180,9 +261,9 @@ def test_of_a_crowd_that_leaves_at_once_some_end_in_the_next_turn() -> None:
     ends = [socket.doRead() for socket in crowd]
     assert [isinstance(end, ConnectionDone) for end in ends] == [True] * departures.PORTION + [False]
     assert crowd[-1] not in reactor.readers
+    assert crowd[-1].connected
     reactor.advance(0)
-    assert crowd[-1] in reactor.readers
-    assert isinstance(crowd[-1].doRead(), ConnectionDone)
+    assert not crowd[-1].connected
 
 
 def test_few_are_accepted_at_a_time_however_many_come() -> None:
@@ -196,9 +277,16 @@ def test_few_are_accepted_at_a_time_however_many_come() -> None:
             self.numberAccepts += 20
 
     port: Any = Accepting()
-    accept_in_portions(port)
+    assert accept_in_portions(port) is None
     for _ in range(3):
         port.doRead()
     port.numberAccepts = 1
     port.doRead()
     assert asked == [PORTION, PORTION, PORTION, 1]
+
+
+def test_those_that_are_our_own_come_by_way_of_a_queue() -> None:
+    port: Any = Port()
+    port.doRead = lambda: None
+    keep_little(port)
+    assert isinstance(accept_in_portions(port), Arrivals)

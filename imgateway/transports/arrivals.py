@@ -1,0 +1,115 @@
+"""Connections that come in a crowd: they are taken from the system at once, and made in portions.
+
+Whoever finds the system's queue full is not refused, but has to try again, after 1, 3, 7, 15 seconds, and all
+of them at the same moment; in the worst case its connection is there and its greeting is not, for longer than
+a login may take. So there is a second queue here, of the same length, that the first one is emptied into: it
+costs few microseconds each, while to make a connection and to read its greeting takes a tenth of a
+millisecond, during which nobody else is served.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from errno import EMFILE, ENFILE
+from socket import NI_NUMERICHOST, NI_NUMERICSERV, getnameinfo
+from typing import Any
+
+from twisted.internet.address import IPv4Address, IPv6Address
+from twisted.logger import Logger
+
+__all__ = ("MOST", "PORTION", "Arrivals")
+
+log = Logger()
+
+PORTION = 16
+"""Connections made, and greetings read, before all others get their turn: some 3 ms."""
+TAKEN = 256
+"""Taken from the system in one turn: 2 ms."""
+MOST = 4096
+"""That wait here. Each has a descriptor."""
+
+
+class Arrivals:
+    """Those of one port of Twisted's that makes TCP sockets."""
+
+    def __init__(self, port: Any) -> None:
+        self._port = port
+        self._otherwise = port.doRead
+        self._waiting: deque[tuple[Any, tuple[Any, ...]]] = deque()
+        self._is_open = True
+        self._is_taking = True
+        self._turn: Any = None
+        port.doRead = self.take
+
+    def __len__(self) -> int:
+        """How many wait."""
+        return len(self._waiting)
+
+    def pause(self) -> None:
+        """None is made until `resume`; they wait here, and then in the system."""
+        self._is_open = False
+
+    def resume(self) -> None:
+        self._is_open = True
+        self._make_later()
+
+    def stop(self) -> None:
+        """Whoever waits is sent away."""
+        self._is_open = False
+        if self._turn is not None:
+            self._turn.cancel()
+            self._turn = None
+        while self._waiting:
+            self._waiting.popleft()[0].close()
+
+    def take(self) -> None:
+        """Somebody has come."""
+        waiting, accept = self._waiting, self._port.socket.accept
+        is_full = False
+        try:
+            for _ in range(min(TAKEN, MOST - len(waiting))):
+                waiting.append(accept())
+        except BlockingIOError:
+            pass
+        except OSError as error:
+            if error.errno in (EMFILE, ENFILE) and waiting:
+                is_full = True  # there may be descriptors again when some of these are made
+            else:
+                self._otherwise()  # Twisted knows what is to be done and said
+        if self._is_open and self._turn is None:
+            self._make()
+        if waiting and (is_full or len(waiting) >= MOST):
+            self._is_taking = False
+            self._port.stopReading()
+
+    def _make_later(self) -> None:
+        if self._waiting and self._turn is None:
+            self._turn = self._port.reactor.callLater(0, self._make)
+
+    def _make(self) -> None:
+        self._turn = None
+        waiting = self._waiting
+        for _ in range(min(PORTION, len(waiting))):
+            if not self._is_open:  # who came last has used up what may come just now
+                return
+            try:
+                self._connect(*waiting.popleft())
+            except Exception:
+                log.failure("a connection could not be made")
+        if not self._is_taking:
+            self._is_taking = True
+            self._port.startReading()
+        self._make_later()
+
+    def _connect(self, skt: Any, client: tuple[Any, ...]) -> None:
+        port = self._port
+        if len(client) == 4:
+            host, _ = getnameinfo(client, NI_NUMERICHOST | NI_NUMERICSERV)  # with its scope, if it has one
+            client = (host, *client[1:])
+            protocol = port.factory.buildProtocol(IPv6Address("TCP", *client))
+        else:
+            protocol = port.factory.buildProtocol(IPv4Address("TCP", *client))
+        if protocol is None:
+            skt.close()
+            return
+        protocol.makeConnection(port.transport(skt, protocol, client, port, 0, port.reactor))

@@ -1,0 +1,105 @@
+"""The usual Publish, cut out of its bytes, is what protobuf reads; and so is everything else."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from imgateway.errors import BadFrame
+from imgateway.frames import Frame, Publish, user_address
+from imgateway.wire import usual
+from imgateway.wire.reading import read_frame
+from imgateway.wire.usual import read_usual
+from imgateway.wire.writing import write_frame
+from tests.strategies import frames, publishes
+
+BOB = (user_address("bob"),)
+USUAL = write_frame(Publish("m1", BOB, body=b"hello"))
+
+
+def outcome(read: Any, data: bytes) -> Frame | str:
+    try:
+        return read(data)  # type: ignore[no-any-return]
+    except BadFrame as problem:
+        return str(problem)
+
+
+def assert_same(data: bytes) -> None:
+    assert outcome(read_usual, data) == outcome(read_frame, data)
+
+
+@given(publishes)
+def test_every_publish(publish: Publish) -> None:
+    assert read_usual(write_frame(publish)) == publish
+
+
+@given(frames)
+def test_every_frame(frame: Frame) -> None:
+    assert_same(write_frame(frame))
+
+
+@given(st.integers(0, len(USUAL) - 1), st.integers(0, 255))
+def test_one_byte_changed(at: int, byte: int) -> None:
+    assert_same(USUAL[:at] + bytes((byte,)) + USUAL[at + 1 :])
+
+
+@given(st.integers(0, len(USUAL)), st.binary(max_size=4))
+def test_cut_off_and_something_else_behind(at: int, rest: bytes) -> None:
+    assert_same(USUAL[:at] + rest)
+
+
+@given(st.binary(max_size=40))
+@example(b"")
+@example(b"\x0a")
+@example(b"\x0a\x80")
+def test_any_bytes(data: bytes) -> None:
+    assert_same(data)
+
+
+def field(tag: int, data: bytes, size: bytes = b"") -> bytes:
+    return bytes((tag,)) + (size or bytes((len(data),))) + data
+
+
+@pytest.mark.parametrize(
+    "inner",
+    [
+        field(0x0A, b"m", b"\x81\x00")
+        + field(0x12, b"user:bob")
+        + field(0x22, b"x"),  # not the shortest form
+        field(0x0A, b"m") + field(0x12, b"user:bob") + field(0x22, b"x", b"\x81\x00"),
+        field(0x0A, b"m") + field(0x12, b"user:bob") + field(0x22, b"x", b"\x81\x80\x00"),
+        field(0x0A, b"m") + field(0x12, b"user:bob") + field(0x22, b""),
+        field(0x0A, b"") + field(0x12, b"user:bob") + field(0x22, b"x"),
+        field(0x0A, b"m\n") + field(0x12, b"user:bob") + field(0x22, b"x"),
+        field(0x0A, "é".encode()) + field(0x12, b"user:bob") + field(0x22, b"x"),
+        field(0x0A, b"\xff") + field(0x12, b"user:bob") + field(0x22, b"x"),
+        field(0x0A, b"m" * 65) + field(0x12, b"user:bob") + field(0x22, b"x"),
+        field(0x0A, b"m") + field(0x12, b"nobody") + field(0x22, b"x"),
+        field(0x0A, b"m") + field(0x12, b"user:\xff") + field(0x22, b"x"),
+        field(0x0A, b"m") + field(0x12, b"user:bob") + field(0x22, b"x") + field(0x22, b"y"),
+        field(0x22, b"x") + field(0x0A, b"m") + field(0x12, b"user:bob"),
+        field(0x0A, b"m") + field(0x12, b"user:bob") + field(0x12, b"user:eve") + field(0x22, b"x"),
+    ],
+)
+def test_what_is_not_written_as_usual(inner: bytes) -> None:
+    assert_same(field(0x0A, inner))
+    assert_same(field(0x0A, inner, bytes((len(inner) | 0x80, 0))))
+
+
+@pytest.mark.parametrize("size", [1, 127, 128, 16_000, 16_383, 16_384, 70_000, 1 << 21])
+def test_bodies_of_any_size(size: int) -> None:
+    publish = Publish("m1", BOB, body=b"x" * size)
+    assert read_usual(write_frame(publish)) == publish
+
+
+def test_the_usual_one_is_not_left_to_protobuf(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no(data: bytes) -> Frame:
+        raise AssertionError(data)
+
+    monkeypatch.setattr(usual, "read_frame", no)
+    for body in (b"x", b"x" * 100, b"x" * 1000):
+        publish = Publish("m1", BOB, body=body)
+        assert read_usual(write_frame(publish)) == publish
