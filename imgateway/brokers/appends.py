@@ -11,7 +11,15 @@ from twisted.internet.defer import Deferred
 
 from imgateway.frames import LogKey, Message, Outcome
 
-__all__ = ("Append", "Batch", "Change", "Shared", "Touched", "Waiting")
+__all__ = ("Answer", "Append", "Batch", "Change", "Shared", "Told", "Touched", "Waiting")
+
+
+Told = tuple[Callable[..., None], tuple[Any, ...]]
+"""(answer, about): to be called with the outcomes and ``*about``."""
+
+
+Answer = tuple[Callable[..., None], Any, tuple[Any, ...]]
+"""What is to be called with which first argument, and which others."""
 
 
 class Waiting:
@@ -34,6 +42,10 @@ class Waiting:
                 outcomes[index] = outcomes[first]
         return tuple(outcomes)
 
+    def tell(self) -> None:
+        """It waits for nothing more."""
+        self.deferred.callback(self.answer())
+
 
 class Shared(Struct):
     """The encoded message of a publish to several logs: stored once if two or more of them take it."""
@@ -45,7 +57,7 @@ class Append(Struct, gc=False):
     """One message on its way into one log.
 
     `waiting`: the publishes that wait for it and the index in their outcomes (-1: wait, but tell nobody).
-    `ask_disk`: it may have been taken before memory begins.
+    `ask_disk`: it may have been taken before memory begins. `told`: who is answered besides, by a plain call.
     """
 
     log: LogKey
@@ -58,6 +70,7 @@ class Append(Struct, gc=False):
     ttl_ms: int = 0
     ask_disk: bool = False
     shared: Shared | None = None
+    told: Told | None = None
 
 
 class Change(Struct):

@@ -26,12 +26,13 @@ from twisted.internet.defer import Deferred, fail, succeed
 from twisted.logger import Logger
 from zope.interface import implementer
 
-from imgateway.brokers.appends import Append, Batch, Change, Waiting
+from imgateway.brokers.appends import Answer, Append, Batch, Change, Touched, Waiting
 from imgateway.brokers.clock import steady, wall_ms
 from imgateway.brokers.cursors import new_epoch
 from imgateway.brokers.directory import Directory, Mark
 from imgateway.brokers.health import Fault, Health, Timers
 from imgateway.brokers.intake import Intake
+from imgateway.brokers.journal import Journal
 from imgateway.brokers.lanes import Lane, ThreadLane, TurnLane
 from imgateway.brokers.membership import Membership
 from imgateway.brokers.opening import Facts, new_epoch_number, open_facts
@@ -52,6 +53,7 @@ from imgateway.frames import (
     Address,
     Entry,
     LogKey,
+    Message,
     Outcome,
     OutcomeCode,
     Position,
@@ -67,8 +69,10 @@ __all__ = ("EmbeddedBroker",)
 UNKNOWN = Outcome(OutcomeCode.UNKNOWN)
 FULL = OutcomeCode.FULL
 UPKEEP_S = 1.0
-# A write-ahead log of this many pages (64 MB) is begun anew, for which the writer waits a moment.
-LONG_WAL_PAGES = 16_384
+# A write-ahead log of this many pages (32 MB) is begun anew, for which the writer waits a moment.
+LONG_WAL_PAGES = 8_192
+# Up to so many (20 MB) it is made longer before that is needed; what it needs beyond, it grows by itself.
+AHEAD_WAL_PAGES = 5_120
 
 
 @implementer(IBroker)
@@ -135,8 +139,10 @@ class EmbeddedBroker:
             epoch_of=self._epoch_of,
         )
         self._tails = Tails()
+        journal = Journal()
         self._store = Store(
             self._database,
+            journal,
             retention,
             settings.dedup_s * 1000,
             self._now_ms,
@@ -154,7 +160,7 @@ class EmbeddedBroker:
         self._unfinished: Batch | None = None
         self._changes = 0
 
-        self._reading = Reader(self._database, self._now_ms)
+        self._reading = Reader(self._database, journal, self._now_ms)
         self._timers = Timers(reactor)
         retry_wait = backoff(random, first_s=0.05, max_s=2.0)
         self._health = Health(self._timers, retry_wait, partial(self._tell, "healthy"))
@@ -305,6 +311,17 @@ class EmbeddedBroker:
         self._intake.check()
         return waiting.deferred
 
+    def take(
+        self, message: Message, address: Address, answer: Callable[..., None], about: tuple[Any, ...]
+    ) -> None:
+        append = self._intake.plain(message, log_of(address), (answer, about))
+        if append is None:
+            self.publish(Publication(message, (address,))).addCallback(answer, *about)
+            return
+        self._queue.append(append)
+        if not self._signalled and "writer" not in self._health:
+            self._wake_writer()
+
     def emit(self, publication: Publication) -> None:
         message = publication.message
         encoded = encode_message(message)
@@ -378,40 +395,45 @@ class EmbeddedBroker:
         self._number = result.number
         self._stored += result.codes.count(OutcomeCode.OK)
         self._trimmed(result.trimmed)
-        for touched in result.touched:
-            self._arrived(*touched)
+        self._arrived(result.touched)
         answers = self._settle(result)
         for change in result.changes:
             change.done(change.result)
         self._changes -= len(result.changes)
-        for waiting in answers:
-            waiting.deferred.callback(waiting.answer())
+        for answer, first, about in answers:
+            try:
+                answer(first, *about)
+            except Exception:
+                self.log.failure("who published raised at the answer")
         self._intake.relax()
         self._stop_if_done()
 
-    def _arrived(
-        self, log: LogKey, after: int, upto: int, appends: list[Append], expires_ms: list[int]
-    ) -> None:
-        tail = self._tails.get(log)
-        if tail is not None and upto > tail.head:  # else a read was ahead of this report
-            tail.head = upto
-            if tail.told:
-                entries = []
-                seq = after
-                for append, expires in zip(appends, expires_ms, strict=True):
-                    seq += 1
-                    entries.append(
-                        Entry(seq, append.encoded, append.only_device, append.except_device, expires)
-                    )
-                try:
-                    self._listener.arrived(log, self._epoch_of(log), after, upto, tuple(entries))
-                except Exception:
-                    self._raised("arrived")
-        if log.address.kind == "user" and not (tail and tail.online() and self._listener.attended(log)):
-            for append in appends:
-                self._tell("unattended", log, append.message)
+    def _arrived(self, touched: Sequence[Touched]) -> None:
+        """Tell what one commit brought, log by log."""
+        listener, tail_of, epochs, epoch = self._listener, self._tails.get, self._epochs, self._epoch
+        for log, after, upto, appends, expires_ms in touched:
+            tail = tail_of(log)
+            is_mailbox = log[0][0] == "user"  # by its names an address takes thrice as long
+            if tail is not None and upto > tail.head:  # else a read was ahead of this report
+                tail.head = upto
+                if tail.told:
+                    identity = epochs.get(log, epoch) if epochs else epoch
+                    try:
+                        if is_mailbox:
+                            mail = [
+                                one.encoded for one in appends if not (one.only_device or one.except_device)
+                            ]
+                            if len(mail) == len(appends) and listener.mailed(log, identity, after, mail):
+                                continue
+                        entries = map(_entry, range(after + 1, upto + 1), appends, expires_ms)
+                        listener.arrived(log, identity, after, upto, tuple(entries))
+                    except Exception:
+                        self._raised("arrived")
+            if is_mailbox and not (tail and tail.online() and listener.attended(log)):
+                for append in appends:
+                    self._tell("unattended", log, append.message)
 
-    def _settle(self, batch: Batch) -> list[Waiting]:
+    def _settle(self, batch: Batch) -> list[Answer]:
         appends, codes, seqs, epoch, epochs = (
             batch.appends,
             batch.codes,
@@ -427,8 +449,9 @@ class EmbeddedBroker:
             taken = [append for append, code in zip(appends, codes, strict=True) if code != FULL]
             seqs = [seq for seq, code in zip(seqs, codes, strict=True) if code != FULL]
         self._dedup.settle_all([append.digest for append in taken], seqs, batch.now_ms)
+        new = tuple.__new__  # as the class does it, without a call in Python
         outcomes = [
-            Outcome(code, epochs.get(append.log, epoch) if epochs else epoch, seq)
+            new(Outcome, (code, epochs.get(append.log, epoch) if epochs else epoch, seq))
             for append, code, seq in zip(appends, codes, batch.seqs, strict=True)
         ]
         return self._intake.settle(zip(appends, outcomes, strict=True))
@@ -574,7 +597,7 @@ class EmbeddedBroker:
         return answer
 
     def _epoch_of(self, log: LogKey) -> int:
-        return self._epochs.get(log, self._epoch)
+        return self._epochs.get(log, self._epoch) if self._epochs else self._epoch
 
     # ------------------------------------------------------------------------------------------------ upkeep
 
@@ -620,6 +643,8 @@ class EmbeddedBroker:
                 self._directory.write_mark(Mark(self._epoch, number))
             connection = self._database.open()
             _, pages, moved = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+            if self._stopped is None:
+                self._database.lengthen_wal(min(2 * pages, AHEAD_WAL_PAGES))
             # If somebody still reads what is older (a backup), the writer would be held up for nothing.
             if moved == pages > LONG_WAL_PAGES:
                 connection.execute("PRAGMA wal_checkpoint(RESTART)")
@@ -654,3 +679,7 @@ class EmbeddedBroker:
 
     def _raised(self, what: str) -> None:
         self.log.failure("the listener's {what} raised", what=what)
+
+
+def _entry(seq: int, append: Append, expires_ms: int) -> Entry:
+    return Entry(seq, append.encoded, append.only_device, append.except_device, expires_ms)

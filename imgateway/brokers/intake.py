@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 
 import msgspec
 
-from imgateway.brokers.appends import Append, Shared, Waiting
+from imgateway.brokers.appends import Answer, Append, Shared, Told, Waiting
 from imgateway.config import BrokerSettings
 from imgateway.core.dedup import DIGEST_BYTES, Dedup, digest
 from imgateway.frames import (
@@ -18,6 +18,7 @@ from imgateway.frames import (
     RING_KINDS,
     Address,
     LogKey,
+    Message,
     Outcome,
     OutcomeCode,
     log_of,
@@ -106,6 +107,23 @@ class Intake:
             waiting.outcomes[index] = Outcome(OutcomeCode.DUPLICATE, self._epoch_of(log), found)  # type: ignore[arg-type]
         return None
 
+    def plain(self, message: Message, log: LogKey, told: Told) -> Append | None:
+        """A message to one log, with nothing else about it. None: it is a repeat, or was one, which is not
+        looked into here."""
+        mark = digest(
+            self.secret, log, "", message.sender, message.device, message.msg_id, self._digest_bytes
+        )
+        if self._known.get(mark) is not None:
+            return None
+        encoded = encode_message(message)
+        append = Append(log, encoded, mark, message, [], told=told)
+        self._known.expect(mark, append)
+        self.entries += 1
+        self.bytes += len(encoded)
+        if self.entries >= self._settings.waiting_entries or self.bytes >= self._settings.waiting_bytes:
+            self.check()
+        return append
+
     def all(
         self, publication: Publication, encoded: bytes, waiting: Waiting
     ) -> tuple[list[Append], list[int]]:
@@ -174,19 +192,26 @@ class Intake:
             self.is_congested = False
             self._congested(False)
 
-    def settle(self, settled: Iterable[tuple[Append, Outcome]]) -> list[Waiting]:
-        """This became of appends. :returns: the publishes that wait for nothing more, in order."""
-        answers: list[Waiting] = []
+    def settle(self, settled: Iterable[tuple[Append, Outcome]]) -> list[Answer]:
+        """This became of appends. :returns: how the publishes that wait for nothing more are answered, in
+        order."""
+        answers: list[Answer] = []
         size = entries = 0
         for append, outcome in settled:
             size += len(append.encoded)
+            if append.told is not None:
+                entries += 1
+                answer, about = append.told
+                answers.append((answer, (outcome,), about))
+            if not append.waiting:
+                continue
             entries += len(append.waiting)
             for waiting, index in append.waiting:
                 if index >= 0:
                     waiting.outcomes[index] = outcome
                 waiting.missing -= 1
                 if not waiting.missing:
-                    answers.append(waiting)
+                    answers.append((Waiting.tell, waiting, ()))
         self.entries -= entries
         self.bytes -= size
         return answers

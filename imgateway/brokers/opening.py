@@ -9,6 +9,7 @@ from collections.abc import Callable
 from msgspec import Struct
 
 from imgateway.brokers.directory import Directory
+from imgateway.brokers.journal import merge
 from imgateway.brokers.schema import Database, fault_text
 from imgateway.errors import StoreError
 from imgateway.frames import LogKey, parse_address
@@ -70,6 +71,7 @@ def _facts(
 ) -> Facts:
     # Writing already here finds a disk that is full or read-only before anybody listens.
     connection.execute("BEGIN IMMEDIATE")
+    merge(connection)
     known = dict(connection.execute("SELECT name, value FROM fact").fetchall())
     epoch, starts = known.get("epoch", 0), known.get("starts", 0) + 1
     secret = known.get("secret") or entropy(32)

@@ -2,6 +2,7 @@
 
 ::
 
+    journal     one row a commit whose messages are not with their logs yet; `places` says where each begins
     entry       one row a message and log, clustered by log and seq: key = log.id << 32 | seq. Row 0 is no
                 entry: its at_ms is the number of the last commit, so that a batch and its number are one
                 statement.
@@ -18,17 +19,28 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from imgateway.errors import StoreError
 
-__all__ = ("MEMORY", "VERSION", "Database", "OpenDatabase", "fault_text", "open_database")
+__all__ = ("MEMORY", "VERSION", "WITHOUT_JOURNAL", "Database", "OpenDatabase", "fault_text", "open_database")
 
-VERSION = 1
+VERSION = 2
+# This one lacks the table `journal`, and nothing else.
+WITHOUT_JOURNAL = 1
 MEMORY = ":memory:"
+# A page in the write-ahead log, with its head.
+FRAME_BYTES = 4096 + 24
+ZEROS = bytes(1 << 20)
 
+JOURNAL = """
+CREATE TABLE journal (
+    number INTEGER PRIMARY KEY, at_ms INTEGER NOT NULL, places TEXT NOT NULL, messages BLOB NOT NULL);
+"""
 TABLES = """
 CREATE TABLE entry (
     key INTEGER PRIMARY KEY, at_ms INTEGER NOT NULL, digest BLOB, expires_ms INTEGER NOT NULL DEFAULT 0,
@@ -111,7 +123,8 @@ class Database:
             self._only = None
 
     def prepare(self, connection: sqlite3.Connection) -> None:
-        """Make the tables in a new database, or check that they are ours.
+        """Make the tables in a new database, or check that they are ours; of the version before, add what it
+        lacks.
 
         :raises StoreError: it is another program's or a newer version's.
         """
@@ -119,12 +132,13 @@ class Database:
         version = connection.execute("PRAGMA user_version").fetchone()[0]
         if version == VERSION:
             return
-        if version or connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]:
+        is_new = not (version or connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0])
+        if not is_new and version != WITHOUT_JOURNAL:
             raise StoreError(
                 f"{self.path} is of format {version}, this version reads {VERSION}: use the one that wrote it"
             )
         connection.execute("BEGIN IMMEDIATE")
-        for statement in TABLES.split(";\n"):
+        for statement in (TABLES + JOURNAL if is_new else JOURNAL).split(";\n"):
             connection.execute(statement)
         connection.execute(f"PRAGMA user_version={VERSION}")
         connection.execute("COMMIT")
@@ -132,6 +146,22 @@ class Database:
     @property
     def wal(self) -> Path:
         return Path(self.path + "-wal")
+
+    def lengthen_wal(self, pages: int) -> None:
+        """Have the write-ahead log's file be as long as so many pages take. A sync of what is written over
+        costs half of one of a file that grows, whose new length is one more write, to another place.
+
+        SQLite takes zeros behind its last frame for the end. They are appended, so they never come to stand
+        where it has written something, whatever it writes meanwhile; a little at a time and on the disk at
+        once, for a commit's sync waits for all that is not.
+        """
+        with suppress(OSError):
+            wal = os.open(self.wal, os.O_WRONLY | os.O_APPEND | os.O_DSYNC | os.O_CLOEXEC)
+            try:
+                while os.fstat(wal).st_size < pages * FRAME_BYTES:
+                    os.write(wal, ZEROS)
+            finally:
+                os.close(wal)
 
 
 def fault_text(error: BaseException, path: str) -> str:

@@ -12,8 +12,8 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import partial
-from itertools import count
-from typing import Any, TypeVar
+from itertools import count, islice
+from typing import Any
 
 from msgspec.structs import replace
 from twisted.internet.defer import Deferred, succeed
@@ -39,15 +39,15 @@ from imgateway.interfaces import Claim, Followed, LoginPolicy, Mailbox, Opened, 
 
 __all__ = ("MAX_FOLLOWED", "MAX_PARKED", "Sessions")
 
-T = TypeVar("T")
+OK = Verdict.OK
 
 # Logs beside its mailbox in which a device's position is kept: who subscribes to others, connection by
 # connection, would fill memory and disk.
 MAX_FOLLOWED = 1_000
 # When a device was last seen matters by the day; once an hour spares a login storm its writes.
 SEEN_GRAIN_MS = 3_600_000
-# Sessions written by one change.
-SAVE_STEP = 1_000
+# Sessions written by one change, some 3 ms: messages wait for it, and then have their commit.
+SAVE_STEP = 250
 
 
 class Sessions:
@@ -100,6 +100,7 @@ class Sessions:
         self._forgotten: dict[str | LogKey, tuple[str, ...]] = {}
         self._away: set[Seat] = set()  # open, and their clients are gone
         self._login_ms = 0
+        self._flushing = 0  # of the dirty: how many are yet to be given to the writer
         self._records = Records(change, self._saving, self._recorded)
         self._moved: dict[SessionKey, set[LogKey]] = {}  # of the dirty ones, beside their mailboxes
         self._following: dict[LogKey, dict[SessionKey, Seat]] = {}
@@ -124,10 +125,11 @@ class Sessions:
 
     def _found(self, claim: Claim, tail: Tail, answer: Deferred[Opened], found: Found) -> None:
         self._tails.pins.end(tail)
-        if claim.session.device in self._forgotten.get(claim.session.user, ()):
+        if self._forgotten and claim.session.device in self._forgotten.get(claim.session.user, ()):
             # The reader may have seen the device before it was deleted. Registering finds out which it is.
             found = Found(found.not_before_s, "", 0, b"", ())
-        tail.not_before_s = max(tail.not_before_s, found.not_before_s)
+        if found.not_before_s > tail.not_before_s:
+            tail.not_before_s = found.not_before_s
         for cursor in found.cursors:
             if cursor.log == tail.log:
                 tail.learn(cursor.first, cursor.head)
@@ -140,12 +142,13 @@ class Sessions:
         """The login policy. State first, then the displaced are told, then the answer: a listener may call
         back."""
         verdict = _verdict(claim, tail, seat, seat in self._away)
-        if verdict is not Verdict.OK:
+        if verdict is not OK:
             answer.callback(Opened(verdict))
             return
         gone: list[Callable[[], None]] = []
+        seats = tail.seats
         resumed = seat is not None and seat.online
-        for other in tail.seats:
+        for other in seats:
             if not other.online:
                 continue
             if other is seat:
@@ -163,7 +166,7 @@ class Sessions:
             seat = Seat(claim.session.device)
             if found is not None and found.seen_ms:
                 self._sit(tail, seat, found)
-            tail.seats += (seat,)
+            tail.seats = (*seats, seat)
         known = seat.registered
         self._away.discard(seat)
         seat.generation = next(self._generations)
@@ -183,9 +186,10 @@ class Sessions:
             if seat not in self._waiting and seat not in self._saving:
                 self._register(claim, tail, seat)
             self._waiting[seat] = answer
-        for tell in gone:
-            tell()
-        self.release(tail)  # of the displaced: nobody closes them any more
+        if gone:
+            for tell in gone:
+                tell()
+            self.release(tail)  # of the displaced: nobody closes them any more
         if known and not answer.called:
             answer.callback(self._opened(tail, seat, found, True, resumed))
 
@@ -209,14 +213,13 @@ class Sessions:
         mailbox = Place(
             log, self._epoch_of(log), min(seat.acked, tail.head), max(tail.first, 1), tail.head, owed.parked
         )
-        places = [mailbox]
-        for cursor in found.cursors if found else ():
-            if cursor.log != log:
-                acked, parked = owed.others.get(cursor.log, (cursor.acked, cursor.parked))
-                places.append(
-                    Place(cursor.log, self._epoch_of(cursor.log), acked, cursor.first, cursor.head, parked)
-                )
-        return Opened(Verdict.OK, seat.generation, tuple(places), known, owed.record, resumed)
+        others = [cursor for cursor in found.cursors if cursor.log != log] if found else ()
+        places = [
+            Place(cursor.log, self._epoch_of(cursor.log), acked, cursor.first, cursor.head, parked)
+            for cursor in others
+            for acked, parked in (owed.others.get(cursor.log, (cursor.acked, cursor.parked)),)
+        ]
+        return Opened(OK, seat.generation, (mailbox, *places), known, owed.record, resumed)
 
     def _register(self, claim: Claim, tail: Tail, seat: Seat) -> None:
         """With `enter`."""
@@ -224,7 +227,7 @@ class Sessions:
         self._saving.begin(seat)
         seats = tail.seats
         keep = tuple([other.device for other in seats if other.online])
-        furthest = max([0, *(other.acked for other in seats)])
+        furthest = max([0, *[other.acked for other in seats]])
         newcomer = Newcomer(claim.session, claim.platform, claim.start, keep, furthest)
         self._newcomers.append((newcomer, tail, seat))
 
@@ -257,11 +260,20 @@ class Sessions:
         self._saving.end(seat)
         seat.acked = max(seat.acked, acked)
         seat.seen_ms = seat.since_ms
-        self._forget(session.user, forgotten)
+        if forgotten:
+            self._forgot(session.user, tail, forgotten)
+        answer = self._waiting.pop(seat, None)
+        if answer is not None:
+            answer.callback(self._opened(tail, seat, None, False))
+        self.release(tail)
+
+    def _forgot(self, user: str, tail: Tail, forgotten: tuple[str, ...]) -> None:
+        """These devices were deleted to make place."""
+        self._forget(user, forgotten)
         for device in forgotten:
             other = tail.seat(device)
             if other is not None and other.online:  # it came back while it was being forgotten
-                again = SessionKey(session.user, device)
+                again = SessionKey(user, device)
                 self._register(Claim(again, other.platform), tail, other)
                 self.enter()  # before what else is to be written of it
                 for log in other.owed.others:
@@ -272,10 +284,6 @@ class Sessions:
             elif other is not None:
                 self._clean(other)
                 tail.seats = tuple(one for one in tail.seats if one is not other)
-        answer = self._waiting.pop(seat, None)
-        if answer is not None:
-            answer.callback(self._opened(tail, seat, None, False))
-        self.release(tail)
 
     # ------------------------------------------------------------------------------------- while it is online
 
@@ -420,7 +428,7 @@ class Sessions:
             self._forget(session.user, (session.device,))
             self._change(Change(lambda connection: forget_device(connection, session), forgotten))
         elif seat in self._dirty:
-            self._save([(session, seat)], done)
+            self._save([(session, seat)], partial(done.callback, None))
         else:
             self.release(tail)
             done.callback(None)
@@ -522,10 +530,21 @@ class Sessions:
         return [(log.address.id, seat.device, seat.acked) for seat in tail.seats if seat.registered]
 
     def flush(self) -> None:
-        """Give all that is dirty to the writer."""
-        dirty = [(session, seat) for seat, session in self._dirty.items()]
-        for start in range(0, len(dirty), SAVE_STEP):
-            self._save(dirty[start : start + SAVE_STEP], None)
+        """Give all that is dirty to the writer, one step when the other is on disk."""
+        is_on = self._flushing > 0
+        self._flushing = len(self._dirty)
+        if not is_on:
+            self._flush_step()
+
+    def _flush_step(self) -> None:
+        seats = [
+            (session, seat) for seat, session in islice(self._dirty.items(), min(self._flushing, SAVE_STEP))
+        ]
+        self._flushing = self._flushing - len(seats) if seats else 0
+        if seats:
+            self._save(seats, self._flush_step)
+        elif self._dirty:  # since the flush began
+            self._flush_later()
 
     # ---------------------------------------------------------------------------------------------- internals
 
@@ -586,7 +605,7 @@ class Sessions:
             if not following:
                 del self._following[log]
 
-    def _save(self, seats: list[tuple[SessionKey, Seat]], done: Deferred[None] | None) -> None:
+    def _save(self, seats: list[tuple[SessionKey, Seat]], done: Callable[[], None]) -> None:
         now_ms = self._now_ms()
         rows = []
         for session, seat in seats:
@@ -606,8 +625,7 @@ class Sessions:
                 tail = self._tails.of(session.user)
                 if tail is not None:
                     self.release(tail)
-            if done is not None:
-                done.callback(None)
+            done()
 
         self._change(Change(partial(_save_rows, rows), saved))
 
@@ -621,10 +639,12 @@ class Sessions:
             return
         if self._forgotten:
             self._forgotten.pop(tail.name, None)
-        for seat in tail.seats:
-            if not (seat.online or seat in self._dirty or seat in self._saving):
-                tail.seats = tuple(one for one in tail.seats if one is not seat)
-        if not (tail.seats or tail.watched):
+        seats = tail.seats
+        for seat in seats:
+            if not (seat.generation or seat in self._dirty or seat in self._saving):
+                seats = tuple([one for one in seats if one is not seat])
+                tail.seats = seats
+        if not (seats or tail.watched):
             self._tails.drop(tail)
 
 
@@ -641,11 +661,12 @@ def _verdict(claim: Claim, tail: Tail, seat: Seat | None, is_away: bool) -> Verd
         and seat.owed.order > claim.order
     ):
         return Verdict.OUTRUN
-    return Verdict.OK
+    return OK
 
 
 def _is_mailbox(log: LogKey, user: str) -> bool:
-    return log.address.id == user and log.address.kind == "user"
+    kind, name, _ = log[0]  # by its names an address takes thrice as long
+    return name == user and kind == "user"
 
 
 def _keep(seat: Seat, log: LogKey, acked: int, parked: tuple[int, ...]) -> None:

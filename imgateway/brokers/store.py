@@ -1,9 +1,7 @@
 """The writer: batches of appends and changes become commits. Everything here runs in the writer's thread.
 
-How rows get in decides the speed. Each step of an SQLite statement gives the interpreter's lock away, and
-beside a busy reactor it takes up to a switch interval (5 ms) to get it back: 400 rows by `executemany` took
-400 of them (1,460 µs a row). So a batch is one statement: the messages are one blob, a JSON object says where
-each begins, and row 0 takes the commit's number along.
+Most commits go to the journal; one that must go to the logs takes what is in the journal along. How messages
+get in is told in `rows`.
 """
 
 from __future__ import annotations
@@ -13,37 +11,16 @@ import sqlite3
 from collections.abc import Callable, Iterable
 from operator import itemgetter
 
-from imgateway.brokers.appends import Append, Batch, Shared
+from imgateway.brokers.appends import Append, Batch
+from imgateway.brokers.journal import Journal, merge
 from imgateway.brokers.retention import Retention
+from imgateway.brokers.rows import ENTER, INSERT_PLAIN, PLAIN_BYTES, packed, write_special
 from imgateway.brokers.schema import Database
 from imgateway.config import RetentionSettings
 from imgateway.frames import LogKey, OutcomeCode, address_text
 
 __all__ = ("Logbook", "Store")
 
-# value = offset << 24 | length: longer messages take the other way.
-PLAIN_BYTES = 1 << 24
-INSERT_PLAIN = """
-INSERT INTO entry (key, at_ms, digest, message)
-SELECT CAST(key AS INTEGER), ?2, substr(?1, (value >> 24) + 1, 8),
-    substr(?1, (value >> 24) + 9, (value & 16777215) - 8)
-FROM json_each(?3)
-UNION ALL SELECT 0, ?4, NULL, NULL WHERE true
-ON CONFLICT (key) DO UPDATE SET at_ms = CASE excluded.key WHEN 0 THEN excluded.at_ms END
-"""
-# A conflict anywhere but in row 0 would be a seq used twice: NULL there breaks NOT NULL, and the statement.
-
-INSERT_SPECIAL = """
-INSERT INTO entry (key, at_ms, digest, expires_ms, only_device, except_device, body, size, message)
-SELECT json_extract(value, '$[0]'), ?2, substr(?1, json_extract(value, '$[1]') + 1, 8),
-    json_extract(value, '$[3]'), json_extract(value, '$[4]'), json_extract(value, '$[5]'),
-    json_extract(value, '$[6]'), json_extract(value, '$[7]'),
-    CASE json_extract(value, '$[6]') WHEN 0
-        THEN substr(?1, json_extract(value, '$[1]') + 9, json_extract(value, '$[2]')) END
-FROM json_each(?3)
-"""
-# Below this, a reference costs more than the copy.
-SHARE_BYTES = 512
 # States of logs kept in memory; they are read again when needed.
 MAX_LOGBOOKS = 200_000
 # Digests kept of logs that somebody sent to again, some 200 bytes each; more, if one log may hold more.
@@ -57,12 +34,12 @@ class Logbook:
 
     def __init__(self, id: int, head: int, entries: int, size: int, fresh: bool) -> None:
         self.id = id
-        self.head = head
+        self.head = self.after = head
         self.entries = entries
         self.bytes = size
+        """`after`: the newest committed seq; up to `head`: what the commit of the moment brings."""
         self.fresh = fresh
         """Not in the database yet."""
-        self.after = 0
         self.taken: list[Append] = []
         self.expires: list[int] = []
 
@@ -70,6 +47,7 @@ class Logbook:
 class Store:
     """One connection that writes.
 
+    :param journal: where commits wait until they are merged; in memory it stays empty.
     :param now_ms: wall clock that does not go back, in milliseconds.
     :param dedup_ms: how long digests count.
     :param positions: called with a log from the writer's thread: (user, device, acked) of the devices in
@@ -79,12 +57,14 @@ class Store:
     def __init__(
         self,
         database: Database,
+        journal: Journal,
         retention: RetentionSettings,
         dedup_ms: int,
         now_ms: Callable[[], int],
         positions: Callable[[LogKey], Iterable[tuple[str, str, int]]],
     ) -> None:
         self._database = database
+        self._journal = journal
         self._limits = retention
         self._dedup_ms = dedup_ms
         self._now_ms = now_ms
@@ -94,7 +74,7 @@ class Store:
         self._glanced: list[LogKey] = []  # looked at for something else than an append: not worth keeping
         self._older: dict[LogKey, tuple[int, dict[str, int]]] = {}
         self._older_size = 0
-        self._next_log = self._next_body = 1
+        self._next_log = 1
         self.number = 0
         """The number of the newest commit."""
 
@@ -114,6 +94,8 @@ class Store:
             self.drop()
             raise
         self.number = batch.number
+        for log, _, upto, _, _ in batch.touched:
+            self._books[log].after = upto
         for log in self._glanced:
             self._books.pop(log, None)
         self._glanced.clear()
@@ -127,7 +109,10 @@ class Store:
         :raises Exception: to be tried again.
         """
         try:
-            more, touched = self._retention.sweep(self._ready(), self._now_ms())
+            connection = self._ready()
+            if self._journal.size:
+                self._merge(connection)
+            more, touched = self._retention.sweep(connection, self._now_ms())
         except BaseException:
             self.drop()
             raise
@@ -169,16 +154,20 @@ class Store:
         first = connection.execute(
             "SELECT key FROM entry WHERE key > ? AND key < ? ORDER BY key LIMIT 1", _span(book.id)
         ).fetchone()
-        return (first[0] & 0xFFFFFFFF if first else book.head + 1), book.head
+        if first:
+            return first[0] & 0xFFFFFFFF, book.head
+        run = self._journal.runs.get(book.id)
+        return (book.after if run is None else run.after) + 1, book.head
 
     # ---------------------------------------------------------------------------------------------- internals
 
     def _ready(self) -> sqlite3.Connection:
         if self._connection is None:
-            self._connection = connection = self._database.open()
-            self.number, self._next_log, self._next_body = connection.execute(
-                "SELECT at_ms, 1 + (SELECT coalesce(max(id), 0) FROM log),"
-                " 1 + (SELECT coalesce(max(id), 0) FROM body) FROM entry WHERE key = 0"
+            connection = self._database.open()
+            self._connection = connection
+            self._merge(connection)  # a commit of unknown fate may be there
+            self.number, self._next_log = connection.execute(
+                "SELECT at_ms, 1 + (SELECT coalesce(max(id), 0) FROM log) FROM entry WHERE key = 0"
             ).fetchone()
         return self._connection
 
@@ -209,7 +198,6 @@ class Store:
                 continue
             taken = book.taken
             if not taken:
-                book.after = book.head
                 touched[log] = book
             taken.append(append)
             book.expires.append(now_ms + append.ttl_ms if append.ttl_ms else 0)
@@ -247,70 +235,42 @@ class Store:
                         append.shared.refs += 1
                 else:
                     plain.append((key, append))
+        if not (plain or special or fresh or batch.changes):
+            batch.number = self.number  # all refused: nothing to write
+            return
         plain.sort(key=itemgetter(0))
-        if special or fresh or batch.changes:
+        values, size = packed(plain, batch)
+        journal = self._journal
+        to_logs = bool(special) or self._database.in_memory or not journal.takes(len(plain), size)
+        statement = INSERT_PLAIN if to_logs else ENTER
+        merging = to_logs and journal.size > 0
+        if special or fresh or batch.changes or merging:
             connection.execute("BEGIN IMMEDIATE")
             for log in fresh:
                 self._enter(connection, log, books[log])
+            if merging:
+                merge(connection)
             if special:
-                self._write_special(connection, special, batch.now_ms)
+                write_special(connection, special, batch.now_ms)
             for change in batch.changes:
                 change.result = change.apply(connection)
-            self._write_plain(connection, plain, batch)
+            connection.execute(statement, values)
             connection.execute("COMMIT")
-        elif plain:
-            self._write_plain(connection, plain, batch)
         else:
-            batch.number = self.number  # all refused: nothing to write
+            connection.execute(statement, values)
+        if merging:
+            journal.merged()
+        if not to_logs:
+            touched = [(books[log].id, after, appends) for log, after, _, appends, _ in batch.touched]
+            journal.entered(touched, size)
+        journal.sample([books[log].id for log, *_ in batch.touched], len(plain))
 
-    def _write_plain(
-        self, connection: sqlite3.Connection, rows: list[tuple[int, Append]], batch: Batch
-    ) -> None:
-        blobs: list[bytes] = []
-        places: list[str] = []
-        offset = 0
-        for key, append in rows:
-            encoded = append.encoded
-            size = len(encoded) + 8
-            places.append(f'"{key}":{offset << 24 | size}')
-            offset += size
-            blobs += (append.digest, encoded)
-        connection.execute(
-            INSERT_PLAIN, (b"".join(blobs), batch.now_ms, "{" + ",".join(places) + "}", batch.number)
-        )
-
-    def _write_special(
-        self, connection: sqlite3.Connection, rows: list[tuple[int, Append, int]], now_ms: int
-    ) -> None:
-        rows.sort(key=itemgetter(0))
-        bodies: dict[int, int] = {}
-        blobs: list[bytes] = []
-        places: list[tuple[int, int, int, int, str, str, int, int]] = []
-        offset = 0
-        for key, append, expires_ms in rows:
-            encoded, size = append.encoded, len(append.encoded)
-            body = self._body(connection, append.shared, encoded, bodies) if append.shared is not None else 0
-            stored = 0 if body else size
-            places.append(
-                (key, offset, size, expires_ms, append.only_device, append.except_device, body, size - stored)
-            )
-            blobs.append(append.digest)
-            if not body:
-                blobs.append(encoded)
-            offset += 8 + stored
-        connection.execute(INSERT_SPECIAL, (b"".join(blobs), now_ms, json.dumps(places)))
-
-    def _body(
-        self, connection: sqlite3.Connection, shared: Shared, encoded: bytes, bodies: dict[int, int]
-    ) -> int:
-        """The id under which a shared message stands in this commit; 0: not worth it."""
-        if shared.refs < 2 or len(encoded) < SHARE_BYTES:
-            return 0
-        if id(shared) not in bodies:
-            bodies[id(shared)] = self._next_body
-            connection.execute("INSERT INTO body VALUES (?, ?, ?)", (self._next_body, shared.refs, encoded))
-            self._next_body += 1
-        return bodies[id(shared)]
+    def _merge(self, connection: sqlite3.Connection) -> None:
+        """Between commits: what is in the journal to its logs."""
+        connection.execute("BEGIN IMMEDIATE")
+        merge(connection)
+        connection.execute("COMMIT")
+        self._journal.merged()
 
     def _enter(self, connection: sqlite3.Connection, log: LogKey, book: Logbook) -> None:
         connection.execute(
@@ -339,7 +299,12 @@ class Store:
             " coalesce(max(key), 0) FROM entry WHERE key > ? AND key < ?",
             _span(id),
         ).fetchone()
-        return Logbook(id, max(head, newest & 0xFFFFFFFF), entries, size, False)
+        head = max(head, newest & 0xFFFFFFFF)
+        run = self._journal.runs.get(id)
+        if run is None:
+            return Logbook(id, head, entries, size, False)
+        size += sum(map(len, run.messages))
+        return Logbook(id, run.upto, entries + len(run.messages), size, False)
 
     def _taken_before(
         self, connection: sqlite3.Connection, append: Append, book: Logbook, now_ms: int
@@ -349,18 +314,20 @@ class Store:
         if self._older_size > max(MAX_OLDER, 2 * self._limits.entries):
             self._forget_older()
         upto, known = self._older.get(append.log) or (0, {})
-        stored_head = book.after if book.taken else book.head
         oldest_ms = now_ms - self._dedup_ms
-        if upto < stored_head:
+        if upto < book.after:
             (found,) = connection.execute(
                 "SELECT json_group_object(hex(digest), key & 4294967295) FROM entry"
                 " WHERE key > ? AND key <= ? AND at_ms >= ?",
-                (book.id << 32 | upto, book.id << 32 | stored_head, oldest_ms),
+                (book.id << 32 | upto, book.id << 32 | book.after, oldest_ms),
             ).fetchone()
             newer = json.loads(found)
+            run = self._journal.runs.get(book.id)
+            if run is not None:
+                newer |= {digest.hex().upper(): seq for seq, _, digest in run.beyond(upto)}
             known.update(newer)
             self._older_size += len(newer)
-            self._older[append.log] = (stored_head, known)
+            self._older[append.log] = (book.after, known)
         if (seq := known.get(append.digest.hex().upper())) is not None:
             return seq
         (key,) = connection.execute(
@@ -378,6 +345,8 @@ class Store:
     ) -> bool:
         """Over quota: drop what everybody has. What this batch takes is not on disk and stays counted."""
         limits = self._limits
+        if book.id in self._journal.runs:
+            self._merge(connection)
         while True:  # a step takes a bounded number of rows, and what is expired before all else
             removed, freed = self._retention.make_room(connection, log, book.id, size, batch.now_ms)
             if removed:

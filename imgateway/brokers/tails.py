@@ -94,7 +94,10 @@ class Tail(Struct, gc=False, eq=False):
         self.sitting = seats[0] if len(seats) == 1 else seats
 
     def seat(self, device: str) -> Seat | None:
-        for seat in self.seats:
+        sitting = self.sitting
+        if isinstance(sitting, Seat):
+            return sitting if sitting.device == device else None
+        for seat in sitting:
             if seat.device == device:
                 return seat
         return None

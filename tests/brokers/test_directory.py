@@ -89,7 +89,7 @@ def test_a_foreign_file(tmp_path: Path, content: bytes) -> None:
 def test_another_programs_database_and_a_newer_version(tmp_path: Path) -> None:
     connection = sqlite3.connect(tmp_path / "messages.sqlite3")
     connection.execute("CREATE TABLE other (x)")
-    with pytest.raises(StoreError, match="is of format 0, this version reads 1"):
+    with pytest.raises(StoreError, match="is of format 0, this version reads 2"):
         Rig(tmp_path).start()
     connection.execute("PRAGMA user_version = 9")
     with pytest.raises(StoreError, match="is of format 9"):
@@ -209,7 +209,7 @@ def test_stop_tries_once_more(tmp_path: Path) -> None:
     rig = Rig(tmp_path / "data").start()
     assert rig.disk is not None
     send(rig, "0")
-    rig.disk.fail(disk_error(), lambda statement: "SELECT CAST" in statement or "SELECT epoch" in statement)
+    rig.disk.fail(disk_error(), lambda statement: "INTO journal" in statement or "SELECT epoch" in statement)
     publishing = rig.publish("user:bob", msg_id="1")
     reading = rig.later(rig.broker.read(MAILBOX, 0, 10, 10))
     rig.run()

@@ -10,13 +10,14 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import ANY
 
 import pytest
 from zope.interface.verify import verifyObject
 
 from imgateway.core.counters import Counters
 from imgateway.errors import CloseCode
-from imgateway.frames import OutcomeCode, SessionKey, Start, log_of, parse_address
+from imgateway.frames import Message, OutcomeCode, SessionKey, Start, log_of, parse_address
 from imgateway.interfaces import Followed, IBroker, IBrokerListener, LoginPolicy, Verdict
 from imgateway.testing.disk import Rig
 from imgateway.wire.messages import decode_message
@@ -78,6 +79,31 @@ class BrokerContract:
         again = self.send(desk, "user:bob", msg_id="1")[0]
         assert again == (DUPLICATE, *first[0][0][1:])
         assert self.ids(desk, "user:bob") == ["1"]
+
+    def test_take_is_publish_with_a_plain_answer(self, desk: Any) -> None:
+        told: list[tuple[str, Any]] = []
+
+        def take(msg_id: str) -> None:
+            message = Message(msg_id, "alice", "phone", body=b"b", sent_ms=desk.wall_ms)
+            desk.broker.take(
+                message,
+                parse_address("user:bob"),
+                lambda outcomes, name: told.append((name, outcomes)),
+                (msg_id,),
+            )
+
+        take("1")
+        between = desk.publish("user:bob", msg_id="2")
+        take("3")
+        take("1")
+        assert (told, between) == ([], [])  # not before it is stored
+        desk.run()
+        assert sorted(told) == [("1", ((OK, ANY, 1),))] * 2 + [("3", ((OK, ANY, 3),))]
+        assert between[0][0][2] == 2
+        take("3")
+        desk.run()
+        assert told[-1] == ("3", ((DUPLICATE, ANY, 3),))
+        assert self.ids(desk, "user:bob") == ["1", "2", "3"]
 
     def test_a_repeat_is_one_of_the_same_user_device_and_log(self, desk: Any) -> None:
         self.send(desk, "user:bob", msg_id="1")

@@ -33,7 +33,7 @@ from imgateway.brokers.redis.sessions import Sessions
 from imgateway.brokers.redis.urls import RedisUrl, parse_urls
 from imgateway.config import BrokerSettings, RedisSettings, RetentionSettings, RoomSettings
 from imgateway.errors import ConfigError, StoreError
-from imgateway.frames import RING_KINDS, Address, Batch, LogKey, Outcome, Position, SessionKey
+from imgateway.frames import RING_KINDS, Address, Batch, LogKey, Message, Outcome, Position, SessionKey
 from imgateway.interfaces import Claim, Followed, IBroker, Mailbox, Opened, Presence, Publication, Verdict
 
 __all__ = ("RedisBroker", "find_primaries")
@@ -314,6 +314,11 @@ class RedisBroker:
         if len(to) == 1 and to[0].kind in RING_KINDS and not publication.copy_self:
             return self._entrance.publish_alone(publication, to[0])
         return self._logs.publish(publication)
+
+    def take(
+        self, message: Message, address: Address, answer: Callable[..., None], about: tuple[Any, ...]
+    ) -> None:
+        self._logs.publish(Publication(message, (address,))).addCallback(answer, *about)
 
     def emit(self, publication: Publication) -> None:
         self._logs.emit(publication)

@@ -17,7 +17,7 @@ from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from imgateway.brokers.appends import Append, Waiting
+from imgateway.brokers.appends import Answer, Append, Waiting
 from imgateway.brokers.intake import UNKNOWN, Intake
 from imgateway.brokers.redis.entries import pack_entry, unpack_entries
 from imgateway.brokers.redis.packing import pack
@@ -235,7 +235,7 @@ class Logs:
     def _answered(self, appends: list[Append], answer: Any) -> None:
         """What became of a batch; None: it is not known."""
         under_way = self._under_way
-        answers: list[Waiting] = []
+        answers: list[Answer] = []
         if answer is None:
             for append in appends:
                 under_way.drop(append.digest)
@@ -255,8 +255,8 @@ class Logs:
             answers = self._intake.settle(zip(appends, outcomes, strict=True))
             for n in unwatched:
                 self._tell("unattended", appends[n - 1].log, appends[n - 1].message)
-        for waiting in answers:
-            waiting.deferred.callback(waiting.answer())
+        for tell, first, about in answers:
+            tell(first, *about)
         self._intake.relax()
 
     def _failed(self, failure: Failure) -> None:

@@ -1,0 +1,92 @@
+"""What sessions owe the disk is written in steps: messages do not wait for the positions of thousands."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from imgateway.brokers import sessions
+from imgateway.frames import SessionKey, log_of, parse_address
+from imgateway.testing.disk import Rig, disk_error
+
+STEP, OWING = 4, 10
+SAVES = "SET platform"
+
+
+@pytest.fixture
+def rig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Rig:
+    monkeypatch.setattr(sessions, "SAVE_STEP", STEP)
+    one = Rig(tmp_path / "data").start()
+    for n in range(OWING):
+        opened = one.now(one.broker.open_session(one.claim(f"user{n}")))
+        one.publish(f"user:user{n}", msg_id=str(n))
+        one.run()
+        acknowledge(one, n, opened.generation)
+    return one
+
+
+def acknowledge(rig: Rig, n: int, generation: int) -> None:
+    mailbox = log_of(parse_address(f"user:user{n}"))
+    rig.broker.advance(SessionKey(f"user{n}", "phone"), generation, [(mailbox, 1)])
+
+
+def acked(rig: Rig) -> list[int]:
+    return [rig.now(rig.broker.mailbox(f"user{n}")).seen for n in range(OWING)]
+
+
+def statements(rig: Rig) -> list[str]:
+    seen: list[str] = []
+    assert rig.disk is not None
+    rig.disk.fail(disk_error(), lambda statement: bool(seen.append(statement)))
+    return seen
+
+
+def test_a_step_is_a_commit_and_messages_go_with_the_first(rig: Rig) -> None:
+    seen = statements(rig)
+    rig.broker._sessions.flush()
+    rig.publish("user:mary", msg_id="m")
+    rig.run()
+    commits = "\n".join(seen).split("BEGIN IMMEDIATE")[1:]
+    assert [SAVES in commit for commit in commits] == [True, True, True]
+    assert "INSERT INTO log" in commits[0]
+    assert rig.broker._sessions._dirty == {}
+    rig.now(rig.broker.stop())
+
+
+def test_what_comes_to_be_owed_meanwhile_is_for_the_next_time(rig: Rig) -> None:
+    flushed = rig.broker._sessions
+    flushed.flush()
+    extra = rig.later(rig.broker.open_session(rig.claim("late")))
+    rig.run()
+    [late] = extra
+    saves = statements(rig)
+    mailbox = log_of(parse_address("user:late"))
+    rig.broker.advance(SessionKey("late", "phone"), late.generation, [(mailbox, 0)])
+    rig.run()
+    assert not any(SAVES in one for one in saves)
+    rig.pass_time(6)
+    assert sum(SAVES in one for one in saves) == 1
+    rig.now(rig.broker.stop())
+
+
+def test_a_stop_in_the_midst_of_it_writes_all(rig: Rig, tmp_path: Path) -> None:
+    rig.broker._sessions.flush()
+    rig.now(rig.broker.stop())
+    rig.new()
+    rig.start()
+    assert acked(rig) == [1] * OWING
+    rig.now(rig.broker.stop())
+
+
+def test_a_step_that_fails_is_written_again_and_the_others_follow(rig: Rig) -> None:
+    assert rig.disk is not None
+    rig.disk.fail(disk_error(), lambda statement: SAVES in statement)
+    rig.broker._sessions.flush()
+    rig.pass_time(1)
+    rig.disk.mend()
+    rig.pass_time(10)
+    assert rig.broker._sessions._dirty == {}
+    rig.crash()
+    assert acked(rig) == [1] * OWING
+    rig.now(rig.broker.stop())
