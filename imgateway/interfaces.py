@@ -97,6 +97,8 @@ class Traits(Struct, frozen=True):
     pulls: bool = True
     """Its clients can be told that a room has news, and read it then. Those of other wires are sent the
     messages, however large the room is."""
+    mail: bool = False
+    """Its codecs are `IMailCodec`s. They acknowledge, take batches, and want nothing sent again."""
     compressions: tuple[str, ...] = ()
     """The values of `Deliver.compression` that its codec acts on; others it passes over."""
 
@@ -148,6 +150,14 @@ class ICodec(Interface):
     def waive() -> int:
         """The window is full: do without the receipts that the wire does not insist on. The position in the
         mailbox that this makes, 0: none."""
+
+
+class IMailCodec(ICodec):
+    """A codec with a way of its own for the usual mail, without a frame in between."""
+
+    def mail(address: Address, epoch: int, after: int, messages: Sequence[bytes]) -> bytes | None:
+        """What `encode` gives for a Deliver of the entries ``after + 1, after + 2 …`` of this durable log, of
+        which the last is its head, with these messages. None: ask `encode`."""
 
 
 class IProtocolMaker(IPlugin):
@@ -438,6 +448,11 @@ class IBrokerListener(Interface):
         are committed, of a ring as soon as they have a place in it. `after` above what was told before: what
         is between has to be read. Another epoch: another log, or one that may have lost something."""
 
+    def mailed(log: LogKey, epoch: int, after: int, messages: list[bytes]) -> bool:
+        """The same, said shorter: the entries after `after` of a watched mailbox, seq by seq, which are for
+        all its devices. True: they are on their way, over a link. False: nobody heard it, and `arrived` has
+        to say it."""
+
     def moved(log: LogKey, epoch: int, head: int) -> None:
         """A watched log has grown to `head`, or has another epoch; whoever wants the entries reads them."""
 
@@ -498,6 +513,14 @@ class IBroker(Interface):
         areas, all) wait for no disk; RATE is theirs only, and is not remembered. Their answer may come before
         this returns, before what they take is told, or after it; of a publish to several addresses it comes
         with the last of them.
+        """
+
+    def take(message: Message, address: Address, answer: Callable[..., None], about: tuple[Any, ...]) -> None:
+        """`publish` of what nearly all messages are: to one user or other durable log, for all its devices,
+        without anything else about it. In order with other publishes.
+
+        It is answered as ``answer((outcome,), *about)`` by a plain call, where a Deferred would be a tenth of
+        the way in. `answer` must not raise.
         """
 
     def emit(publication: Publication) -> None:

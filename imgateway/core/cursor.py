@@ -37,7 +37,6 @@ receiver is a cursor that lags behind `head`; nothing is ever queued for it.
 
 from __future__ import annotations
 
-from collections import deque
 from enum import IntEnum
 
 __all__ = ("Cursor", "State", "Step")
@@ -84,7 +83,7 @@ class Cursor:
         self.state: State = LIVE if position == head else CLOGGED
         self.entries = 0
         self.bytes = 0
-        self._flights: deque[tuple[int, int, int, float]] | None = None
+        self._flights: list[tuple[int, int, int, float]] | None = None
 
     def arrived(self, after: int, upto: int) -> Step:
         """The log grew by ``(after, upto]`` and the entries are at hand."""
@@ -126,8 +125,9 @@ class Cursor:
         self.entries += entries
         self.bytes += size
         if self._flights is None:
-            self._flights = deque()
-        self._flights.append((upto, entries, size, now))
+            self._flights = [(upto, entries, size, now)]
+        else:
+            self._flights.append((upto, entries, size, now))
         if self.state is READING and upto == self.head:
             self.state = LIVE
 
@@ -148,13 +148,19 @@ class Cursor:
             return False
         if upto > self.acked:
             self.acked = upto
-        flights = self._flights
-        while flights and flights[0][0] <= upto:
-            _, entries, size, _ = flights.popleft()
+        if upto == self.sent:  # mostly it is all that was sent
+            self.entries = self.bytes = 0
+            self._flights = None
+            return True
+        flights, landed = self._flights or [], 0
+        for end, entries, size, _ in flights:
+            if end > upto:
+                break
+            landed += 1
             self.entries -= entries
             self.bytes -= size
-        if not flights:
-            self._flights = None
+        del flights[:landed]
+        self._flights = flights or None
         return True
 
     def is_awaited(self) -> bool:

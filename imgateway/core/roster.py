@@ -34,6 +34,10 @@ class Roster:
         """Those of the users who are there now; users may come and go while they are read."""
         return chain.from_iterable(map(self.of, tuple(self._users)))
 
+    def at(self, user: str) -> Session | tuple[Session, ...]:
+        """As they stand in the table: the user's one session, or all of them."""
+        return self._users.get(user, ())
+
     def of(self, user: str) -> tuple[Session, ...]:
         """The user's sessions, in the order in which they came."""
         there = self._users.get(user, ())
@@ -41,9 +45,11 @@ class Roster:
 
     def get(self, key: SessionKey) -> Session | None:
         """The session of this user on this device."""
-        for session in self.of(key.user):
-            if session.device == key.device:
-                return session
+        user, device = key
+        if user in self._users:
+            for session in self.of(user):
+                if session.device == device:
+                    return session
         return None
 
     def has(self, session: Session) -> bool:
@@ -52,11 +58,16 @@ class Roster:
 
     def add(self, session: Session) -> Session | None:
         """Enter a session. :returns: the one of the same device that it takes the place of."""
+        user = session.user
+        if user not in self._users:
+            self._users[user] = session
+            self._size += 1
+            return None
         old = self.get(session.key)
         if old is not None:
             self.remove(old)
-        there = self.of(session.user)
-        self._users[session.user] = (*there, session) if there else session
+        there = self.of(user)
+        self._users[user] = (*there, session) if there else session
         self._size += 1
         return old
 

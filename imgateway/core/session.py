@@ -16,6 +16,8 @@ from imgateway.frames import Address, Entry, LogKey, SessionKey
 
 __all__ = ("Follows", "Session", "for_device")
 
+new = tuple.__new__
+
 
 class Follows(dict[Address, Any]):
     """The cursors of a session that reads more than its mailbox, that one among them, by address; whose turn
@@ -127,7 +129,7 @@ class Session(Cursor):
 
     @property
     def key(self) -> SessionKey:
-        return SessionKey(self.user, self.device)
+        return new(SessionKey, (self.user, self.device))  # as the class does it, without a call in Python
 
     @property
     def address(self) -> Address:

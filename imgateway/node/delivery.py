@@ -26,6 +26,7 @@ from imgateway.core.counters import Counters
 from imgateway.core.cursor import State, Step
 from imgateway.core.follow import Follow
 from imgateway.core.handshake import LinkState
+from imgateway.core.roster import Roster
 from imgateway.core.session import Follows, Session, for_device
 from imgateway.errors import BadFrame, CloseCode
 from imgateway.frames import (
@@ -57,7 +58,8 @@ Place = Session | Follow
 Shared = dict[str, bytes | None]
 """One Deliver as each kind of codec writes it; None: it cannot."""
 
-OPEN, CLOGGED, HOLD, READ = LinkState.OPEN, State.CLOGGED, Step.HOLD, Step.READ  # found faster than in them
+OPEN, HOLD, READ = LinkState.OPEN, Step.HOLD, Step.READ  # found faster than in their classes
+LIVE, CLOGGED = State.LIVE, State.CLOGGED
 
 
 class Delivery:
@@ -65,6 +67,7 @@ class Delivery:
 
     :param now: monotonic seconds.
     :param unsaid: told of a gap that the wire of a session cannot say.
+    :param sessions: for the usual mail, which comes here straight from the broker.
     """
 
     def __init__(
@@ -74,17 +77,67 @@ class Delivery:
         now: Callable[[], float],
         counters: Counters,
         unsaid: Callable[[Session, Address], None] = lambda session, address: None,
+        sessions: Roster | None = None,
     ) -> None:
         self.limits = limits
         self._broker = broker
         self._now = now
         self._counters = counters
         self._unsaid = unsaid
+        self._session_of = Roster().at if sessions is None else sessions.at
         self._reads = 0
         self._readers: deque[Callable[[], Deferred[Any] | None]] = deque()
         self._is_starting = False
 
     # --------------------------------------------------------------------------------------------- arrivals
+
+    def mailed(self, log: LogKey, epoch: int, after: int, messages: list[bytes]) -> bool:
+        """The usual mail, in one step: to its user's only session, which reads nothing else, stands right
+        before it and has room, over a link whose codec has a way for it.
+
+        False: something is not as usual, and nothing was done. `offer` is the way for all cases, and comes to
+        the same in this one.
+        """
+        address, _ = log
+        session = self._session_of(address[1])
+        if (
+            type(session) is not Session
+            or session.state is not LIVE
+            or session.sent != after
+            or session.epoch != epoch
+            or session.follows is not None
+        ):
+            return False
+        form, limits, entries = session.form, self.limits, len(messages)
+        flying = session.entries + entries
+        if (
+            not form.is_mail
+            # Whoever fills the window, or finds it full, has more to think of.
+            or flying >= form.window
+            or flying >= limits.deliver_window_entries
+            or session.bytes + sum(map(len, messages)) > limits.deliver_window_bytes
+        ):
+            return False
+        link: Link = session.link
+        codec: Any = link.codec
+        try:
+            data = codec.mail(address, epoch, after, messages)
+        except Exception:
+            return False  # it is said again there, and dealt with
+        if not data or 0 < link.connection.max_send_bytes < len(data):
+            return False
+        now, counters, size = self._now(), self._counters, len(data)
+        link.connection.send(data, log)
+        if flying == entries:  # else it is expected already
+            link.expect_ack(now)
+        session.send(after + entries, entries, size, now)
+        counters.bytes_out += size
+        counters.deliver_frames += 1
+        counters.entries_delivered += entries
+        if session.bytes >= limits.deliver_window_bytes:
+            session.clog()
+            self._waive(session, link)
+        return True
 
     def offer(
         self,
@@ -433,9 +486,10 @@ class Delivery:
         """
         for ack in frame.acks:
             address = ack.address
+            kind, name, _ = address
             cursor: Place | None = session
-            if address.id != session.user or address.kind != "user":
-                if address.kind not in FOLLOWED_KINDS:
+            if name != session.user or kind != "user":
+                if kind not in FOLLOWED_KINDS:
                     raise BadFrame("acknowledges a log that it does not follow")
                 cursor = session.follows.get(address) if session.follows is not None else None
             if cursor is not None and ack.epoch == cursor.epoch:

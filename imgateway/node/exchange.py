@@ -116,7 +116,7 @@ class Exchange:
         self._broker = broker
         self._wall_ms = wall_ms
         self._number = self._newest = 0
-        self._answers: dict[type, Callable[[Link, Session, Any], None]] = {
+        self.answers: dict[type, Callable[[Link, Session, Any], None]] = {
             Publish: ingress.publish,
             DeliverAck: self._deliver_ack,
             Ping: self._ping,
@@ -194,7 +194,7 @@ class Exchange:
 
         :raises LinkError: the link must close.
         """
-        answer = self._answers.get(type(frame))
+        answer = self.answers.get(type(frame))
         if answer is None:
             raise UnexpectedFrame(f"a client does not send {FRAME_NAMES[type(frame)]}")
         session = link.session

@@ -78,7 +78,7 @@ class Hub:
         self.broker = broker
         self.sessions = Roster()
         self.is_congested = False
-        self.delivery = Delivery(broker, limits, now, counters, self._unsaid)
+        self.delivery = Delivery(broker, limits, now, counters, self._unsaid, self.sessions)
         self.rooms = Rooms(broker, self.sessions, self.delivery, policy, rooms, reactor, now, arm, counters)
         self.topics = Topics(broker, self.delivery, reactor)
         self.partings = Partings(bequeath, now, arm)
@@ -109,6 +109,10 @@ class Hub:
         size = len(entries[0].message) if len(entries) == 1 else sum([len(one.message) for one in entries])
         for session in sessions:
             self.delivery.offer(session, log, epoch, after, upto, entries, size, shared)
+
+    def mailed(self, log: LogKey, epoch: int, after: int, messages: list[bytes]) -> bool:
+        """The usual mail: to the one session that stands right before it."""
+        return self.delivery.mailed(log, epoch, after, messages)
 
     def moved(self, log: LogKey, epoch: int, head: int) -> None:
         """The log grew: whoever is live reads."""

@@ -90,8 +90,8 @@ class Ingress:
         """
         self._counters.publishes += 1
         identity: Identity = session.identity
-        limits = self.limits
-        if len(frame.to) > 1 and len(frame.to) > self._most(identity):
+        limits, to = self.limits, frame.to
+        if len(to) > 1 and len(to) > self._most(identity):
             raise BadFrame("more addresses than Welcome allows")
         if not identity.service:
             wait = self._charge(session, frame)
@@ -106,10 +106,25 @@ class Ingress:
             session.publishing += 1
             if session.publishing >= limits.publish_window:
                 link.pause(WINDOW)
-            self._take(link, session, frame)
+            user = to[0]
+            if (
+                user.kind == "user"
+                and len(to) == 1
+                and len(frame.body) <= limits.max_body_bytes
+                and not (frame.ttl_s or frame.headers or frame.resent or frame.copy_self)
+                and self.policy.may(identity, "publish", user)
+            ):
+                # The way of nearly all messages: a body for one user, with nothing else about it.
+                msg_id = frame.msg_id
+                message = Message(
+                    msg_id, session.user, session.device, frame.content_type, frame.body, self._wall_ms()
+                )
+                self._broker.take(message, user, self._answer, (link, session, msg_id))
+            else:
+                self._take(link, session, frame)
         else:
             self._emit(identity, session.user, session.device, frame, session)
-        if self._hub.is_congested and any(one.kind not in RING_KINDS for one in frame.to):
+        if self._hub.is_congested and any(one.kind not in RING_KINDS for one in to):
             self._hub.stall(link)
 
     def submit(self, identity: Identity, device: str, frame: Publish) -> Deferred[Answer]:
@@ -258,7 +273,9 @@ class Ingress:
             counts[outcome.code] += 1
         if link.state is OPEN:
             link.send(PublishAck(msg_id, outcomes))
-        self._end(link, session)
+        session.publishing -= 1
+        if session.publishing < self.limits.publish_window:
+            link.resume(WINDOW)
 
     # ----------------------------------------------------------------------------------------- interceptors
 

@@ -9,7 +9,7 @@ read by then waits here, undecoded: one read's worth.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from enum import IntEnum
 from math import inf
 from typing import Any, Protocol
@@ -85,6 +85,8 @@ class Desk(Protocol):
     def arrived(self, link: Link, size: int) -> bool: ...
     def greeted(self, link: Link, hello: Hello) -> None: ...
     def frame(self, link: Link, frame: Frame | Keep) -> None: ...
+    @property
+    def answers(self) -> Mapping[type, Callable[[Link, Any, Any], None]]: ...
     def heard_without_acks(self, link: Link) -> None: ...
     def writable(self, link: Link) -> None: ...
     def closed(self, link: Link, code: int, reason: str) -> None: ...
@@ -232,14 +234,17 @@ class Link:
         """Decode `data`, or go on with the frames that are left of it: each goes to the desk, until somebody
         says pause."""
         self._pauses |= RUNNING
-        answer = self.desk.frame
+        answers = self.desk.answers
         try:
             frames = self.codec.receive(data) if isinstance(data, bytes) else data
             for frame in frames:
-                if isinstance(frame, bytes):
+                answer = answers.get(type(frame))
+                if answer is not None and self.state is OPEN:
+                    answer(self, self.session, frame)
+                elif isinstance(frame, bytes):
                     self.send_bytes(frame)
                 elif self.state is OPEN:
-                    answer(self, frame)
+                    self.desk.frame(self, frame)
                 else:
                     self._greeting(frame)
                 if self._pauses != RUNNING:
@@ -325,7 +330,9 @@ class Link:
             self.number = self.desk.number(self.session.generation)
         if not self.connection.stream:
             self.connection.max_message_bytes = self._max_frame_bytes()
-        self._look_at(self._next(self.desk.now()))  # its greeting may have set a limit that comes early
+        # Its greeting may have set a limit that comes early. That of its token is looked at already.
+        silence_s = self._silence_s()
+        self._look_at(self.heard + (min(silence_s, self._ask_s()) if self.wire.traits.pings else silence_s))
 
     def _max_frame_bytes(self) -> int:
         limit, expansion = self.desk.max_frame_bytes, self.wire.carriage.expansion
@@ -350,7 +357,11 @@ class Link:
             return True
         if not data or 0 < self.connection.max_send_bytes < len(data):
             return False
-        self.send_bytes(data)
+        if self.clogged:
+            self.send_bytes(data)
+        else:
+            self.connection.send(data)
+            self.desk.counters.bytes_out += len(data)
         return True
 
     def is_too_large(self, data: bytes) -> bool:

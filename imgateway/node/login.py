@@ -6,7 +6,7 @@ step the link may be gone by the time the answer comes; what was claimed by then
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from math import ceil
 from sys import intern
@@ -20,7 +20,7 @@ from imgateway.config import SessionSettings
 from imgateway.core.counters import Counters
 from imgateway.core.handshake import LinkState
 from imgateway.core.parking import Parking
-from imgateway.core.resume import resume_durable
+from imgateway.core.resume import Resumption, resume_durable
 from imgateway.core.session import Session
 from imgateway.errors import BadFrame, CloseCode, InvalidAddress, LinkError, LoginRefused, UnexpectedFrame
 from imgateway.frames import (
@@ -161,8 +161,8 @@ class Login:
         self._hub.claims(key)
         opening: Deferred[Any] = self._broker.open_session(claim)
         opening.addCallbacks(
-            self._opened, self._unopened, (key, identity, link, hello), errbackArgs=(key,)
-        ).addErrback(self._refused, link)
+            self._opened, self._unopened, (key, identity, link, hello), errbackArgs=(key, link)
+        )
 
     def _claim(self, identity: Identity, link: Link, hello: Hello) -> Claim:
         """:raises LinkError: there is nothing that it could claim."""
@@ -185,18 +185,22 @@ class Login:
             hello.order,
         )
 
-    def _opened(
-        self, opened: Opened, key: SessionKey, identity: Identity, link: Link, hello: Hello
-    ) -> Deferred[None] | None:
+    def _opened(self, opened: Opened, key: SessionKey, identity: Identity, link: Link, hello: Hello) -> None:
         try:
-            claimed = self._claimed(opened, key, identity, link, hello)
-        finally:
-            self._hub.claimed(key)
-        return self._enter_mailbox(claimed, link, hello)
+            try:
+                claimed = self._claimed(opened, key, identity, link, hello)
+            finally:
+                self._hub.claimed(key)
+            entering = self._enter_mailbox(claimed, link, hello)
+        except Exception:
+            self._refused(Failure(), link)
+        else:
+            if entering is not None:
+                entering.addErrback(self._refused, link)
 
-    def _unopened(self, failure: Failure, key: SessionKey) -> Failure:
+    def _unopened(self, failure: Failure, key: SessionKey, link: Link) -> None:
         self._hub.claimed(key)
-        return failure
+        self._refused(failure, link)
 
     def _claimed(
         self, opened: Opened, key: SessionKey, identity: Identity, link: Link, hello: Hello
@@ -241,7 +245,9 @@ class Login:
         session, opened, resumed = claimed
         if link.session is not session:  # another login has taken it over
             return None
-        watching = self._broker.watch(opened.places[0].log)
+        watching: Deferred[Any] = self._broker.watch(opened.places[0].log)
+        if watching.called and type(watching.result) is Position:  # its callbacks take longer than all of it
+            return self._watched(watching.result, session, opened, resumed, link, hello)
         return watching.addCallback(self._watched, session, opened, resumed, link, hello)
 
     def _watched(
@@ -254,7 +260,8 @@ class Login:
         if hello.resume:
             mailbox = place.log.address
             point = next((p for p in hello.resume if p.address == mailbox and not p.lane), None)
-        if resume_durable(point, position.epoch, place.acked, position.head).rolled_back:
+        resume = resume_durable(point, position.epoch, place.acked, position.head)
+        if resume.rolled_back:
             log.warn(
                 "{user}'s log was rolled back: a client knows more of it; it gets a new epoch",
                 user=session.user,
@@ -265,17 +272,20 @@ class Login:
         if hello.resume:
             entering = self._hub.rooms.prepare(session, hello.resume, self._hub.delivery.limits.rooms)
         if entering is None:
-            self._enter([], position, session, opened, point, resumed, link, hello)
+            self._enter((), position, session, opened, point, resume, resumed, link, hello)
             return None
-        return entering.addCallback(self._enter, position, session, opened, point, resumed, link, hello)
+        return entering.addCallback(
+            self._enter, position, session, opened, point, resume, resumed, link, hello
+        )
 
     def _enter(
         self,
-        rooms: list[Room],
+        rooms: Sequence[Room],
         position: Position,
         session: Session,
         opened: Opened,
         point: ResumePoint | None,
+        resume: Resumption,
         resumed: bool,
         link: Link,
         hello: Hello,
@@ -286,7 +296,6 @@ class Login:
             return
         identity: Identity = session.identity
         place = opened.places[0]
-        resume = resume_durable(point, position.epoch, place.acked, position.head)
         start = resume.position
         if start > place.acked:  # its last acknowledgements did not come through
             self._broker.advance(session.key, session.generation, ((place.log, start),))
@@ -308,7 +317,7 @@ class Login:
         rings = self._hub.rooms.resume(session, rooms, hello.resume) if hello.resume else ()
         link.send(
             Welcome(
-                address_text(Address("device", *session.key)),
+                address_text(Address("device", session.user, session.device)),
                 identity.user,
                 self._node,
                 session.generation,

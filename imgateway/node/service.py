@@ -112,6 +112,7 @@ class Node:
         self._preparing: Deferred[Any] = succeed(None)
         self._store_open = False
         self._draining: Drain | None = None
+        self._told: dict[bool, Limits] = {}  # what `limits_for` says, to services and to others
         now = reactor.seconds
         limits = settings.limits
         self.wheel: Wheel[Callable[[float], None]] = Wheel(now())
@@ -297,6 +298,7 @@ class Node:
         """
         self._authenticator.reload()
         self.settings = settings
+        self._told.clear()
         self.quotas.set_rates(settings.quota)
         self.ingress.policy = self.hub.rooms.policy = policy
         limits = settings.limits
@@ -335,8 +337,14 @@ class Node:
 
     def limits_for(self, identity: Identity) -> Limits:
         """What Welcome tells this identity."""
+        told = self._told.get(identity.service)
+        if told is None:
+            told = self._told[identity.service] = self._limits(identity.service)
+        return told
+
+    def _limits(self, service: bool) -> Limits:
         limits, quota = self.settings.limits, self.settings.quota
-        if identity.service:
+        if service:
             return Limits(
                 limits.max_body_bytes,
                 limits.max_addresses_service,

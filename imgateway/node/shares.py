@@ -34,12 +34,13 @@ class Form:
 
     One object for all links that are alike in this; sessions keep it, and what is written is looked up by it.
 
+    :ivar is_mail: its codec has a way of its own for the usual mail.
     :ivar is_shared: False: its codec writes for one link alone, so that nothing written is worth keeping.
     :ivar kind: the form by which what is written is kept, if this one differs from it in the window only.
     :ivar window: entries of durable logs that its codec wants on their way at once.
     """
 
-    __slots__ = ("compression", "counters", "is_shared", "kind", "window")
+    __slots__ = ("compression", "counters", "is_mail", "is_shared", "kind", "window")
 
     def __init__(
         self,
@@ -48,9 +49,11 @@ class Form:
         window: int,
         counters: Counters,
         kind: Form | None = None,
+        is_mail: bool = False,
     ) -> None:
         self.compression = compression
         self.is_shared = is_shared
+        self.is_mail = is_mail
         self.window = window
         self.counters = counters
         self.kind = kind
@@ -76,27 +79,28 @@ class Forms:
     def __init__(self, compressions: Sequence[str], counters: Counters) -> None:
         self._counters = counters
         self._compressions = {name: name for name in compressions}
-        self._forms: dict[tuple[str, str, int], Form] = {}
+        self._forms: dict[tuple[str, str, int, bool], Form] = {}
         self._windows: dict[tuple[Form, int], Form] = {}
 
     def of(self, link: Link, offered: Sequence[str]) -> Form:
         """The form of a link whose client offered these compressions."""
-        known = link.wire.traits.compressions
+        known, is_mail = link.wire.traits.compressions, link.wire.traits.mail
         name = next((one for one in offered if one in known and one in self._compressions), "")
         compression = self._compressions.get(name, "")
         wire, window = link.codec.wire, link.codec.window or ANY_NUMBER
         if not wire:
-            return Form(compression, False, window, self._counters)
-        key = (wire, compression, link.connection.max_send_bytes)
+            return Form(compression, False, window, self._counters, is_mail=is_mail)
+        key = (wire, compression, link.connection.max_send_bytes, is_mail)
         form = self._forms.get(key)
         if form is None:
-            form = self._forms[key] = Form(compression, True, ANY_NUMBER, self._counters)
+            form = Form(compression, True, ANY_NUMBER, self._counters, is_mail=is_mail)
+            self._forms[key] = form
         return form if window == ANY_NUMBER else self._with(form, window)
 
     def _with(self, form: Form, window: int) -> Form:
         other = self._windows.get((form, window))
         if other is None:
-            other = Form(form.compression, True, window, self._counters, form)
+            other = Form(form.compression, True, window, self._counters, form, form.is_mail)
             if len(self._windows) < MAX_WINDOWS:
                 self._windows[form, window] = other
         return other

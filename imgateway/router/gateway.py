@@ -246,6 +246,9 @@ class _Ears:
     def arrived(self, log: LogKey, epoch: int, after: int, upto: int, entries: tuple[Entry, ...]) -> None:
         """Nothing is watched."""
 
+    def mailed(self, log: LogKey, epoch: int, after: int, messages: list[bytes]) -> bool:
+        return False
+
     def moved(self, log: LogKey, epoch: int, head: int) -> None:
         """Nothing is watched."""
 

@@ -235,6 +235,9 @@ class Recorder:
     def arrived(self, log: LogKey, epoch: int, after: int, upto: int, entries: tuple[Entry, ...]) -> None:
         self.events.append(("arrived", log, epoch, after, upto, entries))
 
+    def mailed(self, log: LogKey, epoch: int, after: int, messages: list[bytes]) -> bool:
+        return False  # and is told of it by `arrived`
+
     def moved(self, log: LogKey, epoch: int, head: int) -> None:
         self.events.append(("moved", log, epoch, head))
 

@@ -41,6 +41,9 @@ class Wires:
         for facet in self._watching(log):
             facet.listener.arrived(log, *values)
 
+    def mailed(self, log: LogKey, *values: Any) -> bool:
+        return False
+
     def moved(self, log: LogKey, *values: Any) -> None:
         for facet in self._watching(log):
             facet.listener.moved(log, *values)

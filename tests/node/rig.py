@@ -61,6 +61,7 @@ from imgateway.interfaces import (
     Mailbox,
     Opened,
     Place,
+    Publication,
     Traits,
     Verdict,
 )
@@ -88,7 +89,8 @@ def entry(seq: int, body: bytes = b"", **more: Any) -> Entry:
 class FakeBroker:
     """Logs in lists. What is named in `hold` waits for `release`, everything else is answered at once.
 
-    `calls` are all calls that change something, as (name, *values).
+    `calls` are all calls that change something, as (name, *values). `says_mail` False: it tells of mail as of
+    everything else.
     """
 
     name = "fake:"
@@ -96,6 +98,7 @@ class FakeBroker:
 
     def __init__(self) -> None:
         self.listener: Any = None
+        self.says_mail = True
         self.hold: set[str] = set()
         self.waiting: list[tuple[str, Deferred[Any], Callable[[], Any]]] = []
         self.calls: list[tuple[Any, ...]] = []
@@ -146,7 +149,11 @@ class FakeBroker:
         numbered = [one if one.seq else replace(one, seq=after + n + 1) for n, one in enumerate(entries)]
         there += numbered
         if tell and (log in self.watched or log in self.rings):
-            self.listener.arrived(log, self.epoch(log), after, numbered[-1].seq, tuple(numbered))
+            upto = numbered[-1].seq
+            mail = [one.message for one in numbered if not (one.only_device or one.except_device)]
+            usual = self.says_mail and log.address.kind == "user" and len(mail) == upto - after
+            if not (usual and self.listener.mailed(log, self.epoch(log), after, mail)):
+                self.listener.arrived(log, self.epoch(log), after, upto, tuple(numbered))
 
     def epoch(self, log: LogKey) -> int:
         return self.epochs.get(log, EPOCH)
@@ -185,6 +192,11 @@ class FakeBroker:
             return tuple(outcomes)
 
         return self.answer("publish", committed)
+
+    def take(
+        self, message: Message, address: Address, answer: Callable[..., None], about: tuple[Any, ...]
+    ) -> None:
+        self.publish(Publication(message, (address,))).addCallback(answer, *about)
 
     def emit(self, publication: Any) -> None:
         self.calls.append(("emit", publication))

@@ -5,15 +5,19 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from msgspec.structs import replace
 from twisted.internet.defer import Deferred
 from twisted.plugin import IPlugin
 from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
+from imgateway.auth.policy import DefaultPolicy
 from imgateway.errors import CloseCode
 from imgateway.frames import (
     Address,
+    Deliver,
     Outcome,
     OutcomeCode,
     Ping,
@@ -26,6 +30,7 @@ from imgateway.frames import (
 )
 from imgateway.interfaces import Identity, IInterceptor, IMailBackend, IPolicy
 from imgateway.node.link import Pause
+from imgateway.wire.messages import decode_message
 from tests.node.rig import Peer, Rig
 
 BOB = user_address("bob")
@@ -324,7 +329,7 @@ def test_the_store_may_fail_one_publish(flush_logged_errors: Any) -> None:
     rig = Rig()
     rig.broker.hold = {"publish"}
     alice = rig.login("alice")
-    alice.publish("1", "user:bob")
+    alice.publish("1", "user:bob", "user:eve")
     rig.broker.fail("publish", ZeroDivisionError())
     rig.settle()
     assert alice.code is CloseCode.INTERNAL_ERROR
@@ -340,6 +345,77 @@ def test_an_answer_for_a_link_that_is_gone() -> None:
     alice.cut()
     rig.broker.release("publish")
     assert rig.counters.outcomes == {OK: 1}
+
+
+# ------------------------------------------------------------------------------------ the usual way, and all
+
+ADDRESSES = (
+    "user:bob",
+    "user:eve",
+    "user:alice",
+    "device:bob/phone",
+    "topic:t",
+    "room:r",
+    "node:n",
+    "user:no",
+)
+SENT = st.builds(
+    Publish,
+    st.sampled_from(["1", "2", "3", "4"]),
+    st.lists(st.sampled_from(ADDRESSES), min_size=1, max_size=2).map(lambda texts: to(*texts)),
+    st.sampled_from(["", "text/plain"]),
+    st.sampled_from([b"", b"body", b"x" * 33]),
+    st.sampled_from([0, 1, 1, 1]),
+    st.sampled_from([0, 0, 60]),
+    st.just(0),
+    st.booleans(),
+    st.booleans(),
+    st.sampled_from([(), (), (("name", "value"),)]),
+)
+
+
+@implementer(IPlugin, IPolicy)
+class NotToNo(DefaultPolicy):
+    name = "not to no"
+
+    def may(self, identity: Identity, action: str, address: Address) -> bool:
+        return address.id != "no" and super().may(identity, action, address)
+
+
+@given(st.lists(st.lists(SENT, min_size=1, max_size=3), max_size=8), st.booleans())
+def test_the_usual_way_and_the_way_for_all_are_one(sent: list[list[Publish]], service: bool) -> None:
+    """An interceptor that changes nothing makes every message take the way for all."""
+    results = []
+    for interceptors in ([], [Look()]):
+        rig = Rig("memory", set={"limits.max_body_bytes": 32}, policy=NotToNo(), interceptors=interceptors)
+        for user in ("alice", "bob"):
+            rig.tokens.identities[user] = Identity(user, service=service)
+        alice, bob = rig.login("alice"), rig.login("bob")
+        for chunk in sent:
+            alice.together(*chunk)
+        messages = [
+            (
+                deliver.address,
+                deliver.after,
+                deliver.upto,
+                [(one.seq, decode_message(one.message)) for one in deliver.entries],
+            )
+            for deliver in bob.of(Deliver) + alice.of(Deliver)
+        ]
+        outcomes = [(ack.msg_id, [(o.code, o.seq) for o in ack.outcomes]) for ack in alice.of(PublishAck)]
+        results.append((outcomes, messages, rig.counters.outcomes, rig.counters.publishes))
+    assert results[0] == results[1]
+
+
+def test_a_repeat_of_what_is_on_its_way_is_answered_with_it_and_in_order() -> None:
+    rig = Rig("memory")
+    alice = rig.login("alice")
+    one, two = (Publish(name, (BOB,), body=b"b") for name in ("1", "2"))
+    alice.together(one, two, one, replace(one, msg_id="3", ttl_s=9), one)
+    assert [name for name, _ in acks(alice)] == ["1", "1", "1", "2", "3"]
+    assert {tuple(codes) for _, codes in acks(alice)} == {(OK,)}
+    alice.send(one)
+    assert acks(alice)[-1] == ("1", [OutcomeCode.DUPLICATE])
 
 
 # ----------------------------------------------------------------------------------------------- interceptors

@@ -504,7 +504,7 @@ def test_a_response_larger_than_a_frame_is_an_error_not_a_silence() -> None:
 
 
 def test_traits_are_the_wires() -> None:
-    assert NativeAdapter().traits == Traits(compressions=("zstd", "br"))
+    assert NativeAdapter().traits == Traits(mail=True, compressions=("zstd", "br"))
     assert parse_address("user:bob") == BOB
 
 

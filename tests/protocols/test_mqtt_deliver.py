@@ -14,6 +14,7 @@ from imgateway.frames import (
     Acked,
     Address,
     Bye,
+    Deliver,
     DeliverAck,
     Entry,
     Notify,
@@ -127,6 +128,63 @@ def test_packet_ids_come_round_and_pass_over_those_in_flight() -> None:
         assert one.packet_id != first.packet_id or seq == 1
         peer.take(puback(one.packet_id))
     assert peer.take(puback(first.packet_id)) == [DeliverAck((Acked(ME, 1, 1),))]
+
+
+@pytest.mark.parametrize("cut", [0, 1, 2, 3])
+def test_a_puback_in_any_chunks(cut: int) -> None:
+    peer = logged_in()
+    one, two = got(peer.deliver(ME, entry(1), entry(2)))
+    for number, upto in ((one.packet_id, 1), (two.packet_id, 2)):
+        data = puback(number)
+        taken = peer.take(data[:cut]) + peer.take(data[cut:])
+        assert taken == [DeliverAck((Acked(ME, 1, upto),))]
+
+
+@given(st.permutations(range(9)), st.data())
+def test_pubacks_together_are_pubacks_apart(order: list[int], data: Any) -> None:
+    """Of two logs, one of which is unsubscribed from meanwhile; some are for what nobody sent."""
+    one, other = logged_in(), logged_in()
+    acks = b""
+    for peer in (one, other):
+        peer.take(subscribe(("topic/news", 1)))
+        peer.codec.encode(Subscribed(NEWS, 0, epoch=1))
+        ids = [m.packet_id for seq in range(1, 5) for m in got(peer.deliver(ME, entry(seq)))]
+        ids += [m.packet_id for seq in range(1, 5) for m in got(peer.deliver(NEWS, entry(seq)))]
+        acks = b"".join(puback([*ids, 40_000][index]) for index in order)
+    if data.draw(st.booleans()):
+        for peer in (one, other):
+            peer.codec.encode(Unsubscribed(NEWS, UnsubscribedCode.ASKED))
+    together = one.take(acks)
+    apart = other.take(acks[:-1]) + other.take(acks[-1:])
+    upto = [{ack.address: ack.upto for frame in frames for ack in frame.acks} for frames in (together, apart)]
+    assert len(together) == 1
+    assert upto[0] == upto[1]
+    assert upto[0][ME] == 4
+    assert upto[0].get(NEWS, 4) == 4
+    assert one.codec._outbox.loose == other.codec._outbox.loose == 0
+
+
+def test_a_puback_before_the_greeting_of_nothing_or_behind_what_is_broken() -> None:
+    peer = Peer()
+    with pytest.raises(BadFrame, match="CONNECT"):
+        peer.take(puback(1))
+    peer.login()
+    with pytest.raises(BadFrame, match="packet id"):
+        peer.take(puback(0))
+    with pytest.raises(BadFrame, match="nothing can follow"):
+        peer.take(puback(1))
+
+
+@given(st.integers(4, 5), st.lists(st.binary(max_size=200), min_size=1, max_size=4), st.integers(0, 70_000))
+def test_mail_is_a_delivery(version: int, bodies: list[bytes], after: int) -> None:
+    entries = tuple([entry(after + n, body) for n, body in enumerate(bodies, 1)])
+    one, other = logged_in(version), logged_in(version)
+    upto = after + len(entries)
+    frame = Deliver(ME, 0, 7, after, upto, entries, False, upto)
+    mail = one.codec.mail(ME, 7, after, [each.message for each in entries])
+    assert mail == other.codec.encode(frame)
+    ids = [each.packet_id for each in got(mail, version == 5)]
+    assert one.take(puback(ids[-1])) == other.take(puback(ids[-1]))
 
 
 def test_a_negative_puback_counts_as_one() -> None:

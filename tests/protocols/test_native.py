@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from imgateway.errors import BadFrame
 from imgateway.frames import (
@@ -86,3 +88,26 @@ def test_what_a_peer_sent_is_not_in_the_reason() -> None:
     with pytest.raises(BadFrame) as caught:
         list(NativeAdapter().codec(False, 1000).receive(b"\x0a\x0b\x0a\x01m\x12\x06secret"))
     assert "secret" not in caught.value.reason
+
+
+@given(
+    st.booleans(),
+    st.integers(0, 2**64 - 1),
+    st.integers(0, 2**32 - 10),
+    st.lists(st.binary(max_size=300), min_size=1, max_size=4),
+)
+@example(True, 1, 0, [b"", b"x" * 127, b"x" * 128, b"x" * 16_384])
+@example(True, 1, 126, [b"a", b"b", b"c"])
+def test_mail_is_a_delivery(stream: bool, epoch: int, after: int, messages: list[bytes]) -> None:
+    codec = NativeAdapter().codec(stream, 1 << 20)
+    upto = after + len(messages)
+    entries = tuple([Entry(after + n, message) for n, message in enumerate(messages, 1)])
+    frame = Deliver(BOB, 0, epoch, after, upto, entries, False, upto)
+    assert codec.mail(BOB, epoch, after, messages) == codec.encode(frame)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_mail_that_is_too_large_is_not_said(stream: bool) -> None:
+    codec = NativeAdapter().codec(stream, 100)
+    assert codec.mail(BOB, 5, 6, [b"x" * 50]) is not None  # type: ignore[attr-defined]
+    assert codec.mail(BOB, 5, 6, [b"x" * 100]) is None  # type: ignore[attr-defined]

@@ -33,7 +33,7 @@ class MqttAdapter:
     name = "mqtt"
     carriage = Carriage(path="/mqtt", subprotocols=("mqtt",), sealed=False)
     # Nothing is sent again while a connection lives, and MQTT knows no time by which to acknowledge.
-    traits = Traits(gaps=False, pings=False, pulls=False, ack_timeout_s=0.0)
+    traits = Traits(mail=True, gaps=False, pings=False, pulls=False, ack_timeout_s=0.0)
 
     def __init__(
         self, max_keepalive_s: int, wall_ms: Callable[[], int], draw: Callable[[], str] = draw

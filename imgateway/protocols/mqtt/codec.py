@@ -10,9 +10,11 @@ from zope.interface import implementer
 
 from imgateway.errors import CloseCode
 from imgateway.frames import (
+    Address,
     Bye,
     Deliver,
     DeliverAck,
+    Entry,
     Frame,
     Keep,
     PublishAck,
@@ -24,7 +26,7 @@ from imgateway.frames import (
     parse_address,
     user_address,
 )
-from imgateway.interfaces import ICodec
+from imgateway.interfaces import IMailCodec
 from imgateway.protocols.mqtt.answers import goodbye, refusal, welcome
 from imgateway.protocols.mqtt.deliveries import UNKNOWN, Outbox, Track
 from imgateway.protocols.mqtt.greeting import Greeting
@@ -40,13 +42,14 @@ from imgateway.protocols.plain import PlainCodec
 __all__ = ("MqttCodec",)
 
 PUBLISH, PUBACK = Packet.PUBLISH, Packet.PUBACK  # found faster than in their class
+SHORT_PUBACK = bytes((PUBACK, 2))
 PINGRESP = bytes((Packet.PINGRESP, 0))
 LOOSE = 1_000
 """Unacknowledged packet ids of what a client unsubscribed from, beyond which it may not subscribe. There are
 only 65,535."""
 
 
-@implementer(ICodec)
+@implementer(IMailCodec)
 class MqttCodec(PlainCodec):
     """:param max_keepalive_s: the longest that a client of MQTT 5 may be silent; 0: as long as it likes.
 
@@ -91,6 +94,17 @@ class MqttCodec(PlainCodec):
     # ------------------------------------------------------------------------------------------------ inwards
 
     def receive(self, data: bytes) -> Iterator[Frame | Keep | bytes]:
+        # Whoever mostly listens sends PUBACKs and nothing else, four bytes each.
+        if data[:2] == SHORT_PUBACK and self._is_welcome and self._splitter.is_between():
+            size = len(data)
+            if size == 4 or data[::4].count(PUBACK) * 4 == data[1::4].count(2) * 4 == size:
+                numbers = [data[at] << 8 | data[at + 1] for at in range(2, size, 4)]
+                if 0 not in numbers:
+                    acks = tuple([track.ack() for track in self._outbox.all_acked(numbers)])
+                    return iter((DeliverAck(acks),) if acks else ())
+        return self._received(data)
+
+    def _received(self, data: bytes) -> Iterator[Frame | Keep | bytes]:
         acked: dict[Track, None] = {}
         try:
             for first, body in self._splitter.feed(data):
@@ -217,6 +231,11 @@ class MqttCodec(PlainCodec):
             return self._inbox.answered(frame)
         say = self._words.get(type(frame))
         return say(self, frame) if say is not None else b""
+
+    def mail(self, address: Address, epoch: int, after: int, messages: Sequence[bytes]) -> bytes | None:
+        upto = after + len(messages)
+        entries = tuple(map(Entry, range(after + 1, upto + 1), messages))
+        return self._deliver(Deliver(address, 0, epoch, after, upto, entries, False, upto))
 
     def _deliver(self, frame: Deliver) -> bytes | None:
         subscriptions = self._subscriptions

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from base64 import b64decode
 from collections import deque
+from collections.abc import Sequence
 from functools import lru_cache
 
 from google.protobuf.message import DecodeError
@@ -130,13 +131,20 @@ class Outbox:
 
     def acked(self, packet_id: int) -> Track | None:
         """The client has it: the track that went on by this, if one did."""
-        track = self._flights.pop(packet_id, None)
-        if track is None:
-            return None
-        if not track.followed:
-            self.loose -= 1
-            return None
-        return track if track.acked(packet_id) else None
+        return next(iter(self.all_acked((packet_id,))), None)
+
+    def all_acked(self, packet_ids: Sequence[int]) -> dict[Track, None]:
+        """The client has these: the tracks that went on by that."""
+        flights = self._flights
+        gone_on: dict[Track, None] = {}
+        for packet_id in packet_ids:
+            track = flights.pop(packet_id, None)
+            if track is not None and track.followed:
+                if track.acked(packet_id):
+                    gone_on[track] = None
+            elif track is not None:
+                self.loose -= 1
+        return gone_on
 
     def forget(self, address: Address) -> None:
         """The client gets nothing more from there, and nobody waits for acknowledgements of it."""

@@ -97,6 +97,10 @@ class Splitter:
         """Bytes of an unfinished packet."""
         return len(self._held)
 
+    def is_between(self) -> bool:
+        """What comes next begins a packet."""
+        return not (self._held or self._broken)
+
     def feed(self, data: bytes) -> Iterator[tuple[int, bytes]]:
         """Iterate over the packets that `data` completes, each as its first byte and its body.
 
