@@ -10,9 +10,9 @@ in memory, too, as *runs*. There the reader's thread sees them, without a lock:
 - It takes the dict `runs` before its statement begins to look at the database. A run has only what is
   committed, so what the dict had at that time is in the reader's view of the database: still in the journal,
   or merged.
-- A merge is one transaction. After it a new dict takes the place of `runs`; the old one is never changed
-  again. So in any dict a log's run begins right behind what `entry` had when the dict was new, and has no
-  hole.
+- A merge is one transaction. After it, and after any other commit to the logs, a new dict takes the place of
+  `runs`; the old one is never changed again. So in any dict a log's run begins right behind what `entry` had
+  when the dict was new, and has no hole.
 - Let `merged` be the newest seq of a log that `entry` has, or had before retention took it. What a run has up
   to there was merged before the reader looked; what it has beyond continues `entry` without a hole, even if
   it came after the reader looked.
@@ -33,8 +33,8 @@ from imgateway.brokers.rows import MERGE
 __all__ = ("Journal", "Run", "merge")
 
 # Messages and commits that wait to be merged, their bytes, and their logs, each a page at least. To merge so
-# many takes some 5 ms, which one commit waits for. Per message, of 100 logs, that is 5 µs; with 500 it would
-# be 8, with 2,000 4.
+# many takes some 5 ms, of 1,000 bytes each 10, which one commit waits for. Per message, of 100 logs, that is
+# 5 µs; with 500 it would be 8, with 2,000 4.
 MOST = 1_000
 MOST_BYTES = 1 << 20
 MOST_LOGS = 250
@@ -123,6 +123,6 @@ class Journal:
         self._bytes += size
 
     def merged(self) -> None:
-        """It is empty, in a transaction that is committed."""
+        """It is empty, in a transaction that is committed; or something else is in the logs since then."""
         self.runs = {}
         self.size = self._bytes = 0

@@ -27,7 +27,16 @@ from pathlib import Path
 
 from imgateway.errors import StoreError
 
-__all__ = ("MEMORY", "VERSION", "WITHOUT_JOURNAL", "Database", "OpenDatabase", "fault_text", "open_database")
+__all__ = (
+    "MEMORY",
+    "VERSION",
+    "WITHOUT_JOURNAL",
+    "Database",
+    "OpenDatabase",
+    "fault_text",
+    "format_text",
+    "open_database",
+)
 
 VERSION = 2
 # This one lacks the table `journal`, and nothing else.
@@ -134,9 +143,7 @@ class Database:
             return
         is_new = not (version or connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0])
         if not is_new and version != WITHOUT_JOURNAL:
-            raise StoreError(
-                f"{self.path} is of format {version}, this version reads {VERSION}: use the one that wrote it"
-            )
+            raise StoreError(format_text(version, self.path))
         connection.execute("BEGIN IMMEDIATE")
         for statement in (TABLES + JOURNAL if is_new else JOURNAL).split(";\n"):
             connection.execute(statement)
@@ -162,6 +169,11 @@ class Database:
                     os.write(wal, ZEROS)
             finally:
                 os.close(wal)
+
+
+def format_text(version: int, path: str | Path) -> str:
+    """One line for the operator: this is another version's."""
+    return f"{path} is of format {version}, this version reads {VERSION}: use the one that wrote it"
 
 
 def fault_text(error: BaseException, path: str) -> str:

@@ -154,10 +154,10 @@ class Store:
         first = connection.execute(
             "SELECT key FROM entry WHERE key > ? AND key < ? ORDER BY key LIMIT 1", _span(book.id)
         ).fetchone()
-        if first:
-            return first[0] & 0xFFFFFFFF, book.head
         run = self._journal.runs.get(book.id)
-        return (book.after if run is None else run.after) + 1, book.head
+        begin = (book.after if run is None else run.after) + 1
+        # Of what the commit of the moment brings, a later message may be in the log before an earlier one.
+        return min(first[0] & 0xFFFFFFFF, begin) if first else begin, book.head
 
     # ---------------------------------------------------------------------------------------------- internals
 
@@ -258,9 +258,9 @@ class Store:
             connection.execute("COMMIT")
         else:
             connection.execute(statement, values)
-        if merging:
-            journal.merged()
-        if not to_logs:
+        if to_logs:
+            journal.merged()  # also if it was empty: no run may follow what a reader has not seen in `entry`
+        else:
             touched = [(books[log].id, after, appends) for log, after, _, appends, _ in batch.touched]
             journal.entered(touched, size)
         journal.sample([books[log].id for log, *_ in batch.touched], len(plain))

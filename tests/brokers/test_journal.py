@@ -20,7 +20,7 @@ from imgateway.brokers.journal import Journal, Run
 from imgateway.brokers.schema import FRAME_BYTES, VERSION, Database
 from imgateway.config import BrokerSettings, RetentionSettings
 from imgateway.errors import StoreError
-from imgateway.frames import LogKey, OutcomeCode, SessionKey, log_of, parse_address
+from imgateway.frames import LogKey, OutcomeCode, SessionKey, Start, log_of, parse_address
 from imgateway.testing.disk import Rig, disk_error
 from imgateway.wire.messages import decode_message
 from tests.brokers.test_custody import Story, kill_and_check, messages
@@ -161,6 +161,18 @@ def test_a_newcomer_begins_before_the_message_beside_it(rig: Rig) -> None:
     rig.run()
     (place,) = opening[0].places
     assert (place.acked, place.first, place.head) == (0, 1, 1)
+
+
+def test_a_newcomer_begins_before_the_messages_beside_it(rig: Rig) -> None:
+    """Of which the later one, with its ttl, goes to the log already, and the earlier one does so after it."""
+    rig.publish("user:bob", msg_id="1")
+    rig.publish("user:bob", msg_id="2", ttl_s=60)
+    opening = rig.later(rig.broker.open_session(rig.claim("bob", start=Start.OLDEST)))
+    rig.steps.lanes["reader"].step()
+    rig.steps.report()
+    rig.run()
+    (place,) = opening[0].places
+    assert (place.acked, place.first, place.head) == (0, 1, 2)
 
 
 def test_a_newcomer_begins_at_what_waits(rig: Rig) -> None:
@@ -304,6 +316,30 @@ def test_a_commit_and_a_merge_between_statement_and_answer(rig: Rig) -> None:
     rig.run()
 
 
+def test_what_went_to_the_logs_meanwhile_is_not_passed_over(rig: Rig) -> None:
+    """After the statement a commit goes to the logs while the journal is empty, and the next to the journal:
+    that one does not continue what the statement saw."""
+    reading = rig.broker._reading
+    ask = reading._one
+    send(rig, "1")
+    rig.pass_time(1)
+    assert waiting(rig) == 0
+
+    def early(question: str, values: tuple[object, ...]) -> Any:
+        found = ask(question, values)
+        for n, ttl_s in ((2, 60), (3, 0)):
+            rig.publish("user:bob", msg_id=str(n), ttl_s=ttl_s)
+            rig.steps.lanes["writer"].step()
+            rig.steps.report()
+        assert (waiting(rig), merged(rig)) == (1, [1, 2])
+        return found
+
+    reading._one = early  # type: ignore[method-assign]
+    batch = reading.read(MAILBOX, 0, 100, 1 << 20)
+    assert ([entry.seq for entry in batch.entries], batch.upto) == ([1], 1)
+    rig.run()
+
+
 @pytest.mark.parametrize("statement", ["INTO journal", "COMMIT"])
 def test_what_is_not_committed_is_not_seen(rig: Rig, statement: str) -> None:
     send(rig, "1")
@@ -384,7 +420,7 @@ def _tell(rig: Rig, seed: int, actions: list[Any]) -> None:
             for _ in range(random.randrange(4)):
                 what = random.randrange(4)
                 if what == 0:
-                    publish(random.choice(USERS))
+                    publish(random.choice(USERS), **random.choice(({}, {"ttl_s": 86_400})))
                 elif what == 1:
                     rig.broker._writer.submit(rig.broker._sweep, rig.broker._swept)
                 if (lane := rig.steps.lanes["writer"]).jobs:
@@ -571,8 +607,12 @@ def test_a_newer_file_is_left_alone(tmp_path: Path) -> None:
     with closing(sqlite3.connect(tmp_path / "data" / "messages.sqlite3")) as connection:
         connection.execute(f"PRAGMA user_version = {VERSION + 1}")
     rig.new()
-    with pytest.raises(StoreError, match=f"is of format {VERSION + 1}, this version reads {VERSION}"):
+    refusal = f"is of format {VERSION + 1}, this version reads {VERSION}"
+    with pytest.raises(StoreError, match=refusal):
         rig.start()
+    backup(tmp_path / "data", tmp_path / "copy")
+    with pytest.raises(StoreError, match=refusal):
+        restore(tmp_path / "copy", tmp_path / "other")
 
 
 def test_a_copy_has_what_waits(rig: Rig, tmp_path: Path) -> None:
