@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections import deque
 from errno import EMFILE, ENFILE
+from resource import RLIM_INFINITY, RLIMIT_NOFILE, getrlimit
 from socket import NI_NUMERICHOST, NI_NUMERICSERV, getnameinfo
 from typing import Any
 
@@ -26,7 +27,10 @@ PORTION = 16
 TAKEN = 256
 """Taken from the system in one turn: 2 ms."""
 MOST = 4096
-"""That wait here. Each has a descriptor."""
+"""That wait here."""
+SHARE = 8
+"""… and no more than one in so many of the process's descriptors, for each has one: those who wait must not
+take what the others, and the store, cannot do without."""
 
 
 class Arrivals:
@@ -39,6 +43,8 @@ class Arrivals:
         self._is_open = True
         self._is_taking = True
         self._turn: Any = None
+        descriptors, _ = getrlimit(RLIMIT_NOFILE)
+        self._most = MOST if descriptors == RLIM_INFINITY else min(MOST, max(descriptors // SHARE, 1))
         port.doRead = self.take
 
     def __len__(self) -> int:
@@ -51,6 +57,8 @@ class Arrivals:
 
     def resume(self) -> None:
         self._is_open = True
+        if not self._waiting:
+            self._take_on()
         self._make_later()
 
     def stop(self) -> None:
@@ -67,18 +75,18 @@ class Arrivals:
         waiting, accept = self._waiting, self._port.socket.accept
         is_full = False
         try:
-            for _ in range(min(TAKEN, MOST - len(waiting))):
+            for _ in range(min(TAKEN, self._most - len(waiting))):
                 waiting.append(accept())
         except BlockingIOError:
             pass
         except OSError as error:
-            if error.errno in (EMFILE, ENFILE) and waiting:
+            if not self._is_open or (error.errno in (EMFILE, ENFILE) and waiting):
                 is_full = True  # there may be descriptors again when some of these are made
             else:
-                self._otherwise()  # Twisted knows what is to be done and said
+                self._otherwise()  # Twisted knows what is to be done and said, and makes who else has come
         if self._is_open and self._turn is None:
             self._make()
-        if waiting and (is_full or len(waiting) >= MOST):
+        if (is_full or len(waiting) >= self._most) and (waiting or not self._is_open):
             self._is_taking = False
             self._port.stopReading()
 
@@ -96,10 +104,13 @@ class Arrivals:
                 self._connect(*waiting.popleft())
             except Exception:
                 log.failure("a connection could not be made")
+        self._take_on()
+        self._make_later()
+
+    def _take_on(self) -> None:
         if not self._is_taking:
             self._is_taking = True
             self._port.startReading()
-        self._make_later()
 
     def _connect(self, skt: Any, client: tuple[Any, ...]) -> None:
         port = self._port

@@ -81,7 +81,7 @@ class Listener:
 
     def __init__(self, port: Any, scheme: str) -> None:
         self._port = port
-        keep_little(port)
+        keep_little(port, adopted=scheme.endswith("systemd"))
         self._arrivals = accept_in_portions(port) if hasattr(port, "numberAccepts") else None
         self.address, self.port = _address(port.getHost(), scheme)
 

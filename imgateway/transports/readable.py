@@ -12,7 +12,6 @@ import select
 from typing import Any, Protocol
 from weakref import ref
 
-from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import IReadDescriptor
 from twisted.internet.main import CONNECTION_DONE, CONNECTION_LOST
 from twisted.logger import Logger
@@ -27,7 +26,7 @@ log = Logger()
 
 AVAILABLE = hasattr(select, "epoll")
 
-_FAILURES: dict[BaseException, Failure] = {end: Failure(end) for end in (CONNECTION_DONE, CONNECTION_LOST)}
+_DONE, _LOST = Failure(CONNECTION_DONE), Failure(CONNECTION_LOST)
 """Made once: thousands may end at once."""
 
 
@@ -97,17 +96,19 @@ class Readable:
     def connectionLost(self, reason: Failure) -> None:
         """The reactor has stopped, and disconnects all that it knows."""
         for socket in list(self._sockets.values()):
-            socket.connectionLost(reason)
+            try:
+                socket.connectionLost(reason)
+            except BaseException:
+                log.failure("the end of a connection could not be told")
 
     def _end(self, socket: Socket, end: BaseException) -> None:
         """As a reactor does it: the peer's own end may be that of one direction only."""
-        self.remove(socket)
-        failure = _FAILURES.get(end) or Failure(end)
         try:
-            if isinstance(end, ConnectionDone):
-                socket.readConnectionLost(failure)
+            self.remove(socket)
+            if end is CONNECTION_DONE:
+                socket.readConnectionLost(_DONE)
             else:
-                socket.connectionLost(failure)
+                socket.connectionLost(_LOST if end is CONNECTION_LOST else Failure(end))
         except BaseException:
             log.failure("the end of a connection could not be told")
 

@@ -165,6 +165,11 @@ class _TCPSocket(_Slim, tcp.Server):
         self.connected = 1
 
 
+class _AdoptedSocket(_TCPSocket):
+    """Of a port that somebody else opened: whoever came before it was ours has not the options that it got
+    then."""
+
+
 class _UNIXSocket(_Slim, unix.Server):
     pass
 
@@ -187,7 +192,7 @@ def host_of(transport: Any) -> str:
 
 def set_options(transport: Any) -> None:
     """What every connection wants of its socket. On Linux one that is accepted has it from the port's."""
-    if not (INHERITED and isinstance(transport, _TCPSocket)) and host_of(transport):
+    if not (INHERITED and type(transport) is _TCPSocket) and host_of(transport):
         transport.setTcpNoDelay(True)
         transport.setTcpKeepAlive(True)
 
@@ -206,7 +211,7 @@ def accept_in_portions(port: Any) -> Arrivals | None:
 
     :returns: who takes care of those that come, if the port's sockets are our own.
     """
-    if getattr(port, "transport", None) is _TCPSocket:
+    if getattr(port, "transport", None) in (_TCPSocket, _AdoptedSocket):
         return Arrivals(port)
     accept = port.doRead
 
@@ -218,13 +223,18 @@ def accept_in_portions(port: Any) -> Arrivals | None:
     return None
 
 
-def keep_little(port: Any) -> None:
+def keep_little(port: Any, adopted: bool = False) -> None:
     """What this port accepts from now on keeps little, if it is one of Twisted's that makes Twisted's own
-    sockets."""
+    sockets.
+
+    :param adopted: it was open before this process had it.
+    """
     made = getattr(port, "transport", None)
+    if AVAILABLE and made in (tcp.Server, unix.Server):
+        readable_of(port.reactor)  # now: in a crowd there might be no descriptor left for its poll
     if made is tcp.Server:
-        port.transport = _TCPSocket
-        if INHERITED:
+        port.transport = _AdoptedSocket if adopted else _TCPSocket
+        if INHERITED and not adopted:
             port.socket.setsockopt(IPPROTO_TCP, TCP_NODELAY, 1)
             port.socket.setsockopt(SOL_SOCKET, SO_KEEPALIVE, 1)
     elif made is unix.Server:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from errno import EMFILE, EPERM
+from resource import RLIM_INFINITY
 from typing import Any
 
 import pytest
@@ -140,6 +141,34 @@ def test_what_else_may_be_wrong_is_left_to_twisted() -> None:
     port.coming.append(OSError(EPERM, "a firewall"))
     port.doRead()
     assert (port.asked_twisted, len(port.made)) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("descriptors", "most"), [(16 * PORTION, 2 * PORTION), (7, 1), (RLIM_INFINITY, 4 * PORTION)]
+)
+def test_most_descriptors_are_left_to_others(
+    descriptors: int, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(arrivals, "getrlimit", lambda what: (descriptors, RLIM_INFINITY))
+    port = Port(4 * PORTION)
+    port.arrivals.pause()
+    for _ in range(3):
+        port.turn()
+    assert len(port.arrivals) == most
+
+
+@pytest.mark.parametrize("number", [EMFILE, EPERM])
+@pytest.mark.parametrize("others", [0, 1])
+def test_while_it_is_paused_twisted_makes_nobody(number: int, others: int) -> None:
+    port = Port(others)
+    port.coming.append(OSError(number, "no"))
+    port.arrivals.pause()
+    port.doRead()
+    assert (port.asked_twisted, port.reading, len(port.made)) == (0, False, 0)
+    port.arrivals.resume()
+    port.turn()
+    port.turn()
+    assert (port.asked_twisted, port.reading, len(port.made)) == (1 + (not others), True, others)
 
 
 def test_who_waits_at_the_end_is_sent_away() -> None:

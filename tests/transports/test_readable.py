@@ -23,7 +23,8 @@ from imgateway.transports.sockets import keep_little
 class Port:
     _realPortNumber = 7901
 
-    def __init__(self) -> None:
+    def __init__(self, reactor: Any) -> None:
+        self.reactor = reactor
         self.transport: Any = tcp.Server
         self.socket = self
 
@@ -56,7 +57,7 @@ class Place:
         self.readable: Readable = readable_of(self.reactor)
         self.sockets: list[Any] = []
         self.peers: list[socket] = []
-        self._port = Port()
+        self._port = Port(self.reactor)
         keep_little(self._port)
 
     def accept(self) -> tuple[Any, socket, Ear]:
@@ -184,6 +185,24 @@ def test_one_that_raises_at_its_end_too_ends_alone(place: Place, flush_logged_er
     assert len(flush_logged_errors(ZeroDivisionError)) == 3
 
 
+def test_whatever_is_raised_the_others_stay(place: Place, flush_logged_errors: Any) -> None:
+    class Unhashable(Exception):
+        """As every data class is."""
+
+        __hash__ = None  # type: ignore[assignment]
+
+    def fails() -> None:
+        raise Unhashable
+
+    (_, one, first), (_, two, second) = place.accept(), place.accept()
+    first.then = fails
+    one.send(b"1")
+    two.send(b"2")
+    place.turn()
+    assert (first.gone, second.gone, second.heard) == ([Unhashable], [], [b"2"])
+    assert flush_logged_errors(Unhashable)
+
+
 def test_what_another_ones_bytes_stopped_is_not_read_from(place: Place) -> None:
     (first, one, heard), (second, two, also) = place.accept(), place.accept()
     heard.then, also.then = second.stopReading, first.stopReading
@@ -198,6 +217,19 @@ def test_when_the_reactor_stops_all_are_told(place: Place) -> None:
     place.readable.connectionLost(Failure(ConnectionLost()))
     assert [ear.gone for ear in ears] == [[ConnectionLost]] * 3
     assert not place.reads()
+
+
+def test_one_that_raises_when_the_reactor_stops_keeps_it_from_nobody(
+    place: Place, flush_logged_errors: Any
+) -> None:
+    def fails() -> None:
+        raise ZeroDivisionError
+
+    ears = [place.accept()[2] for _ in range(3)]
+    ears[0].last = fails
+    place.readable.connectionLost(Failure(ConnectionLost()))
+    assert [ear.gone for ear in ears] == [[ConnectionLost]] * 3
+    assert len(flush_logged_errors(ZeroDivisionError)) == 1
 
 
 def test_a_descriptor_that_is_used_again_is_the_new_ones(place: Place) -> None:

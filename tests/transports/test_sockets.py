@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import select
 import socket as system_sockets
-from errno import EWOULDBLOCK
+from errno import EMFILE, EWOULDBLOCK
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from twisted.python.failure import Failure
 from imgateway.transports import departures
 from imgateway.transports import sockets as ours
 from imgateway.transports.arrivals import PORTION, Arrivals
+from imgateway.transports.listening import Listener
 from imgateway.transports.sockets import (
     accept_in_portions,
     host_of,
@@ -57,6 +59,7 @@ class Port:
     _realPortNumber = 7901
 
     def __init__(self, transport: Any = tcp.Server) -> None:
+        self.reactor = MemoryReactorClock()
         self.transport = transport
         self.socket = Socket()
 
@@ -113,6 +116,21 @@ def test_what_the_system_does_not_take_waits() -> None:
         socket.doWrite()
     assert system.sent == b"abcdef"
     assert socket._unwritten is None
+
+
+@pytest.mark.parametrize("transport", [tcp.Server, unix.Server])
+def test_the_poll_is_there_before_the_first_connection(
+    transport: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    port = Port(transport)
+    keep_little(port)
+
+    def none_left() -> None:
+        raise OSError(EMFILE, "too many")
+
+    monkeypatch.setattr(select, "epoll", none_left)
+    made = port.transport(Socket(), Protocol(), ("192.0.2.7", 51000), port, 1, port.reactor)
+    assert made.connected
 
 
 def test_others_are_left_alone() -> None:
@@ -178,6 +196,24 @@ def test_what_all_connections_want_is_said_once_where_the_system_hands_it_on(
     nameless = accepted("", unix.Server)
     set_options(nameless)
     assert nameless.socket.options == []
+
+
+@pytest.mark.parametrize("scheme", ["systemd", "haproxy:systemd"])
+def test_who_came_before_the_port_was_ours_is_told_too(scheme: str) -> None:
+    class Opened(Port):
+        numberAccepts = 100
+
+        def doRead(self) -> None: ...
+
+        def getHost(self) -> IPv4Address:
+            return IPv4Address("TCP", "192.0.2.1", 7901)
+
+    port = Opened()
+    Listener(port, scheme)
+    assert isinstance(port.doRead.__self__, Arrivals)  # type: ignore[attr-defined]
+    made = port.transport(Socket(), Protocol(), ("192.0.2.7", 51000), port, 1, port.reactor)
+    set_options(made)
+    assert (port.socket.options, made.socket.options) == ([], WANTED)
 
 
 @pytest.mark.skipif(not ours.INHERITED, reason="each socket is told here")

@@ -360,9 +360,10 @@ class DatagramConnection:
         self._traffic = flow
 
     def _rest(self, flow: Any) -> None:
-        """Keep of a flow that has nothing to do no more than it takes to make it again."""
-        asleep = flow.rest()
-        if asleep and self._parting is not OVER:
+        """Keep of a flow that has nothing to do no more than it takes to make it again; not while it is
+        CLOSING, for then its end is about to come."""
+        asleep = flow.rest() if self._parting is None else b""
+        if asleep:
             self._kept += asleep
             self._traffic = None
 

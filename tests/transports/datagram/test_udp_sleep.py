@@ -48,6 +48,28 @@ def test_a_connection_that_was_paused_in_a_silence_sleeps_again() -> None:
     assert all(map(is_asleep, ends))
 
 
+def test_a_stranger_does_not_hold_up_an_end() -> None:
+    """What does not open may come between the last acknowledgement and the end of its turn."""
+    room = Room(echo=False)
+    room.login()
+    room.pass_time(5)
+    (served,) = room.accepted
+    port = served.connection._port
+    collector = port.collector
+
+    class Meddling:
+        def add(self, connection: Any) -> None:
+            collector.add(connection)
+            if connection.is_closing and not connection.unacked():
+                connection.datagram(connection.cid + b"\0\0\0\xff" + bytes(32), None)
+
+    port.collector = Meddling()
+    served.connection.send(b"last")
+    served.connection.close(100, flush_s=60)
+    room.pass_time(1)
+    assert served.events[-1].startswith("lost")
+
+
 BAD = (
     LinkConditions(loss=0.3, duplicate=0.05, reorder=0.1, delay_s=0.05, jitter_s=0.02),
     LinkConditions(loss=0.1, duplicate=0.3, reorder=0.3, delay_s=0.4, jitter_s=0.3),
