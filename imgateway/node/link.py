@@ -330,7 +330,7 @@ class Link:
             self.number = self.desk.number(self.session.generation)
         if not self.connection.stream:
             self.connection.max_message_bytes = self._max_frame_bytes()
-        # Its greeting may have set a limit that comes early. That of its token is looked at already.
+        # Its greeting may have set a limit that comes early. That of its token comes when it is set.
         silence_s = self._silence_s()
         self._look_at(self.heard + (min(silence_s, self._ask_s()) if self.wire.traits.pings else silence_s))
 

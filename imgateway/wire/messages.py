@@ -31,7 +31,6 @@ def encode_message(message: Message) -> bytes:
 
     Headers stand in the order of their names; of equal names the last counts.
 
-
     :raises ValueError: text with a lone surrogate, a time outside 0 … 2**64 - 1. Codecs let neither in.
     """
     msg_id = message.msg_id.encode()

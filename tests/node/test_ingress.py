@@ -407,6 +407,39 @@ def test_the_usual_way_and_the_way_for_all_are_one(sent: list[list[Publish]], se
     assert results[0] == results[1]
 
 
+@pytest.mark.parametrize(
+    ("more", "code"),
+    [
+        ({"ttl_s": 3}, OK),
+        ({"headers": (("a", "b"),)}, OK),
+        ({"resent": True}, OK),  # only there the disk is asked for what memory has forgotten
+        ({"copy_self": True}, OK),
+        ({"to": to("user:bob", "user:eve")}, OK),
+        ({"to": to("device:bob/phone")}, OK),
+        ({"to": to("topic:t")}, FORBIDDEN),
+        ({"to": to("user:no")}, FORBIDDEN),
+        ({"body": b"x" * 33}, OutcomeCode.TOO_LARGE),
+    ],
+)
+def test_what_is_not_usual_goes_the_way_for_all(
+    more: dict[str, Any], code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig = Rig(set={"limits.max_body_bytes": 32}, policy=NotToNo())
+    alice = rig.login("alice")
+    taken: list[str] = []
+    take = rig.broker.take
+
+    def heard(message: Any, *values: Any) -> None:
+        taken.append(message.msg_id)
+        take(message, *values)
+
+    monkeypatch.setattr(rig.broker, "take", heard)
+    usual = Publish("1", (BOB,), "text/plain", b"x" * 32)
+    alice.send(usual, replace(usual, msg_id="2", **more))
+    assert taken == ["1"]
+    assert [(name, set(codes)) for name, codes in acks(alice)] == [("1", {OK}), ("2", {code})]
+
+
 def test_a_repeat_of_what_is_on_its_way_is_answered_with_it_and_in_order() -> None:
     rig = Rig("memory")
     alice = rig.login("alice")

@@ -297,6 +297,21 @@ def test_a_new_link_that_dies_while_claiming_leaves_the_session_to_the_next() ->
     assert diary.events == [("opened", "phone"), ("resumed", "phone")]
 
 
+@pytest.mark.parametrize("step", ["open", "watch"])
+def test_a_step_that_fails_later_ends_the_login_and_no_other(step: str, flush_logged_errors: Any) -> None:
+    rig = Rig()
+    rig.broker.hold = {step}
+    bob = rig.login("bob")
+    rig.broker.fail(step, ZeroDivisionError())
+    rig.settle()
+    assert bob.code is CloseCode.INTERNAL_ERROR
+    assert len(flush_logged_errors(ZeroDivisionError)) == 1
+    assert rig.hub._claims.get(SessionKey("bob", "phone")) is None
+    rig.broker.hold = set()
+    again = rig.login("bob")
+    assert [type(frame) for frame in again.frames] == [Welcome]
+
+
 def test_claims_that_are_answered_out_of_order() -> None:
     rig = Rig()
     rig.broker.hold = {"open"}

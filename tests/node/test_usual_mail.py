@@ -9,8 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from imgateway.core.cursor import State
-from imgateway.frames import Deliver, Subscribe, log_of, parse_address, user_address
-from imgateway.interfaces import Identity
+from imgateway.errors import CloseCode
+from imgateway.frames import Deliver, Ping, Subscribe, log_of, parse_address, user_address
+from imgateway.interfaces import Identity, Traits
+from imgateway.protocols.native import NativeAdapter, StreamCodec
+from imgateway.protocols.plain import PlainCodec
 from imgateway.wire.messages import decode_message
 from tests.node.rig import AsciiWire, Peer, Rig, entry
 
@@ -36,6 +39,17 @@ steps = st.lists(
     ),
     max_size=25,
 )
+
+
+class Narrow(NativeAdapter):
+    """The native wire with a window of its own; `mail` False: nobody is to know that it could say mail."""
+
+    def __init__(self, window: int = 0, mail: bool = True) -> None:
+        self.traits = Traits(mail=mail)
+        self._codec = type("Codec", (StreamCodec,), {"window": window})
+
+    def codec(self, stream: bool, max_frame_bytes: int) -> Any:
+        return self._codec(max_frame_bytes)
 
 
 class Place:
@@ -137,12 +151,29 @@ def test_the_usual_goes_straight(stream: bool, monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.parametrize(
-    "what", ["nobody", "two devices", "follows", "full", "large", "clogged", "another wire", "unsayable"]
+    "what",
+    [
+        "nobody",
+        "two devices",
+        "follows",
+        "full",
+        "large",
+        "clogged",
+        "another wire",
+        "no mail",
+        "narrow",
+        "small datagrams",
+        "unsayable",
+    ],
 )
 def test_what_is_not_usual_does_not(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
     rig = Rig(set={"limits.deliver_window_entries": 4} if what == "full" else {})
     rig.tokens.identities["bob"] = Identity("bob", service=True)  # may follow anything
-    bob = rig.login("bob", wire=AsciiWire() if what == "another wire" else None)
+    rig.login("ann")
+    wires = {"another wire": AsciiWire(), "no mail": Narrow(mail=False), "narrow": Narrow(4)}
+    bob = rig.login("bob", wire=wires.get(what))
+    if what == "small datagrams":
+        bob.server.max_send_bytes = 100
     if what == "nobody":
         bob.cut()
     elif what == "two devices":
@@ -171,3 +202,77 @@ def test_the_bytes_that_fill_a_window_are_those_of_frames(monkeypatch: pytest.Mo
     assert rig.session("bob").bytes == sum(bob.sizes[-1:]) >= 1_000
     bob.ack(2)
     assert rig.session("bob").state is State.LIVE
+
+
+@pytest.mark.parametrize(("after", "sent"), [(1, 2), (3, 2), (0, 2)])
+def test_mail_before_or_behind_what_was_sent_is_not_sent(after: int, sent: int) -> None:
+    rig = Rig()
+    bob = rig.login("bob")
+    rig.mail("bob", b"1", b"2")
+    assert rig.session("bob").sent == sent
+    assert not rig.hub.mailed(LOG, rig.broker.epoch(LOG), after, [entry(after + 1).message])
+    rig.settle()
+    assert bob.shown() == ["m1", "m2"]
+
+
+def test_what_is_for_other_devices_is_not_shown_to_the_only_one() -> None:
+    rig = Rig("memory")
+    alice = rig.login("alice")
+    alice.publish("1", "user:bob", copy_self=True)  # her other devices get the copy
+    alice.publish("2", "device:alice/pad")
+    alice.publish("3", "user:alice")
+    assert alice.shown() == ["3"]
+    assert rig.session("alice").sent == 3
+
+
+def test_what_one_log_says_stays_in_its_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a transport that knows several orders both ways name the same one."""
+    rig = Rig()
+    bob = rig.login("bob")
+    orders: list[Any] = []
+    send = bob.server.send
+    monkeypatch.setattr(bob.server, "send", lambda data, order=None: (orders.append(order), send(data)))
+    said = way(rig, monkeypatch)
+    rig.mail("bob", b"1")
+    rig.broker.store(LOG, entry(2, b"2", only_device="phone"))
+    rig.settle()
+    assert said == [True]
+    assert orders == [LOG, LOG]
+
+
+def test_mail_must_be_acknowledged_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    rig = Rig()
+    bob = rig.login("bob")
+    said = way(rig, monkeypatch)
+    rig.mail("bob", b"1")
+    rig.advance(10)
+    rig.mail("bob", b"2")
+    bob.ack(1)
+    rig.advance(25)
+    assert bob.code is None  # the second has five seconds yet
+    rig.advance(5.5)
+    assert bob.code is CloseCode.ACK_TIMEOUT
+    assert said == [True, True]
+
+
+def test_mail_that_nobody_acknowledges_is_missed_as_soon_as_it_is_due() -> None:
+    rig = Rig()
+    bob = rig.login("bob")
+    rig.advance(50)
+    bob.send(Ping())
+    rig.advance(4)  # the link has looked at its deadlines: by itself it would do so again after the mail's
+    rig.mail("bob", b"1")
+    rig.advance(29.5)
+    assert bob.code is None
+    rig.advance(1)
+    assert bob.code is CloseCode.ACK_TIMEOUT
+
+
+def test_a_full_window_waives_what_its_wire_waives(monkeypatch: pytest.MonkeyPatch) -> None:
+    rig = Rig(set={"limits.deliver_window_bytes": 1_000})
+    rig.login("bob")
+    monkeypatch.setattr(PlainCodec, "waive", lambda codec: 2)
+    said, room = way(rig, monkeypatch), 500 - len(entry(1, b"x" * 200).message) + 200
+    rig.mail("bob", b"x" * room, b"y" * room)
+    assert said == [True]
+    assert (rig.session("bob").acked, rig.session("bob").state) == (2, State.LIVE)

@@ -46,6 +46,12 @@ def test_one_byte_changed(at: int, byte: int) -> None:
     assert_same(USUAL[:at] + bytes((byte,)) + USUAL[at + 1 :])
 
 
+@pytest.mark.parametrize("more", [-1, 1, 2])
+def test_a_length_that_is_not_its_own(more: int) -> None:
+    for at in (1, 3, 7, len(USUAL) - 6):
+        assert_same(USUAL[:at] + bytes((USUAL[at] + more,)) + USUAL[at + 1 :])
+
+
 @given(st.integers(0, len(USUAL)), st.binary(max_size=4))
 def test_cut_off_and_something_else_behind(at: int, rest: bytes) -> None:
     assert_same(USUAL[:at] + rest)
