@@ -169,22 +169,77 @@ def test_a_puback_before_the_greeting_of_nothing_or_behind_what_is_broken() -> N
     with pytest.raises(BadFrame, match="CONNECT"):
         peer.take(puback(1))
     peer.login()
-    with pytest.raises(BadFrame, match="packet id"):
-        peer.take(puback(0))
+    for data in (puback(0), puback(1) + puback(0)):
+        peer.login()
+        with pytest.raises(BadFrame, match="packet id"):
+            peer.take(data)
     with pytest.raises(BadFrame, match="nothing can follow"):
         peer.take(puback(1))
 
 
-@given(st.integers(4, 5), st.lists(st.binary(max_size=200), min_size=1, max_size=4), st.integers(0, 70_000))
-def test_mail_is_a_delivery(version: int, bodies: list[bytes], after: int) -> None:
-    entries = tuple([entry(after + n, body) for n, body in enumerate(bodies, 1)])
-    one, other = logged_in(version), logged_in(version)
+MORE: list[dict[str, Any]] = [
+    {},
+    {"content_type": "text/plain"},
+    {"headers": (("a", "b"), ("mqtt.retain", "1"))},
+    {"expires_ms": NOW_MS + 5_000},
+    {"expires_ms": NOW_MS},
+    {"sender": "a\0b"},
+    {"body": b"x" * 16_400},
+]
+
+
+@given(
+    st.sampled_from([(4, 0, 0), (5, 0, 0), (5, 1_000, 0), (5, 0, 1), (5, 0, 5), (5, 0, 9)]),
+    st.lists(st.tuples(st.binary(max_size=200), st.sampled_from(MORE)), min_size=1, max_size=4),
+    st.integers(0, 70_000),
+    st.integers(0, 3),
+    st.data(),
+)
+def test_mail_is_a_delivery(
+    how: tuple[int, int, int], said: list[tuple[bytes, Any]], after: int, waiting: int, data: Any
+) -> None:
+    """Whatever the options of the subscription and whatever waits: the same bytes, or none and no change."""
+    version, max_bytes, options = how
+    about = [(P.MAXIMUM_PACKET_SIZE, max_bytes)] if max_bytes else []
+    entries = tuple([entry(after + n, **{"body": body, **more}) for n, (body, more) in enumerate(said, 1)])
     upto = after + len(entries)
     frame = Deliver(ME, 0, 7, after, upto, entries, False, upto)
+    one, other = logged_in(version, about=about), logged_in(version, about=about)
+    ids = []
+    for peer in (one, other):
+        if options:
+            peer.take(subscribe(("user/alice", options), v5=True, ident=options & 8))
+        peer.codec._outbox._next = 65_533 - waiting
+        ids = [m.packet_id for m in got(peer.deliver(NEWS, *map(entry, range(1, waiting + 1))), version == 5)]
+        peer.codec._outbox._next = 65_530
     mail = one.codec.mail(ME, 7, after, [each.message for each in entries])
+    if mail is None:
+        mail = one.codec.encode(frame)
     assert mail == other.codec.encode(frame)
-    ids = [each.packet_id for each in got(mail, version == 5)]
-    assert one.take(puback(ids[-1])) == other.take(puback(ids[-1]))
+    ids += [each.packet_id for each in got(mail or b"", version == 5)]
+    for packet_id in data.draw(st.permutations(ids)):
+        assert one.take(puback(packet_id)) == other.take(puback(packet_id))
+    assert not one.codec._outbox._flights
+
+
+def test_the_usual_mail_has_a_way_of_its_own() -> None:
+    for version in (4, 5):
+        peer = logged_in(version)
+        assert peer.codec.mail(ME, 7, 0, [entry(1, content_type="text/plain").message])
+        assert peer.codec.mail(ME, 7, 1, [entry(2, expires_ms=NOW_MS + 1).message]) is None
+        assert peer.codec.mail(ME, 7, 1, [b"\xff"]) is None
+        assert peer.codec.mail(NEWS, 7, 1, [entry(2).message]) is None
+        peer.take(puback(1))
+        (two,) = got(peer.codec.mail(ME, 7, 1, [entry(2).message]), version == 5)
+        assert two.packet_id == 2  # nothing was done in between
+
+
+def test_mail_larger_than_a_client_takes() -> None:
+    for size in range(100):
+        peer, other = logged_in(5, about=[(P.MAXIMUM_PACKET_SIZE, 150)]), logged_in(5)
+        message = entry(1, b"x" * size).message
+        said, whole = peer.codec.mail(ME, 7, 0, [message]), other.codec.mail(ME, 7, 0, [message])
+        assert said is None or (said == whole and len(said) <= 150)
 
 
 def test_a_negative_puback_counts_as_one() -> None:
@@ -634,3 +689,32 @@ def test_rooms_that_were_left_take_nothing() -> None:
         peer.take(unsubscribe(name))
         peer.codec.encode(Unsubscribed(room, UnsubscribedCode.ASKED))
     assert not peer.codec._outbox._shown
+
+
+@pytest.mark.parametrize(
+    "chunk",
+    [
+        puback(1) + b"\x62\x02\x00\x02" + puback(2),  # PUBREL
+        puback(1) + b"\x40\x03\x00\x02\x40" + b"\x40\x02\x00\x40" + b"\x40\x02\x00",
+        puback(1) + b"\x40\x02\x00",
+        puback(1) + b"\xc0\x00" + b"\xc0\x00",
+    ],
+)
+def test_what_only_begins_like_pubacks(chunk: bytes) -> None:
+    """In one piece it is what it is byte by byte."""
+    results = []
+    for pieces in ([chunk], [chunk[at : at + 1] for at in range(len(chunk))]):
+        peer = logged_in(5)
+        for seq in range(1, 71):
+            peer.deliver(ME, entry(seq))
+        taken = [item for piece in pieces for item in peer.take(piece)]
+        upto = max(ack.upto for item in taken if isinstance(item, DeliverAck) for ack in item.acks)
+        results.append(
+            (
+                upto,
+                [item for item in taken if isinstance(item, bytes)],
+                sorted(peer.codec._outbox._flights),
+                peer.codec._splitter.held_bytes,
+            )
+        )
+    assert results[0] == results[1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import count
+from zlib import crc32
 
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, multiple, rule
@@ -28,10 +29,10 @@ class Kept:
         self.mint = Mint(name, runs, self.draw)
 
     def fresh(self, packet_id: int, body: bytes = b"x") -> str:
-        return self._noted(self.mint.fresh(packet_id, TOPIC, body))
+        return self._noted(self.mint.fresh(packet_id, crc32(body, crc32(TOPIC))))
 
     def again(self, packet_id: int, body: bytes = b"x") -> str:
-        return self._noted(self.mint.again(packet_id, TOPIC, body))
+        return self._noted(self.mint.again(packet_id, crc32(body, crc32(TOPIC))))
 
     def _noted(self, made: tuple[str, bool]) -> str:
         msg_id, begun = made

@@ -5,13 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from imgateway.errors import BadFrame
-from imgateway.frames import EVERYONE, Address, OutcomeCode, Publish, PublishAck
+from imgateway.frames import EVERYONE, Address, Keep, OutcomeCode, Publish, PublishAck
 from imgateway.protocols.mqtt.packets import packet, text
 from imgateway.protocols.mqtt.properties import Property
 from imgateway.protocols.mqtt.reasons import Broken
-from tests.protocols.mqtt import Peer, publish
+from tests.protocols.mqtt import Peer, puback, publish
 
 P = Property
 BOB = Address("user", "bob")
@@ -43,6 +45,91 @@ def test_a_publish(version: int, topic: str, address: Address) -> None:
     (frame,) = peer.take(publish(topic, b"", qos=0, about=about))
     assert frame == Publish(frame.msg_id, (address,), qos=0)
     assert peer.answer(frame.msg_id) == b""
+
+
+@st.composite
+def packets(draw: Any, version: int) -> bytes:
+    """Mostly usual publishes, but of the same few packet ids; some with a wrong byte."""
+    properties: Any = st.sampled_from([(), (), [(P.CONTENT_TYPE, "text/plain")], [(P.TOPIC_ALIAS, 1)]])
+    data = publish(
+        draw(st.sampled_from(["user/bob", "user/bob", "topic/a/b", "user/" + "b" * 64, "a/b", "", "+"])),
+        draw(st.sampled_from([b"", b"hi", b"x" * 110, b"x" * 120, b"x" * 400, b"x" * 16_380])),
+        draw(st.sampled_from([1, 2, 3, 300, 65_535])),
+        draw(st.sampled_from([1, 1, 1, 0, 2])),
+        draw(st.sampled_from([False, False, False, True])),
+        draw(st.sampled_from([False, False, False, True])),
+        draw(properties) if version == 5 else None,
+    )
+    kind = draw(st.integers(0, 15))
+    if kind == 0:
+        wrong = bytearray(data)
+        wrong[draw(st.integers(0, min(20, len(data) - 1)))] = draw(st.sampled_from([0, 1, 127, 128, 255]))
+        data = bytes(wrong)
+    elif kind == 1:
+        data = data[: draw(st.integers(1, len(data)))]
+    return data if kind != 2 else puback(5)
+
+
+def taken(chunks: list[bytes], version: int, clean: bool = False, most: int = 0) -> Any:
+    """What a new connection makes of this, how it answers it, and what is wrong with it."""
+    peer = logged_in(version, clean=clean)
+    if most:
+        peer.codec._splitter.max_bytes = most
+    items: list[Any] = []
+    problem = ""
+    try:
+        for chunk in chunks:
+            items += peer.codec.receive(chunk)
+    except BadFrame as error:
+        problem = error.reason
+    return items, [peer.answer(item.msg_id) for item in items if isinstance(item, Publish)], problem
+
+
+def apart(sent: bytes) -> list[bytes]:
+    """What begins in an earlier chunk goes the general way."""
+    return [sent[:1], sent[1:]]
+
+
+@given(st.data(), st.sampled_from([4, 5]), st.booleans(), st.sampled_from([0, 0, 300]))
+def test_the_usual_way_and_the_general_one_come_to_the_same(
+    data: Any, version: int, clean: bool, most: int
+) -> None:
+    sent = b"".join(data.draw(st.lists(packets(version), min_size=1, max_size=6)))
+    assert taken([sent] * 2, version, clean, most) == taken(apart(sent) * 2, version, clean, most)
+
+
+BORDERS = {
+    "cut off": publish("user/bob", b"hi")[:-1],
+    "nothing behind the topic": b"\x32\x0a" + text("user/bob"),
+    "half a packet id": b"\x32\x0b" + text("user/bob") + b"\0",
+    "no properties of 5": b"\x32\x0c" + text("user/bob") + b"\0\1",
+    "a topic that ends in the next packet": b"\x32\x06" + text("user/bob") + b"\0\1\0",
+    "no packet id": b"\x32\x0d" + text("user/bob") + b"\0\0\0",
+    "a long topic": packet(0x32, b"\x01\x08user/bob\0\1\0" + b"x" * 300),
+    "a length that is not the shortest": b"\x32\x8d\0" + text("user/bob") + b"\0\1\0",
+    "a long one that is not the shortest": b"\x32\xff\xff\0\x08user/bob\0\1\0" + b"x" * 32_760,
+    "as long as two bytes say": packet(0x32, text("user/bob") + b"\0\1\0" + b"x" * 16_370),
+    "longer": packet(0x32, text("user/bob") + b"\0\1\0" + b"x" * 16_371),
+    "too long": publish("user/bob", b"x" * 100_000),
+}
+
+
+@pytest.mark.parametrize("version", [4, 5])
+@pytest.mark.parametrize("what", BORDERS)
+def test_at_its_borders_too(version: int, what: str) -> None:
+    good = publish("user/bob", b"good", 9, about=() if version == 5 else None)
+    for sent in (BORDERS[what], good + BORDERS[what], BORDERS[what] + good):
+        for most in (0, len(BORDERS[what]) - 1):
+            assert taken([sent], version, most=most) == taken(apart(sent), version, most=most)
+
+
+def test_what_came_before_what_is_wrong_is_taken() -> None:
+    peer = logged_in()
+    items = peer.codec.receive(publish("user/bob", b"1", 1) + publish("user/bob", b"2", 2) + b"\x32\x02\0\0")
+    assert isinstance(next(items), Keep)
+    assert [next(items).body, next(items).body] == [b"1", b"2"]
+    with pytest.raises(BadFrame):
+        next(items)
 
 
 def test_no_two_have_the_same_id() -> None:

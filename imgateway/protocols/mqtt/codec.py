@@ -10,11 +10,11 @@ from zope.interface import implementer
 
 from imgateway.errors import CloseCode
 from imgateway.frames import (
+    Acked,
     Address,
     Bye,
     Deliver,
     DeliverAck,
-    Entry,
     Frame,
     Keep,
     PublishAck,
@@ -30,9 +30,9 @@ from imgateway.interfaces import IMailCodec
 from imgateway.protocols.mqtt.answers import goodbye, refusal, welcome
 from imgateway.protocols.mqtt.deliveries import UNKNOWN, Outbox, Track
 from imgateway.protocols.mqtt.greeting import Greeting
-from imgateway.protocols.mqtt.inbox import Inbox
+from imgateway.protocols.mqtt.inbox import USUAL, Inbox
 from imgateway.protocols.mqtt.memory import Memory
-from imgateway.protocols.mqtt.packets import Body, Packet, Splitter, acknowledgement
+from imgateway.protocols.mqtt.packets import PUBACK, Body, Packet, Splitter, acknowledged, acknowledgement
 from imgateway.protocols.mqtt.properties import Property, read
 from imgateway.protocols.mqtt.reasons import Broken, Reason, of_refusal
 from imgateway.protocols.mqtt.record import FOREVER
@@ -41,8 +41,7 @@ from imgateway.protocols.plain import PlainCodec
 
 __all__ = ("MqttCodec",)
 
-PUBLISH, PUBACK = Packet.PUBLISH, Packet.PUBACK  # found faster than in their class
-SHORT_PUBACK = bytes((PUBACK, 2))
+PUBLISH = int(Packet.PUBLISH)  # compared faster than the enum's
 PINGRESP = bytes((Packet.PINGRESP, 0))
 LOOSE = 1_000
 """Unacknowledged packet ids of what a client unsubscribed from, beyond which it may not subscribe. There are
@@ -94,15 +93,27 @@ class MqttCodec(PlainCodec):
     # ------------------------------------------------------------------------------------------------ inwards
 
     def receive(self, data: bytes) -> Iterator[Frame | Keep | bytes]:
-        # Whoever mostly listens sends PUBACKs and nothing else, four bytes each.
-        if data[:2] == SHORT_PUBACK and self._is_welcome and self._splitter.is_between():
-            size = len(data)
-            if size == 4 or data[::4].count(PUBACK) * 4 == data[1::4].count(2) * 4 == size:
-                numbers = [data[at] << 8 | data[at + 1] for at in range(2, size, 4)]
-                if 0 not in numbers:
-                    acks = tuple([track.ack() for track in self._outbox.all_acked(numbers)])
-                    return iter((DeliverAck(acks),) if acks else ())
+        if self._is_welcome and data and self._splitter.is_between():
+            first = data[0]
+            if first == USUAL:
+                return self._published(data)
+            # Whoever mostly listens sends PUBACKs and nothing else.
+            if first == PUBACK and (numbers := acknowledged(data)):
+                return _acks(self._outbox.all_acked(numbers))
         return self._received(data)
+
+    def _published(self, data: bytes) -> Iterator[Frame | Keep | bytes]:
+        """One usual PUBLISH after the other; from the first packet on that is none, as whatever comes."""
+        inbox, most = self._inbox, self._splitter.max_bytes
+        at, size = 0, len(data)
+        while at < size:
+            frame, at = inbox.usual(data, at, most)
+            if frame is None:
+                yield from self._received(data[at:])
+                return
+            if inbox.is_changed and self._memory.before_publish():
+                yield self._memory.keep()
+            yield frame
 
     def _received(self, data: bytes) -> Iterator[Frame | Keep | bytes]:
         acked: dict[Track, None] = {}
@@ -111,7 +122,7 @@ class MqttCodec(PlainCodec):
                 if self._greeting is None:
                     yield self._connect(first, body)
                 elif first == PUBACK:
-                    track = self._outbox.acked(self._packet_id(body, PUBACK))
+                    track = self._outbox.acked(self._packet_id(body, Packet.PUBACK))
                     if track is not None:
                         acked[track] = None
                 elif first & 0xF0 == PUBLISH:
@@ -124,7 +135,8 @@ class MqttCodec(PlainCodec):
                     # What was acknowledged may be unsubscribed from in a moment.
                     yield from _acks(acked)
                     yield from self._other(first, body)
-            yield from _acks(acked)
+            if acked:
+                yield from _acks(acked)
         except Broken as error:
             self._fault = error.said
             raise
@@ -225,17 +237,19 @@ class MqttCodec(PlainCodec):
     def encode(self, frame: Frame) -> bytes | None:
         if self._greeting is None:
             return self._bye(frame) if isinstance(frame, Bye) else b""
-        if isinstance(frame, Deliver):
-            return self._deliver(frame)
-        if isinstance(frame, PublishAck):
+        if type(frame) is PublishAck:
             return self._inbox.answered(frame)
+        if type(frame) is Deliver:
+            return self._deliver(frame)
         say = self._words.get(type(frame))
         return say(self, frame) if say is not None else b""
 
     def mail(self, address: Address, epoch: int, after: int, messages: Sequence[bytes]) -> bytes | None:
-        upto = after + len(messages)
-        entries = tuple(map(Entry, range(after + 1, upto + 1), messages))
-        return self._deliver(Deliver(address, 0, epoch, after, upto, entries, False, upto))
+        subscriptions = self._subscriptions
+        how = subscriptions.there.get(address, UNKNOWN)
+        if address != subscriptions.me or not how.qos or how.no_local or how.as_published:
+            return None
+        return self._outbox.mail(address, epoch, after, messages, how.ident)
 
     def _deliver(self, frame: Deliver) -> bytes | None:
         subscriptions = self._subscriptions
@@ -285,7 +299,6 @@ class MqttCodec(PlainCodec):
 
 def _acks(acked: dict[Track, None]) -> Iterator[DeliverAck]:
     """One acknowledgement for all logs that went on."""
-    acks = tuple([track.ack() for track in acked if track.followed])
+    acks = [Acked(track.address, track.epoch, track.upto) for track in acked if track.followed]
     acked.clear()
-    if acks:
-        yield DeliverAck(acks)
+    return iter((DeliverAck(tuple(acks)),) if acks else ())

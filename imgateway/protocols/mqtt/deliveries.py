@@ -9,7 +9,7 @@ from functools import lru_cache
 
 from google.protobuf.message import DecodeError
 
-from imgateway.frames import DURABLE_KINDS, RING_KINDS, Acked, Address, Deliver, Entry
+from imgateway.frames import DURABLE_KINDS, RING_KINDS, Address, Deliver, Entry
 from imgateway.protocols.mqtt.packets import length, text
 from imgateway.protocols.mqtt.properties import Property, written
 from imgateway.protocols.mqtt.publishing import CORRELATION, FORMAT, OURS, RESPONSE_TOPIC, RETAIN, THEIRS
@@ -23,6 +23,7 @@ UNKNOWN = Subscription(1)
 """Of whatever comes without having been subscribed to."""
 
 
+_MSG_ID = bytes((Property.USER,)) + text(OURS + "msg_id")
 _FIRST = tuple(bytes((0x30 | flags,)) for flags in range(4))
 
 
@@ -44,17 +45,16 @@ class Track:
         order, done = self.order, self.done
         if not order:
             return False
-        if order[0][0] != packet_id:
+        first, upto = order[0]
+        if first != packet_id:
             done.add(packet_id)
             return False
-        self.upto = order.popleft()[1]
-        while order and order[0][0] in done:
+        del order[0]
+        self.upto = upto
+        while done and order and order[0][0] in done:
             done.remove(order[0][0])
             self.upto = order.popleft()[1]
         return True
-
-    def ack(self) -> Acked:
-        return Acked(self.address, self.epoch, self.upto)
 
 
 class Outbox:
@@ -83,6 +83,39 @@ class Outbox:
         """The client gets what comes after this."""
         if address.kind in RING_KINDS:
             self._shown[address, lane] = (epoch, position)
+
+    def mail(
+        self, address: Address, epoch: int, after: int, messages: Sequence[bytes], ident: int
+    ) -> bytes | None:
+        """`said` for the usual mail, of which the client wants all as it is. None: there is more to think of,
+        and nothing was done.
+
+        :param ident: of the subscription.
+        """
+        topic, flights, number, v5 = _topic(address), self._flights, self._next, self._v5
+        sent: list[tuple[int, int]] = []
+        parts: list[bytes] = []
+        read, seq = pb.Message.FromString, after
+        try:
+            for data in messages:
+                seq += 1
+                message = read(data)
+                if message.expires_ms:
+                    return None
+                number = number % 65_535 + 1
+                while number in flights:
+                    number = number % 65_535 + 1
+                about, body = _properties(message, ident, 0) if v5 else b"", message.body
+                size = len(topic) + 2 + len(about) + len(body)
+                if 0 < self._max_bytes < size + 5:  # or nearly
+                    return None
+                sent.append((number, seq))
+                parts += (_head(2, size), topic, number.to_bytes(2), about, body)
+        except (DecodeError, ValueError):
+            return None
+        self._next = number
+        self._expect(address, epoch, sent)
+        return b"".join(parts)
 
     def said(
         self, deliver: Deliver, subscription: Subscription, me: tuple[str, str], retained: int, now_ms: int
@@ -124,7 +157,8 @@ class Outbox:
         except (DecodeError, ValueError):
             return None
         if tracked and sent:
-            self._expect(deliver, sent)
+            sent[-1] = (sent[-1][0], deliver.upto)
+            self._expect(address, deliver.epoch, sent)
         if ring:
             self._shown[address, deliver.lane] = (deliver.epoch, deliver.upto)
         return parts[0] if len(parts) == 1 else b"".join(parts)
@@ -139,11 +173,12 @@ class Outbox:
         gone_on: dict[Track, None] = {}
         for packet_id in packet_ids:
             track = flights.pop(packet_id, None)
-            if track is not None and track.followed:
-                if track.acked(packet_id):
-                    gone_on[track] = None
-            elif track is not None:
+            if track is None:
+                continue
+            if not track.followed:
                 self.loose -= 1
+            elif track.acked(packet_id):
+                gone_on[track] = None
         return gone_on
 
     def forget(self, address: Address) -> None:
@@ -170,13 +205,12 @@ class Outbox:
                 self._next = number
                 return number
 
-    def _expect(self, deliver: Deliver, sent: list[tuple[int, int]]) -> None:
-        track = self._tracks.get(deliver.address)
-        if track is None or track.epoch != deliver.epoch:
-            track = self._tracks[deliver.address] = Track(deliver.address, deliver.epoch)
-        sent[-1] = (sent[-1][0], deliver.upto)
-        for one in sent:
-            self._flights[one[0]] = track
+    def _expect(self, address: Address, epoch: int, sent: list[tuple[int, int]]) -> None:
+        track = self._tracks.get(address)
+        if track is None or track.epoch != epoch:
+            track = self._tracks[address] = Track(address, epoch)
+        for number, _ in sent:
+            self._flights[number] = track
         track.order.extend(sent)
 
 
@@ -188,7 +222,12 @@ def _topic(address: Address) -> bytes:
 def _publish(flags: int, topic: bytes, packet_id: int, about: bytes, body: bytes) -> bytes:
     if packet_id:
         topic += packet_id.to_bytes(2)
-    return b"".join((_FIRST[flags], length(len(topic) + len(about) + len(body)), topic, about, body))
+    return b"".join((_head(flags, len(topic) + len(about) + len(body)), topic, about, body))
+
+
+@lru_cache(maxsize=4096)
+def _head(flags: int, size: int) -> bytes:
+    return _FIRST[flags] + length(size)
 
 
 @lru_cache(maxsize=64)
@@ -233,8 +272,7 @@ def _properties(message: pb.Message, ident: int, now_ms: int) -> bytes:
         parts.append(written(Property.CONTENT_TYPE, message.content_type))
     if ident:
         parts.append(written(Property.SUBSCRIPTION_ID, ident))
-    parts.append(_origin(message.sender, message.device))
-    parts.append(written(Property.USER, (OURS + "msg_id", message.msg_id)))
+    parts += (_origin(message.sender, message.device), _MSG_ID, text(message.msg_id))
     about = b"".join(parts)
     return length(len(about)) + about
 

@@ -7,22 +7,30 @@ What PUBREL releases is nothing of ours, so that PUBCOMP answers it at once.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
+from zlib import crc32
 
 from imgateway.errors import InvalidAddress
-from imgateway.frames import Publish, PublishAck
+from imgateway.frames import Address, Publish, PublishAck
 from imgateway.protocols.mqtt.minting import Mint
 from imgateway.protocols.mqtt.packets import Body, Packet, acknowledgement
 from imgateway.protocols.mqtt.properties import NONE, Properties, Property, read
-from imgateway.protocols.mqtt.publishing import published
+from imgateway.protocols.mqtt.publishing import published, target
 from imgateway.protocols.mqtt.reasons import Broken, Reason, of_outcome
 
-__all__ = ("ALIASES", "Inbox")
+__all__ = ("ALIASES", "USUAL", "Inbox")
 
 ALIASES = 16
 """Topic aliases that a client may have."""
+LARGEST = 16_383
+"""What a packet's length of two bytes says at most."""
 LONGEST = 512
 """Bytes of a topic that is an address, and more."""
+USUAL = Packet.PUBLISH | 2
+"""How a publish at QoS 1 begins that is sent for the first time."""
 _KINDS = (0, Packet.PUBACK, Packet.PUBREC)
+_YES = (0, Packet.PUBACK << 24 | 2 << 16, Packet.PUBREC << 24 | 2 << 16)
+"""What says yes to a publish of this QoS, as a number, without its packet id."""
 
 
 class Inbox:
@@ -41,8 +49,50 @@ class Inbox:
         self._draw = draw
         self._name = ""
         self._passed = 0  # publishes of QoS 0
-        self._waiting: dict[str, tuple[int, int]] = {}  # by message id: what answers it, the packet id
+        self._waiting: dict[str, int] = {}  # by message id: what says yes to it, as a number
         self._aliases: dict[int, bytes] | None = None
+
+    def usual(self, data: bytes, at: int, most: int) -> tuple[Publish | None, int]:
+        """The PUBLISH that begins at `at`, if it is whole and as nearly all are, and where it ends: at QoS 1,
+        sent for the first time, with nothing else said about it.
+
+        None: `publish` is the way for it, or says what is wrong with it; nothing was done.
+
+        :param most: bytes of the largest packet.
+        """
+        try:
+            if data[at] != USUAL:
+                return None, at
+            count, topic = data[at + 1], at + 4
+            if count > 127:
+                count, topic = count + (data[at + 2] << 7) - 128, at + 5
+                if count < 128:
+                    return None, at
+            end, topic_end = topic - 2 + count, topic + data[topic - 1]
+            packet_id = data[topic_end] << 8 | data[topic_end + 1]
+            body = topic_end + 2
+            if self._v5:
+                if data[body]:  # it has properties
+                    return None, at
+                body += 1
+            if (
+                count > LARGEST
+                or data[topic - 2]
+                or not packet_id
+                or body > end
+                or end > len(data)
+                or end - at > most
+            ):
+                return None, at
+            to, content = _to(data[topic:topic_end])
+        except (IndexError, Broken, InvalidAddress):
+            return None, at
+        said = data[body:end]
+        msg_id, begun = self.mint.fresh(packet_id, crc32(said, content))
+        if begun:
+            self.is_changed = True
+        self._waiting[msg_id] = _YES[1] | packet_id
+        return Publish(msg_id, to, "", said), end
 
     def publish(self, first: int, body: bytes) -> Publish | bytes:
         """The publish; or the answer to one that goes nowhere.
@@ -76,7 +126,7 @@ class Inbox:
             msg_id = self._pass()
         else:
             mint = self.mint.again if resent else self.mint.fresh
-            msg_id, begun = mint(packet_id, topic, body)
+            msg_id, begun = mint(packet_id, crc32(body, crc32(topic)))
             if begun:
                 self.is_changed = True
         try:
@@ -84,16 +134,16 @@ class Inbox:
         except InvalidAddress:
             return self._answer(_KINDS[qos], packet_id, Reason.TOPIC_INVALID) if qos else b""
         if qos:
-            self._waiting[msg_id] = (_KINDS[qos], packet_id)
+            self._waiting[msg_id] = _YES[qos] | packet_id
         return frame
 
     def answered(self, ack: PublishAck) -> bytes:
         """The core has decided."""
-        kind, packet_id = self._waiting.pop(ack.msg_id, (0, 0))
-        if not kind:
+        yes = self._waiting.pop(ack.msg_id, 0)
+        if not yes:
             return b""
         code = ack.outcomes[0].code
-        return self._answer(kind, packet_id, of_outcome(code) if code else 0)
+        return self._answer(yes >> 24, yes & 65_535, of_outcome(code)) if code else yes.to_bytes(4)
 
     def _answer(self, kind: int, packet_id: int, reason: int) -> bytes:
         # 3.1.1 has no other answer, and to hang up would make the client send it again for ever.
@@ -121,3 +171,9 @@ class Inbox:
         if alias not in self._aliases:
             raise Broken("a topic alias that stands for nothing", Reason.PROTOCOL_ERROR)
         return self._aliases[alias]
+
+
+@lru_cache(maxsize=16384)
+def _to(topic: bytes) -> tuple[tuple[Address], int]:
+    """Where to, and the beginning of the checksum of what is published there."""
+    return (target(topic),), crc32(topic)

@@ -14,7 +14,6 @@ when that comes as a repeat, it is not the one before.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from zlib import crc32
 
 __all__ = ("Mint", "Run")
 
@@ -71,25 +70,27 @@ class Mint:
         """What has to be remembered."""
         return tuple([(run.number, run.first, run.count) for run in self._runs])
 
-    def fresh(self, packet_id: int, topic: bytes, body: bytes) -> tuple[str, bool]:
-        """An id that no message had; and whether `runs` must be remembered before it is used."""
+    def fresh(self, packet_id: int, content: int) -> tuple[str, bool]:
+        """An id that no message had; and whether `runs` must be remembered before it is used.
+
+        :param content: a checksum of topic and body.
+        """
         own = self._own
         begun = False
         bit = packet_id - own.first if own is not None else -1
         if own is None or not 0 <= bit < own.count or own.used >> bit & 1:
             own, bit, begun = self._begin(packet_id), 0, True
         own.used |= 1 << bit
-        return f"{self._prefix}{packet_id << 32 | crc32(body, crc32(topic)):x}", begun
+        return f"{self._prefix}{packet_id << 32 | content:x}", begun
 
-    def again(self, packet_id: int, topic: bytes, body: bytes) -> tuple[str, bool]:
+    def again(self, packet_id: int, content: int) -> tuple[str, bool]:
         """The id that the packet id was last given; a new one if none is remembered."""
         for run in reversed(self._runs):
             bit = packet_id - run.first
             if 0 <= bit < run.count and (run.earlier or run.used >> bit & 1):
                 run.used |= 1 << bit
-                content = crc32(body, crc32(topic))
                 return f"{self.name}{run.number:x}.{packet_id << 32 | content:x}", False
-        return self.fresh(packet_id, topic, body)
+        return self.fresh(packet_id, content)
 
     def _begin(self, packet_id: int) -> _Run:
         """A run from here to the next packet id that is known to be another's."""
