@@ -82,9 +82,8 @@ class Change(Struct):
     result: Any = None
 
 
-Touched = tuple[LogKey, int, int, list[Append], list[int]]
-"""One log in a commit: (log, after, upto, the appends that are in ``(after, upto]``, contiguous, their expiry
-times in milliseconds)."""
+Touched = tuple[LogKey, int, int, list[Append]]
+"""One log in a commit: (log, after, upto, the appends that are in ``(after, upto]``, contiguous)."""
 
 
 class Batch:

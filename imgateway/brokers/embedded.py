@@ -18,6 +18,7 @@ import sqlite3
 from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import repeat
 from pathlib import Path
 from random import random
 from typing import Any
@@ -395,7 +396,7 @@ class EmbeddedBroker:
         self._number = result.number
         self._stored += result.codes.count(OutcomeCode.OK)
         self._trimmed(result.trimmed)
-        self._arrived(result.touched)
+        self._arrived(result.touched, result.now_ms)
         answers = self._settle(result)
         for change in result.changes:
             change.done(change.result)
@@ -408,10 +409,10 @@ class EmbeddedBroker:
         self._intake.relax()
         self._stop_if_done()
 
-    def _arrived(self, touched: Sequence[Touched]) -> None:
+    def _arrived(self, touched: Sequence[Touched], now_ms: int) -> None:
         """Tell what one commit brought, log by log."""
         listener, tail_of, epochs, epoch = self._listener, self._tails.get, self._epochs, self._epoch
-        for log, after, upto, appends, expires_ms in touched:
+        for log, after, upto, appends in touched:
             tail = tail_of(log)
             is_mailbox = log[0][0] == "user"  # by its names an address takes thrice as long
             if tail is not None and upto > tail.head:  # else a read was ahead of this report
@@ -425,7 +426,7 @@ class EmbeddedBroker:
                             ]
                             if len(mail) == len(appends) and listener.mailed(log, identity, after, mail):
                                 continue
-                        entries = map(_entry, range(after + 1, upto + 1), appends, expires_ms)
+                        entries = map(_entry, range(after + 1, upto + 1), appends, repeat(now_ms))
                         listener.arrived(log, identity, after, upto, tuple(entries))
                     except Exception:
                         self._raised("arrived")
@@ -681,5 +682,6 @@ class EmbeddedBroker:
         self.log.failure("the listener's {what} raised", what=what)
 
 
-def _entry(seq: int, append: Append, expires_ms: int) -> Entry:
+def _entry(seq: int, append: Append, now_ms: int) -> Entry:
+    expires_ms = now_ms + append.ttl_ms if append.ttl_ms else 0
     return Entry(seq, append.encoded, append.only_device, append.except_device, expires_ms)

@@ -57,30 +57,35 @@ SHARE_BYTES = 512
 
 
 def packed(rows: Sequence[tuple[int, Append]], batch: Batch) -> tuple[tuple[int, int, str, bytes], int]:
-    """The values of `ENTER` and of `INSERT_PLAIN` for these rows, sorted by key, and the messages' bytes."""
+    """The values of `ENTER` and of `INSERT_PLAIN` for these rows, in any order, and the messages' bytes."""
     blobs: list[bytes] = []
-    places: list[str] = []
+    places: list[int] = []
     offset = 0
     for key, append in rows:
         encoded = append.encoded
         size = len(encoded) + 8
-        places.append(f'"{key}":{offset << 24 | size}')
+        places.append(key)
+        places.append(offset << 24 | size)
         offset += size
-        blobs += (append.digest, encoded)
-    return (batch.number, batch.now_ms, "{" + ",".join(places) + "}", b"".join(blobs)), offset
+        blobs.append(append.digest)
+        blobs.append(encoded)
+    # All numbers become text in one call: a tenth less than with one for each row.
+    text = ",".join(['"%d":%d'] * len(rows)) % tuple(places)
+    return (batch.number, batch.now_ms, "{" + text + "}", b"".join(blobs)), offset
 
 
-def write_special(connection: sqlite3.Connection, rows: list[tuple[int, Append, int]], now_ms: int) -> None:
-    """All others to their logs: (key, append, time of expiry)."""
+def write_special(connection: sqlite3.Connection, rows: list[tuple[int, Append]], now_ms: int) -> None:
+    """All others to their logs."""
     rows.sort(key=itemgetter(0))
     bodies: dict[int, int] = {}
     blobs: list[bytes] = []
     places: list[tuple[int, int, int, int, str, str, int, int]] = []
     offset = 0
-    for key, append, expires_ms in rows:
+    for key, append in rows:
         encoded, size = append.encoded, len(append.encoded)
         body = _body(connection, append.shared, encoded, bodies) if append.shared is not None else 0
         stored = 0 if body else size
+        expires_ms = now_ms + append.ttl_ms if append.ttl_ms else 0
         places.append(
             (key, offset, size, expires_ms, append.only_device, append.except_device, body, size - stored)
         )

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Callable, Iterable
-from operator import itemgetter
+from collections.abc import Callable, Iterable, Sequence
 
 from imgateway.brokers.appends import Append, Batch
 from imgateway.brokers.journal import Journal, merge
@@ -30,9 +29,10 @@ MAX_OLDER = 200_000
 class Logbook:
     """The state of one log in the writer's memory."""
 
-    __slots__ = ("after", "bytes", "entries", "expires", "fresh", "head", "id", "taken")
+    __slots__ = ("after", "bytes", "entries", "fresh", "head", "id", "log", "taken")
 
-    def __init__(self, id: int, head: int, entries: int, size: int, fresh: bool) -> None:
+    def __init__(self, log: LogKey, id: int, head: int, entries: int, size: int, fresh: bool) -> None:
+        self.log = log
         self.id = id
         self.head = self.after = head
         self.entries = entries
@@ -41,7 +41,6 @@ class Logbook:
         self.fresh = fresh
         """Not in the database yet."""
         self.taken: list[Append] = []
-        self.expires: list[int] = []
 
 
 class Store:
@@ -87,15 +86,15 @@ class Store:
             connection = self._ready()
             if batch.number and batch.number == self.number:
                 return  # the commit that looked failed was not
-            self._number(connection, batch)
+            books = self._number(connection, batch)
             batch.number = self.number + 1
-            self._write(connection, batch)
+            self._write(connection, batch, books)
         except BaseException:
             self.drop()
             raise
         self.number = batch.number
-        for log, _, upto, _, _ in batch.touched:
-            self._books[log].after = upto
+        for book in books:
+            book.after = book.head
         for log in self._glanced:
             self._books.pop(log, None)
         self._glanced.clear()
@@ -132,7 +131,7 @@ class Store:
         """The state of a log, in the database from now on."""
         book = self._books.get(log) or self._load(connection, log)
         if book.fresh:
-            self._enter(connection, log, book)
+            self._enter(connection, book)
         self._glanced.append(log)
         return book
 
@@ -171,15 +170,18 @@ class Store:
             ).fetchone()
         return self._connection
 
-    def _number(self, connection: sqlite3.Connection, batch: Batch) -> None:
-        """Decide what becomes of every append; the database is only asked."""
+    def _number(self, connection: sqlite3.Connection, batch: Batch) -> list[Logbook]:
+        """Decide what becomes of every append; the database is only asked.
+
+        :returns: the state of the logs that take some, as in `batch.touched`.
+        """
         batch.now_ms = now_ms = self._now_ms()
         codes: list[int] = []
         seqs: list[int] = []
         batch.codes, batch.seqs = codes, seqs  # but `trimmed` stays: room made for a failed try is made
         books = self._books
         max_entries, max_bytes = self._limits.entries, self._limits.bytes
-        touched: dict[LogKey, Logbook] = {}
+        touched: list[Logbook] = []
         for append in batch.appends:
             log = append.log
             book = books.get(log) or self._load(connection, log)
@@ -198,39 +200,36 @@ class Store:
                 continue
             taken = book.taken
             if not taken:
-                touched[log] = book
+                touched.append(book)
             taken.append(append)
-            book.expires.append(now_ms + append.ttl_ms if append.ttl_ms else 0)
             book.head = seq = book.head + 1
             book.entries += 1
             book.bytes += size
             codes.append(0)
             seqs.append(seq)
-        batch.touched = []
-        for log, book in touched.items():
-            batch.touched.append((log, book.after, book.head, book.taken, book.expires))
-            book.taken, book.expires = [], []
+        batch.touched = [(book.log, book.after, book.head, book.taken) for book in touched]
+        for book in touched:
+            book.taken = []
+        return touched
 
-    def _write(self, connection: sqlite3.Connection, batch: Batch) -> None:
-        books = self._books
+    def _write(self, connection: sqlite3.Connection, batch: Batch, books: Sequence[Logbook]) -> None:
         plain: list[tuple[int, Append]] = []
-        special: list[tuple[int, Append, int]] = []
-        fresh: list[LogKey] = []
-        for log, after, _, appends, expires in batch.touched:
-            book = books[log]
+        special: list[tuple[int, Append]] = []
+        fresh: list[Logbook] = []
+        for book, (_, after, _, appends) in zip(books, batch.touched, strict=True):
             if book.fresh:
-                fresh.append(log)
+                fresh.append(book)
             key = book.id << 32 | after
-            for append, expires_ms in zip(appends, expires, strict=True):
+            for append in appends:
                 key += 1
                 if (
-                    expires_ms
+                    append.ttl_ms
                     or append.only_device
                     or append.except_device
                     or append.shared is not None
                     or len(append.encoded) >= PLAIN_BYTES - 8
                 ):
-                    special.append((key, append, expires_ms))
+                    special.append((key, append))
                     if append.shared is not None:
                         append.shared.refs += 1
                 else:
@@ -238,7 +237,6 @@ class Store:
         if not (plain or special or fresh or batch.changes):
             batch.number = self.number  # all refused: nothing to write
             return
-        plain.sort(key=itemgetter(0))
         values, size = packed(plain, batch)
         journal = self._journal
         to_logs = bool(special) or self._database.in_memory or not journal.takes(len(plain), size)
@@ -246,8 +244,8 @@ class Store:
         merging = to_logs and journal.size > 0
         if special or fresh or batch.changes or merging:
             connection.execute("BEGIN IMMEDIATE")
-            for log in fresh:
-                self._enter(connection, log, books[log])
+            for book in fresh:
+                self._enter(connection, book)
             if merging:
                 merge(connection)
             if special:
@@ -261,9 +259,9 @@ class Store:
         if to_logs:
             journal.merged()  # also if it was empty: no run may follow what a reader has not seen in `entry`
         else:
-            touched = [(books[log].id, after, appends) for log, after, _, appends, _ in batch.touched]
-            journal.entered(touched, size)
-        journal.sample([books[log].id for log, *_ in batch.touched], len(plain))
+            touched = zip(books, batch.touched, strict=True)
+            journal.entered([(book.id, after, appends) for book, (_, after, _, appends) in touched], size)
+        journal.sample([book.id for book in books], len(plain))
 
     def _merge(self, connection: sqlite3.Connection) -> None:
         """Between commits: what is in the journal to its logs."""
@@ -272,17 +270,17 @@ class Store:
         connection.execute("COMMIT")
         self._journal.merged()
 
-    def _enter(self, connection: sqlite3.Connection, log: LogKey, book: Logbook) -> None:
+    def _enter(self, connection: sqlite3.Connection, book: Logbook) -> None:
         connection.execute(
             "INSERT INTO log (id, address, lane) VALUES (?, ?, ?)",
-            (book.id, address_text(log.address), log.lane),
+            (book.id, address_text(book.log.address), book.log.lane),
         )
         book.fresh = False
 
     def _load(self, connection: sqlite3.Connection, log: LogKey) -> Logbook:
         book = self._find(connection, log)
         if book is None:
-            book = Logbook(self._next_log, 0, 0, 0, True)
+            book = Logbook(log, self._next_log, 0, 0, 0, True)
             self._next_log += 1
         self._books[log] = book
         return book
@@ -302,9 +300,9 @@ class Store:
         head = max(head, newest & 0xFFFFFFFF)
         run = self._journal.runs.get(id)
         if run is None:
-            return Logbook(id, head, entries, size, False)
+            return Logbook(log, id, head, entries, size, False)
         size += sum(map(len, run.messages))
-        return Logbook(id, run.upto, entries + len(run.messages), size, False)
+        return Logbook(log, id, run.upto, entries + len(run.messages), size, False)
 
     def _taken_before(
         self, connection: sqlite3.Connection, append: Append, book: Logbook, now_ms: int
