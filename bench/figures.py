@@ -174,6 +174,7 @@ class Figure(msgspec.Struct, frozen=True, kw_only=True):
 
 BUSY = 0.7
 """Cores that a baseline has at least if it is the limit of what is measured."""
+BUILD_OPTIONS = ("--enable-optimizations", "--with-lto", "--enable-shared")
 
 
 class Machine(msgspec.Struct, frozen=True, kw_only=True):
@@ -185,7 +186,7 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
     kernel: str
     python: str
     build: str = ""
-    """How Python was compiled: ``no PGO, no LTO, shared``."""
+    """How Python was compiled: ``--enable-optimizations --with-lto``."""
     load: float
     """How many processes wanted a core in the minute before, which are others'."""
     versions: dict[str, str] = {}
@@ -225,16 +226,9 @@ def machine() -> Machine:
 
 
 def build_of(arguments: str) -> str:
-    """What the arguments of CPython's ``configure`` mean for its speed."""
-    words = shlex.split(arguments)
-    lto = any(word.startswith("--with-lto") and not word.endswith("=no") for word in words)
-    return ", ".join(
-        (
-            "PGO" if "--enable-optimizations" in words else "no PGO",
-            "LTO" if lto else "no LTO",
-            "shared" if "--enable-shared" in words else "static",
-        )
-    )
+    """Which of the options that decide CPython's speed its ``configure`` was given. A distribution may have
+    ways of its own, which do not show here."""
+    return " ".join(word for word in shlex.split(arguments) if word.startswith(BUILD_OPTIONS))
 
 
 def version_of(name: str) -> str:

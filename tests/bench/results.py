@@ -10,7 +10,7 @@ MACHINE = Machine(
     memory_bytes=8_000_000_000,
     kernel="6.1",
     python="3.11.7",
-    build="no PGO, no LTO, shared",
+    build="--with-lto --enable-shared",
     load=0.3,
     versions={"mosquitto": "2.0.11", "Twisted": "26.10.0"},
 )

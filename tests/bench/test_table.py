@@ -65,7 +65,7 @@ def test_the_page_has_machine_versions_date_and_what_ran_unpinned() -> None:
     text = page(RESULT)
     for said in (
         "2026-11-21 18:00 UTC, 20 min", "2 cores of a model", "8 GB", "Linux 6.1",
-        "Python 3.11.7 (no PGO, no LTO, shared)",
+        "Python 3.11.7 (--with-lto --enable-shared)",
         "mosquitto 2.0.11", "others kept 0.3 cores busy", "runs of each: 1, 3",
     ):  # fmt: skip
         assert said in text
