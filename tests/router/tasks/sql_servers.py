@@ -12,6 +12,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -99,9 +100,15 @@ class SqlServer:
         return self._url(name)
 
     def kill9(self) -> None:
+        """With its children: PostgreSQL's answer what is asked of them until they notice."""
         assert self.process is not None
+        number = self.process.pid
+        children = Path(f"/proc/{number}/task/{number}/children").read_text().split()
         self.process.send_signal(signal.SIGKILL)
         self.process.wait()
+        for child in children:
+            with suppress(ProcessLookupError):
+                os.kill(int(child), signal.SIGKILL)
 
     def stop(self) -> None:
         """End it and take everything away."""
