@@ -26,7 +26,6 @@ from imgateway.core.counters import Counters
 from imgateway.core.cursor import State, Step
 from imgateway.core.follow import Follow
 from imgateway.core.handshake import LinkState
-from imgateway.core.roster import Roster
 from imgateway.core.session import Follows, Session, for_device
 from imgateway.errors import BadFrame, CloseCode
 from imgateway.frames import (
@@ -67,7 +66,6 @@ class Delivery:
 
     :param now: monotonic seconds.
     :param unsaid: told of a gap that the wire of a session cannot say.
-    :param sessions: for the usual mail, which comes here straight from the broker.
     """
 
     def __init__(
@@ -77,32 +75,27 @@ class Delivery:
         now: Callable[[], float],
         counters: Counters,
         unsaid: Callable[[Session, Address], None] = lambda session, address: None,
-        sessions: Roster | None = None,
     ) -> None:
         self.limits = limits
         self._broker = broker
         self._now = now
         self._counters = counters
         self._unsaid = unsaid
-        self._session_of = Roster().at if sessions is None else sessions.at
         self._reads = 0
         self._readers: deque[Callable[[], Deferred[Any] | None]] = deque()
         self._is_starting = False
 
     # --------------------------------------------------------------------------------------------- arrivals
 
-    def mailed(self, log: LogKey, epoch: int, after: int, messages: list[bytes]) -> bool:
+    def mailed(self, session: Session, log: LogKey, epoch: int, after: int, messages: list[bytes]) -> bool:
         """The usual mail, in one step: to its user's only session, which reads nothing else, stands right
         before it and has room, over a link whose codec has a way for it.
 
         False: something is not as usual, and nothing was done. `offer` is the way for all cases, and comes to
         the same in this one.
         """
-        address, _ = log
-        session = self._session_of(address[1])
         if (
-            type(session) is not Session
-            or session.state is not LIVE
+            session.state is not LIVE
             or session.sent != after
             or session.epoch != epoch
             or session.follows is not None
@@ -121,7 +114,7 @@ class Delivery:
         link: Link = session.link
         codec: Any = link.codec
         try:
-            data = codec.mail(address, epoch, after, messages)
+            data = codec.mail(log.address, epoch, after, messages)
         except Exception:
             return False  # it is said again there, and dealt with
         if not data or 0 < link.connection.max_send_bytes < len(data):

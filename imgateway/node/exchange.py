@@ -16,7 +16,7 @@ from imgateway.core.counters import Counters
 from imgateway.core.handshake import LinkState
 from imgateway.core.session import Session, for_device
 from imgateway.core.wheel import Wheel
-from imgateway.errors import CloseCode, UnexpectedFrame
+from imgateway.errors import CloseCode
 from imgateway.frames import (
     DURABLE_KINDS,
     FOLLOWED_KINDS,
@@ -188,18 +188,6 @@ class Exchange:
         return wheel.next if now <= wheel.next else wheel.next_tick(now)
 
     # ----------------------------------------------------------------------------------------------- frames
-
-    def frame(self, link: Link, frame: Frame | Keep) -> None:
-        """Answer one frame of an open link.
-
-        :raises LinkError: the link must close.
-        """
-        answer = self.answers.get(type(frame))
-        if answer is None:
-            raise UnexpectedFrame(f"a client does not send {FRAME_NAMES[type(frame)]}")
-        session = link.session
-        if session is not None:
-            answer(link, session, frame)
 
     def _deliver_ack(self, link: Link, session: Session, frame: DeliverAck) -> None:
         self._delivery.acked(session, frame)

@@ -78,7 +78,7 @@ class Hub:
         self.broker = broker
         self.sessions = Roster()
         self.is_congested = False
-        self.delivery = Delivery(broker, limits, now, counters, self._unsaid, self.sessions)
+        self.delivery = Delivery(broker, limits, now, counters, self._unsaid)
         self.rooms = Rooms(broker, self.sessions, self.delivery, policy, rooms, reactor, now, arm, counters)
         self.topics = Topics(broker, self.delivery, reactor)
         self.partings = Partings(bequeath, now, arm)
@@ -112,7 +112,8 @@ class Hub:
 
     def mailed(self, log: LogKey, epoch: int, after: int, messages: list[bytes]) -> bool:
         """The usual mail: to the one session that stands right before it."""
-        return self.delivery.mailed(log, epoch, after, messages)
+        session = self.sessions.at(log.address.id)
+        return isinstance(session, Session) and self.delivery.mailed(session, log, epoch, after, messages)
 
     def moved(self, log: LogKey, epoch: int, head: int) -> None:
         """The log grew: whoever is live reads."""

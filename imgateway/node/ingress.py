@@ -273,9 +273,7 @@ class Ingress:
             counts[outcome.code] += 1
         if link.state is OPEN:
             link.send(PublishAck(msg_id, outcomes))
-        session.publishing -= 1
-        if session.publishing < self.limits.publish_window:
-            link.resume(WINDOW)
+        self._end(link, session)
 
     # ----------------------------------------------------------------------------------------- interceptors
 

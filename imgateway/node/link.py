@@ -22,8 +22,8 @@ from imgateway.config import LimitSettings, SessionSettings
 from imgateway.core.counters import Counters
 from imgateway.core.handshake import Event, LinkState, after
 from imgateway.core.session import Session
-from imgateway.errors import CloseCode, LinkError, LoginRefused, ProtocolError
-from imgateway.frames import Address, Bye, Frame, Hello, Keep, LogKey, Ping, address_text
+from imgateway.errors import CloseCode, LinkError, LoginRefused, ProtocolError, UnexpectedFrame
+from imgateway.frames import FRAME_NAMES, Address, Bye, Frame, Hello, Keep, LogKey, Ping, address_text
 from imgateway.interfaces import ICodec, IConnection, IProtocolAdapter, IReceiver
 
 __all__ = ("Desk", "Link", "Pause")
@@ -84,7 +84,6 @@ class Desk(Protocol):
     def arm(self, due: float, wake: Callable[[float], None]) -> float: ...
     def arrived(self, link: Link, size: int) -> bool: ...
     def greeted(self, link: Link, hello: Hello) -> None: ...
-    def frame(self, link: Link, frame: Frame | Keep) -> None: ...
     @property
     def answers(self) -> Mapping[type, Callable[[Link, Any, Any], None]]: ...
     def heard_without_acks(self, link: Link) -> None: ...
@@ -244,7 +243,7 @@ class Link:
                 elif isinstance(frame, bytes):
                     self.send_bytes(frame)
                 elif self.state is OPEN:
-                    self.desk.frame(self, frame)
+                    raise UnexpectedFrame(f"a client does not send {FRAME_NAMES[type(frame)]}")
                 else:
                     self._greeting(frame)
                 if self._pauses != RUNNING:
@@ -330,9 +329,7 @@ class Link:
             self.number = self.desk.number(self.session.generation)
         if not self.connection.stream:
             self.connection.max_message_bytes = self._max_frame_bytes()
-        # Its greeting may have set a limit that comes early. That of its token comes when it is set.
-        silence_s = self._silence_s()
-        self._look_at(self.heard + (min(silence_s, self._ask_s()) if self.wire.traits.pings else silence_s))
+        self._look_at(self._next(self.desk.now()))  # its greeting may have set a limit that comes early
 
     def _max_frame_bytes(self) -> int:
         limit, expansion = self.desk.max_frame_bytes, self.wire.carriage.expansion
@@ -357,11 +354,7 @@ class Link:
             return True
         if not data or 0 < self.connection.max_send_bytes < len(data):
             return False
-        if self.clogged:
-            self.send_bytes(data)
-        else:
-            self.connection.send(data)
-            self.desk.counters.bytes_out += len(data)
+        self.send_bytes(data)
         return True
 
     def is_too_large(self, data: bytes) -> bool:

@@ -24,6 +24,7 @@ from imgateway.frames import LogKey, OutcomeCode, SessionKey, Start, log_of, par
 from imgateway.testing.disk import Rig, disk_error
 from imgateway.wire.messages import decode_message
 from tests.brokers.test_custody import Story, kill_and_check, messages
+from tests.brokers.test_retention import rows, send
 
 BOB = SessionKey("bob", "phone")
 USERS = ("user:bob", "user:carol", "topic:news")
@@ -34,18 +35,6 @@ def log(text: str) -> LogKey:
 
 
 MAILBOX = log("user:bob")
-
-
-def send(rig: Rig, msg_id: Any, *to: str, **more: Any) -> Any:
-    box = rig.publish(*(to or ("user:bob",)), msg_id=str(msg_id), **more)
-    rig.run()
-    return box[0][0]
-
-
-def rows(rig: Rig, question: str) -> list[Any]:
-    assert rig.path is not None
-    with closing(sqlite3.connect(rig.path / "messages.sqlite3")) as connection:
-        return connection.execute(question).fetchall()
 
 
 def waiting(rig: Rig) -> int:

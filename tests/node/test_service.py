@@ -86,7 +86,7 @@ def test_frames_behind_a_goodbye() -> None:
     rig = Rig()
     bob = rig.login("bob")
     bob.together(Bye(0), Publish("1", (BOB,)))
-    rig.node.exchange.frame(bob.link, Publish("1", (BOB,)))
+    bob.together(Publish("1", (BOB,)))
     assert rig.broker.named("publish") == []
 
 
