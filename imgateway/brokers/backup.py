@@ -9,7 +9,7 @@ from pathlib import Path
 
 from imgateway.brokers.directory import DATABASE, Directory, Mark
 from imgateway.brokers.opening import new_epoch_number
-from imgateway.brokers.schema import VERSION, WITHOUT_JOURNAL, fault_text, format_text, open_database
+from imgateway.brokers.schema import OLDER, VERSION, fault_text, format_text, open_database
 from imgateway.errors import StoreError
 
 __all__ = ("backup", "restore")
@@ -98,7 +98,7 @@ def _check(path: Path) -> None:
         version = connection.execute("PRAGMA user_version").fetchone()[0]
         if version > VERSION:
             raise StoreError(format_text(version, path))
-        if version not in (VERSION, WITHOUT_JOURNAL):
+        if version not in (VERSION, *OLDER):
             raise StoreError(
                 f"{path} is no copy of a node's database: use a file that `imgateway backup` made"
             )

@@ -121,7 +121,11 @@ class EmbeddedBroker:
         )
         in_memory = self._directory is None
         make: Callable[[str], Lane] = lane or (
-            lambda name: TurnLane(reactor) if in_memory else ThreadLane(reactor, "imgateway-" + name)
+            lambda name: (
+                TurnLane(reactor)
+                if in_memory
+                else ThreadLane(reactor, "imgateway-" + name, yields=name == "upkeep")
+            )
         )
         self._writer = make("writer")
         self._reader = self._writer if in_memory else make("reader")

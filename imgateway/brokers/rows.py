@@ -13,9 +13,12 @@ import sqlite3
 from collections.abc import Sequence
 from operator import itemgetter
 
-from imgateway.brokers.appends import Append, Batch, Shared
+from imgateway.brokers.appends import Append, Shared
 
-__all__ = ("ENTER", "INSERT_PLAIN", "MERGE", "PLAIN_BYTES", "packed", "write_special")
+__all__ = ("ENTER", "INSERT_PLAIN", "MERGE", "MOVE", "PLAIN_BYTES", "Row", "packed", "stamp", "write_special")
+
+Row = tuple[int, bytes, bytes]
+"""(key, what stands before the message, message)"""
 
 # number: the commit's; at_ms: its time; places: key → value of each row; messages: a digest before each.
 # value = offset << 24 | length: longer messages take the other way.
@@ -31,17 +34,29 @@ FROM json_each(?3)
 UNION ALL SELECT 0, ?1, NULL, NULL WHERE true
 ON CONFLICT (key) DO UPDATE SET at_ms = CASE excluded.key WHEN 0 THEN excluded.at_ms END
 """
-# All that is in the journal to the logs.
+# What waited of some logs, with its own times: 13 digits before each digest.
+MOVE = """
+INSERT INTO entry (key, at_ms, digest, message)
+SELECT CAST(key AS INTEGER), CAST(substr(?4, (value >> 24) + 1, 13) AS INTEGER),
+    substr(?4, (value >> 24) + 14, 8), substr(?4, (value >> 24) + 22, (value & 16777215) - 21)
+FROM json_each(?3)
+UNION ALL SELECT 0, ?1, NULL, NULL WHERE true
+ON CONFLICT (key) DO UPDATE SET at_ms = CASE excluded.key WHEN 0 THEN excluded.at_ms END
+"""
+# All that is in the journal to the logs, at a start or after trouble. Some of it may be there already; and
+# some of that gone again: its log's `head` says so.
 MERGE = """
 INSERT INTO entry (key, at_ms, digest, message)
-SELECT CAST(key AS INTEGER) AS place, at_ms, substr(messages, (value >> 24) + 1, 8),
+SELECT place, at_ms, substr(messages, (value >> 24) + 1, 8),
     substr(messages, (value >> 24) + 9, (value & 16777215) - 8)
-FROM journal CROSS JOIN json_each(places)
+FROM (SELECT CAST(key AS INTEGER) AS place, value, at_ms, messages FROM journal CROSS JOIN json_each(places))
+JOIN log ON log.id = place >> 32 WHERE place & 4294967295 > head
 UNION ALL SELECT 0, max(number), NULL, NULL FROM journal HAVING max(number) > 0
 ORDER BY place
-ON CONFLICT (key) DO UPDATE SET at_ms = CASE excluded.key WHEN 0 THEN max(at_ms, excluded.at_ms) END
+ON CONFLICT (key) DO UPDATE SET at_ms =
+    CASE WHEN excluded.key = 0 THEN max(at_ms, excluded.at_ms) WHEN excluded.digest = digest THEN at_ms END
 """
-# A conflict anywhere but in row 0 would be a seq used twice: NULL there breaks NOT NULL, and the statement.
+# A conflict with anything else would be a seq used twice: NULL there breaks NOT NULL, and the statement.
 
 INSERT_SPECIAL = """
 INSERT INTO entry (key, at_ms, digest, expires_ms, only_device, except_device, body, size, message)
@@ -56,22 +71,26 @@ FROM json_each(?3)
 SHARE_BYTES = 512
 
 
-def packed(rows: Sequence[tuple[int, Append]], batch: Batch) -> tuple[tuple[int, int, str, bytes], int]:
-    """The values of `ENTER` and of `INSERT_PLAIN` for these rows, in any order, and the messages' bytes."""
+def stamp(at_ms: int) -> bytes:
+    """A time, as `MOVE` reads it."""
+    return b"%013d" % at_ms
+
+
+def packed(rows: Sequence[Row], number: int, now_ms: int) -> tuple[tuple[int, int, str, bytes], int]:
+    """The values of `ENTER`, `INSERT_PLAIN` and `MOVE` for these rows, in any order, and their bytes."""
     blobs: list[bytes] = []
     places: list[int] = []
     offset = 0
-    for key, append in rows:
-        encoded = append.encoded
-        size = len(encoded) + 8
+    for key, before, message in rows:
+        size = len(before) + len(message)
         places.append(key)
         places.append(offset << 24 | size)
         offset += size
-        blobs.append(append.digest)
-        blobs.append(encoded)
+        blobs.append(before)
+        blobs.append(message)
     # All numbers become text in one call: a tenth less than with one for each row.
     text = ",".join(['"%d":%d'] * len(rows)) % tuple(places)
-    return (batch.number, batch.now_ms, "{" + text + "}", b"".join(blobs)), offset
+    return (number, now_ms, "{" + text + "}", b"".join(blobs)), offset
 
 
 def write_special(connection: sqlite3.Connection, rows: list[tuple[int, Append]], now_ms: int) -> None:

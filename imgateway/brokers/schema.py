@@ -2,7 +2,7 @@
 
 ::
 
-    journal     one row a commit whose messages are not with their logs yet; `places` says where each begins
+    journal     one row a commit whose messages are not all with their logs; `places` says where each begins
     entry       one row a message and log, clustered by log and seq: key = log.id << 32 | seq. Row 0 is no
                 entry: its at_ms is the number of the last commit, so that a batch and its number are one
                 statement.
@@ -29,8 +29,8 @@ from imgateway.errors import StoreError
 
 __all__ = (
     "MEMORY",
+    "OLDER",
     "VERSION",
-    "WITHOUT_JOURNAL",
     "Database",
     "OpenDatabase",
     "fault_text",
@@ -38,7 +38,9 @@ __all__ = (
     "open_database",
 )
 
-VERSION = 2
+VERSION = 3
+# The one before has the same tables, but cannot read rows of the journal that are in part with their logs.
+OLDER = (1, 2)
 # This one lacks the table `journal`, and nothing else.
 WITHOUT_JOURNAL = 1
 MEMORY = ":memory:"
@@ -142,10 +144,11 @@ class Database:
         if version == VERSION:
             return
         is_new = not (version or connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0])
-        if not is_new and version != WITHOUT_JOURNAL:
+        if not is_new and version not in OLDER:
             raise StoreError(format_text(version, self.path))
+        missing = TABLES + JOURNAL if is_new else JOURNAL if version == WITHOUT_JOURNAL else ""
         connection.execute("BEGIN IMMEDIATE")
-        for statement in (TABLES + JOURNAL if is_new else JOURNAL).split(";\n"):
+        for statement in missing.split(";\n"):
             connection.execute(statement)
         connection.execute(f"PRAGMA user_version={VERSION}")
         connection.execute("COMMIT")

@@ -1,7 +1,7 @@
 """The writer: batches of appends and changes become commits. Everything here runs in the writer's thread.
 
-Most commits go to the journal; one that must go to the logs takes what is in the journal along. How messages
-get in is told in `rows`.
+Most commits go to the journal; one that must go to the logs takes along what waits of the same logs. How
+messages get in is told in `rows`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from imgateway.brokers.appends import Append, Batch
 from imgateway.brokers.journal import Journal, merge
 from imgateway.brokers.retention import Retention
-from imgateway.brokers.rows import ENTER, INSERT_PLAIN, PLAIN_BYTES, packed, write_special
+from imgateway.brokers.rows import ENTER, INSERT_PLAIN, MOVE, PLAIN_BYTES, Row, packed, write_special
 from imgateway.brokers.schema import Database
 from imgateway.config import RetentionSettings
 from imgateway.frames import LogKey, OutcomeCode, address_text
@@ -22,6 +22,8 @@ __all__ = ("Logbook", "Store")
 
 # States of logs kept in memory; they are read again when needed.
 MAX_LOGBOOKS = 200_000
+# Logs that one step of the sweep moves: about a millisecond.
+SWEEP_LOGS = 25
 # Digests kept of logs that somebody sent to again, some 200 bytes each; more, if one log may hold more.
 MAX_OLDER = 200_000
 
@@ -46,7 +48,7 @@ class Logbook:
 class Store:
     """One connection that writes.
 
-    :param journal: where commits wait until they are merged; in memory it stays empty.
+    :param journal: where commits wait until they are moved to their logs; in memory it stays empty.
     :param now_ms: wall clock that does not go back, in milliseconds.
     :param dedup_ms: how long digests count.
     :param positions: called with a log from the writer's thread: (user, device, acked) of the devices in
@@ -74,6 +76,7 @@ class Store:
         self._older: dict[LogKey, tuple[int, dict[str, int]]] = {}
         self._older_size = 0
         self._next_log = 1
+        self._sweeping = 0
         self.number = 0
         """The number of the newest commit."""
 
@@ -102,19 +105,27 @@ class Store:
             self._books.clear()
 
     def sweep(self) -> tuple[bool, list[LogKey]]:
-        """Delete a little of what is past its time.
+        """Move a little of what waited when the sweep began; when nothing of it is left, delete a little of
+        what is past its time.
 
         :returns: whether there is more, and the logs that lost something.
         :raises Exception: to be tried again.
         """
         try:
             connection = self._ready()
-            if self._journal.size:
-                self._merge(connection)
+            journal = self._journal
+            self._sweeping = self._sweeping or self.number
+            if moving := journal.waiting(self._sweeping, SWEEP_LOGS):
+                self._move(connection, moving)
+                return True, []
+            if journal.first and not journal.runs:
+                self._merge(connection)  # rows of changes, which have but their numbers
             more, touched = self._retention.sweep(connection, self._now_ms())
         except BaseException:
             self.drop()
             raise
+        if not more:
+            self._sweeping = 0
         for log in touched:
             self._books.pop(log, None)
         return more, touched
@@ -213,7 +224,7 @@ class Store:
         return touched
 
     def _write(self, connection: sqlite3.Connection, batch: Batch, books: Sequence[Logbook]) -> None:
-        plain: list[tuple[int, Append]] = []
+        plain: list[Row] = []
         special: list[tuple[int, Append]] = []
         fresh: list[Logbook] = []
         for book, (_, after, _, appends) in zip(books, batch.touched, strict=True):
@@ -233,21 +244,26 @@ class Store:
                     if append.shared is not None:
                         append.shared.refs += 1
                 else:
-                    plain.append((key, append))
+                    plain.append((key, append.digest, append.encoded))
         if not (plain or special or fresh or batch.changes):
             batch.number = self.number  # all refused: nothing to write
             return
-        values, size = packed(plain, batch)
-        journal = self._journal
+        number, journal = batch.number, self._journal
+        values, size = packed(plain, number, batch.now_ms)
         to_logs = bool(special) or self._database.in_memory or not journal.takes(len(plain), size)
-        statement = INSERT_PLAIN if to_logs else ENTER
-        merging = to_logs and journal.size > 0
-        if special or fresh or batch.changes or merging:
+        moving: list[int] | None
+        if to_logs:
+            moving = [book.id for book in books if book.id in journal.runs] or None
+            statement = INSERT_PLAIN
+        else:
+            moving = journal.overdue(number, len(plain), size)
+            statement = ENTER
+        if special or fresh or batch.changes or moving is not None:
             connection.execute("BEGIN IMMEDIATE")
             for book in fresh:
                 self._enter(connection, book)
-            if merging:
-                merge(connection)
+            if moving is not None:
+                self._move_now(connection, moving, number)
             if special:
                 write_special(connection, special, batch.now_ms)
             for change in batch.changes:
@@ -256,19 +272,41 @@ class Store:
             connection.execute("COMMIT")
         else:
             connection.execute(statement, values)
+        if moving is not None:
+            journal.moved(moving)
         if to_logs:
-            journal.merged()  # also if it was empty: no run may follow what a reader has not seen in `entry`
+            journal.passed()
         else:
             touched = zip(books, batch.touched, strict=True)
-            journal.entered([(book.id, after, appends) for book, (_, after, _, appends) in touched], size)
+            journal.entered(
+                number, batch.now_ms, [(book.id, after, appends) for book, (_, after, _, appends) in touched]
+            )
         journal.sample([book.id for book in books], len(plain))
 
     def _merge(self, connection: sqlite3.Connection) -> None:
-        """Between commits: what is in the journal to its logs."""
+        """Between commits: all that is in the journal to its logs."""
         connection.execute("BEGIN IMMEDIATE")
         merge(connection)
         connection.execute("COMMIT")
         self._journal.merged()
+
+    def _move(self, connection: sqlite3.Connection, moving: list[int]) -> None:
+        """Between commits: what waits of these to their logs."""
+        connection.execute("BEGIN IMMEDIATE")
+        self._move_now(connection, moving, self.number)
+        connection.execute("COMMIT")
+        self._journal.moved(moving)
+
+    def _move_now(self, connection: sqlite3.Connection, moving: list[int], number: int) -> None:
+        """Within a transaction. :param number: of the newest commit, from now on."""
+        journal = self._journal
+        if moving:
+            values, _ = packed(journal.rows(moving), number, 0)
+            connection.execute(MOVE, values)
+        if needed := journal.needed(moving):
+            connection.execute("DELETE FROM journal WHERE number < ?", (needed,))
+        else:
+            connection.execute("DELETE FROM journal")
 
     def _enter(self, connection: sqlite3.Connection, book: Logbook) -> None:
         connection.execute(
@@ -322,7 +360,7 @@ class Store:
             newer = json.loads(found)
             run = self._journal.runs.get(book.id)
             if run is not None:
-                newer |= {digest.hex().upper(): seq for seq, _, digest in run.beyond(upto)}
+                newer |= {head[-8:].hex().upper(): seq for seq, _, head in run.beyond(upto)}
             known.update(newer)
             self._older_size += len(newer)
             self._older[append.log] = (book.after, known)
@@ -344,7 +382,7 @@ class Store:
         """Over quota: drop what everybody has. What this batch takes is not on disk and stays counted."""
         limits = self._limits
         if book.id in self._journal.runs:
-            self._merge(connection)
+            self._move(connection, [book.id])
         while True:  # a step takes a bounded number of rows, and what is expired before all else
             removed, freed = self._retention.make_room(connection, log, book.id, size, batch.now_ms)
             if removed:

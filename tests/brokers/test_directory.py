@@ -15,7 +15,7 @@ import pytest
 
 from imgateway.brokers.backup import backup, restore
 from imgateway.brokers.directory import Directory, Mark
-from imgateway.brokers.schema import fault_text
+from imgateway.brokers.schema import VERSION, fault_text
 from imgateway.errors import StoreError
 from imgateway.frames import log_of, parse_address
 from imgateway.testing.disk import Rig, disk_error
@@ -89,7 +89,7 @@ def test_a_foreign_file(tmp_path: Path, content: bytes) -> None:
 def test_another_programs_database_and_a_newer_version(tmp_path: Path) -> None:
     connection = sqlite3.connect(tmp_path / "messages.sqlite3")
     connection.execute("CREATE TABLE other (x)")
-    with pytest.raises(StoreError, match="is of format 0, this version reads 2"):
+    with pytest.raises(StoreError, match=f"is of format 0, this version reads {VERSION}"):
         Rig(tmp_path).start()
     connection.execute("PRAGMA user_version = 9")
     with pytest.raises(StoreError, match="is of format 9"):

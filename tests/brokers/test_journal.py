@@ -15,12 +15,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from imgateway.brokers.appends import Append
 from imgateway.brokers.backup import backup, restore
 from imgateway.brokers.journal import Journal, Run
 from imgateway.brokers.schema import FRAME_BYTES, VERSION, Database
 from imgateway.config import BrokerSettings, RetentionSettings
 from imgateway.errors import StoreError
-from imgateway.frames import LogKey, OutcomeCode, SessionKey, Start, log_of, parse_address
+from imgateway.frames import LogKey, Message, OutcomeCode, SessionKey, Start, log_of, parse_address
 from imgateway.testing.disk import Rig, disk_error
 from imgateway.wire.messages import decode_message
 from tests.brokers.test_custody import Story, kill_and_check, messages
@@ -79,11 +80,42 @@ def test_a_commit_is_one_row_until_the_next_second(rig: Rig) -> None:
 
 
 def test_a_full_journal_is_taken_along(rig: Rig, often: None) -> None:
-    for n in range(5):
+    for n in range(3):
         send(rig, n)
-    # Three messages and their commits are six already.
-    assert (waiting(rig), merged(rig)) == (1, [1, 2, 3, 4])
+    # Three messages and two commits before this one are five. The fourth takes them along.
+    assert (waiting(rig), merged(rig)) == (3, [])
+    send(rig, 3)
+    assert (waiting(rig), merged(rig)) == (1, [1, 2, 3])
     assert rows(rig, "SELECT at_ms FROM entry WHERE key = 0") == [(4,)]
+    assert list(messages(rig, "user:bob").values()) == ["0", "1", "2", "3"]
+
+
+def test_who_waits_longest_is_taken_first(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("imgateway.brokers.journal.MOST_LOGS", 3)
+    for n, user in enumerate(("bob", "carol", "bob", "dave")):
+        send(rig, n, f"user:{user}")
+    assert (waiting(rig), merged(rig)) == (4, [])
+    send(rig, "5", "user:erin")
+    # Bob's two have gone, and the row of the first of them; carol's came next.
+    assert (waiting(rig), merged(rig)) == (4, [1, 2])
+    assert rows(rig, "SELECT min(number) FROM journal") == [(2,)]
+    send(rig, "6")
+    assert (waiting(rig), merged(rig)) == (3, [1, 2])  # carol's row and bob's second have gone
+    for user, count in (("bob", 3), ("carol", 1), ("dave", 1), ("erin", 1)):
+        assert list(messages(rig, f"user:{user}")) == list(range(1, count + 1))
+    rig.crash()
+    for user, count in (("bob", 3), ("carol", 1), ("dave", 1), ("erin", 1)):
+        assert list(messages(rig, f"user:{user}")) == list(range(1, count + 1))
+
+
+def test_what_is_moved_keeps_its_time(rig: Rig) -> None:
+    times = []
+    for n in range(3):
+        times.append(rig.wall_ms)
+        send(rig, n)
+        rig.wall_ms += 7_000
+    rig.pass_time(1)
+    assert rows(rig, "SELECT at_ms FROM entry WHERE key > 0 ORDER BY key") == [(at,) for at in times]
 
 
 @pytest.mark.parametrize(
@@ -116,7 +148,7 @@ def test_its_bytes_have_a_bound(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr("imgateway.brokers.journal.MOST_BYTES", 4_000)
     for n in range(3):
         send(rig, n, body=bytes(1_500))
-    assert (waiting(rig), merged(rig)) == (0, [1, 2, 3])
+    assert (waiting(rig), merged(rig)) == (1, [1, 2])
 
 
 def test_changes_without_messages_are_merged_too(rig: Rig, often: None) -> None:
@@ -532,20 +564,58 @@ def test_a_merge_that_fails(rig: Rig, statement: str, after: bool) -> None:
     assert rig.listener.named("healthy")[-1] == (True, "")
 
 
-def test_a_seq_is_never_merged_over_another(rig: Rig) -> None:
-    """That would be a message lost: the statement fails, and health says so."""
-    send(rig, 0)
-    rig.pass_time(1)
-    send(rig, 1)
+def meddle(rig: Rig, statement: str, *values: object) -> None:
+    """What no node does to its database."""
     assert rig.disk is not None
     with closing(sqlite3.connect(rig.disk.path / "messages.sqlite3")) as connection, connection:
-        connection.execute("UPDATE journal SET places = replace(places, '98', '97')")
-        (places,) = connection.execute("SELECT places FROM journal").fetchone()
-    key = rows(rig, "SELECT max(key) FROM entry")[0][0]
-    assert f'"{key}"' in places
+        connection.execute(statement, values)
+
+
+def test_a_seq_is_never_moved_over_another(rig: Rig) -> None:
+    """That would be a message lost: the statement fails, and health says so."""
+    send(rig, 0)
+    key = rows(rig, "SELECT id << 32 | 1 FROM log")[0][0]
+    meddle(rig, "INSERT INTO entry (key, at_ms, digest, message) VALUES (?, 1, x'01', x'02')", key)
     rig.pass_time(1)
     assert rig.listener.named("healthy")[-1][0] is False
     assert waiting(rig) == 1
+    meddle(rig, "DELETE FROM entry WHERE key = ?", key)
+    rig.pass_time(3)
+    assert rig.listener.named("healthy")[-1][0] is True
+    assert list(messages(rig, "user:bob").values()) == ["0"]
+
+
+def test_nor_at_a_start(tmp_path: Path) -> None:
+    rig = Rig(tmp_path / "data").start()
+    send(rig, 0)
+    key = rows(rig, "SELECT id << 32 | 1 FROM log")[0][0]
+    meddle(rig, "INSERT INTO entry (key, at_ms, digest, message) VALUES (?, 1, x'01', x'02')", key)
+    with pytest.raises(StoreError, match="at_ms"):
+        rig.crash()
+    assert rows(rig, "SELECT hex(message) FROM entry WHERE key > 0") == [("02",)]
+
+
+def test_what_retention_took_does_not_come_back(
+    tmp_path: Path, often: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was moved, and its row is still there because of another's message."""
+    rig = Rig(tmp_path / "data", retention=RetentionSettings(entries=4)).start()
+    generation = rig.now(rig.broker.open_session(rig.claim("bob"))).generation
+    rig.pass_time(1)
+    rig.publish("user:carol", msg_id="c")
+    for n in range(4):
+        rig.publish("user:bob", msg_id=str(n))
+    rig.run()
+    assert (waiting(rig), merged(rig)) == (1, [])
+    rig.broker.advance(BOB, generation, [(MAILBOX, 3)])
+    assert send(rig, 4).seq == 5
+    assert rows(rig, "SELECT min(number) FROM journal") == rows(rig, "SELECT max(number) - 1 FROM journal")
+    kept = merged(rig)
+    assert 1 not in kept
+    rig.crash()
+    assert merged(rig) == [*kept, 5]
+    assert list(messages(rig, "user:carol").values()) == ["c"]
+    rig.stop()
 
 
 def test_a_start_merges_what_is_there(rig: Rig) -> None:
@@ -561,21 +631,23 @@ def test_a_start_merges_what_is_there(rig: Rig) -> None:
 # ------------------------------------------------------------------------------------------- files of before
 
 
-def to_version_1(path: Path) -> None:
+def to_version(path: Path, version: int) -> None:
     with closing(sqlite3.connect(path)) as connection:
         assert connection.execute("SELECT count(*) FROM journal").fetchone() == (0,)
-        connection.execute("DROP TABLE journal")
-        connection.execute("PRAGMA user_version = 1")
+        if version == 1:
+            connection.execute("DROP TABLE journal")
+        connection.execute(f"PRAGMA user_version = {version}")
 
 
-def test_a_file_of_the_version_before_goes_on(tmp_path: Path) -> None:
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_file_of_a_version_before_goes_on(tmp_path: Path, version: int) -> None:
     rig = Rig(tmp_path / "data").start()
     outcomes = [send(rig, n) for n in range(3)]
     rig.pass_time(1)
     rig.stop()
     backup(tmp_path / "data", tmp_path / "copy")
-    to_version_1(tmp_path / "data" / "messages.sqlite3")
-    to_version_1(tmp_path / "copy")
+    to_version(tmp_path / "data" / "messages.sqlite3", version)
+    to_version(tmp_path / "copy", version)
     rig.new()
     rig.start()
     assert rows(rig, "PRAGMA user_version") == [(VERSION,)]
@@ -674,7 +746,7 @@ def test_no_disk_space_for_zeros_is_no_trouble(tmp_path: Path, monkeypatch: pyte
 
 
 def test_a_run_from_anywhere() -> None:
-    run = Run(4, (b"five", b"six"), (b"5", b"6"))
+    run = Run(9, 4, (b"five", b"six"), (b"5", b"6"))
     five, six = (5, b"five", b"5"), (6, b"six", b"6")
     assert [list(run.beyond(seq)) for seq in (0, 3, 4, 5, 6, 7)] == [[five, six]] * 3 + [[six], [], []]
     assert run.upto == 6
@@ -687,17 +759,52 @@ def test_what_the_journal_takes() -> None:
     assert not journal.takes(1, 2_001)
     assert journal.takes(149, 149 * 100)
     assert not journal.takes(150, 150 * 100)
+
+
+def some(count: int, size: int = 10) -> list[Append]:
+    message = Message("1", "alice", "phone")
+    return [Append(MAILBOX, bytes(size), bytes(8), message, []) for _ in range(count)]
+
+
+def test_what_it_has_no_place_for() -> None:
+    """A tenth is made free: of messages and commits, of bytes, of logs."""
+    journal = Journal()
+    for number in range(1, 11):
+        assert journal.overdue(number, 90, 900) is None
+        journal.entered(number, 0, [(number, 0, some(90))])
+    assert journal.overdue(11, 89, 890) is None
+    assert journal.overdue(11, 90, 900) == [1, 2]
+    assert journal.needed([1, 2]) == 3
     before = journal.runs
-    journal.entered([], 900_000)
-    assert journal.takes(100, 148_000)
-    assert not journal.takes(100, 149_000)
-    journal.merged()
-    assert journal.runs is not before
-    assert (journal.size, journal.takes(100, 149_000)) == (0, True)
-    for log in range(250):
-        assert journal.takes(1, 100)
-        journal.entered([(log, 0, [])], 0)
-    assert not journal.takes(1, 100)
+    journal.moved([1, 2])
+    assert (list(journal.runs), list(before)) == ([*range(3, 11)], [*range(1, 11)])
+    assert journal.overdue(11, 90, 900) is None
+
+    journal = Journal()
+    for number in range(1, 10):
+        journal.entered(number, 0, [(number, 0, some(1, 100_000))])
+    assert journal.overdue(10, 1, 148_000) is None
+    assert journal.overdue(10, 1, 149_000) == [1, 2]
+
+    journal = Journal()
+    journal.entered(1, 0, [(log, 0, some(1)) for log in range(250)])
+    assert journal.overdue(2, 1, 10) == [*range(25)]
+
+
+def test_one_that_waits_holds_no_more_than_so_many_rows() -> None:
+    journal = Journal()
+    journal.entered(1, 0, [(7, 0, some(1))])
+    for number in range(2, 1_000):
+        assert journal.overdue(number, 0, 0) is None
+        journal.entered(number, 0, [])
+    assert journal.overdue(1_000, 0, 0) == [7]
+    assert journal.needed([7]) == 0
+    journal.moved([7])
+    journal.entered(1_000, 0, [])
+    assert journal.first == 1_000
+    for number in range(1_001, 2_000):
+        journal.entered(number, 0, [])
+    assert journal.overdue(2_000, 0, 0) == []  # nothing to move, but rows to delete
 
 
 def test_what_shares_no_pages_goes_to_the_logs() -> None:

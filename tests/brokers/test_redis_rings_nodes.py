@@ -83,7 +83,7 @@ def test_a_watch_and_its_position_are_one(house: House) -> None:
 
 
 def test_the_rate_and_repeats_span_nodes(house: House) -> None:
-    one, other = house.node(rate=10.0, burst=3), house.node(rate=10.0, burst=3)
+    one, other = house.node(rate=0.01, burst=3), house.node(rate=0.01, burst=3)
     first = one.publish(msg_id="1")
     assert other.publish(msg_id="1") == (DUPLICATE, first.epoch, first.seq)
     codes = [node.publish().code for node in (one, other, one, other)]

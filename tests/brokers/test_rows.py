@@ -9,14 +9,14 @@ from random import Random
 
 import pytest
 
-from imgateway.brokers.appends import Append, Batch
 from imgateway.brokers.journal import merge
-from imgateway.brokers.rows import ENTER, INSERT_PLAIN, packed
+from imgateway.brokers.rows import ENTER, INSERT_PLAIN, MOVE, Row, packed, stamp
 from imgateway.brokers.schema import MEMORY, Database
-from imgateway.frames import Message, log_of, user_address
+from imgateway.frames import log_of, user_address
 from imgateway.testing.disk import Rig, disk_error
 
 BOB = user_address("bob")
+LOGS = (1, 2, 77, 2**20, 2**31 - 1)
 
 
 @pytest.fixture
@@ -28,36 +28,35 @@ def connection() -> Iterator[sqlite3.Connection]:
     database.close()
 
 
-def some_rows(seed: int, count: int) -> list[tuple[int, Append]]:
+def some_rows(seed: int, count: int) -> list[Row]:
     """Of a few logs, whose ids come in any order, and with keys up to the largest."""
     random = Random(seed)
-    ids = random.sample([1, 2, 77, 2**20, 2**31 - 1], 4)
+    ids = random.sample(LOGS, 4)
     return [
-        (
-            ids[n % 4] << 32 | 2**32 - 1 - n // 4,
-            Append(
-                log_of(BOB), random.randbytes(n * 7), random.randbytes(8), Message("1", "alice", "phone"), []
-            ),
-        )
+        (ids[n % 4] << 32 | 2**32 - 1 - n // 4, random.randbytes(8), random.randbytes(n * 7))
         for n in range(count)
     ]
 
 
 @pytest.mark.parametrize("count", [0, 1, 30])
-@pytest.mark.parametrize("by_journal", [False, True])
-def test_rows_in_any_order(connection: sqlite3.Connection, count: int, by_journal: bool) -> None:
+@pytest.mark.parametrize("way", ["at once", "by the journal", "moved"])
+def test_rows_in_any_order(connection: sqlite3.Connection, count: int, way: str) -> None:
     rows = some_rows(5, count)
-    batch = Batch()
-    batch.number, batch.now_ms = 3, 1_234
-    values, size = packed(rows, batch)
-    connection.execute(ENTER if by_journal else INSERT_PLAIN, values)
-    if by_journal:
+    for id in LOGS:
+        connection.execute("INSERT INTO log (id, address, lane) VALUES (?, ?, 0)", (id, str(id)))
+    if way == "moved":
+        stamped = [(key, stamp(1_234) + digest, message) for key, digest, message in rows]
+        connection.execute(MOVE, packed(stamped, 3, 0)[0])
+    else:
+        values, size = packed(rows, 3, 1_234)
+        connection.execute(INSERT_PLAIN if way == "at once" else ENTER, values)
+        assert size == sum(8 + len(message) for *_, message in rows)
+    if way == "by the journal":
         merge(connection)
-    assert size == sum(8 + len(append.encoded) for _, append in rows)
     found = connection.execute("SELECT key, at_ms, digest, message FROM entry ORDER BY key").fetchall()
     assert found == [
         (0, 3, None, None),
-        *sorted((key, 1_234, append.digest, append.encoded) for key, append in rows),
+        *sorted((key, 1_234, digest, message) for key, digest, message in rows),
     ]
 
 
