@@ -76,7 +76,7 @@ class Store:
         self._older: dict[LogKey, tuple[int, dict[str, int]]] = {}
         self._older_size = 0
         self._next_log = 1
-        self._sweeping = 0
+        self._swept = 0
         self.number = 0
         """The number of the newest commit."""
 
@@ -105,8 +105,8 @@ class Store:
             self._books.clear()
 
     def sweep(self) -> tuple[bool, list[LogKey]]:
-        """Move a little of what waited when the sweep began; when nothing of it is left, delete a little of
-        what is past its time.
+        """Move a little of what has waited since the sweep before, which is little beside much traffic; when
+        nothing of it is left, delete a little of what is past its time.
 
         :returns: whether there is more, and the logs that lost something.
         :raises Exception: to be tried again.
@@ -114,18 +114,17 @@ class Store:
         try:
             connection = self._ready()
             journal = self._journal
-            self._sweeping = self._sweeping or self.number
-            if moving := journal.waiting(self._sweeping, SWEEP_LOGS):
+            if moving := journal.waiting(self._swept, SWEEP_LOGS):
                 self._move(connection, moving)
                 return True, []
-            if journal.first and not journal.runs:
+            if not journal.runs and 0 < journal.first <= self._swept:
                 self._merge(connection)  # rows of changes, which have but their numbers
             more, touched = self._retention.sweep(connection, self._now_ms())
         except BaseException:
             self.drop()
             raise
         if not more:
-            self._sweeping = 0
+            self._swept = self.number
         for log in touched:
             self._books.pop(log, None)
         return more, touched

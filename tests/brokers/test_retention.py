@@ -221,7 +221,7 @@ def test_digests_do_not_stay_for_ever(tmp_path: Path) -> None:
     rig = Rig(tmp_path / "data", settings=settings, retention=RetentionSettings(age_s=3600)).start()
     send(rig, 1)
     rig.wall_ms += 3_601_000
-    rig.pass_time(1)
+    rig.pass_time(2)
     assert rows(rig, "SELECT count(*) FROM trimmed") == [(1,)]
     assert send(rig, 1).code == OutcomeCode.DUPLICATE
     rig.wall_ms += 3_900_000
