@@ -78,7 +78,7 @@ struct session {
     uint64_t epoch, seen;
     struct said said[SAID];
     struct partial *partial;
-    uint8_t n_said, socket, there, is_lost;
+    uint8_t n_said, socket, there, is_lost, owes; /* the latter: a DeliverAck, as soon as there is room for it */
 };
 
 struct repeat {
@@ -339,14 +339,16 @@ static void opened(struct session *s, int64_t number, const uint8_t *payload, in
         s->largest = number;
     } else
         s->taken |= (uint64_t)1 << (s->largest - number - 1);
-    if (!answers || s->is_lost) return;
-    n = ack_into(out, s);
+    if (moved) s->owes = 1;
+    if (!(answers || s->owes) || s->is_lost) return;
+    n = answers ? ack_into(out, s) : 0;
     if (answers == 2) {
         out[n++] = ANSWER;
         memcpy(out + n, challenge, 8);
         n += 8;
     }
-    if (!moved || !say(s, s->seen, out, n)) datagram(s, out, n);
+    if (s->owes && say(s, s->seen, out, n)) s->owes = 0;
+    else if (answers) datagram(s, out, n);
 }
 
 static uint32_t *place_of(const uint8_t *cid) {

@@ -88,7 +88,8 @@ class Traits(Struct, frozen=True):
     pings: bool = True
     """The gateway may ask with Ping; otherwise it only listens."""
     ack_timeout_s: float = 30.0
-    """Oldest unacknowledged entry this long after its flush: close ACK_TIMEOUT (0: never)."""
+    """Oldest unacknowledged entry this long after its flush, or after the last sign of life if it has not
+    arrived yet: close ACK_TIMEOUT (0: never)."""
     resend_s: float = 0.0
     """What is unacknowledged this long after it was sent is asked of `ICodec.again` (0: never)."""
     authenticates: bool = True
@@ -216,6 +217,10 @@ class IConnection(Interface):
 
     def unacked() -> int | None:
         """`unsent` plus what the peer's system has not acknowledged yet; None where that is unknown."""
+
+    def is_behind() -> bool:
+        """More comes from peers than is read, so that what this one said may be unread, or lost for it.
+        Always False where the system keeps what is unread, as it does of a stream."""
 
     def pause_reading() -> None:
         """Deliver no more to the receiver until `resume_reading`; at most what was already read still

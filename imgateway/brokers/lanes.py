@@ -7,21 +7,15 @@ lane is the reactor's own. Another one, that tests take step by step, stands in 
 
 from __future__ import annotations
 
-import os
-import sys
 from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
 from queue import SimpleQueue
-from threading import Thread, get_native_id
+from threading import Thread
 from typing import Any, Protocol, TypeVar
 
 __all__ = ("Lane", "ThreadLane", "TurnLane")
 
 T = TypeVar("T")
-
-LEAST = 19
-"""The niceness of a thread that yields to all others."""
 
 
 class Lane(Protocol):
@@ -39,14 +33,11 @@ class ThreadLane:
 
     The thread is a daemon: a process that was told to stop twice must not hang on a disk that does not
     answer.
-
-    :param yields: nobody waits for these jobs: where the system can, its thread runs when no other wants to.
     """
 
-    def __init__(self, reactor: Any, name: str, yields: bool = False) -> None:
+    def __init__(self, reactor: Any, name: str) -> None:
         self._reactor = reactor
         self._name = name
-        self._yields = yields
         self._jobs: SimpleQueue[tuple[Callable[[], Any], Callable[[Any], None]] | None] = SimpleQueue()
         self._thread: Thread | None = None
 
@@ -60,9 +51,6 @@ class ThreadLane:
         self._jobs.put(None)
 
     def _run(self) -> None:
-        if self._yields and sys.platform == "linux":  # elsewhere this would be about the process
-            with suppress(OSError):
-                os.setpriority(os.PRIO_PROCESS, get_native_id(), LEAST)
         report = self._reactor.callFromThread
         while (next_job := self._jobs.get()) is not None:
             job, done = next_job

@@ -329,7 +329,10 @@ class Link:
             self.number = self.desk.number(self.session.generation)
         if not self.connection.stream:
             self.connection.max_message_bytes = self._max_frame_bytes()
-        self._look_at(self._next(self.desk.now()))  # its greeting may have set a limit that comes early
+        # Its greeting may have set a limit that comes early; what else may come waits for the first look.
+        heartbeat_s = self.desk.session.heartbeat_s
+        if self.heard + min(self.codec.silence_s or heartbeat_s, heartbeat_s) < self._due:
+            self._look_at(self._next(self.desk.now()))
 
     def _max_frame_bytes(self) -> int:
         limit, expansion = self.desk.max_frame_bytes, self.wire.carriage.expansion
@@ -399,8 +402,8 @@ class Link:
             if rare.again > now + traits.resend_s:
                 rare.again = now + traits.resend_s
                 self._look_at(rare.again)
-        if traits.ack_timeout_s and now + traits.ack_timeout_s < self._due:
-            self._look_at(now + traits.ack_timeout_s)
+        if traits.ack_timeout_s and now + traits.ack_timeout_s / 2 < self._due:
+            self._look_at(now + traits.ack_timeout_s / 2)
 
     def _send_again(self, rare: Rare, now: float) -> None:
         """What the wire wants sent once more, unless the peer cannot take it, or we do not hear it."""
@@ -522,6 +525,16 @@ class Link:
             return None
         return (since if self._rare is None else max(since, self._rare.able_since)) + timeout
 
+    def _wait_for_transport(self, now: float) -> None:
+        """A delivery that has not arrived cannot be acknowledged: until the transport says that it has, the
+        time counts from the last sign of life. And it does not count while answers may be unread."""
+        connection = self.connection
+        if connection.is_behind():
+            self._made_rare().able_since = now
+        elif now - self.heard < self.wire.traits.ack_timeout_s and connection.unacked():
+            rare = self._made_rare()
+            rare.able_since = max(rare.able_since, self.heard)
+
     def _next(self, now: float) -> float:
         rare = self._rare
         due: float = self.heard + self._silence_s()
@@ -531,7 +544,9 @@ class Link:
             due = min(due, self.token_deadline)
         ack_due = self._ack_due()
         if ack_due is not None:
-            due = min(due, ack_due)
+            # Half way it is looked whether it has arrived; from there on the time is enough for an answer.
+            half_way = ack_due - self.wire.traits.ack_timeout_s / 2
+            due = min(due, half_way if now < half_way else ack_due)
         if rare is not None:
             due = min(due, rare.again)
             if rare.bytes:
@@ -539,9 +554,12 @@ class Link:
         return max(due, now)
 
     def _check(self, now: float) -> None:
+        ack_due = self._ack_due()
+        if ack_due is not None and now >= ack_due - self.wire.traits.ack_timeout_s / 2:
+            self._wait_for_transport(now)
+            ack_due = self._ack_due()
         rare = self._rare
         silent = now - self.heard
-        ack_due = self._ack_due()
         if self.token_deadline and now >= self.token_deadline:
             self.close(CloseCode.TOKEN_EXPIRED, "the token expired and was not renewed")
         elif rare is not None and rare.bytes and now - rare.since >= self.desk.limits.control_abort_s:

@@ -108,6 +108,7 @@ class Node:
         self._after = after
         self._nodes = nodes
         self._ticking: IDelayedCall | None = None
+        self._tick_due = reactor.seconds()
         self._starting: Deferred[None] | None = None
         self._preparing: Deferred[Any] = succeed(None)
         self._store_open = False
@@ -282,6 +283,13 @@ class Node:
         return self._broker.stop()
 
     def _tick(self) -> None:
+        if self._reactor.seconds() - self._tick_due > self.wheel.tick_s:
+            # We were held up, and so was reading: an answer that is there is not missing. So read first.
+            self._ticking = self._reactor.callLater(0, self._turn)
+        else:
+            self._turn()
+
+    def _turn(self) -> None:
         now = self._reactor.seconds()
         for wake in self.wheel.advance(now):
             try:
@@ -289,6 +297,7 @@ class Node:
             except Exception:
                 log.failure("a deadline could not be handled")
         self.quotas.sweep(now)
+        self._tick_due = self._reactor.seconds() + self.wheel.tick_s
         self._ticking = self._reactor.callLater(self.wheel.tick_s, self._tick)
 
     def reload(self, settings: Settings, policy: IPolicy) -> None:

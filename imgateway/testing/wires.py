@@ -146,6 +146,9 @@ class MemoryConnection:
     def unsent(self) -> int:
         return sum(map(len, self._on_the_way))
 
+    def is_behind(self) -> bool:
+        return False
+
     def unacked(self) -> int | None:
         return self.unsent()
 

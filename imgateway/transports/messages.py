@@ -151,6 +151,9 @@ class MessageConnection:
     def unacked(self) -> int | None:
         return self._stream.unacked()
 
+    def is_behind(self) -> bool:
+        return False
+
     def proven(self) -> None:
         """Nobody's answers are limited here."""
 

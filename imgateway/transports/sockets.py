@@ -22,7 +22,15 @@ from .departures import departures_of
 from .places import host_port
 from .readable import AVAILABLE, readable_of
 
-__all__ = ("accept_in_portions", "host_of", "keep_little", "peer_of", "read_early", "set_options")
+__all__ = (
+    "accept_in_portions",
+    "host_of",
+    "is_our_own",
+    "keep_little",
+    "peer_of",
+    "read_early",
+    "set_options",
+)
 
 INHERITED = sys.platform == "linux"
 """Whether a socket that is accepted has the options of the one that listens."""
@@ -62,13 +70,19 @@ class _Slim:
         """``host:port``; ``unix`` for a unix socket."""
         if type(self._peer) is not bytes:
             return "unix"
-        host, port, *_ = self._peer.decode().split(" ")
+        peer = self._peer.decode()
+        if " " not in peer:
+            return peer
+        host, port, *_ = peer.split(" ")
         return host_port(host, port)
 
     @property
     def host(self) -> str:
         """The IP address of the peer; "" for a unix socket."""
-        return self._peer.partition(b" ")[0].decode() if type(self._peer) is bytes else ""
+        if type(self._peer) is not bytes:
+            return ""
+        peer = self._peer.decode()
+        return peer.partition(" " if " " in peer else ":")[0]
 
     def pauseProducing(self) -> None:
         if self._pause == READING:
@@ -114,17 +128,19 @@ class _Slim:
 
     @property
     def client(self) -> Any:
-        """(host, port), and for IPv6 two numbers more; kept as one bytes object."""
+        """(host, port), and for IPv6 two numbers more; kept as one bytes object, as ``peer`` says it if it
+        can be."""
         if type(self._peer) is not bytes:
             return self._peer
-        host, *numbers = self._peer.decode().split(" ")
+        peer = self._peer.decode()
+        host, *numbers = peer.split(" " if " " in peer else ":")
         return (host, *map(int, numbers))
 
     @client.setter
     def client(self, value: Any) -> None:
         if len(value) == 2:
             host, port = value
-            self._peer = value if port is None else f"{host} {port}".encode()  # None: a unix socket
+            self._peer = value if port is None else f"{host}:{port}".encode()  # None: a unix socket
         else:
             self._peer = " ".join(map(str, value)).encode()
 
@@ -172,6 +188,11 @@ class _AdoptedSocket(_TCPSocket):
 
 class _UNIXSocket(_Slim, unix.Server):
     pass
+
+
+def is_our_own(transport: Any) -> bool:
+    """Whether this is one of the sockets that keep little: plain ones."""
+    return type(transport) is _TCPSocket
 
 
 def peer_of(transport: Any) -> str:

@@ -34,7 +34,7 @@ from imgateway.interfaces import IConnection
 
 from .collect import collector_of
 from .places import source_of
-from .sockets import host_of, peer_of, read_early, set_options
+from .sockets import host_of, is_our_own, peer_of, read_early, set_options
 
 __all__ = ("Side", "StreamConnection")
 
@@ -248,6 +248,9 @@ class StreamConnection:
             return None
         return self._unsent + int(struct.unpack("i", answer)[0])
 
+    def is_behind(self) -> bool:
+        return False
+
     def proven(self) -> None:
         """Nobody's answers are limited here."""
 
@@ -301,6 +304,8 @@ class StreamConnection:
 
 def plain_socket(transport: Any) -> FileDescriptor | None:
     """The socket's own transport if bytes may be written past whatever wraps it; None under TLS."""
+    if is_our_own(transport):
+        return transport  # type: ignore[no-any-return]
     while isinstance(transport, ProtocolWrapper) and not ISSLTransport.providedBy(transport):
         transport = transport.transport
     plain = isinstance(transport, FileDescriptor) and not ISSLTransport.providedBy(transport)

@@ -87,6 +87,7 @@ class UDPTransport:
             int(options.get("max_resends") or 0),
         )
         _bind(reactor, endpoint, host, port, server, MAX_PACKET_SIZE)
+        server.read()
         return server
 
     def _bare(self, where: str, endpoint: str, wire: Any, accept: Accept, reactor: Any) -> BareServer:

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import sys
 import threading
-from queue import SimpleQueue
 from typing import Any
 
-import pytest
 from twisted.internet.task import Clock
 
 from imgateway.brokers.embedded import EmbeddedBroker
-from imgateway.brokers.lanes import LEAST, ThreadLane, TurnLane
+from imgateway.brokers.lanes import TurnLane
 from imgateway.frames import Message, parse_address
 from imgateway.interfaces import Publication
 from imgateway.testing.disk import Recorder
@@ -97,44 +93,3 @@ def test_a_broker_in_memory_needs_no_thread() -> None:
     clock.advance(0)
     assert threading.active_count() == before
     assert not clock.getDelayedCalls()
-
-
-class FromThreads:
-    """A reactor that hears from threads."""
-
-    def __init__(self) -> None:
-        self.heard: SimpleQueue[tuple[Any, ...]] = SimpleQueue()
-
-    def callFromThread(self, *call: Any) -> None:
-        self.heard.put(call)
-
-
-def niceness() -> tuple[int, bool]:
-    thread = threading.get_native_id()
-    return os.getpriority(os.PRIO_PROCESS, thread), thread == os.getpid()
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a thread has no niceness of its own")
-def test_a_lane_that_yields_is_the_least_of_the_threads_and_alone_in_that() -> None:
-    reactor, own = FromThreads(), niceness()
-    results: list[Any] = []
-    for yields in (False, True):
-        lane = ThreadLane(reactor, "some", yields=yields)
-        lane.submit(niceness, results.append)
-        lane.stop()
-        done, result = reactor.heard.get(timeout=60)
-        done(result)
-    assert results == [(own[0], False), (LEAST, False)]
-    assert niceness() == own
-
-
-def test_a_system_that_refuses_is_no_trouble(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*which: int) -> None:
-        raise PermissionError(1, "not permitted")
-
-    monkeypatch.setattr("imgateway.brokers.lanes.os.setpriority", refuse)
-    reactor = FromThreads()
-    lane = ThreadLane(reactor, "some", yields=True)
-    lane.submit(lambda: 7, str)
-    lane.stop()
-    assert reactor.heard.get(timeout=60) == (str, 7)

@@ -73,6 +73,9 @@ class Pipe:
     def unsent(self) -> int:
         return 0
 
+    def is_behind(self) -> bool:
+        return False
+
     def unacked(self) -> int | None:
         return 0
 

@@ -18,6 +18,7 @@ from imgateway.errors import OperatorError
 from imgateway.interfaces import IListener
 from imgateway.testing.wires import BareWire, Recorder
 from imgateway.transports.datagram.packets import LARGEST, Reset, parse
+from imgateway.transports.datagram.reader import AT_ONCE
 from imgateway.transports.udp import UDPTransport
 from tests.network.nodes import Node, imgateway, soon, until
 
@@ -122,6 +123,24 @@ async def test_both_ends_in_one_process(endpoint: str) -> None:
     client.connection.send(body)
     await soon(lambda: len(client.chunks) == 2)
     assert client.chunks[1] == b"re:" + body
+    assert both.listener.reader is not None
+    await both.end(client)
+    assert both.listener.reader is None
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_gateway_knows_that_it_is_behind() -> None:
+    both = Both()
+    client = await connect(await both.listen("127.0.0.1:0"))
+    connection, reader = both.accepted[0].connection, both.listener.reader
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as stranger:
+        stranger.connect(("127.0.0.1", both.listener.port))
+        for _ in range(AT_ONCE + 1):
+            stranger.send(b"\x01")
+        reader.doRead()
+        assert connection.is_behind()
+        reader.doRead()
+        assert not connection.is_behind()
     await both.end(client)
 
 

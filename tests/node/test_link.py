@@ -11,8 +11,10 @@ from twisted.logger import globalLogPublisher
 from imgateway.core.handshake import LinkState
 from imgateway.errors import CloseCode
 from imgateway.frames import (
+    Acked,
     Bye,
     Deliver,
+    DeliverAck,
     Hello,
     Ping,
     Pong,
@@ -27,7 +29,7 @@ from imgateway.frames import (
 from imgateway.interfaces import Traits
 from imgateway.node.link import Pause
 from imgateway.protocols.native import NativeAdapter
-from tests.node.rig import AsciiWire, Rig
+from tests.node.rig import EPOCH, AsciiWire, Peer, Rig
 
 BOB = user_address("bob")
 
@@ -319,6 +321,115 @@ def test_the_time_for_acknowledging_does_not_count_while_paused() -> None:
     bob.link.resume(Pause.STORE)
     rig.advance(31)
     assert bob.code is CloseCode.ACK_TIMEOUT
+
+
+def unacked(peer: Peer, size: int | None) -> None:
+    """From now on this is what the peer's system has not acknowledged."""
+    peer.server.unacked = lambda: size  # type: ignore[method-assign]
+
+
+def test_what_is_under_way_to_a_living_device_need_not_be_acknowledged_yet() -> None:
+    rig = Rig()
+    bob = rig.login("bob")
+    unacked(bob, 7)
+    rig.mail("bob", b"1")
+    for _ in range(30):
+        rig.advance(10)
+        bob.send(Ping())
+    assert bob.code is None
+    unacked(bob, 0)
+    rig.advance(14)
+    assert bob.code is None
+    rig.advance(31)
+    assert bob.code is CloseCode.ACK_TIMEOUT, "it arrived, and the device says nothing of it"
+
+
+def test_who_just_got_it_has_half_the_time_at_least() -> None:
+    rig = Rig()
+    bob = rig.login("bob")
+    rig.mail("bob", b"1")
+    unacked(bob, 7)
+    rig.advance(14)
+    bob.send(Ping())
+    rig.advance(1.5)  # half of the time is over
+    unacked(bob, 0)
+    rig.advance(20)
+    assert bob.code is None
+    bob.ack(1)
+    rig.advance(35)
+    assert bob.code is None
+
+
+@pytest.mark.parametrize("size", [7, 0, None])
+def test_the_dead_are_ended_in_time_whatever_is_under_way_to_them(size: int | None) -> None:
+    rig = Rig()
+    bob = rig.login("bob")
+    rig.advance(10)
+    unacked(bob, size)
+    rig.mail("bob", b"1")
+    rig.advance(29.5)
+    assert bob.code is None
+    rig.advance(1)
+    assert bob.code is CloseCode.ACK_TIMEOUT
+
+
+def test_a_device_that_dies_while_something_is_under_way_to_it_is_ended_in_time() -> None:
+    rig = Rig()
+    bob = rig.login("bob")
+    unacked(bob, 7)
+    rig.mail("bob", b"1")
+    rig.advance(12)
+    bob.send(Ping())
+    rig.advance(29.5)
+    assert bob.code is None
+    rig.advance(1)
+    assert bob.code is CloseCode.ACK_TIMEOUT, "after its last word"
+
+
+def test_no_acknowledgement_is_missed_while_not_all_is_read() -> None:
+    rig = Rig()
+    bob = rig.login("bob")
+    rig.mail("bob", b"1")
+    bob.server.is_behind = lambda: True  # type: ignore[method-assign]
+    for _ in range(4):
+        rig.advance(50)
+        bob.send(Ping())
+    assert bob.code is None
+    bob.server.is_behind = lambda: False  # type: ignore[method-assign]
+    rig.advance(14)
+    assert bob.code is None
+    rig.advance(31)
+    assert bob.code is CloseCode.ACK_TIMEOUT
+
+
+def stall(rig: Rig, seconds: float) -> None:
+    """The reactor does nothing for a while; then what is due comes first, as in a turn of Twisted's."""
+    rig.clock.rightNow += seconds
+    rig.turn()
+
+
+def test_what_came_during_a_stall_is_read_before_anybody_is_judged() -> None:
+    rig = Rig()
+    bob, carol = rig.login("bob"), rig.login("carol")
+    rig.mail("bob", b"1")
+    carol.client.send(carol.codec.encode(Ping()))
+    bob.client.send(bob.codec.encode(DeliverAck((Acked(user_address("bob"), EPOCH, 1),))))
+    stall(rig, 90)
+    rig.settle()
+    rig.advance(20)
+    assert bob.code is carol.code is None
+
+
+def test_who_said_nothing_is_ended_after_a_stall_too() -> None:
+    rig = Rig()
+    bob = rig.login("bob")
+    rig.mail("bob", b"1")
+    stall(rig, 90)
+    assert bob.code is None
+    stall(rig, 1)
+    assert bob.link.state is LinkState.CLOSED, "even if each turn is late"
+    rig.settle()
+    assert bob.code is CloseCode.HEARTBEAT_TIMEOUT
 
 
 def test_a_wire_may_never_ask_for_acknowledgements_in_time() -> None:

@@ -134,6 +134,9 @@ class BareConnection:
         """Nobody knows what arrived."""
         return None
 
+    def is_behind(self) -> bool:
+        return False
+
     def pause_reading(self) -> None:
         """What comes meanwhile is lost; who wants an answer asks again."""
         self._reading = False

@@ -112,6 +112,9 @@ class DatagramConnection:
     def unacked(self) -> int | None:
         return self._traffic.unacked() if self._traffic is not None else 0
 
+    def is_behind(self) -> bool:
+        return self._port.is_behind()
+
     def proven(self) -> None:
         """Nobody's answers are limited here."""
 
@@ -158,7 +161,8 @@ class DatagramConnection:
         messages: list[bytes] = []
         try:
             if self._parting is None:
-                messages = flow.receive(number, payload, self._port.now())
+                port = self._port
+                messages = flow.receive(number, payload, port.now(), port.ack_delay_s)
             else:
                 flow.settle(payload, self._port.now())
         except MalformedDatagram as error:
@@ -254,8 +258,11 @@ class DatagramConnection:
     def _collect(self) -> None:
         self._port.collector.add(self)
 
-    def _look(self) -> None:
-        """See that the flow is asked again when it wants to be; if it does not, it rests."""
+    def _look(self, has_sent: bool = False) -> None:
+        """See that the flow is asked again when it wants to be; if it does not, it rests.
+
+        :param has_sent: what may go has gone: for the rest it is too early, as far as reading has come.
+        """
         flow = self._traffic
         if flow is None:
             return
@@ -265,7 +272,7 @@ class DatagramConnection:
                 self._collect()
             else:
                 self._rest(flow)
-        elif due <= self._port.now():
+        elif due <= self._port.now() and not has_sent:
             self._collect()
         elif due < self._armed:
             self._armed = due
@@ -274,7 +281,7 @@ class DatagramConnection:
     def _transmit(self) -> None:
         flow = self._flow
         place = self.place
-        for number, payload in flow.datagrams(self._port.now()):
+        for number, payload in flow.datagrams(self._port.now(), self._port.wakeups.judged):
             self._write(number, payload, place)
         if self._parting is OVER:
             return
@@ -288,7 +295,7 @@ class DatagramConnection:
                     self.receiver.resume_sending()
         if self._life == CLOSING and not flow.unacked():
             self._over()
-        self._look()
+        self._look(has_sent=True)
 
     def _write(self, number: int, payload: bytes, place: Place) -> None:
         if number > LAST_NUMBER:

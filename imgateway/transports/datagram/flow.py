@@ -12,13 +12,14 @@ likes to keep these instead.
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Iterator
+from math import inf
 
 from .incoming import Incoming, is_new
 from .lone import Lone
 from .messages import Ack, Close, Data, Forget, Fragment, Note, parse
 from .outgoing import Outgoing
 from .pieces import MAX_MESSAGE, PIECE
-from .recovery import Recovery
+from .recovery import ANSWER_DELAY_S, Recovery
 
 __all__ = ("Flow",)
 
@@ -77,19 +78,25 @@ class Flow:
         self._lone.number += 1
         return self._lone.number - 1
 
-    def datagrams(self, now: float) -> Iterable[tuple[int, bytes]]:
-        """Number and payload of each datagram to seal and send now; the caller exhausts the iterator."""
+    def datagrams(self, now: float, judged: float = inf) -> Iterable[tuple[int, bytes]]:
+        """Number and payload of each datagram to seal and send now; the caller exhausts the iterator.
+
+        :param judged: what came later than this may be unread: by then silence proves nothing.
+        """
+        judged = min(judged, now)
         if self._out is None:
-            datagrams = self._lone.datagrams(now)
+            datagrams = self._lone.datagrams(now, judged)
             if datagrams is not None:
                 return datagrams
             self._wake()
         assert self._out is not None
         assert self._in is not None
-        return self._filled(self._out, self._in, now)
+        return self._filled(self._out, self._in, now, judged)
 
-    def _filled(self, out: Outgoing, arrived: Incoming, now: float) -> Iterator[tuple[int, bytes]]:
-        out.detect(now)
+    def _filled(
+        self, out: Outgoing, arrived: Incoming, now: float, judged: float
+    ) -> Iterator[tuple[int, bytes]]:
+        out.detect(judged)
         while True:
             parts: list[bytes] = []
             room = PIECE
@@ -147,15 +154,18 @@ class Flow:
         arrived = self._lone if self._in is None else self._in
         return not is_new(number, arrived.largest, arrived.taken)
 
-    def receive(self, number: int, payload: bytes, now: float) -> list[bytes]:
+    def receive(
+        self, number: int, payload: bytes, now: float, ack_delay_s: float = ANSWER_DELAY_S
+    ) -> list[bytes]:
         """Take an opened datagram that was not `seen`; the messages to hand over now, in order.
 
+        :param ack_delay_s: so long its acknowledgement may wait for something that it can ride with.
         :raises MalformedDatagram: the connection must end.
         """
         messages = list(parse(payload))  # whole before anything changes
         out = self._out
         if out is None:
-            taken = self._lone.receive(number, messages, now)
+            taken = self._lone.receive(number, messages, now, ack_delay_s)
             if taken is not None:
                 return taken
             out = self._wake()
@@ -181,7 +191,7 @@ class Flow:
             else:
                 self.notes.append(message)
         if room:
-            arrived.mark(number, answer, now)
+            arrived.mark(number, answer, now, ack_delay_s)
         else:
             arrived.refuse(now)
         return ready

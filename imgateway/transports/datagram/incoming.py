@@ -106,15 +106,15 @@ class Incoming:
 
     # ---------------------------------------------------------------------------------------- datagrams
 
-    def mark(self, number: int, answer: bool, now: float) -> None:
+    def mark(self, number: int, answer: bool, now: float, ack_delay_s: float = ANSWER_DELAY_S) -> None:
         """Datagram `number` was taken. `answer`: it wants an acknowledgement: with the second of them, or at
-        once if one is missing before it or came after it, or after ANSWER_DELAY_S."""
+        once if one is missing before it or came after it, or after `ack_delay_s`."""
         if answer:
             self._owed += 1
             if self._owed > 1 or number != self.largest + 1:
                 self.ack_at = now
             else:
-                self.ack_at = now + ANSWER_DELAY_S
+                self.ack_at = now + ack_delay_s
         self.largest, self.taken = marked(number, self.largest, self.taken)
 
     def refuse(self, now: float) -> None:

@@ -101,7 +101,7 @@ class Lone:
         self.piece = Piece(0, channel, number, 1, head, data)
         return True
 
-    def datagrams(self, now: float) -> Sequence[tuple[int, bytes]] | None:
+    def datagrams(self, now: float, judged: float) -> Sequence[tuple[int, bytes]] | None:
         """As `Flow.datagrams`; None: it takes a whole flow."""
         piece = self.piece
         if piece is None:
@@ -109,7 +109,7 @@ class Lone:
         elif self.flight < 0:
             self.flight, self.sent_at = self.number, now
             payload = piece.head + piece.body
-        elif self.sent_at + self.recovery.rto > now:
+        elif self.sent_at + self.recovery.rto > judged:
             payload = b""
         else:
             return None  # it seems to be lost
@@ -132,7 +132,9 @@ class Lone:
 
     # ----------------------------------------------------------------------------------------- receiving
 
-    def receive(self, number: int, messages: Sequence[Message], now: float) -> list[bytes] | None:
+    def receive(
+        self, number: int, messages: Sequence[Message], now: float, ack_delay_s: float = ANSWER_DELAY_S
+    ) -> list[bytes] | None:
         """The messages of a datagram that is new, as `Flow.receive` takes them; None: they take a whole flow,
         and nothing has changed."""
         data = answer = None
@@ -153,7 +155,7 @@ class Lone:
                 self.ins[0] += 1
                 ready.append(data.body)
             follows = self.ack_at is None and number == self.largest + 1
-            self.ack_at = now + ANSWER_DELAY_S if follows else now
+            self.ack_at = now + ack_delay_s if follows else now
         self.largest, self.taken = marked(number, self.largest, self.taken)
         return ready
 

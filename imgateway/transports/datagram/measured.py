@@ -18,6 +18,7 @@ from .client import ClientConnection
 from .flow import Flow
 from .messages import Ack, Answer, Note, challenge, padding, parse
 from .packets import CLEAR_BYTES, TAG_BYTES
+from .recovery import ANSWER_DELAY_S
 
 __all__ = ("MeasuredConnection",)
 
@@ -38,8 +39,10 @@ class MeasuredFlow(Flow):
         """Nothing: it cannot be made again, for the account is in no packed state."""
         return b""
 
-    def receive(self, number: int, payload: bytes, now: float) -> list[bytes]:
-        messages = super().receive(number, payload, now)
+    def receive(
+        self, number: int, payload: bytes, now: float, ack_delay_s: float = ANSWER_DELAY_S
+    ) -> list[bytes]:
+        messages = super().receive(number, payload, now, ack_delay_s)
         self.came.add(number)
         for message in parse(payload):
             if isinstance(message, Ack):

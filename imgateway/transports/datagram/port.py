@@ -15,6 +15,8 @@ from imgateway.transports.places import host_port
 
 from .packets import LONGEST
 from .path import Place
+from .reader import Reader
+from .recovery import ANSWER_DELAY_S
 from .wakeups import WakeUps
 
 __all__ = ("MAX_PACKET_SIZE", "Listening", "Port", "Socket")
@@ -124,9 +126,23 @@ class Port(Socket):
     def __init__(self, reactor: Any, max_frame_bytes: int, max_resends: int) -> None:
         super().__init__(reactor)
         self.collector = collector_of(reactor)
-        self.wakeups = WakeUps(reactor)
+        self.reader: Reader | None = None
+        self.wakeups = WakeUps(reactor, self._read_upto)
         self.max_frame_bytes = max_frame_bytes
         self.max_resends = max_resends
+
+    def is_behind(self) -> bool:
+        """More comes than is read, or more is to be sent again than goes in one turn."""
+        return self.wakeups.is_late or (self.reader is not None and self.reader.is_behind)
+
+    @property
+    def ack_delay_s(self) -> float:
+        """How long an acknowledgement may wait for something that it can ride with. It wants no wake-up of
+        its own while those wait for each other."""
+        return 0.0 if self.is_behind() else ANSWER_DELAY_S
+
+    def _read_upto(self, now: float) -> float:
+        return now if self.reader is None else self.reader.upto(now)
 
     def forget(self, connection: Any) -> None:
         """This connection has ended."""

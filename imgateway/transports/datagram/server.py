@@ -10,6 +10,7 @@ from zope.interface import implementer
 
 from imgateway.interfaces import Accept as AcceptConnection
 from imgateway.interfaces import IListener
+from imgateway.transports.readable import AVAILABLE, readable_of
 
 from .connection import DatagramConnection
 from .flow import Flow
@@ -28,7 +29,8 @@ from .packets import (
     parse,
 )
 from .path import Candidate, Place, packed, unpacked
-from .port import Listening, Port
+from .port import MAX_PACKET_SIZE, Listening, Port
+from .reader import Reader
 from .roll import Roll
 from .seal import reset_token as token_of
 from .seal import seal
@@ -126,8 +128,20 @@ class DatagramServer(Listening, Port):
     def _peopled(self) -> bool:
         return bool(self._connections)
 
+    def read(self) -> None:
+        """From now on read the socket ourselves, where there is one and the system lets us."""
+        handle = getattr(self.transport, "socket", None)
+        if handle is not None and AVAILABLE:
+            transport: Any = self.transport
+            transport.stopReading()
+            self.reader = Reader(handle, MAX_PACKET_SIZE, self.datagramReceived, transport, self.now)
+            readable_of(self.reactor).add(self.reader)
+
     def _leave(self) -> Deferred[None]:
         self.wakeups.stop()
+        if self.reader is not None:
+            readable_of(self.reactor).remove(self.reader)
+            self.reader = None
         return super()._leave()
 
     def _greet(self, hello: Hello, addr: Place) -> None:

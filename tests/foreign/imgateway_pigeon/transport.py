@@ -53,6 +53,9 @@ class Pigeon(Protocol):
     def unsent(self) -> int:
         return 0
 
+    def is_behind(self) -> bool:
+        return False
+
     def unacked(self) -> int | None:
         return None
 

@@ -625,8 +625,8 @@ class Last:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.flow, name)
 
-    def datagrams(self, now: float) -> Any:
-        return ((number + 2**32, payload) for number, payload in self.flow.datagrams(now))
+    def datagrams(self, now: float, judged: float) -> Any:
+        return ((number + 2**32, payload) for number, payload in self.flow.datagrams(now, judged))
 
 
 # ------------------------------------------------------------------------------------------ reading, clogging
