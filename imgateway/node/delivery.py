@@ -103,12 +103,13 @@ class Delivery:
             return False
         form, limits, entries = session.form, self.limits, len(messages)
         flying = session.entries + entries
+        carried = len(messages[0]) if entries == 1 else sum(map(len, messages))
         if (
             not form.is_mail
             # Whoever fills the window, or finds it full, has more to think of.
             or flying >= form.window
             or flying >= limits.deliver_window_entries
-            or session.bytes + sum(map(len, messages)) > limits.deliver_window_bytes
+            or session.bytes + carried > limits.deliver_window_bytes
         ):
             return False
         link: Link = session.link

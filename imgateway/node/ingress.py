@@ -91,7 +91,8 @@ class Ingress:
         self._counters.publishes += 1
         identity: Identity = session.identity
         limits, to = self.limits, frame.to
-        if len(to) > 1 and len(to) > self._most(identity):
+        is_one = len(to) == 1
+        if not is_one and len(to) > self._most(identity):
             raise BadFrame("more addresses than Welcome allows")
         if not identity.service:
             wait = self._charge(session, frame)
@@ -108,8 +109,8 @@ class Ingress:
                 link.pause(WINDOW)
             user = to[0]
             if (
-                user.kind == "user"
-                and len(to) == 1
+                is_one
+                and user.kind == "user"
                 and len(frame.body) <= limits.max_body_bytes
                 and not (frame.ttl_s or frame.headers or frame.resent or frame.copy_self)
                 and self.policy.may(identity, "publish", user)

@@ -40,9 +40,10 @@ class StreamCodec(Splitter, PlainCodec):
     def encode(self, frame: Frame) -> bytes | None:
         try:
             if type(frame) is PublishAck:
-                data = publish_ack_frame(frame.msg_id, frame.outcomes)
-            else:
-                data = write_frame(frame, self.max_frame_bytes)
+                data = publish_ack_frame(frame.msg_id, frame.outcomes, True)
+                if len(data) <= self.max_frame_bytes:
+                    return data
+            data = write_frame(frame, self.max_frame_bytes)
         except UNSAYABLE:
             return None
         size = len(data)

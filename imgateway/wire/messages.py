@@ -126,6 +126,12 @@ def mail_frame(address: Address, epoch: int, after: int, messages: Sequence[byte
 
     :param behind: it stands behind its length, as streams have it.
     """
+    log = _log(address, 0, epoch)
+    before = b"\x20" + varint(after) if after else b""
+    if len(messages) == 1:
+        message, upto = messages[0], varint(after + 1)
+        head, entry, text = _lengths(len(message), len(upto), len(log) + len(before), behind)
+        return b"".join((head, log, before, b"\x28", upto, entry, upto, text, message, b"\x40", upto))
     parts: list[bytes] = []
     size, seq, upto = 0, after, b""
     for message in messages:
@@ -135,26 +141,28 @@ def mail_frame(address: Address, epoch: int, after: int, messages: Sequence[byte
         outer = varint(inner)
         parts += (b"\x32", outer, b"\x08", upto, b"\x12", length, message)
         size += 1 + len(outer) + inner
-    log = _log(address, 0, epoch)
-    before = b"\x20" + varint(after) if after else b""
     size += len(log) + len(before) + 2 * len(upto) + 2
     content = varint(size)
     prefix = varint(1 + len(content) + size) if behind else b""
     return b"".join((prefix, b"\x1a", content, log, before, b"\x28", upto, *parts, b"\x40", upto))
 
 
-def publish_ack_frame(msg_id: str, outcomes: tuple[Outcome, ...]) -> bytes:
+def publish_ack_frame(msg_id: str, outcomes: tuple[Outcome, ...], behind: bool = False) -> bytes:
     """A whole Frame with this PublishAck.
 
+    :param behind: it stands behind its length, as streams have it.
     :raises ValueError: as `encode_message`.
     """
     name = msg_id.encode()
     if len(outcomes) == 1 and 0 < len(name) <= MAX_MSG_ID_BYTES:
         code, epoch, seq = outcomes[0]
         if seq and epoch and not code:  # as nearly all are: each length is one byte
-            outcome = b"\x10" + varint(seq) + _of_epoch(epoch)
-            size, rest = len(name), len(outcome)
-            return b"\x12%c\x0a%c%b\x12%c%b" % (size + rest + 4, size, name, rest, outcome)
+            place = varint(seq) + _of_epoch(epoch)
+            size, rest = len(name), len(place) + 1
+            whole = size + rest + 4
+            if behind:
+                return b"%c\x12%c\x0a%c%b\x12%c\x10%b" % (whole + 2, whole, size, name, rest, place)
+            return b"\x12%c\x0a%c%b\x12%c\x10%b" % (whole, size, name, rest, place)
     inner = b"\x0a" + varint(len(name)) + name if name else b""
     for code, epoch, seq in outcomes:
         outcome = b"\x08" + varint(code) if code else b""
@@ -163,7 +171,8 @@ def publish_ack_frame(msg_id: str, outcomes: tuple[Outcome, ...]) -> bytes:
         if epoch:
             outcome += b"\x18" + varint(epoch)
         inner += b"\x12" + varint(len(outcome)) + outcome
-    return b"\x12" + varint(len(inner)) + inner
+    frame = b"\x12" + varint(len(inner)) + inner
+    return varint(len(frame)) + frame if behind else frame
 
 
 # Who sends what from where repeats from message to message, and so do the logs that are delivered from.
@@ -174,6 +183,17 @@ def _origin(sender: str, device: str, content_type: str) -> bytes:
     """Fields 2 to 4 of a Message."""
     fields = ((b"\x12", sender), (b"\x1a", device), (b"\x22", content_type))
     return b"".join(_text(tag, text) for tag, text in fields if text)
+
+
+@lru_cache(maxsize=4096)
+def _lengths(message: int, upto: int, log: int, behind: bool) -> tuple[bytes, bytes, bytes]:
+    """What stands before log, seq and message of a mail of one, where these take so many bytes."""
+    text = b"\x12" + varint(message)
+    inner = 1 + upto + len(text) + message
+    entry = b"\x32" + varint(inner) + b"\x08"
+    size = log + 2 + 2 * upto + len(entry) - 1 + inner
+    content = b"\x1a" + varint(size)
+    return (varint(len(content) + size) if behind else b"") + content, entry, text
 
 
 @lru_cache(maxsize=16384)

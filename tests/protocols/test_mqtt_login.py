@@ -250,6 +250,21 @@ def test_who_wants_no_reasons_gets_none() -> None:
     assert peer.codec.encode(Bye(CloseCode.KICKED)).hex() == "e0029800"
 
 
+@pytest.mark.parametrize(
+    ("reason", "answer"),
+    [
+        ("why", "e008 98 06 1f 0003 776879"),
+        ("\0", "e002 98 00"),
+        ("a\0b", "e007 98 05 1f 0002 6162"),
+        ("\ud800", "e006 98 04 1f 0001 3f"),
+    ],
+)
+def test_any_reason_can_be_said(reason: str, answer: str) -> None:
+    peer = Peer()
+    peer.login(5)
+    assert peer.codec.encode(Bye(CloseCode.KICKED, reason)) == bytes.fromhex(answer)
+
+
 def test_the_codecs_own_reason_is_more_exact() -> None:
     peer = Peer()
     peer.login(5)

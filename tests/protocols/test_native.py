@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from imgateway.errors import BadFrame
 from imgateway.frames import (
+    MAX_MSG_ID_BYTES,
     Acked,
     Address,
     Bye,
@@ -26,6 +27,8 @@ from imgateway.frames import (
     Subscribe,
 )
 from imgateway.protocols.native import NativeAdapter
+from imgateway.wire.framing import length_prefixed
+from tests.strategies import publish_acks
 
 BOB = Address("user", "bob")
 
@@ -104,6 +107,36 @@ def test_mail_is_a_delivery(stream: bool, epoch: int, after: int, messages: list
     entries = tuple([Entry(after + n, message) for n, message in enumerate(messages, 1)])
     frame = Deliver(BOB, 0, epoch, after, upto, entries, False, upto)
     assert codec.mail(BOB, epoch, after, messages) == codec.encode(frame)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("size", [0, 90, 16_250])
+@pytest.mark.parametrize("after", [0, 126, 127, 128, 2**14 - 2, 2**14 - 1, 2**32, 2**63])
+def test_a_mail_of_one_has_the_right_lengths(size: int, after: int) -> None:
+    stream, message = (NativeAdapter().codec(stream, 1 << 20) for stream in (True, False))
+    for length in range(size, size + 140):  # one of its four lengths after the other takes a byte more
+        body = b"x" * length
+        frame = Deliver(BOB, 0, 5, after, after + 1, (Entry(after + 1, body),), False, after + 1)
+        for codec in (stream, message):
+            assert codec.mail(BOB, 5, after, [body]) == codec.encode(frame)  # type: ignore[attr-defined]
+
+
+@given(publish_acks)
+@example(PublishAck("m" * MAX_MSG_ID_BYTES, (Outcome(0, 2**64 - 1, 2**64 - 1),)))
+@example(PublishAck("m", (Outcome(0, 5, 7),) * 20))
+def test_an_acknowledgement_stands_behind_its_length(ack: PublishAck) -> None:
+    stream, message = (NativeAdapter().codec(stream, 1 << 20) for stream in (True, False))
+    data = message.encode(ack)
+    assert isinstance(data, bytes)
+    assert stream.encode(ack) == length_prefixed(data)
+
+
+@pytest.mark.parametrize("outcomes", [1, 2, 30])
+def test_the_largest_acknowledgement_is_still_said(outcomes: int) -> None:
+    ack = PublishAck("m1", (Outcome(0, 5, 7),) * outcomes)
+    data = NativeAdapter().codec(False, 1000).encode(ack)
+    assert isinstance(data, bytes)
+    assert NativeAdapter().codec(True, len(data)).encode(ack) == length_prefixed(data)
+    assert NativeAdapter().codec(True, len(data) - 1).encode(ack) is None
 
 
 @pytest.mark.parametrize("stream", [True, False])

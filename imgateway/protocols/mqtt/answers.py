@@ -57,8 +57,10 @@ def goodbye(greeting: Greeting, frame: Bye, fault: Reason | None) -> bytes:
 
 def _with_why(kind: Packet, head: bytes, greeting: Greeting | None, reason: str) -> bytes:
     """With the reason's text, for who wants it and can take so much."""
+    # A text of MQTT has neither NUL nor half a character; whoever kicks somebody may write what they like.
+    reason = reason[:200].replace("\0", "").encode(errors="replace").decode()
     if reason and (greeting is None or greeting.tell_reasons):
-        about = written(Property.REASON_STRING, reason[:200])
+        about = written(Property.REASON_STRING, reason)
         whole = packet(kind, head, length(len(about)), about)
         if greeting is None or not 0 < greeting.max_packet_bytes < len(whole):
             return whole
