@@ -106,7 +106,8 @@ def _identity(claims: Mapping[str, Any], now_s: float, leeway_s: int) -> Identit
     if now_s >= expires_s + leeway_s:
         raise LoginRefused("the token has expired", CloseCode.TOKEN_EXPIRED)
     issued_s = _time(claims, "iat")
-    if max(_time(claims, "nbf"), issued_s) > now_s + leeway_s:
+    valid_s = max(_time(claims, "nbf"), issued_s) if "nbf" in claims else issued_s
+    if valid_s > now_s + leeway_s:
         raise LoginRefused("the token is not valid yet")
     service = claims.get("svc", False)
     if not isinstance(service, bool):

@@ -20,7 +20,6 @@ __all__ = ("usual_claims",)
 
 _object = msgspec.json.Decoder(dict[str, Any])
 _TO_BASE64 = bytes.maketrans(b"-_", b"+/")
-_FROM_BASE64 = bytes.maketrans(b"+/", b"-_")
 
 
 def usual_claims(token: str, keys: KeySet, audience: str) -> Mapping[str, Any] | None:
@@ -51,7 +50,8 @@ def usual_claims(token: str, keys: KeySet, audience: str) -> Mapping[str, Any] |
 
 def _decoded(part: bytes) -> bytes:
     """:raises ValueError: it is not base64url in its one right form, without padding."""
-    data = a2b_base64(part.translate(_TO_BASE64) + b"==")
-    if b2a_base64(data, newline=False).rstrip(b"=").translate(_FROM_BASE64) != part:
+    plain = part.translate(_TO_BASE64)
+    data = a2b_base64(plain + b"==")
+    if b2a_base64(data, newline=False).rstrip(b"=") != plain:
         raise ValueError
     return data

@@ -25,6 +25,9 @@ __all__ = (
 )
 
 
+ENTER_DEVICE = "INSERT INTO device (user, device, platform, seen_ms) VALUES (?, ?, ?, ?)"
+
+
 class Saved(Struct, frozen=True, gc=False):
     """What is to be written of one session: cursors as (log, acked, parked)."""
 
@@ -75,10 +78,7 @@ def register(
     forgotten = tuple([other for (other,) in others if other not in keep][:surplus])
     for other in forgotten:
         forget_device(connection, SessionKey(user, other))
-    connection.execute(
-        "INSERT OR REPLACE INTO device (user, device, platform, seen_ms) VALUES (?, ?, ?, ?)",
-        (user, device, platform, now_ms),
-    )
+    connection.execute(ENTER_DEVICE, (user, device, platform, now_ms))
     if log is None:
         return 0, first, head, forgotten
     (seen,) = connection.execute("SELECT seen FROM log WHERE id = ?", (log,)).fetchone()
@@ -99,16 +99,11 @@ class Newcomer(Struct, frozen=True, gc=False):
     furthest: int
 
 
-# By their place in the question: those who are not the first device of a user whom nobody wrote to.
+# By their place in the question: users who have a device, or to whom somebody wrote.
 NOT_NEW = """
-SELECT json_group_array(key) FROM json_each(?)
-WHERE EXISTS (SELECT 1 FROM device WHERE user = json_extract(value, '$[0]'))
-OR EXISTS (SELECT 1 FROM log WHERE address = json_extract(value, '$[3]') AND lane = 0)
-"""
-ENTER_DEVICES = """
-INSERT INTO device (user, device, platform, seen_ms)
-SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2]'), ?
-FROM json_each(?)
+SELECT json_group_array(key) FROM (
+    SELECT key FROM json_each(?) WHERE EXISTS (SELECT 1 FROM device WHERE user = value)
+    UNION SELECT key FROM json_each(?) WHERE EXISTS (SELECT 1 FROM log WHERE address = value AND lane = 0))
 """
 
 
@@ -121,18 +116,19 @@ def register_all(
 ) -> list[tuple[int, int, int, tuple[str, ...]]]:
     """`register` for each. The first devices of users to whom nothing was ever sent, as come in crowds, are
     entered by two statements for all of them."""
-    rows = {
-        one.session.user: (*one.session, one.platform, address_text(user_address(one.session.user)))
-        for one in newcomers
-    }
-    crowd = list(rows.values())
-    (known,) = connection.execute(NOT_NEW, (json.dumps(crowd),)).fetchone()
+    crowd = {one.session.user: one for one in newcomers}
+    users = list(crowd)
+    mailboxes = [address_text(user_address(user)) for user in users]
+    (known,) = connection.execute(NOT_NEW, (json.dumps(users), json.dumps(mailboxes))).fetchone()
     for place in json.loads(known):
-        del rows[crowd[place][0]]
-    connection.execute(ENTER_DEVICES, (now_ms, json.dumps(list(rows.values()))))
+        del crowd[users[place]]
+    connection.executemany(
+        ENTER_DEVICE,
+        [(user, one.session.device, one.platform, now_ms) for user, one in crowd.items()],
+    )
     return [
         (0, 1, 0, ())
-        if rows.get(one.session.user, ("", ""))[1] == one.session.device
+        if crowd.get(one.session.user) is one
         else register(
             connection,
             store,

@@ -121,11 +121,7 @@ class EmbeddedBroker:
         )
         in_memory = self._directory is None
         make: Callable[[str], Lane] = lane or (
-            lambda name: (
-                TurnLane(reactor)
-                if in_memory
-                else ThreadLane(reactor, "imgateway-" + name, yields=name == "upkeep")
-            )
+            lambda name: TurnLane(reactor) if in_memory else ThreadLane(reactor, "imgateway-" + name)
         )
         self._writer = make("writer")
         self._reader = self._writer if in_memory else make("reader")
@@ -169,8 +165,14 @@ class EmbeddedBroker:
         self._timers = Timers(reactor)
         retry_wait = backoff(random, first_s=0.05, max_s=2.0)
         self._health = Health(self._timers, retry_wait, partial(self._tell, "healthy"))
+        gathers = lane is None and not in_memory  # the other lanes do so themselves
         self._questions = Questions(
-            self._reader, self._reading, self._database.path, self._health, self._answered
+            self._reader,
+            self._reading,
+            self._database.path,
+            self._health,
+            self._answered,
+            partial(reactor.callLater, 0) if gathers else lambda wake: wake(),
         )
 
         self._number = self._kept = 0
@@ -415,10 +417,11 @@ class EmbeddedBroker:
 
     def _arrived(self, touched: Sequence[Touched], now_ms: int) -> None:
         """Tell what one commit brought, log by log."""
-        listener, tail_of, epochs, epoch = self._listener, self._tails.get, self._epochs, self._epoch
+        listener, tails, epochs, epoch = self._listener, self._tails, self._epochs, self._epoch
         for log, after, upto, appends in touched:
-            tail = tail_of(log)
-            is_mailbox = log[0][0] == "user"  # by its names an address takes thrice as long
+            address = log[0]
+            is_mailbox = address[0] == "user"  # by its names an address takes thrice as long
+            tail = tails.of(address[1]) if is_mailbox else tails.get(log)
             if tail is not None and upto > tail.head:  # else a read was ahead of this report
                 tail.head = upto
                 if tail.told:

@@ -1,6 +1,7 @@
 """What the reactor asks the reader: in order, many in one job, again after a failure.
 
-Logins come in crowds, so those that wait are one question together.
+Logins come in crowds, so those that wait are one question together: those of a turn of the reactor, at least.
+To be asked each alone would wake two threads for each, which takes longer than all else that is done for it.
 """
 
 from __future__ import annotations
@@ -29,16 +30,24 @@ class Questions:
 
     :param path: the database's, for what the operator is told.
     :param answered: called after answers, and after a failure.
+    :param soon: calls what it is given when this turn of the reactor is over.
     """
 
     def __init__(
-        self, lane: Lane, reader: Reader, path: str, health: Health, answered: Callable[[], None]
+        self,
+        lane: Lane,
+        reader: Reader,
+        path: str,
+        health: Health,
+        answered: Callable[[], None],
+        soon: Callable[[Callable[[], None]], object],
     ) -> None:
         self._lane = lane
         self._reader = reader
         self._path = path
         self._health = health
         self._after = answered
+        self._soon = soon
         self._waiting: deque[tuple[Callable[[Reader], Any], Callable[[Any], None]]] = deque()
         self._logins: deque[tuple[SessionKey, Collection[LogKey], Callable[[Found], None]]] = deque()
         self._asked = False
@@ -48,19 +57,23 @@ class Questions:
 
     def ask(self, question: Callable[[Reader], Any], answer: Callable[[Any], None]) -> None:
         self._waiting.append((question, answer))
-        self._one_more()
+        self.open += 1
+        if self._may_ask():
+            self.wake()
 
     def ask_login(
         self, session: SessionKey, also: Collection[LogKey], answer: Callable[[Found], None]
     ) -> None:
         """What a login needs; and `also` logs in which the device's first cursor is not on disk yet."""
         self._logins.append((session, also, answer))
-        self._one_more()
-
-    def _one_more(self) -> None:
         self.open += 1
-        if not self._asked and "reader" not in self._health:
-            self.wake()
+        if self._may_ask():
+            self._asked = True
+            self._soon(self.wake)
+
+    def _may_ask(self) -> bool:
+        """Whether nobody has asked yet, and a failure is not waited for."""
+        return not self._asked and "reader" not in self._health
 
     def wake(self) -> None:
         self._asked = True

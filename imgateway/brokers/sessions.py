@@ -213,21 +213,24 @@ class Sessions:
         mailbox = Place(
             log, self._epoch_of(log), min(seat.acked, tail.head), max(tail.first, 1), tail.head, owed.parked
         )
-        others = [cursor for cursor in found.cursors if cursor.log != log] if found else ()
-        places = [
-            Place(cursor.log, self._epoch_of(cursor.log), acked, cursor.first, cursor.head, parked)
-            for cursor in others
-            for acked, parked in (owed.others.get(cursor.log, (cursor.acked, cursor.parked)),)
-        ]
-        return Opened(OK, seat.generation, (mailbox, *places), known, owed.record, resumed)
+        places = [mailbox]
+        for cursor in found.cursors if found else ():
+            if cursor.log != log:
+                acked, parked = owed.others.get(cursor.log, (cursor.acked, cursor.parked))
+                epoch = self._epoch_of(cursor.log)
+                places.append(Place(cursor.log, epoch, acked, cursor.first, cursor.head, parked))
+        return Opened(OK, seat.generation, tuple(places), known, owed.record, resumed)
 
     def _register(self, claim: Claim, tail: Tail, seat: Seat) -> None:
         """With `enter`."""
         self._tails.pins.begin(tail)
         self._saving.begin(seat)
         seats = tail.seats
-        keep = tuple([other.device for other in seats if other.online])
-        furthest = max([0, *[other.acked for other in seats]])
+        keep: tuple[str, ...] = (seat.device,)
+        furthest = max(seat.acked, 0)
+        if len(seats) > 1:
+            keep = tuple([other.device for other in seats if other.online])
+            furthest = max([0, *[other.acked for other in seats]])
         newcomer = Newcomer(claim.session, claim.platform, claim.start, keep, furthest)
         self._newcomers.append((newcomer, tail, seat))
 
@@ -639,6 +642,8 @@ class Sessions:
             return
         if self._forgotten:
             self._forgotten.pop(tail.name, None)
+        if isinstance(tail.sitting, Seat) and tail.sitting.generation:
+            return  # who is alone, and online
         seats = tail.seats
         for seat in seats:
             if not (seat.generation or seat in self._dirty or seat in self._saving):

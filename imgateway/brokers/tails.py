@@ -11,11 +11,13 @@ from typing import Any
 
 from msgspec import Struct
 
-from imgateway.frames import LogKey, user_address
+from imgateway.frames import Address, LogKey
 
 __all__ = ("MAX_PARKED", "Owed", "Seat", "Tail", "Tails", "UnderWay", "with_parked")
 
 MAX_PARKED = 32
+
+new = tuple.__new__
 
 
 class Owed(Struct, frozen=True, gc=False):
@@ -82,7 +84,10 @@ class Tail(Struct, gc=False, eq=False):
 
     @property
     def log(self) -> LogKey:
-        return LogKey(user_address(self.name)) if isinstance(self.name, str) else self.name
+        name = self.name
+        if not isinstance(name, str):
+            return name
+        return new(LogKey, (new(Address, ("user", name, "")), 0))  # as the classes do it, in C
 
     @property
     def seats(self) -> tuple[Seat, ...]:
@@ -121,24 +126,18 @@ def with_parked(owed: tuple[int, ...], seq: int) -> tuple[int, ...]:
     return tuple(sorted({*owed, seq})[-MAX_PARKED:])
 
 
-class UnderWay:
+class UnderWay(dict[Hashable, int]):
     """How much is under way for whom: for most nothing is, so they need no field for it."""
 
-    __slots__ = ("_counts",)
-
-    def __init__(self) -> None:
-        self._counts: dict[Hashable, int] = {}
-
-    def __contains__(self, one: Hashable) -> bool:
-        return one in self._counts
+    __slots__ = ()
 
     def begin(self, one: Hashable) -> None:
-        self._counts[one] = self._counts.get(one, 0) + 1
+        self[one] = self.get(one, 0) + 1
 
     def end(self, one: Hashable) -> None:
-        left = self._counts.pop(one) - 1
+        left = self.pop(one) - 1
         if left:
-            self._counts[one] = left
+            self[one] = left
 
 
 class Tails:

@@ -125,7 +125,8 @@ class Gate:
     def checked(self) -> None:
         """One check is over; the next may start."""
         self.checking -= 1
-        self._start()
+        if self._checks:
+            self._start()
 
     def _start(self) -> None:
         if self._starting:

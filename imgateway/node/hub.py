@@ -229,8 +229,7 @@ class Hub:
         generation, code, reason = claiming.last
         if generation:
             self.displaced(key, generation, code, reason)
-        there = self.sessions.get(key)
-        if there is not None and claiming.kicked is not None:
+        if claiming.kicked is not None and (there := self.sessions.get(key)) is not None:
             self.displaced(key, there.generation, CloseCode.KICKED, claiming.kicked)
 
     def has_ended(self, key: SessionKey) -> bool:
@@ -376,7 +375,8 @@ class Hub:
         session.told = True
         for listener in self._listeners:
             self._tell(listener.resumed if resumed else listener.opened, session.key, identity)
-        self._tell_early(session.key)
+        if self._early:
+            self._tell_early(session.key)
 
     def _unsaid(self, session: Session, address: Address) -> None:
         if session not in self._missing:

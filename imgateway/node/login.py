@@ -7,7 +7,7 @@ step the link may be gone by the time the answer comes; what was claimed by then
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from math import ceil
 from sys import intern
 from typing import Any
@@ -108,7 +108,7 @@ class Login:
         """A link said Hello; it is paused until Welcome or Bye."""
         if self._turns_away(link):
             return
-        self._gate.check(link, lambda: self._check(link, hello))
+        self._gate.check(link, partial(self._check, link, hello))
 
     def left(self, link: Link) -> None:
         """A link ended: nobody waits for its check any more, and the check makes room for another."""

@@ -23,7 +23,7 @@ __all__ = ("MOST", "PORTION", "Arrivals")
 log = Logger()
 
 PORTION = 16
-"""Connections made, and greetings read, before all others get their turn: some 3 ms."""
+"""Connections made, and greetings read, before all others get their turn: some 2 ms."""
 TAKEN = 256
 """Taken from the system in one turn: 2 ms."""
 MOST = 4096

@@ -12,6 +12,10 @@ from imgateway.wire.framing import varint
 
 __all__ = ("welcome_frame",)
 
+ZERO = pack("<d", 0.0)
+LOWEST = [bytes((bits | 128,)) for bits in range(128)]
+"""The first byte of a varint that has more."""
+
 
 def welcome_frame(frame: Welcome) -> bytes:
     """A whole Frame with this Welcome.
@@ -19,18 +23,18 @@ def welcome_frame(frame: Welcome) -> bytes:
     :raises ValueError: text with a lone surrogate, or a number that its field cannot hold.
     """
     session, user = frame.session.encode(), frame.user.encode()
-    expires_ms = frame.token_expires_ms
+    expires_ms, heartbeat = frame.token_expires_ms, pack("<d", frame.heartbeat_s)
     data = b"".join(
         (
             b"\x0a" + varint(len(session)) + session if session else b"",
             b"\x12" + varint(len(user)) + user if user else b"",
             _text(b"\x1a", frame.node),
             b"\x20" + _rising(frame.generation) if frame.generation else b"",
-            _double(b"\x29", frame.heartbeat_s),
+            b"\x29" + heartbeat if heartbeat != ZERO else b"",
             b"\x30" + _rising(frame.server_time_ms) if frame.server_time_ms else b"",
             b"\x38" + varint(expires_ms) if expires_ms else b"",
             _limits(frame.limits),
-            *[_resumed(log) for log in frame.resumed],
+            *map(_resumed, frame.resumed),
         )
     )
     return b"\x42" + varint(len(data)) + data
@@ -54,14 +58,9 @@ def _resumed(log: Resumed) -> bytes:
 
 def _rising(number: int) -> bytes:
     """A varint of one of many numbers that follow each other: what they have in common is remembered."""
-    if not 1 << 14 <= number < 1 << 64:
-        return varint(number)
-    return bytes((number & 127 | 128, number >> 7 & 127 | 128)) + varint(number >> 14)
-
-
-def _double(tag: bytes, number: float) -> bytes:
-    data = pack("<d", number)
-    return tag + data if any(data) else b""
+    if 127 < number < 1 << 64:
+        return LOWEST[number & 127] + varint(number >> 7)
+    return varint(number)
 
 
 # The same for all sessions of a node, or nearly so.

@@ -16,7 +16,7 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
-from imgateway.auth.keys import KeySet, load_keys, load_secret, make_secret, secret_path
+from imgateway.auth.keys import Key, KeySet, load_keys, load_secret, make_secret, secret_path
 from imgateway.config import AuthSettings
 from imgateway.errors import OperatorError
 
@@ -285,3 +285,18 @@ def test_no_keys_find_nothing() -> None:
 )
 def test_a_bad_key_set_is_refused_as_a_whole(key_set: Any, ec_key: Any, make: Any, said: str) -> None:
     assert said in refusal(key_set(make(ec_key)))
+
+
+# What it has signed.
+
+
+@pytest.mark.parametrize("size", [32, 63, 64, 65, 200])
+def test_a_secrets_signature_is_pyjwts(size: int) -> None:
+    secret = bytes(range(size))
+    key = Key("HS256", secret)
+    for text in (b"", b"a.b", b"x" * 1_000):
+        signature = jwt.get_algorithm_by_name("HS256").sign(text, secret)
+        assert key.has_signed(text, signature)
+        assert not key.has_signed(text + b"x", signature)
+        assert not key.has_signed(text, signature[:-1])
+        assert not Key("HS256", secret[:-1] + b"\xff").has_signed(text, signature)

@@ -147,7 +147,7 @@ def play(rig: Rig, seed: int, actions: list[Any], crowded: bool) -> None:
     assert sessions.online == 0
     assert len(broker._tails) == 0
     counts = (broker._tails.pins, sessions._saving, sessions._unfollowing)
-    assert [each._counts for each in counts] == [{}, {}, {}]
+    assert list(counts) == [{}, {}, {}]
     tables = ("_dirty", "_waiting", "_forgotten", "_moved", "_following")
     assert {name: getattr(sessions, name) for name in tables} == {name: {} for name in tables}
     rig.stop()

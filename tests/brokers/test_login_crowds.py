@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import pytest
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
 
+from imgateway.brokers.embedded import EmbeddedBroker
 from imgateway.brokers.questions import STEP
-from imgateway.frames import Start, log_of, parse_address
-from imgateway.interfaces import Opened, Verdict
-from imgateway.testing.disk import Rig, disk_error
+from imgateway.frames import SessionKey, Start, log_of, parse_address
+from imgateway.interfaces import Claim, Opened, Verdict
+from imgateway.testing.disk import Recorder, Rig, disk_error
 
 CROWD = 40
 
@@ -128,3 +132,47 @@ def test_who_reads_in_a_storm_of_logins_waits_for_some_of_them(disk: Rig) -> Non
             choice()
     assert read
     assert 0 < sum(map(len, logins)) < len(logins) - STEP, "or it was no storm"
+
+
+class Threads(Clock):
+    """A reactor whose clock stands still, and to which threads report."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._reports: SimpleQueue[tuple[Any, tuple[Any, ...]]] = SimpleQueue()
+
+    def callFromThread(self, call: Any, *arguments: Any) -> None:
+        self._reports.put((call, arguments))
+
+    def take(self) -> None:
+        """What one thread says, once it says something."""
+        call, arguments = self._reports.get(timeout=60)
+        call(*arguments)
+
+    def now(self, *deferreds: Deferred[Any]) -> list[Any]:
+        while not all(one.called for one in deferreds):
+            self.take()
+        return [one.result for one in deferreds]
+
+
+def test_logins_of_one_turn_are_one_question_of_the_reader(tmp_path: Path) -> None:
+    reactor = Threads()
+    broker = EmbeddedBroker(reactor=reactor, data_dir=tmp_path / "data")
+    reactor.now(broker.start(Recorder(), "n.1"))
+    asked: list[int] = []
+    logins = broker._reading.logins
+
+    def counted(claimed: Any) -> Any:
+        asked.append(len(claimed))
+        return logins(claimed)
+
+    broker._reading.logins = counted  # type: ignore[method-assign]
+    opening = [broker.open_session(Claim(SessionKey(f"user{n}", "phone"))) for n in range(3)]
+    reading = broker.mailbox("user0")  # does not go before them
+    assert broker._reader._jobs.empty(), "the turn is not over"  # type: ignore[attr-defined]
+    reactor.advance(0)
+    *opened, mailbox = reactor.now(*opening, reading)
+    assert [one.verdict for one in opened] == [Verdict.OK] * 3
+    assert (mailbox.first, mailbox.head) == (1, 0)
+    assert asked == [3]
+    reactor.now(broker.stop())

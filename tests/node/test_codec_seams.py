@@ -391,6 +391,15 @@ def test_a_greeting_may_set_a_limit_that_is_shorter_than_the_time_for_greeting()
     assert bob.code is CloseCode.HEARTBEAT_TIMEOUT
 
 
+def test_who_is_asked_before_the_time_for_greeting_is_over() -> None:
+    rig = Rig(set={"session.heartbeat_s": 2.0, "session.dead_s": 4.0})
+    bob = rig.login("bob", wire=AsciiWire(silence_s=100.0))
+    rig.advance(2.75)
+    assert bob.kinds() == [Welcome]
+    rig.advance(0.75)
+    assert bob.kinds() == [Ping]
+
+
 # ------------------------------------------------------------------------------------- gaps that are not said
 
 
