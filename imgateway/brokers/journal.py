@@ -143,8 +143,9 @@ class Journal:
 
     def needed(self, moved: Collection[int]) -> int:
         """Without these logs, the number of the oldest row that has something which waits; 0: none has."""
+        gone = set(moved)
         for log, run in self.runs.items():
-            if log not in moved:
+            if log not in gone:
                 return run.since
         return 0
 
@@ -155,7 +156,8 @@ class Journal:
             run = self.runs[log]
             self._messages -= len(run.messages)
             self._bytes -= _size(run)
-        self.runs = {log: run for log, run in self.runs.items() if log not in logs}
+        gone = set(logs)
+        self.runs = {log: run for log, run in self.runs.items() if log not in gone}
 
     def passed(self) -> None:
         """Something else is in the logs: no run may follow what a reader has not seen in `entry`."""

@@ -280,7 +280,7 @@ class Store:
             journal.entered(
                 number, batch.now_ms, [(book.id, after, appends) for book, (_, after, _, appends) in touched]
             )
-        journal.sample([book.id for book in books], len(plain))
+        journal.sample([book.id for book in books], len(plain) + len(special))
 
     def _merge(self, connection: sqlite3.Connection) -> None:
         """Between commits: all that is in the journal to its logs."""

@@ -79,6 +79,61 @@ def test_a_commit_is_one_row_for_a_second_or_two(rig: Rig) -> None:
     assert list(messages(rig, "user:bob").values()) == ["0", "1", "2"]
 
 
+def newest(rig: Rig) -> int:
+    """The newest commit's number, as row 0 says it."""
+    return int(rows(rig, "SELECT at_ms FROM entry WHERE key = 0")[0][0])
+
+
+def test_a_sweep_moves_only_what_waited_at_the_sweep_before(rig: Rig) -> None:
+    send(rig, 0)
+    rig.pass_time(1)
+    send(rig, 1, "user:carol")
+    assert (waiting(rig), merged(rig)) == (2, [])
+    rig.pass_time(1)
+    # Of two rows one is left, and both are counted: a batch that is tried again goes by that number.
+    assert (waiting(rig), merged(rig), newest(rig)) == (1, [1], 2)
+    rig.pass_time(1)
+    assert (waiting(rig), newest(rig)) == (0, 2)
+
+
+def test_rows_of_changes_wait_no_longer(rig: Rig) -> None:
+    rig.now(rig.broker.revoke("carol", 1))
+    rig.pass_time(1)
+    assert waiting(rig) == 1
+    rig.pass_time(1)
+    assert (waiting(rig), newest(rig)) == (0, 1)
+    rig.now(rig.broker.revoke("carol", 2))
+    rig.pass_time(1)
+    send(rig, 0)
+    rig.pass_time(1)
+    assert (waiting(rig), merged(rig)) == (2, [])  # beside what waits, theirs go with its own
+    rig.pass_time(1)
+    assert (waiting(rig), merged(rig), newest(rig)) == (0, [1], 3)
+
+
+def test_what_goes_to_the_logs_leaves_those_of_others(rig: Rig) -> None:
+    send(rig, 0)
+    send(rig, 1, "user:carol")
+    send(rig, 2, "user:carol", ttl_s=60)
+    assert (waiting(rig), merged(rig), newest(rig)) == (2, [], 3)
+    rig.crash()
+    # The rows' numbers are less than what was there: that must not go back, for seqs would get a new epoch.
+    assert (waiting(rig), merged(rig), newest(rig)) == (0, [1], 3)
+
+
+def test_what_goes_to_the_logs_is_sampled_too(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A store of which no message waits does not remember whom all those were for."""
+    monkeypatch.setattr("imgateway.brokers.journal.SAMPLE", 10)
+    monkeypatch.setattr("imgateway.brokers.journal.FEW", 2)
+    for n in range(35):
+        send(rig, n, f"user:{n}", ttl_s=60)
+    assert len(rig.broker._store._journal._sampled) == 5
+    for n in range(2):
+        rig.publish("user:bob", msg_id=str(n))
+    rig.run()
+    assert (waiting(rig), merged(rig)) == (0, [1, 2])  # for the logs before were one message's each
+
+
 def test_a_full_journal_is_taken_along(rig: Rig, often: None) -> None:
     for n in range(3):
         send(rig, n)
@@ -318,6 +373,25 @@ def test_a_merge_between_runs_and_statement(rig: Rig) -> None:
     assert reading.position(MAILBOX)[1:] == (3, 4)
 
 
+def test_a_commit_to_the_logs_between_runs_and_statement(rig: Rig) -> None:
+    """The runs end before what the statement sees."""
+    reading = rig.broker._reading
+    ask = reading._one
+    send(rig, "1")
+
+    def late(question: str, values: tuple[object, ...]) -> Any:
+        send(rig, f"{len(merged(rig))} more", ttl_s=60)
+        return ask(question, values)
+
+    reading._one = late  # type: ignore[method-assign]
+    batch = reading.read(MAILBOX, 0, 100, 1 << 20)
+    assert ([entry.seq for entry in batch.entries], batch.upto, batch.head) == ([1, 2], 2, 2)
+    del reading._one
+    send(rig, "3")
+    reading._one = late  # type: ignore[method-assign]
+    assert reading.position(MAILBOX)[1:] == (1, 4)
+
+
 def test_a_commit_and_a_merge_between_statement_and_answer(rig: Rig) -> None:
     """The commit is seen already, though the statement saw nothing of it; what the merge took away, still."""
     reading = rig.broker._reading
@@ -336,6 +410,32 @@ def test_a_commit_and_a_merge_between_statement_and_answer(rig: Rig) -> None:
     reading._one = early  # type: ignore[method-assign]
     assert [entry.seq for entry in reading.read(MAILBOX, 0, 100, 1 << 20).entries] == [1, 2]
     rig.run()
+
+
+def test_a_commit_of_unknown_fate_and_its_merge_between_statement_and_answer(rig: Rig) -> None:
+    """What the reader took remains what it was, also when the writer begins anew with nothing."""
+    reading, disk = rig.broker._reading, rig.disk
+    assert disk is not None
+    ask = reading._one
+    send(rig, "1")
+
+    def early(question: str, values: tuple[object, ...]) -> Any:
+        found = ask(question, values)
+        disk.fail(disk_error(), lambda one: "INTO journal" in one, True, 1)
+        rig.publish("user:bob", msg_id="2")
+        rig.steps.lanes["writer"].step()
+        assert waiting(rig) == 2
+        rig.broker._store.sweep()
+        assert (waiting(rig), merged(rig)) == (0, [1, 2])
+        return found
+
+    reading._one = early  # type: ignore[method-assign]
+    batch = reading.read(MAILBOX, 0, 100, 1 << 20)
+    assert ([entry.seq for entry in batch.entries], batch.head) == ([1], 1)
+    del reading._one
+    assert list(messages(rig, "user:bob")) == [1, 2]
+    rig.pass_time(2)
+    assert send(rig, "3").seq == 3
 
 
 def test_what_went_to_the_logs_meanwhile_is_not_passed_over(rig: Rig) -> None:
@@ -376,6 +476,21 @@ def test_what_is_not_committed_is_not_seen(rig: Rig, statement: str) -> None:
     assert rig.now(rig.broker.watch(MAILBOX)).head == 1
     rig.disk.mend()
     rig.pass_time(2)
+    assert list(messages(rig, "user:bob")) == [1, 2]
+
+
+def test_a_merge_that_is_not_committed_takes_nothing_away(rig: Rig) -> None:
+    send(rig, "1")
+    assert rig.disk is not None
+    rig.disk.fail(disk_error(), lambda one: "INTO journal" in one)
+    rig.publish("user:bob", msg_id="2")
+    rig.run()
+    rig.disk.fail(disk_error(), lambda one: "COMMIT" in one)  # of the merge with which the next try begins
+    rig.pass_time(1)
+    assert (waiting(rig), merged(rig)) == (1, [])
+    assert list(messages(rig, "user:bob")) == [1]
+    rig.disk.mend()
+    rig.pass_time(3)
     assert list(messages(rig, "user:bob")) == [1, 2]
 
 
@@ -667,6 +782,21 @@ def test_a_file_of_a_version_before_goes_on(tmp_path: Path, version: int) -> Non
     rig.stop()
 
 
+def test_rows_of_the_version_before_go_on(tmp_path: Path) -> None:
+    rig = Rig(tmp_path / "data").start()
+    outcomes = [send(rig, n) for n in range(3)]
+    rig.stop()
+    with closing(sqlite3.connect(tmp_path / "data" / "messages.sqlite3")) as connection:
+        assert connection.execute("SELECT count(*) FROM journal").fetchone() == (3,)
+        connection.execute("PRAGMA user_version = 2")
+    rig.new()
+    rig.start()
+    assert (waiting(rig), merged(rig), newest(rig)) == (0, [1, 2, 3], 3)
+    assert [send(rig, n).seq for n in range(4)] == [*(one.seq for one in outcomes), 4]
+    assert send(rig, 4).epoch == outcomes[0].epoch
+    rig.stop()
+
+
 def test_a_newer_file_is_left_alone(tmp_path: Path) -> None:
     rig = Rig(tmp_path / "data").start()
     rig.stop()
@@ -784,12 +914,20 @@ def test_what_it_has_no_place_for() -> None:
     journal.moved([1, 2])
     assert (list(journal.runs), list(before)) == ([*range(3, 11)], [*range(1, 11)])
     assert journal.overdue(11, 90, 900) is None
+    assert journal.overdue(11, 354, 900) == [3, 4]  # 894 messages are left then, and 6 commits
 
     journal = Journal()
     for number in range(1, 10):
         journal.entered(number, 0, [(number, 0, some(1, 100_000))])
     assert journal.overdue(10, 1, 148_000) is None
     assert journal.overdue(10, 1, 149_000) == [1, 2]
+    journal.moved([1, 2])
+    assert journal.overdue(10, 1, (1 << 20) - 700_001) is None
+    assert journal.overdue(10, 1, (1 << 20) - 700_000) == [3, 4]
+    assert journal.overdue(10, 1, (1 << 20) * 9 // 10 - 500_000) == [3, 4]
+    journal.merged()
+    assert journal.overdue(10, 1, (1 << 20) - 1) is None
+    assert journal.overdue(2_000, 999, 0) is None
 
     journal = Journal()
     journal.entered(1, 0, [(log, 0, some(1)) for log in range(250)])
@@ -810,6 +948,13 @@ def test_one_that_waits_holds_no_more_than_so_many_rows() -> None:
     for number in range(1_001, 2_000):
         journal.entered(number, 0, [])
     assert journal.overdue(2_000, 0, 0) == []  # nothing to move, but rows to delete
+
+
+def test_what_has_waited_since() -> None:
+    journal = Journal()
+    for number in range(1, 5):
+        journal.entered(number, 0, [(number * 10, 0, some(1))])
+    assert [journal.waiting(upto, 3) for upto in (0, 1, 2, 4)] == [[], [10], [10, 20], [10, 20, 30]]
 
 
 def test_what_shares_no_pages_goes_to_the_logs() -> None:

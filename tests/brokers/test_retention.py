@@ -201,6 +201,18 @@ def test_age(rig: Rig) -> None:
     assert (place.first, place.head) == (6, 6)
 
 
+def test_no_seq_is_given_twice_whatever_goes_first(rig: Rig) -> None:
+    """A later entry expires, then an earlier one is too old: a log has got as far as the later one."""
+    assert [send(rig, n, ttl_s=60 * n).seq for n in range(2)] == [1, 2]
+    rig.pass_time(61)
+    assert seqs(rig) == [1]
+    rig.wall_ms += 3_600_000
+    rig.pass_time(3)
+    assert seqs(rig) == []
+    rig.crash()
+    assert send(rig, 2).seq == 3
+
+
 def test_age_of_many_entries_goes_in_steps(tmp_path: Path) -> None:
     rig = Rig(tmp_path / "data", retention=RetentionSettings(age_s=3600)).start()
     for n in range(700):
