@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from html import escape
@@ -47,7 +48,9 @@ def check(path: str) -> None:
     try:
         import matplotlib.figure  # noqa: F401
     except ImportError:
-        raise click.ClickException("a report needs matplotlib: pip install -e '.[bench]'") from None
+        raise click.ClickException(
+            f"a report needs matplotlib: {sys.executable} -m pip install matplotlib"
+        ) from None
 
 
 def write(path: str, result: Result) -> None:

@@ -129,7 +129,7 @@ def cells(figure: Figure) -> tuple[str, ...]:
         shown(figure.ratio) if figure.ratio is not None else "",
         shown(_by_processor(figure)) if _by_processor(figure) is not None else "",
         *limits,
-        (MARKS[figure.mark] + " ?" * figure.is_disturbed).strip(),
+        "?" if figure.is_disturbed else MARKS[figure.mark],
     )
 
 

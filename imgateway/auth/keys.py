@@ -152,7 +152,10 @@ def make_secret(data_dir: str, name: str = "token") -> None:
             os.unlink(fresh)
         _sync_directory(path.parent)
     except OSError as error:
-        raise OperatorError(f"{path}: the {name} secret cannot be made: {error.strerror}") from None
+        raise OperatorError(
+            f"{path}: the {name} secret cannot be read or made: {error.strerror}; "
+            "the --data-dir must belong to the user who starts this"
+        ) from None
 
 
 def _sync_directory(path: Path) -> None:

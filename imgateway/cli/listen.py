@@ -43,7 +43,7 @@ __all__ = ("listen",)
     show_default=True,
     help="With --subscribe. notify: of rooms the gateway only tells that there is something; it is fetched.",
 )
-@click.option("--json", "_", is_flag=True, expose_value=False, help="What is printed anyway.")
+@click.option("--json", "_", is_flag=True, expose_value=False, help="Without effect: JSON is printed anyway.")
 @pass_world
 def listen(
     world: World,

@@ -39,7 +39,7 @@ __all__ = ("send",)
     metavar="S",
     help="Give up when the login, or then an acknowledgement, takes longer than S seconds.",
 )
-@click.option("--json", "_", is_flag=True, expose_value=False, help="What is printed anyway.")
+@click.option("--json", "_", is_flag=True, expose_value=False, help="Without effect: JSON is printed anyway.")
 @pass_world
 def send(
     world: World,

@@ -131,6 +131,8 @@ def http_door(
     from imgateway.transports.listening import advice, description
 
     def refused(failure: Failure) -> HttpListener:
-        raise OperatorError(f"listen.http: {endpoint}: {advice(failure.value)}")
+        raise OperatorError(
+            f"listen.http: {endpoint}: {advice(failure.value)}; another place for health and metrics: --http"
+        )
 
     return maybeDeferred(listen, description(endpoint), health, metrics, reactor).addErrback(refused)

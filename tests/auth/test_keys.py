@@ -114,13 +114,13 @@ def test_a_disk_that_takes_no_secret_is_told_and_left_clean(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    assert "cannot be made: No space left on device" in refusal(SHARED, tmp_path)
+    assert "cannot be read or made: No space left on device; " in refusal(SHARED, tmp_path)
     assert list((tmp_path / "secrets").iterdir()) == []
 
 
 def test_a_data_directory_that_is_a_file_is_told(tmp_path: Path) -> None:
     (tmp_path / "data").write_text("")
-    assert "token.key: the token secret cannot be made: " in refusal(SHARED, tmp_path / "data")
+    assert "token.key: the token secret cannot be read or made: " in refusal(SHARED, tmp_path / "data")
 
 
 def test_without_making_a_missing_secret_is_told(tmp_path: Path) -> None:

@@ -141,6 +141,7 @@ def test_the_http_port_may_be_short_and_tells_who_has_it() -> None:
         http("7980", network)
     assert str(caught.value) == (
         "listen.http: 7980: the address is in use; see by whom with:  ss -ltnp 'sport = :7980'"
+        "; another place for health and metrics: --http"
     )
 
 
