@@ -14,7 +14,6 @@ import stat
 from base64 import urlsafe_b64encode
 from collections.abc import Mapping
 from functools import lru_cache
-from hmac import HMAC
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -58,7 +57,7 @@ class Key(NamedTuple):
 
 
 @lru_cache(maxsize=8)
-def _begun(secret: bytes) -> HMAC:
+def _begun(secret: bytes) -> hmac.HMAC:
     """An HMAC to be copied: to prepare the secret anew for each text takes as long as the text."""
     return hmac.new(secret, digestmod="sha256")
 

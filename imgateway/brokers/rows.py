@@ -25,24 +25,25 @@ Row = tuple[int, bytes, bytes]
 PLAIN_BYTES = 1 << 24
 ENTER = "INSERT INTO journal (number, at_ms, places, messages) VALUES (?1, ?2, ?3, ?4)"
 
+# The commit's number to row 0, behind the rows of an INSERT.
+NUMBER = """UNION ALL SELECT 0, ?1, NULL, NULL WHERE true
+ON CONFLICT (key) DO UPDATE SET at_ms = CASE excluded.key WHEN 0 THEN excluded.at_ms END
+"""
+
 # The same to the logs at once.
-INSERT_PLAIN = """
+INSERT_PLAIN = f"""
 INSERT INTO entry (key, at_ms, digest, message)
 SELECT CAST(key AS INTEGER), ?2, substr(?4, (value >> 24) + 1, 8),
     substr(?4, (value >> 24) + 9, (value & 16777215) - 8)
 FROM json_each(?3)
-UNION ALL SELECT 0, ?1, NULL, NULL WHERE true
-ON CONFLICT (key) DO UPDATE SET at_ms = CASE excluded.key WHEN 0 THEN excluded.at_ms END
-"""
+{NUMBER}"""
 # What waited of some logs, with its own times: 13 digits before each digest.
-MOVE = """
+MOVE = f"""
 INSERT INTO entry (key, at_ms, digest, message)
 SELECT CAST(key AS INTEGER), CAST(substr(?4, (value >> 24) + 1, 13) AS INTEGER),
     substr(?4, (value >> 24) + 14, 8), substr(?4, (value >> 24) + 22, (value & 16777215) - 21)
 FROM json_each(?3)
-UNION ALL SELECT 0, ?1, NULL, NULL WHERE true
-ON CONFLICT (key) DO UPDATE SET at_ms = CASE excluded.key WHEN 0 THEN excluded.at_ms END
-"""
+{NUMBER}"""
 # All that is in the journal to the logs, at a start or after trouble. Some of it may be there already; and
 # some of that gone again: its log's `head` says so.
 MERGE = """

@@ -226,11 +226,8 @@ class Sessions:
         self._tails.pins.begin(tail)
         self._saving.begin(seat)
         seats = tail.seats
-        keep: tuple[str, ...] = (seat.device,)
-        furthest = max(seat.acked, 0)
-        if len(seats) > 1:
-            keep = tuple([other.device for other in seats if other.online])
-            furthest = max([0, *[other.acked for other in seats]])
+        keep = tuple([other.device for other in seats if other.online])
+        furthest = max([0, *[other.acked for other in seats]])
         newcomer = Newcomer(claim.session, claim.platform, claim.start, keep, furthest)
         self._newcomers.append((newcomer, tail, seat))
 
