@@ -70,8 +70,6 @@ __all__ = ("EmbeddedBroker",)
 UNKNOWN = Outcome(OutcomeCode.UNKNOWN)
 FULL = OutcomeCode.FULL
 UPKEEP_S = 1.0
-# A write-ahead log of this many pages (32 MB) is begun anew, for which the writer waits a moment.
-LONG_WAL_PAGES = 8_192
 # Up to so many (20 MB) it is made longer before that is needed; what it needs beyond, it grows by itself.
 AHEAD_WAL_PAGES = 5_120
 
@@ -650,12 +648,9 @@ class EmbeddedBroker:
             if number:
                 self._directory.write_mark(Mark(self._epoch, number))
             connection = self._database.open()
-            _, pages, moved = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+            pages = self._database.checkpoint(connection)
             if self._stopped is None:
                 self._database.lengthen_wal(min(2 * pages, AHEAD_WAL_PAGES))
-            # If somebody still reads what is older (a backup), the writer would be held up for nothing.
-            if moved == pages > LONG_WAL_PAGES:
-                connection.execute("PRAGMA wal_checkpoint(RESTART)")
         except (sqlite3.Error, OSError) as problem:
             return Fault(fault_text(problem, self._database.path))
         finally:

@@ -42,8 +42,9 @@ MOST = 1_000
 MOST_BYTES = 1 << 20
 MOST_LOGS = 250
 # From here on the messages of a commit share pages as they are, or fill them alone: the journal would be one
-# more place to write them to.
-MANY = 150
+# more place to write them to. Not before: it takes along all that waits of its logs, up to `MOST`, and
+# whoever came meanwhile would make the next one as large.
+MANY = 500
 LARGE_BYTES = 2_000
 # If of so many messages most have a log of their own, waiting spares no pages, and only what makes a small
 # commit cheaper is worth it.

@@ -295,18 +295,19 @@ def test_a_mark_that_cannot_be_written_or_read(rig: Rig, tmp_path: Path) -> None
 
 
 def test_a_long_log_of_changes_is_begun_anew(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("imgateway.brokers.embedded.LONG_WAL_PAGES", 1)
+    monkeypatch.setattr("imgateway.brokers.schema.LONG_WAL_PAGES", 1)
     assert rig.disk is not None
     send(rig, "1")
     rig.pass_time(1)
-    assert any("RESTART" in statement for statement in rig.disk.statements)
+    moves = [statement for statement in rig.disk.statements if "wal_checkpoint" in statement]
+    assert [move.partition("(")[2] for move in moves] == ["PASSIVE)"] * 4 + ["RESTART)"]
 
 
 def test_who_reads_for_long_does_not_hold_up_the_writer(
     rig: Rig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Beginning the log of changes anew waits for all readers, and every commit would wait with it."""
-    monkeypatch.setattr("imgateway.brokers.embedded.LONG_WAL_PAGES", 1)
+    monkeypatch.setattr("imgateway.brokers.schema.LONG_WAL_PAGES", 1)
     assert rig.disk is not None
     send(rig, "1")
     backing_up = sqlite3.connect(tmp_path / "data" / "messages.sqlite3", isolation_level=None)

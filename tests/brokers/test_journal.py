@@ -892,8 +892,8 @@ def test_what_the_journal_takes() -> None:
     assert journal.takes(0, 0)
     assert journal.takes(1, 2_000)
     assert not journal.takes(1, 2_001)
-    assert journal.takes(149, 149 * 100)
-    assert not journal.takes(150, 150 * 100)
+    assert journal.takes(499, 499 * 100)
+    assert not journal.takes(500, 500 * 100)
 
 
 def some(count: int, size: int = 10) -> list[Append]:
