@@ -26,6 +26,7 @@ from bench.figures import Figure, Machine, Result, machine
 from bench.others import OTHERS
 from bench.progress import Progress
 from bench.scenes import SCENES, Scene
+from bench.servers import needs
 
 POSITIVE = click.FloatRange(min=0, min_open=True)
 COUNT = click.IntRange(min=1)
@@ -108,6 +109,10 @@ def command(scene: Scene) -> click.Command:
         options = scene.options(**{name: "" if value is None else value for name, value in values.items()})
         if why := scene.ignored(said(values), options):
             raise click.UsageError(f"{scene.name}: {why}")
+        if why := scene.refused(options):
+            raise click.UsageError(f"{scene.name}: {why}")
+        for program in scene.programs(options):
+            needs(program)
         progress = Progress()
         with ended_in_order():
             try:

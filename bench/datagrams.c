@@ -17,12 +17,9 @@
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
-#include <endian.h>
 #include <errno.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
-#include <openssl/evp.h>
-#include <openssl/sha.h>
 #include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -33,9 +30,10 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "greeting.h"
 #include "histogram.h"
+#include "messages.h"
 #include "native.h"
-#include "sealed.h"
 #include "wire.h"
 
 #define SOCKETS 8
@@ -43,9 +41,6 @@
 #define LATE 2
 #define WINDOW 60 /* of a publisher; the gateway's is 64 */
 #define MOST_AT_ONCE 256
-#define LARGEST 1200
-#define HELLO_HEAD 78
-#define HELLO_ROOM (LARGEST - HELLO_HEAD - 16)
 #define SAID 4 /* messages of a session that are not acknowledged yet */
 #define REPEAT_S 1.0
 #define REPEATS (1 << 22)
@@ -53,27 +48,16 @@
 #define AT_A_TIME 64 /* of what is due, before what comes is looked at again */
 #define SETTLE_S 5
 
-/* What stands inside the seal. */
-enum { PADDING, DATA, DATA_AFTER, FRAGMENT, ACK, CHALLENGE, ANSWER, FORGET, CLOSE, RESET_TOKEN };
-
 struct said {
     uint32_t datagram, number; /* the last datagram that it went in; its number in the channel */
     uint64_t upto;             /* a DeliverAck, or 0: a Ping */
     uint32_t tries;
 };
 
-/* The one message that is under way in fragments: what comes of later ones is left for the gateway to send again. */
-struct partial {
-    uint64_t channel, number, have;
-    int len[64];
-    uint8_t bytes[64][LARGEST];
-};
-
 struct session {
-    uint8_t cid[8], to_server[16], to_client[16];
+    struct keys keys;
     uint32_t sent, next_said;       /* numbers of the next datagram, and of the next message */
-    int64_t largest;                /* that came */
-    uint64_t taken;
+    struct taken taken;
     uint32_t nexts[2];              /* per channel: the message that is next */
     uint64_t epoch, seen;
     struct said said[SAID];
@@ -88,9 +72,7 @@ struct repeat {
 
 struct greeting {
     int session; /* -1: free */
-    EVP_PKEY *private;
-    uint8_t public[32], key[16], key_id[16], hello[HELLO_ROOM], datagram[LARGEST];
-    uint32_t number;
+    struct hello hello;
     int is_accepted;
     double due, every_s, since;
 };
@@ -131,20 +113,9 @@ static void transmit(int socket, const uint8_t *data, int len) {
 
 static void datagram(struct session *s, const uint8_t *payload, int len) {
     uint8_t out[LARGEST];
-    uint32_t number = htonl(s->sent);
-    memcpy(out, s->cid, 8);
-    memcpy(out + 8, &number, 4);
-    seal(out + 12, s->to_server, s->sent++, out, 12, payload, len);
-    transmit(s->socket, out, 12 + len + 16);
-}
-
-static int ack_into(uint8_t *to, const struct session *s) {
-    uint32_t largest = htonl((uint32_t)s->largest);
-    uint64_t map = htobe64(s->taken);
-    to[0] = ACK;
-    memcpy(to + 1, &largest, 4);
-    memcpy(to + 5, &map, 8);
-    return 13;
+    int n = sealed_into(out, &s->keys, s->sent, payload, len);
+    s->sent++;
+    transmit(s->socket, out, n);
 }
 
 static int said_into(uint8_t *to, const struct session *s, const struct said *said) {
@@ -206,18 +177,19 @@ static void gone(struct session *s) {
     n_there -= s->there;
 }
 
-static void acknowledged(struct session *s, const uint8_t *at) {
-    uint32_t largest;
-    uint64_t map;
-    memcpy(&largest, at, 4);
-    memcpy(&map, at + 4, 8);
-    largest = ntohl(largest);
-    map = be64toh(map);
+static void on_closed(void *who) {
+    gone(who);
+}
+
+static void unexpected(const char *what) {
+    fail(what);
+}
+
+static void on_ack(void *who, uint32_t largest, uint64_t map) {
+    struct session *s = who;
     int kept = 0;
-    for (int i = 0; i < s->n_said; i++) {
-        int64_t behind = (int64_t)largest - s->said[i].datagram;
-        if (!(behind == 0 || (behind > 0 && behind <= 64 && map >> (behind - 1) & 1))) s->said[kept++] = s->said[i];
-    }
+    for (int i = 0; i < s->n_said; i++)
+        if (!tells_of(largest, map, s->said[i].datagram)) s->said[kept++] = s->said[i];
     s->n_said = (uint8_t)kept;
 }
 
@@ -237,13 +209,12 @@ static void welcomed(struct session *s) {
     for (int i = 0; i < at_once; i++)
         if (greetings[i].session == (int)(s - sessions)) {
             count(&logins, now() - greetings[i].since);
-            EVP_PKEY_free(greetings[i].private);
             greetings[i].session = -1;
         }
 }
 
-/* One frame; 1 if the mailbox has moved. */
-static int frame(struct session *s, const uint8_t *at, const uint8_t *end) {
+static void on_frame(void *who, const uint8_t *at, const uint8_t *end) {
+    struct session *s = who;
     uint64_t key, len;
     at += read_varint(at, end, &key);
     at += read_varint(at, end, &len);
@@ -255,153 +226,48 @@ static int frame(struct session *s, const uint8_t *at, const uint8_t *end) {
         struct range range = delivered_range(at, end, entry, s);
         s->epoch = range.epoch;
         if (range.upto > s->seen) s->seen = range.upto;
-        return 1;
+        s->owes = 1;
+        break;
     }
     default: break;
     }
-    return 0;
-}
-
-/* A message's fragment, in its turn; as `frame` when it was the last that was missing. */
-static int fragment(struct session *s, uint64_t channel, uint64_t number, int index, int last, const uint8_t *at, int len) {
-    static uint8_t whole[64 * LARGEST];
-    struct partial *p = s->partial;
-    int n = 0;
-    if (!p || p->channel != channel || p->number != number) {
-        free(p);
-        p = s->partial = calloc(1, sizeof *p);
-        p->channel = channel;
-        p->number = number;
-    }
-    if (index > last || last > 63 || len > LARGEST) fail("a fragment outside its message");
-    p->have |= (uint64_t)1 << index;
-    p->len[index] = len;
-    memcpy(p->bytes[index], at, (size_t)len);
-    if (p->have != (last == 63 ? ~(uint64_t)0 : ((uint64_t)1 << (last + 1)) - 1)) return 0;
-    for (int i = 0; i <= last; n += p->len[i++]) memcpy(whole + n, p->bytes[i], (size_t)p->len[i]);
-    free(p);
-    s->partial = NULL;
-    s->nexts[channel]++;
-    return frame(s, whole, whole + n);
-}
-
-/* All messages of a datagram. 0: one is ahead of its turn, and the datagram was not taken. */
-static int messages(struct session *s, const uint8_t *at, const uint8_t *end, int *answers, int *moved, uint8_t *challenge) {
-    uint64_t channel, number, barrier, len;
-    while (at < end) {
-        switch (*at++) {
-        case PADDING: break;
-        case ACK: acknowledged(s, at); at += 12; break;
-        case RESET_TOKEN: *answers = 1; at += 16; break;
-        case CHALLENGE: *answers = 2; memcpy(challenge, at, 8); at += 8; break;
-        case ANSWER: at += 8; break;
-        case CLOSE: gone(s); at += 2; break;
-        case FORGET:
-            at += read_varint(at, end, &channel);
-            at += read_varint(at, end, &number);
-            *answers = 1;
-            if (channel < 2 && s->nexts[channel] < number) s->nexts[channel] = (uint32_t)number;
-            break;
-        case DATA:
-        case DATA_AFTER:
-        case FRAGMENT: {
-            int kind = at[-1], index = 0, last = 0;
-            barrier = 0;
-            at += read_varint(at, end, &channel);
-            at += read_varint(at, end, &number);
-            if (kind != DATA) at += read_varint(at, end, &barrier);
-            if (kind == FRAGMENT) index = *at++, last = *at++;
-            at += read_varint(at, end, &len);
-            *answers = 1;
-            if (channel > 1) fail("a session has more than one log");
-            if (number > s->nexts[channel] || barrier > s->nexts[0]) { ahead++; return 0; }
-            if (number == s->nexts[channel] && kind == FRAGMENT) *moved |= fragment(s, channel, number, index, last, at, (int)len);
-            else if (number == s->nexts[channel]) {
-                s->nexts[channel]++;
-                *moved |= frame(s, at, at + len);
-            }
-            at += len;
-            break;
-        }
-        default: fail("a message of a kind that is not expected");
-        }
-    }
-    return 1;
 }
 
 static void opened(struct session *s, int64_t number, const uint8_t *payload, int len) {
-    uint8_t out[32], challenge[8];
-    int answers = 0, moved = 0, n;
-    if (!messages(s, payload, payload + len, &answers, &moved, challenge)) return;
-    if (number > s->largest) {
-        int64_t by = number - s->largest;
-        s->taken = s->largest < 0 || by > 64 ? 0 : by == 64 ? (uint64_t)1 << 63 : (s->taken << 1 | 1) << (by - 1);
-        s->largest = number;
-    } else
-        s->taken |= (uint64_t)1 << (s->largest - number - 1);
-    if (moved) s->owes = 1;
-    if (!(answers || s->owes) || s->is_lost) return;
-    n = answers ? ack_into(out, s) : 0;
-    if (answers == 2) {
+    uint8_t out[32];
+    struct wants wants = {0};
+    struct order order = {s->nexts, sizeof s->nexts / sizeof *s->nexts, &s->partial};
+    int n = 0;
+    if (!messages(s, order, payload, payload + len, &wants)) { ahead++; return; }
+    take(&s->taken, number);
+    if (!(wants.ack || s->owes) || s->is_lost) return;
+    if (wants.ack) n = ack_into(out, &s->taken);
+    if (wants.answer) {
         out[n++] = ANSWER;
-        memcpy(out + n, challenge, 8);
+        memcpy(out + n, wants.challenge, 8);
         n += 8;
     }
     if (s->owes && say(s, s->seen, out, n)) s->owes = 0;
-    else if (answers) datagram(s, out, n);
+    else if (wants.ack) datagram(s, out, n);
 }
 
 static uint32_t *place_of(const uint8_t *cid) {
     uint64_t key;
     memcpy(&key, cid, 8);
     uint32_t at = (uint32_t)(key * 0x9e3779b97f4a7c15 >> 32) & cid_mask;
-    while (by_cid[at] && memcmp(sessions[by_cid[at] - 1].cid, cid, 8)) at = (at + 1) & cid_mask;
+    while (by_cid[at] && memcmp(sessions[by_cid[at] - 1].keys.cid, cid, 8)) at = (at + 1) & cid_mask;
     return &by_cid[at];
 }
 
-static void hello(struct greeting *g, const uint8_t *cookie) {
-    uint8_t key[16], *d = g->datagram;
-    uint32_t number = htonl(g->number);
-    d[0] = 0xf1;
-    d[1] = 1;
-    memcpy(d + 2, g->key_id, 16);
-    memcpy(d + 18, g->public, 32);
-    memcpy(d + 50, cookie, 24);
-    memcpy(d + 74, &number, 4);
-    derive(key, g->key, 16, g->public, "hello");
-    seal(d + HELLO_HEAD, key, g->number, d, HELLO_HEAD, g->hello, HELLO_ROOM);
-    g->due = 0;
-}
-
-static void accepted(struct greeting *g, const uint8_t *d, int len) {
-    uint8_t shared[32 + 16], hashed[16 + 32 + 32 + 8], salt[32], payload[LARGEST];
-    size_t shared_len = 32;
+static void let_in(struct greeting *g, const uint8_t *d, int len) {
+    uint8_t payload[LARGEST];
     uint32_t number;
     struct session *s = &sessions[g->session];
-    EVP_PKEY *theirs = EVP_PKEY_new_raw_public_key(EVP_PKEY_X25519, NULL, d + 18, 32);
-    EVP_PKEY_CTX *exchange = EVP_PKEY_CTX_new(g->private, NULL);
-    if (!theirs || EVP_PKEY_derive_init(exchange) <= 0 || EVP_PKEY_derive_set_peer(exchange, theirs) <= 0
-        || EVP_PKEY_derive(exchange, shared, &shared_len) <= 0)
-        fail("no shared secret");
-    EVP_PKEY_CTX_free(exchange);
-    EVP_PKEY_free(theirs);
-    memcpy(shared + 32, g->key, 16);
-    memcpy(hashed, g->key_id, 16);
-    memcpy(hashed + 16, g->public, 32);
-    memcpy(hashed + 48, d + 18, 32);
-    memcpy(hashed + 80, d + 10, 8);
-    SHA256(hashed, sizeof hashed, salt);
-    derive(s->to_server, shared, 48, salt, "c2s");
-    derive(s->to_client, shared, 48, salt, "s2c");
-    memcpy(s->cid, d + 10, 8);
-    *place_of(s->cid) = (uint32_t)g->session + 1;
-    memcpy(&number, d + 50, 4);
-    number = ntohl(number);
-    int n = unseal(payload, s->to_client, number, d, 54, d + 54, len - 54);
-    if (n < 0) fail("an ACCEPT does not open");
+    int n = accepted(&g->hello, d, len, &s->keys, payload, &number);
+    *place_of(s->keys.cid) = (uint32_t)g->session + 1;
     g->is_accepted = 1;
     s->sent = s->next_said = 1; /* the HELLO was 0 */
-    s->largest = -1;
+    s->taken.largest = -1;
     opened(s, number, payload, n);
 }
 
@@ -412,29 +278,26 @@ static void came(int socket, const uint8_t *d, int len) {
         uint32_t number, at = *place_of(d);
         if (!at) return; /* it overtook its ACCEPT, and comes again */
         struct session *s = &sessions[at - 1];
-        memcpy(&number, d + 8, 4);
-        number = ntohl(number);
-        int64_t behind = s->largest - (int64_t)number;
-        if (behind == 0 || behind > 64 || (behind > 0 && s->taken >> (behind - 1) & 1)) { repeated++; return; }
-        int n = unseal(payload, s->to_client, number, d, 12, d + 12, len - 12);
-        if (n < 0) { bad++; return; }
+        int n = opened_from(payload, &s->keys, &s->taken, d, len, &number);
+        if (n == -2) repeated++;
+        else if (n < 0) bad++;
+        if (n < 0) return;
         opened(s, number, payload, n);
         return;
     }
-    if (d[0] == 0xf5) {
+    if (d[0] == RESET) {
         uint32_t at = *place_of(d + 1);
         if (at) gone(&sessions[at - 1]);
         return;
     }
     for (int i = 0; i < at_once; i++) {
         struct greeting *g = &greetings[i];
-        if (g->session < 0 || g->is_accepted || memcmp(g->public, d + 2, 8)) continue;
-        if (d[0] == 0xf4) fail("a HELLO was refused");
-        if (d[0] == 0xf3) accepted(g, d, len);
-        else if (d[0] == 0xf2) {
-            g->number++;
-            hello(g, d + 10);
-            transmit(socket, g->datagram, LARGEST);
+        if (g->session < 0 || g->is_accepted || !is_for(&g->hello, d, len)) continue;
+        if (d[0] == REFUSED_HELLO) fail("a HELLO was refused");
+        if (d[0] == ACCEPT) let_in(g, d, len);
+        else if (d[0] == RETRY) {
+            retried(&g->hello, d);
+            transmit(socket, g->hello.datagram, LARGEST);
             g->due = now() + g->every_s;
         }
         return;
@@ -443,37 +306,17 @@ static void came(int socket, const uint8_t *d, int len) {
 
 /* ---- logins ------------------------------------------------------------------------------------------------------------ */
 
-static void hex(uint8_t *to, const char *text) {
-    for (int i = 0; i < 16; i++)
-        if (sscanf(text + 2 * i, "%2hhx", &to[i]) != 1) fail("a line of credentials is none");
-}
-
 static void begin(struct greeting *g, int index) {
     static char *line;
     static size_t cap;
-    static const uint8_t no_cookie[24];
-    uint8_t content[4096], frame_bytes[4096];
-    char *key, *key_id;
-    size_t len = 32;
-    if (getline(&line, &cap, stdin) <= 0 || !(key = strchr(line, ' ')) || !(key_id = strchr(key + 1, ' '))) fail("too few credentials");
-    *key = 0;
-    memset(g, 0, sizeof *g);
+    if (getline(&line, &cap, stdin) <= 0) fail("too few credentials");
+    make_hello(&g->hello, line);
     g->session = index;
+    g->is_accepted = 0;
+    g->due = 0;
     g->since = now();
     g->every_s = 0.5;
-    hex(g->key, key + 1);
-    hex(g->key_id, key_id + 1);
-    if (!(g->private = EVP_PKEY_Q_keygen(NULL, NULL, "X25519"))) fail("no key");
-    EVP_PKEY_get_raw_public_key(g->private, g->public, &len);
-    int n = field(frame_bytes, HELLO, content, hello_into(content, line, NULL, 0)), at = 0;
-    if (n > HELLO_ROOM - 8) fail("a token is too long");
-    g->hello[at++] = DATA;
-    g->hello[at++] = 0;
-    g->hello[at++] = 0;
-    at += varint(g->hello + at, (uint64_t)n);
-    memcpy(g->hello + at, frame_bytes, (size_t)n);
     sessions[index].socket = (uint8_t)(index % SOCKETS);
-    hello(g, no_cookie);
     n_under_way++;
 }
 
@@ -486,7 +329,7 @@ static void greet(void) {
             begin(g, n_begun++);
         }
         if (g->is_accepted || t < g->due) continue; /* once accepted, the gateway sees to it that Welcome comes */
-        transmit(sessions[g->session].socket, g->datagram, LARGEST);
+        transmit(sessions[g->session].socket, g->hello.datagram, LARGEST);
         g->due = t + g->every_s;
         g->every_s = g->every_s * 1.5 < 2 ? g->every_s * 1.5 : 2;
     }

@@ -41,10 +41,10 @@ QUIET = (
 """Nobody is asked whether he is there, so that the Pings alone are measured."""
 
 
-def built(directory: Path) -> Path:
-    """The generator. :raises ClickException: as `compiled`; and which package has OpenSSL's headers."""
+def built(directory: Path, source: str = "datagrams") -> Path:
+    """A generator. :raises ClickException: as `compiled`; and which package has OpenSSL's headers."""
     try:
-        return compiled(directory, "datagrams", "crypto")
+        return compiled(directory, source, "crypto")
     except click.ClickException as error:
         if "openssl/" not in error.message and "-lcrypto" not in error.message:
             raise
@@ -115,9 +115,13 @@ def credentials(data_dir: str, sessions: int, tag: str, publishers: int) -> Iter
     for number in range(publishers):
         yield made(f"publisher{number}", service=True)
     for number in range(sessions):
-        token = made(f"{tag}{number}")
-        key_id = key_id_of(token)
-        yield f"{token} {udp_key(udp_secret, key_id).hex()} {key_id.hex()}"
+        yield with_key(made(f"{tag}{number}"), udp_secret)
+
+
+def with_key(token: str, udp_secret: bytes) -> str:
+    """A line of credentials: the token, its UDP key and key id."""
+    key_id = key_id_of(token)
+    return f"{token} {udp_key(udp_secret, key_id).hex()} {key_id.hex()}"
 
 
 def main() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from bench import checks
 from bench.servers import compiled, scratch
 
 __all__ = ("OTHERS",)
@@ -85,6 +86,12 @@ def tasks(users: int, broker: str, database: str, rate: float, window: int, onli
     """A push task to many users, over the HTTP API of one node, or with --online of a router."""
     from bench.tasks import run, run_cluster
 
+    if online > users:
+        raise click.UsageError(f"--online {online:,}: of {users:,} users")
+    if online and broker != "embedded:":
+        raise click.UsageError("with --online the broker is a Redis that is started for it: no --broker")
+    if why := checks.broker(broker):
+        raise click.UsageError(why)
     with scratch() as directory:
         if online:
             program = compiled(directory, "pairs")

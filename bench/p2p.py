@@ -2,7 +2,8 @@
 
 Closed loop: a message counts as done when its sender has the acknowledgement *and* its receiver has the
 message; only then does the pair send another. With a rate (open loop) the messages are due when they are due,
-and what counts is how late they come. The servers take turns; the generator is bench/pairs.c.
+and what counts is how late they come. The servers take turns; the generator is bench/pairs.c, over UDP
+bench/pairs_udp.c.
 """
 
 from __future__ import annotations
@@ -12,11 +13,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import click
-
+from bench.datagrams import built, with_key
 from bench.figures import Figure, Options, Tell, shown, store, values, version_of
 from bench.generator import paired
 from bench.servers import CPU, Server, compiled, cpu_seconds, gateway, mosquitto, scratch, tokens
+from imgateway.auth.udp import load_udp_secret
+from imgateway.config import UdpSettings
 
 ASKED = {
     ("native", "memory:", 1): (0.60, 0.9),
@@ -26,8 +28,6 @@ ASKED = {
     ("mqtt", "embedded:", 4): (0.50, 0.8),
 }
 """Of mosquitto's rate at the same window, over TCP: at least, and how far it could go."""
-OVER_WEBSOCKET = ("native", "mqtt", "mqtt-kept")
-"""What the generator speaks there."""
 BASE = "mosquitto"
 START_S, WARM_S = 2.0, 1.0
 MORE = ("p50_ms", "p90_ms", "p99_ms", "p99.9_ms", "max_ms", "cpu_us", "cores")
@@ -36,12 +36,6 @@ MORE = ("p50_ms", "p90_ms", "p99_ms", "p99.9_ms", "max_ms", "cpu_us", "cores")
 
 def scene(options: Options, tell: Tell) -> list[Figure]:
     """A figure for each broker and window; SQLite commits with synchronous=FULL before it acknowledges."""
-    if options.against not in ("", BASE, "none"):
-        raise click.ClickException(f"p2p goes against {BASE}, or none")
-    if options.transport == "websocket" and options.protocol not in OVER_WEBSOCKET:
-        raise click.ClickException(
-            f"p2p has {', '.join(OVER_WEBSOCKET)} over WebSocket; {options.protocol} is measured over TCP"
-        )
     brokers = options.brokers or ("memory:", "embedded:")
     windows = (0,) if options.rate else options.windows  # the open loop has none
     base = "" if options.against == "none" else f"{BASE} {version_of(BASE)}"
@@ -52,14 +46,15 @@ def scene(options: Options, tell: Tell) -> list[Figure]:
     tell.plan(options.runs * len(names), each_s)
     found: dict[tuple[str, int], list[dict[str, Any]]] = {}
     with scratch() as directory:
-        program = compiled(directory, "pairs")
+        ours = built(directory, "pairs_udp") if options.transport == "udp" else compiled(directory, "pairs")
+        theirs = compiled(directory, "pairs") if base and options.transport == "udp" else ours
         for run in range(options.runs):
             for name in names:
                 tell.step(f"run {run + 1}/{options.runs}, {name}")
-                mode = "mqtt" if name == BASE else spoken(options)
+                load, mode = (theirs, "mqtt") if name == BASE else (ours, spoken(options))
                 with started(directory, name, options) as server:
                     for window in windows:
-                        result = measured(program, mode, server, options, window)
+                        result = measured(load, mode, server, options, window)
                         found.setdefault((name, window), []).append(result)
     return [
         figure(options, broker, window, found[broker, window], base, found.get((BASE, window), []))
@@ -85,10 +80,14 @@ def spoken(options: Options) -> str:
 def measured(program: Path, mode: str, server: Server, options: Options, window: int) -> dict[str, Any]:
     """One run of the generator."""
     tag = f"w{window}"  # users of its own: what an earlier run left unread is not counted
-    lines = "".join(f"{t}\n" for t in tokens(server, options.pairs, tag)) if server.data_dir else ""
+    credentials = list(tokens(server, options.pairs, tag)) if server.data_dir else []
+    if mode.endswith("+udp"):
+        secret = load_udp_secret(UdpSettings(), server.data_dir)
+        credentials = [with_key(token, secret) for token in credentials]
     arguments: list[Any] = [
         options.pairs, window, options.size, options.seconds, tag, options.rate, options.qos
     ]  # fmt: skip
+    lines = "".join(f"{line}\n" for line in credentials)
     return paired(program, mode, str(server.port), arguments, lines, partial(cpu_seconds, server.pid))
 
 
@@ -109,6 +108,8 @@ def figure(
     asks = options.qos and not options.rate and not options.unpinned and bool(base) and not over
     asked, stretch = ASKED.get((options.protocol, broker, window), (None, None)) if asks else (None, None)
     names = (*MORE, *(("rate", "late_p99_ms") if options.rate else ()), *(() if options.qos else ("lost",)))
+    if options.transport == "udp":
+        names = (*names, "repeated")
     details = {name: values(ours, name) for name in names}
     for name in ("p50_ms", "p99_ms", "cpu_us", *(() if options.rate else ("cores",))):
         if theirs:

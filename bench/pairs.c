@@ -43,6 +43,11 @@
 #include "histogram.h"
 #include "websocket.h"
 #include "wire.h"
+#ifdef UDP
+#include "flow.h"
+#else
+struct flow;
+#endif
 
 #define IN_BYTES (1 << 18) /* more than the largest frame */
 #define OUT_BYTES 65536
@@ -61,6 +66,7 @@ struct peer {
     uint8_t *in, *out;
     int in_len, out_len, out_cap;
     int upgraded, plain; /* WebSocket: `in` begins with so many bytes that are taken out of its frames */
+    struct flow *flow;   /* UDP */
     /* receiver */
     uint64_t epoch, upto, acked_upto;
     int unacked, unacked_bytes;
@@ -78,7 +84,7 @@ static int n_pairs, n_peers, window, size, qos = 1, open_loop, n_ready, epoll_fd
 static uint64_t extra, received, lost;
 static volatile sig_atomic_t over, anew;
 static struct histogram latencies, late;
-static int measuring, kept, websocket;
+static int measuring, kept, websocket, udp;
 static double rate, begin, start; /* start: when measuring begins */
 static uint8_t body[65536];
 static char run_id[16];
@@ -87,6 +93,9 @@ static const char *tag;
 /* Closed loop: all of it, for the server reads soon. Open loop: what goes now; the rest keeps its place. */
 static void flush(struct peer *p) {
     int done = 0;
+#ifdef UDP
+    done = flow_send(p->flow, p->out, p->out_len);
+#else
     while (done < p->out_len) {
         ssize_t n = send(p->fd, p->out + done, p->out_len - done, MSG_NOSIGNAL | (open_loop ? MSG_DONTWAIT : 0));
         if (n < 0) {
@@ -97,6 +106,7 @@ static void flush(struct peer *p) {
         }
         done += (int)n;
     }
+#endif
     p->out_len -= done;
     if (done && p->out_len) memmove(p->out, p->out + done, p->out_len);
 }
@@ -482,6 +492,54 @@ static void unframe(struct peer *p) {
     p->in_len = p->plain + (int)(end - at);
 }
 
+#ifdef UDP
+
+/* ---- UDP ---------------------------------------------------------------------------------------------------------- */
+
+#define BATCH 64
+#define LOOK_S 0.005 /* for what is due */
+#define UDP_BODY 1000
+
+static void on_frame(void *who, const uint8_t *at, const uint8_t *end) {
+    native_got(((struct flow *)who)->owner, at, end);
+}
+
+static void unexpected(const char *what) {
+    fprintf(stderr, "pairs: %s\n", what);
+    exit(1);
+}
+
+static void on_closed(void *who) {
+    (void)who;
+    unexpected("the server closed a connection");
+}
+
+static void greet(struct peer *p, char *credentials) {
+    int bytes = 1 << 20;
+    setsockopt(p->fd, SOL_SOCKET, SO_RCVBUF, &bytes, sizeof bytes);
+    p->flow = calloc(1, sizeof *p->flow);
+    flow_begin(p->flow, p->fd, p, credentials);
+}
+
+static void look(double t) {
+    static double next;
+    if (t < next) return;
+    next = t + LOOK_S;
+    for (int i = 0; i < n_peers && peers[i].flow; i++) flow_due(peers[i].flow, t);
+}
+
+static void readable(struct peer *p) {
+    static uint8_t in[2048];
+    for (int i = 0; i < BATCH; i++) {
+        ssize_t n = recv(p->fd, in, sizeof in, MSG_DONTWAIT);
+        if (n < 0 && errno == EAGAIN) return;
+        if (n < 0) die("recv");
+        flow_came(p->flow, in, (int)n);
+    }
+}
+
+#else
+
 static void readable(struct peer *p) {
     ssize_t n = recv(p->fd, p->in + p->in_len, (mode == IDLE ? IDLE_BYTES : IN_BYTES) - p->in_len, 0);
     if (n == 0) { fprintf(stderr, "pairs: the server closed a connection\n"); exit(1); }
@@ -495,8 +553,13 @@ static void readable(struct peer *p) {
     p->plain -= used;
 }
 
+#endif
+
 static void turn(double timeout_s, int pumping) {
     static struct epoll_event events[512];
+#ifdef UDP
+    if (timeout_s > LOOK_S) timeout_s = LOOK_S;
+#endif
     struct timespec timeout = {(time_t)timeout_s, (long)((timeout_s - (double)(time_t)timeout_s) * 1e9)};
     int n = epoll_pwait2(epoll_fd, events, 512, &timeout, NULL);
     for (int i = 0; i < n; i++) readable(&peers[events[i].data.u32]);
@@ -509,6 +572,11 @@ static void turn(double timeout_s, int pumping) {
         if (p->out_len) flush(p);
         if (mode != IDLE && peers[2 * p->index].out_len) flush(&peers[2 * p->index]);
     }
+#ifdef UDP
+    double t = now();
+    for (int i = 0; i < n; i++) flow_due(peers[events[i].data.u32].flow, t);
+    look(t);
+#endif
 }
 
 /* What is due by `t` at `rate` messages a second. */
@@ -563,6 +631,9 @@ static void report(double took) {
            (unsigned long long)latencies.n, (unsigned long long)extra, (unsigned long long)lost);
     print_latencies(stdout, &latencies);
     if (open_loop) printf(", \"late_p99_ms\": %.3f", percentile_ms(&late, 99));
+#ifdef UDP
+    printf(", \"repeated\": %llu", (unsigned long long)repeated);
+#endif
     printf("}\n");
     fflush(stdout);
 }
@@ -581,10 +652,10 @@ static void connect_all(const char *host, const char *list) {
         p->in = malloc(mode == IDLE ? IDLE_BYTES : IN_BYTES);
         p->out = malloc(p->out_cap = mode == IDLE ? IDLE_BYTES : OUT_BYTES);
         to.sin_port = htons((uint16_t)ports[(p->index + (mode == IDLE ? 0 : p->receiver)) % n_ports]);
-        p->fd = socket(AF_INET, SOCK_STREAM, 0);
+        p->fd = socket(AF_INET, udp ? SOCK_DGRAM : SOCK_STREAM, 0);
         if (p->fd < 0 || connect(p->fd, (struct sockaddr *)&to, sizeof to) < 0) die("connect");
         int one = 1;
-        setsockopt(p->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+        if (!udp) setsockopt(p->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
         struct epoll_event event = {.events = EPOLLIN, .data.u32 = (uint32_t)i};
         epoll_ctl(epoll_fd, EPOLL_CTL_ADD, p->fd, &event);
         if (websocket) {
@@ -598,8 +669,12 @@ static void connect_all(const char *host, const char *list) {
         } else {
             if (len <= 0) { fprintf(stderr, "pairs: too few tokens\n"); exit(1); }
             line[strcspn(line, "\n")] = 0;
+#ifdef UDP
+            greet(p, line);
+#else
             if (mode == MOBILE) mobile_login(p, line);
             else native_hello(p, line);
+#endif
         }
         flush(p);
         while (n_ready < i - 100) turn(1, 0); /* a login storm is another scene */
@@ -679,6 +754,11 @@ int main(int argc, char **argv) {
     char *over_what = strchr(argv[1], '+');
     if (over_what) *over_what++ = 0;
     websocket = over_what && !strcmp(over_what, "websocket");
+#ifdef UDP
+    udp = over_what && !strcmp(over_what, "udp") && !strcmp(argv[1], "native");
+    if (!udp) { fprintf(stderr, "pairs: this one speaks native+udp\n"); return 2; }
+    sealing();
+#endif
     kept = !strcmp(argv[1], "mqtt-kept");
     mode = !strcmp(argv[1], "native") ? NATIVE : !strncmp(argv[1], "mqtt", 4) ? MQTT : argv[1][0] == 'm' ? MOBILE : IDLE;
     n_pairs = atoi(argv[4]);
@@ -689,11 +769,14 @@ int main(int argc, char **argv) {
     tag = argv[8];
     n_peers = mode == IDLE ? n_pairs : 2 * n_pairs;
     open_loop = mode != IDLE && !window;
-    if (over_what && (!websocket || mode == MOBILE || mode == IDLE)) {
+    if (over_what && !udp && (!websocket || mode == MOBILE || mode == IDLE)) {
         fprintf(stderr, "pairs: native and mqtt go over WebSocket, and nothing goes over %s else\n", over_what);
         return 2;
     }
     if (window > MAX_WINDOW || size > (int)sizeof body) { fprintf(stderr, "pairs: window or size too large\n"); return 2; }
+#ifdef UDP
+    if (size > UDP_BODY) { fprintf(stderr, "pairs: over UDP a body has at most %d bytes\n", UDP_BODY); return 2; }
+#endif
     if (open_loop && rate <= 0) { fprintf(stderr, "pairs: without a window there must be a rate\n"); return 2; }
     if (!qos && (mode == MOBILE || size < NUMBER_BYTES)) {
         fprintf(stderr, "pairs: QoS 0 is for native and mqtt, with bodies of %d bytes or more\n", NUMBER_BYTES);

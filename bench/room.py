@@ -133,8 +133,6 @@ BASES: dict[str, tuple[Callable[[Crowd, int], Any], Callable[[], str]]] = {
 def fan_out(directory: Path, program: Path, options: Options, tell: Tell) -> list[Figure]:
     """Deliveries a second."""
     base = options.against or {"tcp": "c", "websocket": "autobahn"}[options.transport]
-    if base not in (*BASES, "none") or (base, options.transport) == ("autobahn", "tcp"):
-        raise click.ClickException("a room goes against c, on WebSocket against autobahn as well, or none")
     crowd = Crowd(program, options, options.members or MEMBERS["fan-out"][options.transport])
     begin, name = BASES.get(base, (None, str))
     tell.plan(options.runs * (2 if begin else 1), 3 + crowd.members * LOGIN_S + options.seconds)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection
 from importlib import import_module
 from typing import Any, NamedTuple
 
+from bench.checks import broker, descriptors, either, pairs_over, room_over
 from bench.figures import Figure, Options, Tell
 
 __all__ = ("SCENES", "Scene", "Vain")
@@ -30,10 +31,18 @@ class Scene(NamedTuple):
     module: str = ""
     vain: tuple[Vain, ...] = ()
     """What does not go together."""
+    wrong: Callable[[Options], str] = lambda options: ""
+    """What cannot be measured, and why; empty: it can."""
+    programs: Callable[[Options], tuple[str, ...]] = lambda options: ("gcc",)
+    """What has to be installed."""
 
     def ignored(self, said: Collection[str], options: Options) -> str:
         """Why one of these options would change nothing; empty: none of them."""
         return next((one.why for one in self.vain if one.option in said and one.when(options)), "")
+
+    def refused(self, options: Options) -> str:
+        """Why this cannot be measured; empty: it can."""
+        return self.wrong(options) or next(filter(None, map(broker, options.brokers)), "")
 
     def run(self, options: Options, tell: Tell) -> list[Figure]:
         """What it finds. :raises ClickException: it cannot go on, and why."""
@@ -47,6 +56,12 @@ class Scene(NamedTuple):
 
 ONE_BROKER = Vain("brokers", lambda options: len(options.brokers) > 1, "it measures one --broker in a call")
 
+
+def beside_mosquitto(options: Options) -> tuple[str, ...]:
+    """What a scene with this baseline needs."""
+    return ("gcc",) if options.against == "none" else ("gcc", "mosquitto")
+
+
 SCENES = {
     scene.name: scene
     for scene in (
@@ -59,10 +74,12 @@ SCENES = {
                 "against": "mosquitto", "unpinned": False,
             },
             {
-                "protocol": ("native", "mqtt", "mqtt-kept", "mobileimsdk"), "transport": ("tcp", "websocket"),
-                "against": ("mosquitto", "none"),
+                "protocol": ("native", "mqtt", "mqtt-kept", "mobileimsdk"),
+                "transport": ("tcp", "websocket", "udp"), "against": ("mosquitto", "none"),
             },
             vain=(Vain("windows", lambda options: options.rate > 0, "with --rate there is no --window"),),
+            wrong=either(pairs_over, descriptors),
+            programs=beside_mosquitto,
         ),
         Scene(
             "room",
@@ -86,6 +103,7 @@ SCENES = {
                     "--against is for --part fan-out; the others have a baseline of their own",
                 ),
             ),
+            wrong=either(room_over, descriptors),
         ),
         Scene(
             "login",
@@ -95,6 +113,7 @@ SCENES = {
                 "unpinned": False,
             },
             {"against": ("c", "none")},
+            wrong=descriptors,
         ),
         Scene(
             "idle",
@@ -107,12 +126,15 @@ SCENES = {
                     "over udp it measures one --broker in a call",
                 ),
             ),
+            wrong=descriptors,
+            programs=lambda options: () if options.transport == "websocket" else ("gcc",),
         ),
         Scene(
             "storm",
             "All sessions are dropped and come back at once, while a few pairs go on talking.",
             {"brokers": ("embedded:",), "sessions": 15_000, "rate": 200.0, "runs": 1, "unpinned": False},
             vain=(ONE_BROKER,),
+            wrong=descriptors,
         ),
         Scene(
             "latency",
@@ -123,11 +145,15 @@ SCENES = {
             },
             {"against": ("mosquitto", "none")},
             vain=(Vain("windows", lambda options: len(options.windows) > 1, "it has one --window"),),
+            wrong=descriptors,
+            programs=beside_mosquitto,
         ),
         Scene(
             "cluster",
             "The load of p2p from node to node over Redis, against one node.",
             {"pairs": 100, "windows": (1, 4, 16), "size": 100, "seconds": 4.0, "runs": 3, "rate": 0.0},
+            wrong=descriptors,
+            programs=lambda options: ("gcc", "redis-server"),
         ),
         Scene(
             "udp",
@@ -145,6 +171,8 @@ SCENES = {
             "Long: 18,000 TCP sessions with traffic, a million over UDP, 200,000 TCP over several processes.",
             {"sessions": 0, "minutes": 10.0, "parts": ("tcp", "udp", "cluster")},
             {"parts": ("tcp", "udp", "cluster")},
+            wrong=lambda options: descriptors(options) if "tcp" in options.parts else "",
+            programs=lambda options: ("gcc", "redis-server") if "cluster" in options.parts else ("gcc",),
         ),
     )
 }  # fmt: skip

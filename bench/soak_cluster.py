@@ -18,11 +18,12 @@ from urllib.parse import urlsplit
 
 import click
 
+from bench.checks import MOST
 from bench.cluster import cluster
 from bench.figures import Figure, Tell
 from bench.generator import generator
 from bench.kernel import Memory, memory
-from bench.login import MOST, credentials
+from bench.login import credentials
 from bench.servers import OTHER_CPU, compiled, cpu_seconds, measure, router, rss_bytes
 from bench.tasks import settings_for
 

@@ -35,7 +35,7 @@ def nodes(access: Access, as_json: bool) -> None:
         for node in found:
             write_line(as_line(node))
         return
-    columns = "NODE INCARNATION STATE SESSIONS LEAVING WEIGHT REGION ZONE STARTED SERVES".split()
+    columns = "NODE INCARNATION STATE SESSIONS LEAVING AWAY WEIGHT REGION ZONE STARTED SERVES".split()
     show(columns, [_row(node) for node in found])
 
 
@@ -46,12 +46,18 @@ def _row(node: Any) -> tuple[str | int, ...]:
         node["state"],
         node["sessions"],
         node["leaving"],
+        _away(node),
         node["weight"],
         node["region"],
         node["zone"],
         when(node["started_ms"]),
         " ".join(f"{one['protocol']}+{one['url']}" for one in node["served"]),
     )
+
+
+def _away(node: Any) -> str:
+    """Sessions without a client, which may come back to them: a node that drains tells who is still there."""
+    return f"{max(0, node['sessions'] - node['leaving']):,}" if node["state"] == "draining" else ""
 
 
 @click.command(cls=ApiCommand)

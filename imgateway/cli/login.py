@@ -108,9 +108,11 @@ def login_options(command: Callable[..., Any]) -> Callable[..., Any]:
             _check_wire(url, protocol)
             tls = _tls(url, ca, insecure)
         scheme = transport if router else urlsplit(url).scheme
-        named = _named(rest.get("to", ""), *rest.get("rooms", ()))
+        about: dict[str, Any] = dict(_named(rest.get("to", ""), *rest.get("rooms", ())))
         sealed = scheme == "udp" and (bool(router) or not insecure)
-        source, pinned = _credentials(user, token, config, data_dir, sealed, named)
+        if scheme == "udp" and not router:
+            about["udp_at"] = urlsplit(url).netloc
+        source, pinned = _credentials(user, token, config, data_dir, sealed, about)
         if scheme == "udp" and not sealed:
             source = _without_key(source)
         login = Login(
@@ -186,7 +188,7 @@ def with_client(
     except GatewayError as error:
         from imgateway.cli.lines import plain
 
-        raise click.ClickException(plain(explained(error, login.place))) from None
+        raise click.ClickException(plain(explained(error, login.place, world.refuses))) from None
     click.get_current_context().exit(status)
 
 
@@ -229,16 +231,16 @@ def _credentials(
     config: str | None,
     data_dir: str | None,
     udp: bool,
-    named: dict[str, tuple[str, ...]],
+    about: dict[str, Any],
 ) -> tuple[str | Callable[[], str], str]:
     """What the SDK takes as token, and the device that it is pinned to. `udp`: make one with its UDP key;
-    `named`: that is good for these rooms and topics."""
+    `about`: what else `minter` takes of it."""
     if user is not None and token is not None:
         raise click.UsageError("--user and --token exclude each other")
     if user is not None:
         from imgateway.cli.minting import minter
 
-        make = minter(config, data_dir, "; or log in with --token", **named)
+        make = minter(config, data_dir, "; or log in with --token", **about)
         make(user, "", TTL_S, False, udp)  # what is wrong is wrong at once
         return lambda: make(user, "", TTL_S, False, udp), ""
     text = token if token is not None else os.environ.get("IMGATEWAY_TOKEN", "").strip()

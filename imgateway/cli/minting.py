@@ -20,6 +20,7 @@ def minter(
     otherwise: str = "",
     rooms: Sequence[str] = (),
     topics: Sequence[str] = (),
+    udp_at: str = "127.0.0.1:7901",
 ) -> Minter:
     """A function (user, device, ttl_s, service, udp) → token, with its UDP key if `udp`. It reads the secrets
     each time: they may change.
@@ -29,6 +30,7 @@ def minter(
     :param otherwise: what the user can do when the secret cannot be read, for the error line.
     :param rooms: the ids of rooms that its tokens may publish to without being there.
     :param topics: the ids of topics that its tokens are good for.
+    :param udp_at: where the node should listen on UDP, for the error line.
     :raises click.ClickException: one line.
     """
     from imgateway.auth.keys import load_secret
@@ -54,7 +56,7 @@ def minter(
             if not udp:
                 return token
             if not settings.udp.secret_file and not udp_secret_path(settings.udp, directory).exists():
-                raise click.ClickException(f"{_no_udp_secret(directory)}{otherwise}")
+                raise click.ClickException(f"{_no_udp_secret(directory, udp_at)}{otherwise}")
             return with_udp_key(token, load_udp_secret(settings.udp, directory, make=False))
         except InvalidAddress as error:
             raise click.UsageError(f"{user if not device else f'{user}, {device}'!r}: {error}") from None
@@ -65,8 +67,8 @@ def minter(
     return make
 
 
-def _no_udp_secret(directory: str) -> str:
+def _no_udp_secret(directory: str, udp_at: str) -> str:
     return (
-        f"no UDP secret in {directory}/secrets: this node has never listened on udp; start it with "
-        "--listen native+udp:127.0.0.1:7901 (or, for another node, name its directory with --data-dir)"
+        f"no UDP secret in {directory}/secrets: this node has never listened on udp; give it one more "
+        f"listener, --listen native+udp:{udp_at} (or, for another node, name its directory with --data-dir)"
     )

@@ -57,7 +57,7 @@ def probe(world: World, login: Login, count: int, interval: float, timeout: floa
     try:
         status = world.run(main)
     except GatewayError as error:
-        raise click.ClickException(plain(explained(error, login.url))) from None
+        raise click.ClickException(plain(explained(error, login.url, world.refuses))) from None
     if status == 0 and as_json:
         write_line(as_line(fields(login.url, found[0])))
     elif status == 0:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
+from urllib.parse import urlsplit
 
 from twisted.logger import ILogObserver, LogEvent, LogLevel, formatEvent, globalLogBeginner
 from zope.interface import implementer
@@ -10,9 +12,9 @@ from zope.interface import implementer
 from imgateway.cli.lines import tell
 from imgateway.client.values import Gap
 from imgateway.errors import CloseCode, ConnectRefused, GatewayError, LinkLost
-from imgateway.frames import OutcomeCode, Start, address_text
+from imgateway.frames import Address, OutcomeCode, Start, address_text
 
-__all__ = ("ADVICE", "MISTAKES", "STARTS", "advice_on", "explained", "lose", "remark_on", "show_log")
+__all__ = ("ADVICE", "Losses", "MISTAKES", "STARTS", "advice_on", "explained", "remark_on", "show_log")
 
 STARTS = {start.name.lower(): start for start in Start}
 
@@ -42,16 +44,38 @@ MISTAKES = {
 """What a transport's reason has in it → what that means to whoever typed the URL."""
 
 
-def explained(error: GatewayError, url: str) -> str:
-    """One line: where, what and what to do."""
+SILENT = ("no answer from", "no login within")
+"""How a reason begins if nothing came."""
+UNKNOWN = "is it there, and its UDP port open to us?"
+"""How the transport's ends if it knows no more."""
+
+
+def explained(error: GatewayError, url: str, refuses: Callable[[str, int], bool]) -> str:
+    """One line: where, what and what to do. `refuses`: whether nobody listens at a UDP port."""
     if not isinstance(error, ConnectRefused | LinkLost):
         return str(error)
     name, reason = _code_name(error.code), error.reason or "no reason given"
     if name == "LOST":
+        if url.startswith("udp:") and reason.startswith(SILENT):
+            return _why_silent(reason, url, refuses)
         return _why_not(reason, url)
     # A reason that asks is our own, about what was typed: it says what to look at.
     advice = "" if reason.endswith("?") else ADVICE.get(error.code)
     return f"{url}: {name}: {reason}" + (f"; {advice}" if advice else "")
+
+
+def _why_silent(reason: str, url: str, refuses: Callable[[str, int], bool]) -> str:
+    """Why nothing came of a greeting over UDP."""
+    place = urlsplit(url)
+    if refuses(place.hostname or "", place.port or 0):
+        return f"nothing listens at {url}; is the node running, with --listen native+udp:{place.netloc}?"
+    what, _, why = reason.partition(": ")
+    if why and why != UNKNOWN:
+        return reason
+    return (
+        f"{what if url in what else f'{url}: {what}'}: a firewall may be between, or it is not native+udp "
+        "that listens there: compare with the addresses that the node printed at its start"
+    )
 
 
 def _why_not(reason: str, url: str) -> str:
@@ -95,18 +119,27 @@ def remark_on(client: Any, url: str, patient: bool = False) -> None:
         down = False
 
     client.on_down, client.on_up = on_down, on_up
-    client.on_gap = lose
+    client.on_gap = Losses().lose
     client.on_unsubscribed = put_out
 
 
-def lose(gap: Gap) -> None:
-    """Tell what cannot be shown any more."""
-    lane = f"lane {gap.lane}, " if gap.lane else ""
-    where = f"{address_text(gap.address)} ({lane}epoch {gap.epoch})"
-    if gap.after == gap.upto:
-        tell(f"{where}: what came before may be lost (the gateway was restarted)")
-    else:
-        tell(f"{where}: something after {gap.after} and up to {gap.upto} is lost")
+class Losses:
+    """Tells what cannot be shown any more."""
+
+    def __init__(self) -> None:
+        self._begun: set[tuple[Address, int]] = set()
+
+    def lose(self, gap: Gap) -> None:
+        """A log that began anew is told once for its lanes, which have the same epoch."""
+        name = address_text(gap.address)
+        if gap.after != gap.upto:
+            lane = f"lane {gap.lane}, " if gap.lane else ""
+            tell(
+                f"{name} ({lane}epoch {gap.epoch}): something after {gap.after} and up to {gap.upto} is lost"
+            )
+        elif (gap.address, gap.epoch) not in self._begun:
+            self._begun.add((gap.address, gap.epoch))
+            tell(f"{name} (epoch {gap.epoch}): what came before may be lost (the gateway was restarted)")
 
 
 def put_out(subscription: Any) -> None:

@@ -14,6 +14,8 @@ from typing import Any
 import click
 from msgspec import Struct
 
+from imgateway.cli.knock import refuses
+
 __all__ = ("Main", "World", "pass_world", "run")
 
 Main = Callable[[Any], Coroutine[Any, Any, int]]
@@ -83,7 +85,8 @@ def _lines(reactor: Any) -> Any:
 
 class World(Struct, frozen=True):
     """`client` makes an SDK client that is not started; `lines` gives standard input line by line; `now` is
-    Unix seconds. For commands without a reactor: `pause` sleeps for seconds, `seconds` is a steady clock."""
+    Unix seconds; `refuses`: nobody listens at a UDP port. For commands without a reactor: `pause` sleeps for
+    seconds, `seconds` is a steady clock."""
 
     run: Callable[[Main], int] = run
     client: Callable[..., Any] = _client
@@ -91,6 +94,7 @@ class World(Struct, frozen=True):
     now: Callable[[], float] = time.time
     pause: Callable[[float], None] = time.sleep
     seconds: Callable[[], float] = time.monotonic
+    refuses: Callable[[str, int], bool] = refuses
 
 
 pass_world = click.make_pass_decorator(World, ensure=True)

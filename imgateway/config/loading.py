@@ -85,7 +85,7 @@ def _override(text: str) -> tuple[Setting, Any]:
     path, equals, value = text.partition("=")
     section, dot, key = path.strip().partition(".")
     if not (equals and dot):
-        raise ConfigError(f"{shown(text)}: must be section.key=value")
+        raise ConfigError(f"--set {shown(text)}: must be section.key=value; imgateway genconfig prints all")
     setting, value = _setting(section, key), value.strip()
     plain = get_args(setting.kind)[0]
     try:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from difflib import get_close_matches
 from typing import Any, ClassVar
 
 from msgspec.structs import replace
@@ -9,7 +11,7 @@ from twisted.python import usage
 
 import twisted
 from imgateway import __version__
-from imgateway.config import Settings, check, load
+from imgateway.config import Settings, check, describe, load
 from imgateway.errors import ConfigError
 
 __all__ = ("Options", "SettingsOptions")
@@ -19,6 +21,12 @@ class SettingsOptions(usage.Options):
     """What every service has: ``--config``, ``--set``, ``--version``, and errors of one line."""
 
     program = ""
+    named: ClassVar[Mapping[str, str]] = {
+        "data-dir": "node.data_dir",
+        "broker": "broker.url",
+        "registry": "registry.url",
+    }
+    """The settings that have an option of their own."""
     optParameters: ClassVar[list[list[Any]]] = [
         ["config", "c", None, "A TOML file of settings (imgateway genconfig prints one)."],
         ["data-dir", None, None, "Where messages and secrets are kept."],
@@ -62,29 +70,47 @@ class SettingsOptions(usage.Options):
         try:
             super().parseOptions(options)
             self.settings = self.load()
-        except (usage.UsageError, ConfigError) as error:
-            raise SystemExit(f"{self.program}: {error}") from None
+        except usage.UsageError as error:
+            raise SystemExit(
+                f"{self.program}: {self._nearest(str(error))}; all options: twistd {self.program} --help"
+            ) from None
+        except ConfigError as error:
+            raise SystemExit(f"{self.program}: {self.told(error)}") from None
+
+    def told(self, error: Exception) -> str:
+        """What is wrong, for who started the service; of a setting also the option that it was given with,
+        and where it is explained."""
+        setting = str(error).partition(":")[0]
+        if not isinstance(error, ConfigError) or setting not in {known.path for known in describe()}:
+            return str(error)
+        by = "".join(f"--{option}: " for option, path in self.given().items() if path == setting)
+        return f"{by}{error}; all settings: imgateway genconfig"
+
+    def given(self) -> Mapping[str, str]:
+        """The settings that stand on the command line by their own options: option → path."""
+        return {option: path for option, path in self.named.items() if self[option] is not None}
+
+    def _nearest(self, wrong: str) -> str:
+        """With what an option that is not there may have been meant to be."""
+        words = wrong.split()
+        if "recognized" not in words:
+            return wrong
+        near = get_close_matches(words[1].lstrip("-"), [name.rstrip("=") for name in self.longOpt], 1)
+        return f"{wrong}; did you mean --{near[0]}?" if near else wrong
 
     def load(self) -> Settings:
         """The settings of file and command line, read anew.
 
         :raises ConfigError: naming the setting and what is allowed.
         """
-        settings = self._more(load(self["config"], self._sets))
-        node, broker, registry = settings.node, settings.broker, settings.registry
-        if self["data-dir"] is not None:
-            node = replace(node, data_dir=self["data-dir"])
-        if self["broker"] is not None:
-            broker = replace(broker, url=self["broker"])
-        if self["registry"] is not None:
-            registry = replace(registry, url=self["registry"])
-        redis = replace(settings.redis, unsafe=True) if self["redis-unsafe"] else settings.redis
-        settings = replace(settings, node=node, broker=broker, redis=redis, registry=registry)
+        settings = load(self["config"], self._sets)
+        for option, path in self.given().items():
+            section, _, key = path.partition(".")
+            changed = replace(getattr(settings, section), **{key: self[option]})
+            settings = replace(settings, **{section: changed})
+        if self["redis-unsafe"]:
+            settings = replace(settings, redis=replace(settings.redis, unsafe=True))
         check(settings)
-        return settings
-
-    def _more(self, settings: Settings) -> Settings:
-        """With what the service's own options say."""
         return settings
 
 
@@ -99,6 +125,14 @@ class Options(SettingsOptions):
         "native TCP 7901, native and JSON WebSocket 7902, HTTP 7980 (health and metrics). "
         "`imgateway genconfig` prints every setting."
     )
+    named: ClassVar[Mapping[str, str]] = {
+        **SettingsOptions.named,
+        "http": "listen.http",
+        "api": "listen.api",
+        "keys": "router.keys_file",
+        "node": "node.name",
+        "listen": "listen.clients",
+    }
 
     optParameters: ClassVar[list[list[Any]]] = [
         [
@@ -119,23 +153,9 @@ class Options(SettingsOptions):
 
     def __init__(self) -> None:
         super().__init__()
-        self._listen: list[str] = []
+        self["listen"] = None
 
     def opt_listen(self, value: str) -> None:
         """PROTOCOL[,PROTOCOL]+TRANSPORT:ENDPOINT, such as native+tcp:tcp:7901. May be repeated; any --listen
         replaces all default listeners."""
-        self._listen.append(value)
-
-    def _more(self, settings: Settings) -> Settings:
-        node, listen, router = settings.node, settings.listen, settings.router
-        if self["node"] is not None:
-            node = replace(node, name=self["node"])
-        if self._listen:
-            listen = replace(listen, clients=tuple(self._listen))
-        if self["http"] is not None:
-            listen = replace(listen, http=self["http"])
-        if self["api"] is not None:
-            listen = replace(listen, api=self["api"])
-        if self["keys"] is not None:
-            router = replace(router, keys_file=self["keys"])
-        return replace(settings, node=node, listen=listen, router=router)
+        self["listen"] = (*(self["listen"] or ()), value)

@@ -78,8 +78,9 @@ class Process(Service):
             log.info("stopped before it was ready")
             return
         if isinstance(failure.value, OperatorError):
-            tell(f"{self.name}: {failure.getErrorMessage()}\n")
-            log.error("the start failed", why=failure.getErrorMessage())
+            why = self.options.told(failure.value)
+            tell(f"{self.name}: {why}\n")
+            log.error("the start failed", why=why)
         else:
             log.failure("the start failed", failure)
         if not self._failed:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import secrets
 import time
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from msgspec.structs import replace
 from twisted.internet.defer import Deferred, gatherResults, maybeDeferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -40,18 +40,17 @@ class Options(SettingsOptions):
         "Runs a router: the HTTP API of a cluster of gateway nodes. It needs the nodes' broker and registry, "
         "the secret that their tokens are signed with (auth.secret_file), and a file of API keys."
     )
+    named: ClassVar[Mapping[str, str]] = {
+        **SettingsOptions.named,
+        "public": "router.public",
+        "private": "router.private",
+        "keys": "router.keys_file",
+    }
     optParameters: ClassVar[list[list[Any]]] = [
         ["public", None, None, "Endpoint for clients, such as 0.0.0.0:7990; empty: none."],
         ["private", None, None, "Endpoint for business servers and operators, such as 127.0.0.1:7991."],
         ["keys", None, None, "The file of the API keys (imgateway apikey makes one)."],
     ]
-
-    def _more(self, settings: Settings) -> Settings:
-        router = settings.router
-        for option, field in (("public", "public"), ("private", "private"), ("keys", "keys_file")):
-            if self[option] is not None:
-                router = replace(router, **{field: self[option]})
-        return replace(settings, router=router)
 
 
 def check_router(settings: Settings) -> None:
@@ -182,4 +181,4 @@ def makeService(options: Options) -> Router:
     try:
         return Router(options, reactor)
     except OperatorError as error:
-        raise SystemExit(f"imrouter: {error}") from None
+        raise SystemExit(f"imrouter: {options.told(error)}") from None

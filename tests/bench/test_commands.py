@@ -66,13 +66,13 @@ def test_what_every_scene_takes_is_a_field_of_the_options() -> None:
 
 
 def test_options_reach_the_scene(run: Run, asked: list[Options]) -> None:
-    words = "p2p --protocol mqtt --broker embedded: --pairs 3 --window 2 --window 8 --size 10 --qos 0".split()
+    words = "p2p --protocol mqtt --broker embedded: --pairs 3 --window 2 --window 8 --size 20 --qos 0".split()
     more = ["--transport", "websocket", "--seconds", "0.5", "--runs", 2, "--against", "none", "--unpinned"]
     done = run(*words, *more)
     assert done.exit_code == 0
     assert asked == [
         Options(
-            protocol="mqtt", brokers=("embedded:",), pairs=3, windows=(2, 8), size=10, qos=0, seconds=0.5,
+            protocol="mqtt", brokers=("embedded:",), pairs=3, windows=(2, 8), size=20, qos=0, seconds=0.5,
             runs=2, against="none", unpinned=True, transport="websocket",
         )
     ]  # fmt: skip
@@ -121,7 +121,10 @@ def test_the_report_is_written(run: Run, asked: list[Options], tmp_path: Path) -
         ("idle --pairs 3", "No such option: --pairs. idle takes --transport, --broker, --sessions, --runs,"),
         ("login --transport tcp", "there is one transport that it goes over"),
         ("cluster --protocol mqtt", "there is one protocol that its clients speak"),
-        ("p2p --transport udp", "'udp' is not one of 'tcp', 'websocket'"),
+        ("p2p --transport pigeon", "'pigeon' is not one of 'tcp', 'websocket', 'udp'"),
+        ("p2p --transport udp --protocol mqtt", "native goes over UDP; mqtt is measured over TCP"),
+        ("p2p --transport udp --protocol mobileimsdk", "mobileimsdk is measured over TCP"),
+        ("p2p --transport udp --size 1001", "over UDP a body has at most 1,000 bytes"),
         ("p2p --rate 9 --window 4", "with --rate there is no --window"),
         ("room --rate 9", "--rate is for --part tick and --part bystanders"),
         ("room --part tick --against c", "--against is for --part fan-out"),
@@ -130,6 +133,17 @@ def test_the_report_is_written(run: Run, asked: list[Options], tmp_path: Path) -
         ("udp --broker memory: --broker embedded:", "it measures one --broker in a call"),
         ("idle --transport udp --broker memory: --broker embedded:", "over udp it measures one --broker"),
         ("latency --window 1 --window 4", "it has one --window"),
+        ("room --against autobahn", "--against autobahn is for --transport websocket"),
+        ("p2p --protocol mobileimsdk --transport websocket", "mobileimsdk is measured over TCP"),
+        ("p2p --protocol mobileimsdk --qos 0", "--qos 0 is for native and mqtt"),
+        ("p2p --qos 0 --size 15", "--qos 0 takes bodies of 16 bytes or more"),
+        ("p2p --pairs 9001", "--pairs 9,001: one program has descriptors for 18,000 connections, two a pair"),
+        ("p2p --broker memory: --broker foo:", "broker.url: 'foo:' is no broker; allowed: embedded:"),
+        ("storm --broker redis://", "is not a Redis URL"),
+        ("login --sessions 18001", "--sessions 18,001: one program has descriptors for 18,000"),
+        ("idle --transport websocket --sessions 20000", "one program has descriptors for 18,000"),
+        ("room --members 20000", "--members 20,000: one program has descriptors for 18,000"),
+        ("soak --part tcp --sessions 20000", "one program has descriptors for 18,000"),
         ("soak --runs 2", "No such option: --runs. soak takes"),
         ("table --from nowhere.json", "nowhere.json"),
     ],
@@ -146,8 +160,6 @@ def test_a_wrong_command_line_is_status_2_and_nothing_is_measured(
 @pytest.mark.parametrize(
     ("words", "why"),
     [
-        ("room --against autobahn --transport tcp", "on WebSocket against autobahn"),
-        ("p2p --protocol mobileimsdk --transport websocket", "mobileimsdk is measured over TCP"),
         ("p2p --against none --runs 1", "gcc is not installed: apt-get install gcc"),
         ("idle --runs 1", "gcc is not installed: apt-get install gcc"),
     ],
@@ -156,15 +168,47 @@ def test_a_scene_that_cannot_run_says_why_in_one_line(
     words: str, why: str, run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    if "gcc" in why:
-        monkeypatch.setattr("shutil.which", lambda program, path: None)
-    else:
-        monkeypatch.setattr("bench.room.compiled", lambda *_: Path("crowd"))
+    monkeypatch.setattr("shutil.which", lambda program, path: None)
     done = run(*words.split())
     assert done.exit_code == 1
     assert done.stderr.splitlines()[-1].startswith("Error: ")
     assert why in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "missing"),
+    [
+        ("p2p", "mosquitto"),
+        ("latency", "mosquitto"),
+        ("cluster", "redis-server"),
+        ("soak", "redis-server"),
+        ("p2p --against none", ""),
+        ("soak --part udp", ""),
+        ("idle --transport websocket", ""),
+    ],
+)
+def test_what_is_not_installed_is_told_before_anything_is_measured(
+    words: str, missing: str, run: Run, asked: list[Options], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = {"idle --transport websocket": ()}.get(words, ("gcc",))
+    monkeypatch.setattr("shutil.which", lambda name, path: name if name in there else None)
+    done = run(*words.split())
+    assert (done.exit_code, len(asked)) == ((1, 0) if missing else (0, 1))
+    assert f"{missing} is not installed" in done.stderr or not missing
+
+
+def test_a_redis_that_is_not_there_is_told_before_anything_is_measured(
+    run: Run, asked: list[Options]
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        assert run("p2p", "--broker", f"redis://127.0.0.1:{port}", "--against", "none").exit_code == 0
+    done = run("p2p", "--broker", f"redis://:secret@127.0.0.1:{port}")
+    assert done.exit_code == 2
+    assert f"--broker: 127.0.0.1:{port} does not answer: " in done.stderr
+    assert "secret" not in done.stderr
+    assert len(asked) == 1
 
 
 def test_a_missing_server_names_its_package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -315,6 +359,20 @@ def test_numbers_out_of_their_range(run: Run, words: str) -> None:
     done = run(*words.split())
     assert done.exit_code == 2
     assert "is not in the range" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        ("tasks --broker foo:", "'foo:' is no broker"),
+        ("tasks --users 10 --online 11", "--online 11: of 10 users"),
+        ("tasks --online 1 --broker memory:", "no --broker"),
+    ],
+)
+def test_what_a_task_cannot_be_measured_with(run: Run, words: str, why: str) -> None:
+    done = run(*words.split())
+    assert done.exit_code == 2
+    assert why in done.stderr
 
 
 # ------------------------------------------------------------ without the source tree

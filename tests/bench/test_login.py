@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import click
 import pytest
 
 from bench.figures import Options
@@ -26,13 +25,3 @@ def test_everybody_logs_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         assert figure.judged == figure.value  # not the ratio: the baseline knows nobody
     assert (stay.asked, stay.stretch) == (12_000, 20_000)
     assert leave.asked is None
-
-
-def test_more_than_a_process_has_descriptors_for() -> None:
-    with pytest.raises(click.ClickException, match="descriptors for 18,000"):
-        scene(Options(sessions=18_001), Quiet())
-
-
-def test_another_baseline() -> None:
-    with pytest.raises(click.ClickException, match="login goes against c, or none"):
-        scene(Options(against="mosquitto"), Quiet())

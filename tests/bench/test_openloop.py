@@ -7,6 +7,7 @@ import os
 import random
 import signal
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,9 +17,13 @@ from typing import Any
 
 import pytest
 
+from bench.datagrams import built, with_key
 from bench.figures import Options
+from bench.generator import generator
 from bench.latency import scene
 from bench.servers import HERE, Server, compiled, gateway, tokens
+from imgateway.auth.udp import load_udp_secret
+from imgateway.config import UdpSettings
 from tests.bench.quiet import Quiet
 
 pytestmark = [pytest.mark.network, pytest.mark.server]
@@ -41,6 +46,11 @@ int main(void) {
 @pytest.fixture(scope="module")
 def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return compiled(tmp_path_factory.mktemp("pairs"), "pairs")
+
+
+@pytest.fixture(scope="module")
+def udp(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return built(tmp_path_factory.mktemp("pairs_udp"), "pairs_udp")
 
 
 @pytest.fixture(scope="module")
@@ -175,6 +185,50 @@ def test_what_makes_no_sense(program: Path, arguments: tuple[Any, ...], says: st
 @pytest.mark.parametrize("mode", ["mobileimsdk+websocket", "native+udp", "idle+websocket"])
 def test_what_the_generator_does_not_speak(program: Path, mode: str) -> None:
     refused(program, mode, (1, 100, 1), "native and mqtt go over WebSocket")
+
+
+@pytest.mark.parametrize(
+    ("mode", "size", "says"),
+    [
+        ("native", 100, "this one speaks native+udp"),
+        ("mqtt+udp", 100, "this one speaks native+udp"),
+        ("native+websocket", 100, "this one speaks native+udp"),
+        ("native+udp", 1_001, "over UDP a body has at most 1000 bytes"),
+    ],
+)
+def test_what_the_generator_over_udp_does_not_speak(udp: Path, mode: str, size: int, says: str) -> None:
+    refused(udp, mode, (1, size, 1), says)
+
+
+@pytest.mark.parametrize("window", [0, 8])
+def test_what_a_bad_line_loses_goes_again(udp: Path, window: int, tmp_path: Path) -> None:
+    """Each message comes once, and in the open loop all of them come."""
+    with gateway(tmp_path, "memory:", "native+udp", cpu=None) as node, bad_line(node.port) as port:
+        secret = load_udp_secret(UdpSettings(), node.data_dir)
+        lines = "".join(f"{with_key(token, secret)}\n" for token in tokens(node, 4, "l"))
+        command = [udp, "native+udp", "127.0.0.1", port, 4, window, 100, 2, "l", 100]
+        with generator(command, lines, cpu=None) as load:
+            load.awaits("measuring")
+            found = load.told()
+    assert found["repeated"] > 0
+    assert (found["twice"], found["lost"]) == (0, 0)
+    if window:
+        assert found["messages"] > 0
+    else:
+        assert found["messages"] == pytest.approx(200, abs=2)
+
+
+@contextmanager
+def bad_line(port: int) -> Iterator[int]:
+    """The port of one that loses a fiftieth of the datagrams to `port`, and of those from there."""
+    words = ["link", "--listen", "udp:0", "--to", f"udp:127.0.0.1:{port}", "--loss", "2%", "--seed", "7"]
+    command = [sys.executable, "-c", "from imgateway.cli import main; main()", *words]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as child:
+        try:
+            assert child.stderr is not None
+            yield int(child.stderr.readline().split()[0].rpartition(":")[2])
+        finally:
+            child.terminate()
 
 
 def refused(program: Path, mode: str, arguments: tuple[Any, ...], says: str) -> None:

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 from click.testing import CliRunner, Result
 
-from bench import room
+from bench import p2p, room
 from bench.figures import Figure, Options
 from bench.figures import Result as Measured
 from imgateway.cli import main
@@ -73,12 +73,33 @@ def test_pairs_over_websocket_in_the_open_loop_without_acknowledgements(run: Run
     assert figure.details["lost"] == (0.0,)
 
 
-def test_the_baseline_of_pairs_over_websocket_says_what_it_is(run: Run) -> None:
-    figure, _ = run("p2p --transport websocket --pairs 2 --window 1 --seconds 0.5 --broker memory:")
+@pytest.mark.parametrize("transport", ["websocket", "udp"])
+def test_the_baseline_of_pairs_over_another_transport_says_what_it_is(transport: str, run: Run) -> None:
+    figure, _ = run(f"p2p --transport {transport} --pairs 2 --window 1 --seconds 0.5 --broker memory:")
     assert figure.against.startswith("mosquitto ")
     assert figure.against.endswith(", over TCP")
     assert (figure.ratio or 0) > 0
     assert figure.asked is None
+
+
+@pytest.mark.parametrize("size", [20, 1_000], ids=["many in a datagram", "one in a datagram"])
+def test_pairs_over_udp(size: int, run: Run) -> None:
+    """Of the larger ones what comes together comes in fragments."""
+    words = f"p2p --transport udp --size {size} --pairs 2 --window 16 --seconds 0.5 --broker memory:"
+    figure, _ = run(f"{words} --against none")
+    assert figure.what == "native over udp, memory, window 16"
+    assert (figure.value or 0) > 0
+    assert figure.asked is None
+    assert "repeated" in figure.details
+
+
+@pytest.mark.parametrize("qos", [0, 1])
+def test_pairs_over_udp_in_the_open_loop(qos: int, run: Run) -> None:
+    words = f"p2p --transport udp --pairs 2 --rate 200 --seconds 0.5 --qos {qos} --broker memory:"
+    figure, _ = run(f"{words} --against none")
+    assert figure.what == f"native over udp{'' if qos else ', qos 0'}, memory, 200/s, p99"
+    assert figure.detail("rate") == pytest.approx(200, abs=4)
+    assert figure.details.get("lost", (0.0,)) == (0.0,)
 
 
 @pytest.mark.parametrize("transport", ["tcp", "websocket"])
@@ -138,8 +159,6 @@ def test_a_server_that_does_not_start_is_told_with_its_own_words(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    words = "bench p2p --broker nothing: --against none --runs 1".split()
-    done = CliRunner().invoke(main, words)
-    assert done.exit_code == 1
-    assert "'nothing:' is no broker" in done.stderr
+    with pytest.raises(click.ClickException, match="'nothing:' is no broker"):
+        p2p.scene(Options(brokers=("nothing:",), against="none", runs=1), Quiet())
     assert list(tmp_path.iterdir()) == []

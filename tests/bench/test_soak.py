@@ -40,6 +40,20 @@ def test_sessions_that_stay() -> None:
     assert (rest.unit, rest.asked, rest.better) == ("% a minute", soak.FLAT, "less")
 
 
+def test_what_a_later_part_lacks_is_told_before_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    def lacking(directory: Path) -> Path:
+        raise click.ClickException("apt-get install libssl-dev")
+
+    begun: list[Path] = []
+    monkeypatch.setattr(soak, "built", lacking)
+    monkeypatch.setattr(soak, "lasting", lambda directory, *_: begun.append(directory) or [])
+    with pytest.raises(click.ClickException, match="libssl-dev"):
+        soak.scene(Options(parts=("tcp", "udp")), Quiet())
+    assert begun == []
+    assert soak.scene(Options(parts=("tcp",)), Quiet()) == []
+    assert len(begun) == 1
+
+
 def test_who_is_sent_away_is_counted_and_comes_again(tmp_path: Path) -> None:
     program = compiled(tmp_path, "sessions")
     with gateway(tmp_path, "memory:", cpu=None) as server:

@@ -36,14 +36,26 @@ def test_nodes(api: FakeApi, ask: Ask) -> None:
     result = ask("nodes")
     assert (result.exit_code, result.stderr) == (0, "")
     assert [line.rstrip() for line in result.stdout.splitlines()] == [
-        "NODE  INCARNATION  STATE  SESSIONS  LEAVING  WEIGHT  REGION  ZONE  STARTED               SERVES",
-        "n1    n1.aa        busy     12,345        7      50  eu      a     2026-11-21 15:53:36Z  "
+        "NODE  INCARNATION  STATE  SESSIONS  LEAVING  AWAY  WEIGHT  REGION  ZONE  STARTED               SERVES",  # noqa: E501
+        "n1    n1.aa        busy     12,345        7  -         50  eu      a     2026-11-21 15:53:36Z  "
         f"native+{url} json+wss://gw1.example.org",
-        "节点  节点.bb      ready         0        0     100  -       -     -                     -",
+        "节点  节点.bb      ready         0        0  -        100  -       -     -                     -",
     ]
     assert [one.line for one in api.asked] == ["GET /v1/nodes"]
     lines = [json.loads(line) for line in ask("nodes", "--json").stdout.splitlines()]
     assert [(one["node"], one["sessions"]) for one in lines] == [("n1", 12_345), ("节点", 0)]
+
+
+def test_sessions_of_a_drained_node_whose_clients_have_gone_are_told_apart(api: FakeApi, ask: Ask) -> None:
+    half = NodeInfo("n1", "n1.aa", NodeState.DRAINING, sessions=2_310, leaving=310)
+    all_gone = NodeInfo("n2", "n2.aa", NodeState.DRAINING, sessions=1)
+    # Links that are not logged in yet are sent away as well.
+    early = NodeInfo("n3", "n3.aa", NodeState.DRAINING, sessions=1, leaving=2)
+    api.say(Nodes((half, all_gone, early)))
+    rows = [line.split()[3:6] for line in ask("nodes").stdout.splitlines()]
+    assert rows == [
+        ["SESSIONS", "LEAVING", "AWAY"], ["2,310", "310", "2,000"], ["1", "0", "1"], ["1", "2", "0"],
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("ms", [-(2**63), 253_402_300_800_000, 2**63 - 1])

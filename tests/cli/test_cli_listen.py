@@ -179,7 +179,10 @@ def test_options_reach_the_client(run: Run, stage: Stage) -> None:
 def test_gaps_and_lost_links_are_told(run: Run, stage: Stage) -> None:
     stage.script = [
         lambda client: client.on_gap(Gap(parse_address("user:alice"), 0, 7, 3, 9)),
-        lambda client: client.on_gap(Gap(parse_address("room:7"), 1, 7, 4, 4)),
+        lambda client: client.on_gap(Gap(parse_address("room:7"), 1, 7, 4, 9)),
+        lambda client: client.on_gap(Gap(parse_address("room:7"), 0, 8, 4, 4)),
+        lambda client: client.on_gap(Gap(parse_address("room:7"), 1, 8, 0, 0)),
+        lambda client: client.on_gap(Gap(parse_address("room:8"), 1, 8, 0, 0)),
         lambda client: client.down(5, "\x1b[2J"),
         lambda client: client.up(),
         lambda client: client.down(103, ""),
@@ -189,7 +192,9 @@ def test_gaps_and_lost_links_are_told(run: Run, stage: Stage) -> None:
     result = run("listen", *LOGIN, "--timeout", "1", stage=stage)
     assert result.stderr.splitlines() == [
         "user:alice (epoch 7): something after 3 and up to 9 is lost",
-        "room:7 (lane 1, epoch 7): what came before may be lost (the gateway was restarted)",
+        "room:7 (lane 1, epoch 7): something after 4 and up to 9 is lost",
+        "room:7 (epoch 8): what came before may be lost (the gateway was restarted)",
+        "room:8 (epoch 8): what came before may be lost (the gateway was restarted)",
         "no connection (\\u001b[2J); trying again",
         "connected again",
         "no connection (UNAVAILABLE); trying again",

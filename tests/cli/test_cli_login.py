@@ -11,6 +11,7 @@ import jwt
 import pytest
 from click.testing import Result
 from twisted.internet.interfaces import IOpenSSLClientConnectionCreator
+from twisted.internet.task import Clock
 from twisted.logger import LogLevel
 from twisted.python.failure import Failure
 from zope.interface.verify import verifyObject
@@ -24,6 +25,8 @@ from imgateway.cli.trust import trusting, unverified
 from imgateway.config import AuthSettings, UdpSettings
 from imgateway.core.credentials import split
 from imgateway.errors import CloseCode, ConnectRefused, LinkLost, StoreError
+from imgateway.protocols.native import NativeAdapter
+from imgateway.transports.datagram.client import DatagramClient
 from tests.cli.fake_client import FakeClient, Stage
 
 Run = Callable[..., Result]
@@ -241,12 +244,49 @@ def test_no_way_to_a_welcome(run: Run, reason: str, said: str) -> None:
 
 def test_a_web_socket_is_told_of_a_web_socket() -> None:
     error = LinkLost("wrong version number")
-    assert remarks.explained(error, "wss://h:1") == "wss://h:1: no TLS on this port: try ws://"
+    assert remarks.explained(error, "wss://h:1", refuses) == "wss://h:1: no TLS on this port: try ws://"
 
 
-def test_a_reason_that_names_the_gateway_is_not_told_twice() -> None:
-    reason = "no answer from udp://h:1 within 10 s: is it there, and its UDP port open to us?"
-    assert remarks.explained(LinkLost(reason), "udp://h:1") == reason
+NOT_UDP = (
+    "a firewall may be between, or it is not native+udp that listens there: compare with the addresses "
+    "that the node printed at its start"
+)
+
+
+@pytest.mark.parametrize(
+    ("reason", "said"),
+    [
+        (
+            f"no answer from udp://h:1 within 10 s: {remarks.UNKNOWN}",
+            "no answer from udp://h:1 within 10 s: ",
+        ),
+        ("no login within 5 s", "udp://h:1: no login within 5 s: "),
+    ],
+)
+def test_who_is_not_heard_over_udp_is_asked_whether_it_is_there(reason: str, said: str) -> None:
+    def silent(host: str, port: int) -> bool:
+        assert (host, port) == ("h", 1)
+        return False
+
+    nobody = "nothing listens at udp://h:1; is the node running, with --listen native+udp:h:1?"
+    assert remarks.explained(LinkLost(reason), "udp://h:1", refuses) == nobody
+    assert remarks.explained(LinkLost(reason), "udp://h:1", silent) == said + NOT_UDP
+
+
+def test_what_the_transport_knows_of_it_is_told_as_it_is() -> None:
+    reason = "no answer from udp://h:1 within 10 s: it asked where we are, and then no more"
+    assert remarks.explained(LinkLost(reason), "udp://h:1", lambda host, port: False) == reason
+    assert remarks.explained(LinkLost("no login within 5 s"), URL, refuses) == f"{URL}: no login within 5 s"
+
+
+def test_the_transport_ends_what_it_does_not_know_with_these_words() -> None:
+    client = DatagramClient(Clock(), ("127.0.0.1", 1), "udp://h:1", NativeAdapter(), None, bytes, 1.0)
+    assert client._hint == remarks.UNKNOWN
+
+
+def refuses(host: str, port: int) -> bool:
+    """Nobody listens there."""
+    return True
 
 
 def test_with_patience_every_attempt_is_told(run: Run) -> None:
@@ -347,12 +387,12 @@ def test_a_user_over_udp_has_a_key(run: Run, data_dir: str) -> None:
 
 
 def test_a_node_that_never_listened_on_udp_has_no_udp_secret(run: Run, data_dir: str) -> None:
-    result, options = login(run, "--user", "bob", "--data-dir", data_dir, url=UDP_URL)
+    result, options = login(run, "--user", "bob", "--data-dir", data_dir, url="udp://127.0.0.1:7955")
     assert (result.exit_code, options) == (1, None)
     assert result.stderr == (
-        f"Error: no UDP secret in {data_dir}/secrets: this node has never listened on udp; start it with "
-        "--listen native+udp:127.0.0.1:7901 (or, for another node, name its directory with --data-dir); "
-        "or log in with --token\n"
+        f"Error: no UDP secret in {data_dir}/secrets: this node has never listened on udp; give it "
+        "one more listener, --listen native+udp:127.0.0.1:7955 (or, for another node, name its directory "
+        "with --data-dir); or log in with --token\n"
     )
     assert result.stderr.count("\n") == 1
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from imgateway.auth.keys import make_secret
+from imgateway.cli.knock import refuses
 
 pytestmark = pytest.mark.network
 
@@ -37,6 +38,25 @@ def test_a_gateway_that_is_not_there_is_one_line(nobody: str, args: tuple[str, .
     done = imgateway(args[0], nobody, "--token", "t", *args[1:], stdin=subprocess.DEVNULL)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == f"Error: nothing listens at {nobody}; is the node running?\n"
+
+
+def test_a_udp_port_that_nobody_listens_on_is_known(nobody: str) -> None:
+    place = nobody.removeprefix("tcp://")
+    done = imgateway(
+        "send", f"udp://{place}", "--token", "t", "--insecure", "--timeout", "0.2", "user:bob", "x"
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    said = f"nothing listens at udp://{place}; is the node running, with --listen native+udp:{place}?"
+    assert done.stderr == f"Error: {said}\n"
+
+
+def test_who_takes_datagrams_without_a_word_refuses_nothing() -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as silent:
+        silent.bind(("127.0.0.1", 0))
+        port = silent.getsockname()[1]
+        assert not refuses("127.0.0.1", port)
+    assert refuses("127.0.0.1", port)
+    assert not refuses("nowhere.invalid", port)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -179,5 +179,5 @@ def test_what_a_router_does_not_start_with(cluster: Cluster) -> None:
     cluster.begin("r", "imrouter", "--keys", "keys.toml", "--broker", "embedded:")
     assert cluster.processes["r"].wait(DEADLINE_S) == 1
     log = (cluster.place / "r.log").read_text()
-    assert log.startswith("imrouter: broker.url: embedded: lives in one node alone")
+    assert log.startswith("imrouter: --broker: broker.url: embedded: lives in one node alone")
     assert log.count("\n") == 1

@@ -8,9 +8,11 @@ import pytest
 
 from imgateway import __version__
 from imgateway.config import Settings
-from imgateway.errors import ConfigError
+from imgateway.errors import ConfigError, OperatorError
 from imgateway.tap import makeService
+from imgateway.tap.check import check_broker
 from imgateway.tap.options import Options
+from imgateway.tap.router import Options as RouterOptions
 
 
 def parsed(*arguments: str) -> Options:
@@ -86,6 +88,55 @@ def test_what_is_wrong_is_one_line(arguments: list[str], words: str) -> None:
     assert line.startswith("imgateway: ")
     assert words in line
     assert "\n" not in line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (
+            ["--no-such-option"],
+            "imgateway: option --no-such-option not recognized; all options: twistd imgateway --help",
+        ),
+        (
+            ["--borker", "memory:"],
+            "imgateway: option --borker not recognized; did you mean --broker?; "
+            "all options: twistd imgateway --help",
+        ),
+        (
+            ["--listen", "nonsense"],
+            "imgateway: --listen: listen.clients: must be PROTOCOL+TRANSPORT:ENDPOINT each, such as "
+            'native+tcp:tcp:7901, not "nonsense"; all settings: imgateway genconfig',
+        ),
+        (
+            ["--set", "nonsense"],
+            'imgateway: --set "nonsense": must be section.key=value; imgateway genconfig prints all',
+        ),
+    ],
+)
+def test_the_line_names_the_option_and_says_where_help_is(arguments: list[str], line: str) -> None:
+    with pytest.raises(SystemExit) as ended:
+        parsed(*arguments)
+    assert ended.value.code == line
+
+
+def test_a_value_that_is_looked_at_later_is_told_with_its_option() -> None:
+    options = parsed("--broker", "foo:")
+    with pytest.raises(ConfigError) as wrong:
+        check_broker(options.settings)
+    assert options.told(wrong.value).startswith("--broker: broker.url: 'foo:' is no broker; allowed: ")
+    assert options.told(wrong.value).endswith("; all settings: imgateway genconfig")
+    unsaid = parsed("--set", "broker.url=foo:").told(wrong.value)
+    assert unsaid.startswith("broker.url: 'foo:' is no broker; ")
+    assert options.told(ConfigError("tasks.db: in use")) == "tasks.db: in use"
+    assert options.told(OperatorError("cannot listen on x: in use")) == "cannot listen on x: in use"
+
+
+def test_every_option_of_its_own_names_a_setting() -> None:
+    for kind in (Options, RouterOptions):
+        options = kind()
+        for path in options.named.values():
+            section, _, key = path.partition(".")
+            assert hasattr(getattr(options.settings, section), key), path
 
 
 def test_help_names_all_options(capsys: pytest.CaptureFixture[str]) -> None:
