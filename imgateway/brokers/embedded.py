@@ -45,7 +45,7 @@ from imgateway.brokers.sessions import Sessions
 from imgateway.brokers.store import Store
 from imgateway.brokers.tails import Tails
 from imgateway.config import BrokerSettings, RetentionSettings, RoomSettings
-from imgateway.core.dedup import Dedup
+from imgateway.core.dedup import Dedup, keyed
 from imgateway.core.retry import backoff
 from imgateway.errors import CloseCode, StoreError
 from imgateway.frames import (
@@ -86,6 +86,7 @@ class EmbeddedBroker:
     :param random: in [0, 1), for the jitter of retries.
     :param open_database: the seam for a simulated disk.
     :param lane: name → lane; the seam for tests without threads.
+    :param soon: calls what it is given when the turn of the reactor is over.
     """
 
     log = Logger()
@@ -104,7 +105,9 @@ class EmbeddedBroker:
         random: Callable[[], float] = random,
         open_database: OpenDatabase = open_database,
         lane: Callable[[str], Lane] | None = None,
+        soon: Callable[[Callable[[], None]], Any] | None = None,
     ) -> None:
+        soon = soon or partial(reactor.callLater, 0)
         self.name = "memory:" if data_dir is None else "embedded:"
         self.dedup_s = settings.dedup_s
         self._reactor = reactor
@@ -119,7 +122,7 @@ class EmbeddedBroker:
         )
         in_memory = self._directory is None
         make: Callable[[str], Lane] = lane or (
-            lambda name: TurnLane(reactor) if in_memory else ThreadLane(reactor, "imgateway-" + name)
+            lambda name: TurnLane(soon) if in_memory else ThreadLane(reactor, "imgateway-" + name)
         )
         self._writer = make("writer")
         self._reader = self._writer if in_memory else make("reader")
@@ -217,7 +220,7 @@ class EmbeddedBroker:
                 why=facts.renewed,
             )
         self._epoch, self._epochs = facts.epoch, dict(facts.epochs)
-        self._intake.secret = facts.secret
+        self._intake.digests = keyed(facts.secret)
         self._dedup.load(facts.digests)
         self._sessions = Sessions(
             tails=self._tails,
@@ -456,11 +459,12 @@ class EmbeddedBroker:
             seqs = [seq for seq, code in zip(seqs, codes, strict=True) if code != FULL]
         self._dedup.settle_all([append.digest for append in taken], seqs, batch.now_ms)
         new = tuple.__new__  # as the class does it, without a call in Python
-        outcomes = [
-            new(Outcome, (code, epochs.get(append.log, epoch) if epochs else epoch, seq))
-            for append, code, seq in zip(appends, codes, batch.seqs, strict=True)
-        ]
-        return self._intake.settle(zip(appends, outcomes, strict=True))
+        return self._intake.settle(
+            [
+                (append, new(Outcome, (code, epochs.get(append.log, epoch) if epochs else epoch, seq)))
+                for append, code, seq in zip(appends, codes, batch.seqs, strict=True)
+            ]
+        )
 
     # ----------------------------------------------------------------------------------------------- reading
 

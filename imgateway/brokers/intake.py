@@ -12,7 +12,7 @@ import msgspec
 
 from imgateway.brokers.appends import Answer, Append, Shared, Told, Waiting
 from imgateway.config import BrokerSettings
-from imgateway.core.dedup import DIGEST_BYTES, Dedup, digest
+from imgateway.core.dedup import DIGEST_BYTES, Dedup, digest, keyed
 from imgateway.frames import (
     DURABLE_KINDS,
     RING_KINDS,
@@ -51,7 +51,7 @@ class Intake:
         secret: bytes = b"",
         digest_bytes: int = DIGEST_BYTES,
     ) -> None:
-        self.secret = secret
+        self.digests = keyed(secret, digest_bytes)
         self.entries = 0
         """Publishes and addresses that wait."""
         self.bytes = 0
@@ -60,7 +60,6 @@ class Intake:
         self._known = known
         self._congested = congested
         self._epoch_of = epoch_of
-        self._digest_bytes = digest_bytes
 
     def one(
         self,
@@ -77,9 +76,7 @@ class Intake:
         message = publication.message
         # A copy for oneself is told apart by a name that no device can have.
         target = only_device or (except_device and "\0")
-        mark = digest(
-            self.secret, log, target, message.sender, message.device, message.msg_id, self._digest_bytes
-        )
+        mark = digest(self.digests, log, target, message.sender, message.device, message.msg_id)
         found = self._known.get(mark)
         if found is None:
             found = Append(
@@ -110,9 +107,7 @@ class Intake:
     def plain(self, message: Message, log: LogKey, told: Told) -> Append | None:
         """A message to one log, with nothing else about it. None: it is a repeat, or was one, which is not
         looked into here."""
-        mark = digest(
-            self.secret, log, "", message.sender, message.device, message.msg_id, self._digest_bytes
-        )
+        mark = digest(self.digests, log, "", message.sender, message.device, message.msg_id)
         if self._known.get(mark) is not None:
             return None
         encoded = encode_message(message)

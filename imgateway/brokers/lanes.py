@@ -61,13 +61,13 @@ class TurnLane:
     """A lane in the reactor's thread: the jobs of a turn are done when it is over, so that what the turn
     brought is one batch."""
 
-    def __init__(self, reactor: Any) -> None:
-        self._reactor = reactor
+    def __init__(self, soon: Callable[[Callable[[], None]], Any]) -> None:
+        self._soon = soon
         self._jobs: deque[tuple[Callable[[], Any], Callable[[Any], None]]] = deque()
 
     def submit(self, job: Callable[[], T], done: Callable[[T], None]) -> None:
         if not self._jobs:
-            self._reactor.callLater(0, self._run)
+            self._soon(self._run)
         self._jobs.append((job, done))
 
     def stop(self) -> None:
@@ -83,5 +83,5 @@ class TurnLane:
             # Only after an exception is there a rest: nobody waits for ever because of another.
             if jobs:
                 if not self._jobs:
-                    self._reactor.callLater(0, self._run)
+                    self._soon(self._run)
                 self._jobs.extendleft(reversed(jobs))

@@ -16,7 +16,7 @@ from collections.abc import Callable
 
 from imgateway.config import RoomSettings
 from imgateway.core.counters import Counters
-from imgateway.core.dedup import Dedup, digest
+from imgateway.core.dedup import Dedup, digest, keyed
 from imgateway.core.ring import Ring
 from imgateway.core.roomclass import RoomClasses, limits_of
 from imgateway.core.throttle import TokenBucket
@@ -75,7 +75,7 @@ class Rings:
         self.epoch = epoch
         self._settings = settings
         self._classes = RoomClasses(settings.classes)
-        self._secret = secret
+        self._digests = keyed(secret)
         self._now_ms = now_ms
         self._arrived = arrived
         # By lane, and in each those first that were not published to for longest.
@@ -99,7 +99,9 @@ class Rings:
             return UNKNOWN
         message = publication.message
         log = log_of(address, lane)
-        mark = digest(self._secret, log, "\0" if lane else "", message.sender, message.device, message.msg_id)
+        mark = digest(
+            self._digests, log, "\0" if lane else "", message.sender, message.device, message.msg_id
+        )
         found = self._dedup.get(mark)
         if found is not None:
             return Outcome(OutcomeCode.DUPLICATE, self.epoch, found)

@@ -10,13 +10,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable
-from functools import lru_cache
 from hashlib import blake2b
 from typing import Generic, TypeVar
 
 from imgateway.frames import LogKey
 
-__all__ = ("DIGEST_BYTES", "Dedup", "digest")
+__all__ = ("DIGEST_BYTES", "Dedup", "digest", "keyed")
 
 DIGEST_BYTES = 8
 # Forgetting goes by blocks: one of 64 is forgotten at a time, so that an entry costs one list append and no
@@ -26,27 +25,27 @@ BLOCKS = 64
 Pending = TypeVar("Pending")
 
 
-def digest(
-    key: bytes, log: LogKey, target: str, user: str, device: str, msg_id: str, size: int = DIGEST_BYTES
-) -> bytes:
-    """The bytes that stand for one message in one log.
+def keyed(key: bytes, size: int = DIGEST_BYTES) -> blake2b:
+    """What all digests of a store begin with: its key is hashed once, which is half of the work.
 
     :param key: the store's own secret, at most 64 bytes. Sixteen bytes of digest need none: nobody finds two
         messages with the same.
+    """
+    return blake2b(digest_size=size, key=key)
+
+
+def digest(begun: blake2b, log: LogKey, target: str, user: str, device: str, msg_id: str) -> bytes:
+    """The bytes that stand for one message in one log.
+
+    :param begun: by `keyed`.
     :param target: the one device that it is for, or '': a message to a device and one to its user are two.
     """
     # NUL cannot stand in an id; msg_id comes last because it may hold anything.
-    address = log.address
-    text = f"{address.kind}\0{address.id}\0{target}\0{user}\0{device}\0{msg_id}"
-    hashed = _keyed(key, size).copy()
+    kind, name, _ = log[0]
+    text = f"{kind}\0{name}\0{target}\0{user}\0{device}\0{msg_id}"
+    hashed = begun.copy()
     hashed.update(text.encode("utf-8", "surrogatepass"))
     return hashed.digest()
-
-
-@lru_cache(maxsize=16)
-def _keyed(key: bytes, size: int) -> blake2b:
-    """To go on from: the key is hashed once, which is half of the work."""
-    return blake2b(digest_size=size, key=key)
 
 
 class Dedup(Generic[Pending]):

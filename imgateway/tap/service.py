@@ -34,6 +34,7 @@ from imgateway.tap.options import Options
 from imgateway.tap.plugins import Wires, find_all, find_authenticator, find_policy
 from imgateway.tap.process import Process, tell
 from imgateway.tap.registries import make_registry, served
+from imgateway.transports.turns import turn_of
 from imgateway.wire import compression
 
 if TYPE_CHECKING:
@@ -65,7 +66,9 @@ def make_broker(settings: Settings, reactor: Any, reaps: bool = True) -> IBroker
     from imgateway.brokers.embedded import EmbeddedBroker
 
     return EmbeddedBroker(
-        **both, data_dir=settings.node.data_dir if settings.broker.url == "embedded:" else None
+        **both,
+        data_dir=settings.node.data_dir if settings.broker.url == "embedded:" else None,
+        soon=turn_of(reactor).soon,
     )
 
 
@@ -276,4 +279,4 @@ def makeService(options: Options) -> Gateway:
     try:
         return Gateway(options, reactor)
     except OperatorError as error:
-        raise SystemExit(f"imgateway: {error}") from None
+        raise SystemExit(f"imgateway: {options.told(error)}") from None

@@ -8,9 +8,9 @@ delayed call per turn, not per connection, writes them all.
 from __future__ import annotations
 
 from typing import Any, Protocol
-from weakref import ref
 
 from .reactors import one_per_reactor
+from .turns import turn_of
 
 __all__ = ("Collector", "Flushable", "collector_of")
 
@@ -25,18 +25,16 @@ class Flushable(Protocol):
 class Collector:
     """The connections of one reactor that have something to write at the end of this turn."""
 
-    __slots__ = ("_reactor", "_waiting")
+    __slots__ = ("_turn", "_waiting")
 
     def __init__(self, reactor: Any) -> None:
-        self._reactor = ref(reactor)
+        self._turn = turn_of(reactor)
         self._waiting: dict[Flushable, None] = {}
 
     def add(self, connection: Flushable) -> None:
         """Call ``connection.flush()`` once this turn is over, however often it is asked for."""
         if not self._waiting:
-            reactor = self._reactor()
-            assert reactor is not None
-            reactor.callLater(0, self._flush)
+            self._turn.soon(self._flush)
         self._waiting[connection] = None
 
     def _flush(self) -> None:

@@ -19,6 +19,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from .reactors import one_per_reactor
+from .turns import turn_of
 
 __all__ = ("AVAILABLE", "Readable", "Socket", "readable_of")
 
@@ -49,6 +50,7 @@ class Readable:
 
     def __init__(self, reactor: Any) -> None:
         self._reactor = ref(reactor)
+        self._turn = turn_of(reactor)
         self._poll = select.epoll()
         self._sockets: dict[int, Socket] = {}
 
@@ -81,17 +83,23 @@ class Readable:
 
     def doRead(self) -> None:
         sockets = self._sockets
-        for descriptor, _ in self._poll.poll(0, len(sockets) or 1):
-            socket = sockets.get(descriptor)
-            if socket is None:
-                continue  # another one's bytes were the end of it, or stopped it
-            try:
-                end = socket.doRead()
-            except BaseException as problem:  # what went on, the reactor would take for the end of all
-                log.failure("a connection could not be read from")
-                end = problem
-            if end is not None:
-                self._end(socket, end)
+        ready = self._poll.poll(0, len(sockets) or 1)
+        turn = self._turn
+        turn.begin(len(ready))
+        try:
+            for descriptor, _ in ready:
+                socket = sockets.get(descriptor)
+                if socket is None:
+                    continue  # another one's bytes were the end of it, or stopped it
+                try:
+                    end = socket.doRead()
+                except BaseException as problem:  # what went on, the reactor would take for the end of all
+                    log.failure("a connection could not be read from")
+                    end = problem
+                if end is not None:
+                    self._end(socket, end)
+        finally:
+            turn.end()
 
     def connectionLost(self, reason: Failure) -> None:
         """The reactor has stopped, and disconnects all that it knows."""

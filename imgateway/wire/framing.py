@@ -15,7 +15,7 @@ from imgateway.errors import BadFrame, FrameTooLarge
 _ONE = tuple(bytes((n,)) for n in range(128))
 
 
-# Lengths, seqs, epochs and times repeat within a reactor turn: a hit costs 0.05 µs, writing six bytes 0.6 µs.
+# Lengths, seqs and epochs repeat, and so do all but the lowest bits of a time: a hit costs 0.05 µs.
 @lru_cache(maxsize=4096)
 def varint(n: int) -> bytes:
     """`n` as a varint of at most 64 bits.
@@ -26,12 +26,9 @@ def varint(n: int) -> bytes:
         return _ONE[n]
     if n >> 64:
         raise ValueError("a varint holds 0 to 2**64 - 1")
-    written = bytearray()
-    while n > 127:
-        written.append(n & 127 | 128)
-        n >>= 7
-    written.append(n)
-    return bytes(written)
+    if n < 1 << 14:
+        return bytes((n & 127 | 128, n >> 7))
+    return b"%c%c%b" % (n & 127 | 128, n >> 7 & 127 | 128, varint(n >> 14))
 
 
 def length_prefixed(frame: bytes) -> bytes:

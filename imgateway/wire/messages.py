@@ -39,8 +39,10 @@ def encode_message(message: Message) -> bytes:
     origin = _origin if len(content_type) < 64 else _origin.__wrapped__
     about = origin(message.sender, message.device, content_type)
     sent_ms, expires_ms = message.sent_ms, message.expires_ms
-    if msg_id and body and sent_ms and not (expires_ms or message.headers or message.to):  # as nearly all are
-        return b"".join((_named(len(msg_id)), msg_id, about, _bodied(len(body)), body, _sent(sent_ms)))
+    size = len(msg_id)
+    if 0 < size < 128 and body and sent_ms and not (expires_ms or message.headers or message.to):
+        # As nearly all are.
+        return b"".join((_NAMED[size], msg_id, about, _bodied(len(body)), body, _sent(sent_ms)))
     parts = [b"\x0a" + varint(len(msg_id)) + msg_id if msg_id else b"", about]
     if body:
         parts += (b"\x2a", varint(len(body)), body)
@@ -208,7 +210,8 @@ def _tagged(tag: bytes) -> Callable[[int], bytes]:
     return lru_cache(maxsize=4096)(lambda number: tag + varint(number))
 
 
-_named, _bodied, _sent, _of_epoch = map(_tagged, (b"\x0a", b"\x2a", b"\x30", b"\x18"))
+_bodied, _sent, _of_epoch = map(_tagged, (b"\x2a", b"\x30", b"\x18"))
+_NAMED = tuple([bytes((0x0A, size)) for size in range(128)])
 
 
 def _text(tag: bytes, text: str) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from functools import partial
 from typing import Any
 
 from twisted.internet.task import Clock
@@ -14,20 +15,9 @@ from imgateway.interfaces import Publication
 from imgateway.testing.disk import Recorder
 
 
-class Turns:
-    """A reactor whose turns are taken one by one."""
-
-    def __init__(self, turns: list[Any]) -> None:
-        self._turns = turns
-
-    def callLater(self, wait_s: float, call: Any) -> None:
-        assert wait_s == 0
-        self._turns.append(call)
-
-
 def test_the_jobs_of_a_turn_are_done_when_it_is_over() -> None:
     clock = Clock()
-    lane = TurnLane(clock)
+    lane = TurnLane(partial(clock.callLater, 0))
     done: list[Any] = []
     for n in range(3):
         lane.submit(lambda n=n: n, done.append)
@@ -38,7 +28,7 @@ def test_the_jobs_of_a_turn_are_done_when_it_is_over() -> None:
 
 def test_what_a_result_asks_for_is_done_in_the_next_turn() -> None:
     turns: list[Any] = []
-    lane = TurnLane(Turns(turns))
+    lane = TurnLane(turns.append)
     done: list[str] = []
 
     def again(result: str) -> None:
@@ -57,7 +47,7 @@ def test_what_a_result_asks_for_is_done_in_the_next_turn() -> None:
 
 def test_a_result_that_cannot_be_dealt_with_keeps_nobody_waiting() -> None:
     clock = Clock()
-    lane = TurnLane(clock)
+    lane = TurnLane(partial(clock.callLater, 0))
     done: list[str] = []
 
     def fails(result: str) -> None:
@@ -92,4 +82,23 @@ def test_a_broker_in_memory_needs_no_thread() -> None:
     clock.advance(0)
     clock.advance(0)
     assert threading.active_count() == before
+    assert not clock.getDelayedCalls()
+
+
+def test_a_broker_in_memory_commits_when_it_is_told_that_the_turn_is_over() -> None:
+    clock: Any = Clock()
+    turns: list[Any] = []
+    broker = EmbeddedBroker(reactor=clock, soon=turns.append)
+    started = broker.start(Recorder(), "n.1")
+    turns.pop()()
+    assert started.called
+    message = Message("1", "alice", "phone", body=b"x")
+    answer = broker.publish(Publication(message, (parse_address("user:bob"),)))
+    clock.advance(0)
+    assert not answer.called
+    turns.pop(0)()
+    assert answer.result[0].seq == 1
+    broker.stop()
+    while turns:
+        turns.pop(0)()
     assert not clock.getDelayedCalls()

@@ -5,7 +5,7 @@ from hashlib import blake2b
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imgateway.core.dedup import BLOCKS, DIGEST_BYTES, Dedup, digest
+from imgateway.core.dedup import BLOCKS, DIGEST_BYTES, Dedup, digest, keyed
 from imgateway.frames import log_of, parse_address
 
 LOG = log_of(parse_address("user:bob"))
@@ -13,25 +13,27 @@ LOG = log_of(parse_address("user:bob"))
 
 def test_a_digest_tells_everything_apart() -> None:
     scopes = [
-        (b"k", LOG, "", "alice", "phone", "1"),
-        (b"j", LOG, "", "alice", "phone", "1"),
-        (b"k", log_of(parse_address("service:bob")), "", "alice", "phone", "1"),
-        (b"k", log_of(parse_address("user:carol")), "", "alice", "phone", "1"),
-        (b"k", LOG, "phone", "alice", "phone", "1"),
-        (b"k", LOG, "", "alic", "phone", "1"),
-        (b"k", LOG, "", "alice", "web", "1"),
-        (b"k", LOG, "", "alice", "phone", "2"),
+        (keyed(b"k"), LOG, "", "alice", "phone", "1"),
+        (keyed(b"j"), LOG, "", "alice", "phone", "1"),
+        (keyed(b"k"), log_of(parse_address("service:bob")), "", "alice", "phone", "1"),
+        (keyed(b"k"), log_of(parse_address("user:carol")), "", "alice", "phone", "1"),
+        (keyed(b"k"), LOG, "phone", "alice", "phone", "1"),
+        (keyed(b"k"), LOG, "", "alic", "phone", "1"),
+        (keyed(b"k"), LOG, "", "alice", "web", "1"),
+        (keyed(b"k"), LOG, "", "alice", "phone", "2"),
     ]
     digests = [digest(*scope) for scope in scopes]
     assert len(set(digests)) == len(scopes)
     assert {len(one) for one in digests} == {DIGEST_BYTES}
     assert digest(*scopes[0]) == digests[0]
-    assert digest(b"", LOG, "", "a", "b", "\ud800")  # never raises for content
+    assert digest(keyed(b""), LOG, "", "a", "b", "\ud800")  # never raises for content
 
 
 def test_a_digest_stays_what_stores_have_of_it() -> None:
     text = b"user\0bob\0\0alice\0phone\x001"
-    assert digest(b"k", LOG, "", "alice", "phone", "1") == blake2b(text, digest_size=8, key=b"k").digest()
+    assert (
+        digest(keyed(b"k"), LOG, "", "alice", "phone", "1") == blake2b(text, digest_size=8, key=b"k").digest()
+    )
 
 
 def name(n: int) -> bytes:
@@ -40,9 +42,9 @@ def name(n: int) -> bytes:
 
 def test_a_longer_digest_needs_no_key() -> None:
     log = log_of(parse_address("user:bob"))
-    long = digest(b"", log, "", "alice", "phone", "1", 16)
+    long = digest(keyed(b"", 16), log, "", "alice", "phone", "1")
     assert len(long) == 16
-    assert long != digest(b"", log, "", "alice", "phone", "2", 16)
+    assert long != digest(keyed(b"", 16), log, "", "alice", "phone", "2")
 
 
 def test_pending_settled_dropped() -> None:

@@ -26,8 +26,9 @@ from imgateway.registries.memory import MemoryRegistry
 from imgateway.tap import process, service
 from imgateway.tap.options import Options
 from imgateway.tap.service import Gateway, compose, make_broker
-from imgateway.testing.disk import Steps
+from imgateway.testing.disk import Recorder, Steps
 from imgateway.testing.network import Network
+from imgateway.transports.turns import turn_of
 from imgateway.wire import compression
 
 
@@ -175,6 +176,24 @@ def test_brokers_by_url(tmp_path: Path) -> None:
         named("carrots:")
     with pytest.raises(ConfigError, match="is not a Redis URL"):
         named("redis://a/b/c")
+
+
+def test_a_broker_in_memory_commits_at_the_end_of_a_turn_that_brought_little(tmp_path: Path) -> None:
+    import twisted.internet.task as task
+
+    clock = task.Clock()
+    parsed = Options()
+    parsed.parseOptions(["--data-dir", str(tmp_path), "--broker", "memory:"])
+    broker = make_broker(parsed.settings, clock)
+    turn = turn_of(clock)
+    turn.begin(1)
+    started = broker.start(Recorder(), "n.1")
+    assert not started.called
+    turn.end()
+    assert started.called
+    broker.stop()
+    clock.advance(0)
+    clock.advance(0)
 
 
 def test_redis_unsafe(tmp_path: Path) -> None:

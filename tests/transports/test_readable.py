@@ -18,6 +18,7 @@ from zope.interface.verify import verifyObject
 from imgateway.transports import departures
 from imgateway.transports.readable import Readable, readable_of
 from imgateway.transports.sockets import keep_little
+from imgateway.transports.turns import FEW, turn_of
 
 
 class Port:
@@ -111,6 +112,47 @@ def test_whoever_has_something_is_read_from_once_a_turn(place: Place) -> None:
     place.turn()
     place.turn()
     assert (first.heard, second.heard, third.heard) == ([b"1"], [b"2"], [])
+
+
+def test_what_few_have_brought_is_dealt_with_when_they_are_read(place: Place) -> None:
+    done: list[str] = []
+    for name in "ab":
+        _, peer, ear = place.accept()
+        ear.then = lambda name=name: turn_of(place.reactor).soon(lambda: done.append(name))
+        peer.send(b"x")
+    place.readable.doRead()
+    assert sorted(done) == ["a", "b"]
+    assert not place.reactor.getDelayedCalls()
+
+
+def test_what_many_have_brought_is_dealt_with_in_the_next_turn(place: Place) -> None:
+    done: list[int] = []
+    for n in range(FEW + 1):
+        _, peer, ear = place.accept()
+        ear.then = lambda n=n: turn_of(place.reactor).soon(lambda: done.append(n))
+        peer.send(b"x")
+    place.readable.doRead()
+    assert done == []
+    place.reactor.advance(0)
+    assert sorted(done) == list(range(FEW + 1))
+
+
+def test_a_turn_ends_whatever_happens_in_it(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*arguments: object) -> None:
+        raise ZeroDivisionError
+
+    accepted, peer, ear = place.accept()
+    done: list[str] = []
+    ear.then = lambda: turn_of(place.reactor).soon(lambda: done.append("asked for"))
+    peer.send(b"x")
+    accepted.doRead, doRead = lambda: doRead() or ValueError(), accepted.doRead
+    monkeypatch.setattr(place.readable, "_end", fails)
+    with pytest.raises(ZeroDivisionError):
+        place.readable.doRead()
+    assert done == ["asked for"]
+    turn_of(place.reactor).soon(lambda: done.append("later"))
+    place.reactor.advance(0)
+    assert done == ["asked for", "later"]
 
 
 def test_a_pause_that_is_over_before_anything_comes_never_leaves_the_poll(place: Place) -> None:

@@ -27,7 +27,7 @@ from imgateway.brokers.redis.turns import Turns
 from imgateway.brokers.redis.watching import Arrived, Moved, Watching
 from imgateway.config import RoomSettings
 from imgateway.core.counters import Counters
-from imgateway.core.dedup import digest
+from imgateway.core.dedup import digest, keyed
 from imgateway.core.roomclass import RoomClasses, limits_of
 from imgateway.frames import (
     Address,
@@ -42,7 +42,7 @@ from imgateway.interfaces import Publication
 __all__ = ("RedisRings",)
 
 PUBLISH = 0
-DIGEST_BYTES = 16
+DIGESTS = keyed(b"", 16)
 UNKNOWN = Outcome(OutcomeCode.UNKNOWN)
 RATE = Outcome(OutcomeCode.RATE)
 
@@ -121,7 +121,7 @@ class RedisRings:
             return
         log, message = log_of(address, lane), publication.message
         target = "\0" if lane else ""
-        mark = digest(b"", log, target, message.sender, message.device, message.msg_id, DIGEST_BYTES)
+        mark = digest(DIGESTS, log, target, message.sender, message.device, message.msg_id)
         self._publish(publication, log, encoded, mark, answer)
 
     def emit(self, publication: Publication, address: Address, encoded: bytes) -> None:
