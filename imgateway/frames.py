@@ -114,10 +114,11 @@ def parse_address(text: str) -> Address:
 def address_text(address: Address) -> str:
     """The one written form of an address; `parse_address` reads it back."""
     kind, ident, device = address  # by its names an address takes thrice as long
-    if kind == "all":
-        return "all"
-    text = f"{kind}:{_escape(ident)}"
-    return f"{text}/{_escape(device)}" if kind == "device" else text
+    if "/" in ident or "%" in ident:
+        ident = _escape(ident)
+    if kind == "device":
+        return f"{kind}:{ident}/{_escape(device)}"
+    return "all" if kind == "all" else f"{kind}:{ident}"
 
 
 def user_address(user: str) -> Address:

@@ -541,6 +541,10 @@ class IBroker(Interface):
         entries will be above. Rings may differ in their epochs.
         """
 
+    def watch_now(log: LogKey) -> Position | None:
+        """`watch` of a durable log, if it is known at once where that stands. None: it is not, and nothing
+        was done."""
+
     def unwatch(log: LogKey) -> None:
         """Be told no more of this log."""
 
@@ -569,6 +573,10 @@ class IBroker(Interface):
     def open_session(claim: Claim) -> Deferred[Opened]:
         """Apply the login policy, raise the generation, say where the device stands. Displaced ones are told
         by `displaced`."""
+
+    def claim_session(claim: Claim, answer: Callable[..., None], about: tuple[Any, ...]) -> None:
+        """`open_session`, answered as ``answer(opened, *about)`` by a plain call, with a Failure in the place
+        of `opened` if it failed. A Deferred would be a twentieth of a login. `answer` must not raise."""
 
     def follow(session: SessionKey, generation: int, log: LogKey, begin: int) -> Deferred[Followed]:
         """The session's device follows a durable log beside its mailbox: its position there is kept from now

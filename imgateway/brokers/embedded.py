@@ -471,10 +471,10 @@ class EmbeddedBroker:
     def watch(self, log: LogKey) -> Deferred[Position]:
         if log.address.kind in RING_KINDS:
             return succeed(self._rings.watch(log))
+        position = self.watch_now(log)
+        if position is not None:
+            return succeed(position)
         tail = self._tails.enter(log)
-        if tail.head >= 0 and tail.first >= 0:
-            tail.told = True
-            return succeed(Position(self._epoch_of(log), tail.first, tail.head))
         answer: Deferred[Position] = Deferred()
         tail.told = bool(tail.told)
         self._tails.pins.begin(tail)
@@ -488,6 +488,13 @@ class EmbeddedBroker:
 
         self._questions.ask(lambda reader: reader.position(log), found)
         return answer
+
+    def watch_now(self, log: LogKey) -> Position | None:
+        tail = self._tails.get(log)
+        if tail is None or tail.head < 0 or tail.first < 0:
+            return None
+        tail.told = True
+        return Position(self._epoch_of(log), tail.first, tail.head)
 
     def unwatch(self, log: LogKey) -> None:
         if log.address.kind in RING_KINDS:
@@ -515,7 +522,12 @@ class EmbeddedBroker:
     # ---------------------------------------------------------------------------------------------- sessions
 
     def open_session(self, claim: Claim) -> Deferred[Opened]:
-        return self._sessions.open(claim)
+        opened: Deferred[Opened] = Deferred()
+        self._sessions.open(claim, opened.callback, ())
+        return opened
+
+    def claim_session(self, claim: Claim, answer: Callable[..., None], about: tuple[Any, ...]) -> None:
+        self._sessions.open(claim, answer, about)
 
     def follow(self, session: SessionKey, generation: int, log: LogKey, begin: int) -> Deferred[Followed]:
         return self._sessions.follow(session, generation, log, begin)

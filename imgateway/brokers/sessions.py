@@ -41,6 +41,9 @@ __all__ = ("MAX_FOLLOWED", "MAX_PARKED", "Sessions")
 
 OK = Verdict.OK
 
+Asked = tuple[Callable[..., object], tuple[Any, ...]]
+"""Who waits for the answer to a claim: ``answer(opened, *about)``."""
+
 # Logs beside its mailbox in which a device's position is kept: who subscribes to others, connection by
 # connection, would fill memory and disk.
 MAX_FOLLOWED = 1_000
@@ -94,7 +97,7 @@ class Sessions:
         # What few seats have at a time stands here, not in each of them.
         self._dirty: dict[Seat, SessionKey] = {}
         self._saving = UnderWay()  # changes that are on their way to the disk
-        self._waiting: dict[Seat, Deferred[Opened]] = {}  # logins that a registration answers
+        self._waiting: dict[Seat, Asked] = {}  # logins that a registration answers
         self._newcomers: list[tuple[Newcomer, Tail, Seat]] = []  # who will be given to the writer in a moment
         # User → devices that were deleted from the disk, which a question under way may have seen there.
         self._forgotten: dict[str | LogKey, tuple[str, ...]] = {}
@@ -108,23 +111,27 @@ class Sessions:
 
     # ------------------------------------------------------------------------------------------------- logins
 
-    def open(self, claim: Claim) -> Deferred[Opened]:
-        tail = self._tails.enter_mailbox(claim.session.user)
-        seat = tail.seat(claim.session.device)
-        answer: Deferred[Opened] = Deferred()
+    def open(self, claim: Claim, answer: Callable[..., object], about: tuple[Any, ...]) -> None:
+        """See `IBroker.claim_session`."""
+        user, device = claim.session
+        tail = self._tails.enter_mailbox(user)
+        seat = tail.seat(device)
         # From memory only if nobody who came before is still waiting for the reader.
         # A seat is there only once the disk was asked.
-        waited_for = tail in self._tails.pins
-        if seat and seat.registered and not seat.owed.others and tail.first >= 0 and not waited_for:
-            self._admit(claim, tail, seat, None, answer)
+        if (
+            seat
+            and seat.registered
+            and not seat.owed.others
+            and tail.first >= 0
+            and tail not in self._tails.pins
+        ):
+            self._admit(claim, tail, seat, None, (answer, about))
         else:
             self._tails.pins.begin(tail)
             also = tuple(seat.owed.others) if seat else ()
-            self._ask_login(claim.session, also, partial(self._found, claim, tail, answer))
-        return answer
+            self._ask_login(claim.session, also, partial(self._found, claim, tail, (answer, about)))
 
-    def _found(self, claim: Claim, tail: Tail, answer: Deferred[Opened], found: Found) -> None:
-        self._tails.pins.end(tail)
+    def _found(self, claim: Claim, tail: Tail, asked: Asked, found: Found) -> None:
         if self._forgotten and claim.session.device in self._forgotten.get(claim.session.user, ()):
             # The reader may have seen the device before it was deleted. Registering finds out which it is.
             found = Found(found.not_before_s, "", 0, b"", ())
@@ -133,18 +140,20 @@ class Sessions:
         for cursor in found.cursors:
             if cursor.log == tail.log:
                 tail.learn(cursor.first, cursor.head)
-        self._admit(claim, tail, tail.seat(claim.session.device), found, answer)
-        self.release(tail)
+        if not self._admit(claim, tail, tail.seat(claim.session.device), found, asked):
+            self._tails.pins.end(tail)
+            self.release(tail)
 
-    def _admit(
-        self, claim: Claim, tail: Tail, seat: Seat | None, found: Found | None, answer: Deferred[Opened]
-    ) -> None:
+    def _admit(self, claim: Claim, tail: Tail, seat: Seat | None, found: Found | None, asked: Asked) -> bool:
         """The login policy. State first, then the displaced are told, then the answer: a listener may call
-        back."""
+        back.
+
+        :returns: whether the device is being registered, for which the tail stays as it was for the question.
+        """
         verdict = _verdict(claim, tail, seat, seat in self._away)
         if verdict is not OK:
-            answer.callback(Opened(verdict))
-            return
+            _answer(asked, Opened(verdict))
+            return False
         gone: list[Callable[[], None]] = []
         seats = tail.seats
         resumed = seat is not None and seat.online
@@ -167,7 +176,7 @@ class Sessions:
             if found is not None and found.seen_ms:
                 self._sit(tail, seat, found)
             tail.seats = (*seats, seat)
-        known = seat.registered
+        known, registering = seat.registered, False
         self._away.discard(seat)
         seat.generation = next(self._generations)
         seat.platform, platform_before = claim.platform, seat.platform
@@ -183,15 +192,17 @@ class Sessions:
             if now_ms - seat.seen_ms > SEEN_GRAIN_MS or claim.platform != platform_before:
                 self._mark(claim.session, seat)
         else:
-            if seat not in self._waiting and seat not in self._saving:
+            registering = seat not in self._waiting and seat not in self._saving
+            if registering:
                 self._register(claim, tail, seat)
-            self._waiting[seat] = answer
+            self._waiting[seat] = asked
         if gone:
             for tell in gone:
                 tell()
             self.release(tail)  # of the displaced: nobody closes them any more
-        if known and not answer.called:
-            answer.callback(self._opened(tail, seat, found, True, resumed))
+        if known:
+            _answer(asked, self._opened(tail, seat, found, True, resumed))
+        return registering
 
     def _sit(self, tail: Tail, seat: Seat, found: Found) -> None:
         """Fill a seat from the disk."""
@@ -222,12 +233,14 @@ class Sessions:
         return Opened(OK, seat.generation, tuple(places), known, owed.record, resumed)
 
     def _register(self, claim: Claim, tail: Tail, seat: Seat) -> None:
-        """With `enter`."""
-        self._tails.pins.begin(tail)
+        """With `enter`. The tail is pinned."""
         self._saving.begin(seat)
-        seats = tail.seats
-        keep = tuple([other.device for other in seats if other.online])
-        furthest = max([0, *[other.acked for other in seats]])
+        keep: tuple[str, ...] = ()
+        furthest = 0
+        if tail.sitting is not seat:  # else, as mostly, there are no others
+            seats = tail.seats
+            keep = tuple([other.device for other in seats if other.online])
+            furthest = max([0, *[other.acked for other in seats]])
         newcomer = Newcomer(claim.session, claim.platform, claim.start, keep, furthest)
         self._newcomers.append((newcomer, tail, seat))
 
@@ -258,13 +271,14 @@ class Sessions:
         self._tails.pins.end(tail)
         tail.learn(first, head)
         self._saving.end(seat)
-        seat.acked = max(seat.acked, acked)
+        if acked > seat.acked:
+            seat.acked = acked
         seat.seen_ms = seat.since_ms
         if forgotten:
             self._forgot(session.user, tail, forgotten)
-        answer = self._waiting.pop(seat, None)
-        if answer is not None:
-            answer.callback(self._opened(tail, seat, None, False))
+        asked = self._waiting.pop(seat, None)
+        if asked is not None:
+            _answer(asked, self._opened(tail, seat, None, False))
         self.release(tail)
 
     def _forgot(self, user: str, tail: Tail, forgotten: tuple[str, ...]) -> None:
@@ -274,6 +288,7 @@ class Sessions:
             other = tail.seat(device)
             if other is not None and other.online:  # it came back while it was being forgotten
                 again = SessionKey(user, device)
+                self._tails.pins.begin(tail)
                 self._register(Claim(again, other.platform), tail, other)
                 self.enter()  # before what else is to be written of it
                 for log in other.owed.others:
@@ -574,9 +589,9 @@ class Sessions:
         session = SessionKey(tail.log.address.id, seat.device)
         for log in seat.owed.others:
             self._part(log, session, seat)
-        answer = self._waiting.pop(seat, None)
-        if answer is not None:
-            gone.append(partial(answer.callback, Opened(verdict)))
+        asked = self._waiting.pop(seat, None)
+        if asked is not None:
+            gone.append(partial(_answer, asked, Opened(verdict)))
         else:
             gone.append(partial(self._displaced, session, generation, code, reason))
 
@@ -648,6 +663,11 @@ class Sessions:
                 tail.seats = seats
         if not (seats or tail.watched):
             self._tails.drop(tail)
+
+
+def _answer(asked: Asked, opened: Opened) -> None:
+    answer, about = asked
+    answer(opened, *about)
 
 
 def _verdict(claim: Claim, tail: Tail, seat: Seat | None, is_away: bool) -> Verdict:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
+from msgspec import Struct
+
 from imgateway.config import LimitSettings
 from imgateway.core.throttle import TokenBucket
 from imgateway.interfaces import IListener
@@ -17,14 +19,11 @@ from imgateway.node.link import Link
 __all__ = ("Gate",)
 
 
-class Stranger:
+class Stranger(Struct, gc=False, eq=False):
     """What is counted of one who has not logged in. `source`: a connection that is lost knows it no more."""
 
-    __slots__ = ("arrived_bytes", "source")
-
-    def __init__(self, source: str) -> None:
-        self.source = source
-        self.arrived_bytes = 0
+    source: str
+    arrived_bytes: int = 0
 
 
 class Gate:

@@ -247,8 +247,8 @@ class Link:
                 else:
                     self._greeting(frame)
                 if self._pauses != RUNNING:
-                    if self.state is not CLOSED:
-                        self._stop_reading().insert(bool(self._pauses & RESTORED), frames)
+                    if self._left is not None:  # else it was closed
+                        self._left.insert(bool(self._pauses & RESTORED), frames)
                         self._pauses &= ~RESTORED
                     return
         except LinkError as error:

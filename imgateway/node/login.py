@@ -159,10 +159,7 @@ class Login:
         link.connection.proven()  # also for those who hear only that another is online
         key = claim.session
         self._hub.claims(key)
-        opening: Deferred[Any] = self._broker.open_session(claim)
-        opening.addCallbacks(
-            self._opened, self._unopened, (key, identity, link, hello), errbackArgs=(key, link)
-        )
+        self._broker.claim_session(claim, self._opened, (key, identity, link, hello))
 
     def _claim(self, identity: Identity, link: Link, hello: Hello) -> Claim:
         """:raises LinkError: there is nothing that it could claim."""
@@ -170,9 +167,8 @@ class Login:
         if hello.device and hello.device != device and not hello.assigned:
             raise LoginRefused("the token is for another device")
         try:
-            # Few devices and platforms have names of their own.
-            platform = intern(check_id(hello.platform)) if hello.platform else ""
-            key = SessionKey(check_id(identity.user), intern(check_id(device)))
+            platform = _shared(hello.platform) if hello.platform else ""
+            key = SessionKey(check_id(identity.user), _shared(device))
         except InvalidAddress as error:
             raise BadFrame(str(error)) from None
         return Claim(
@@ -185,22 +181,24 @@ class Login:
             hello.order,
         )
 
-    def _opened(self, opened: Opened, key: SessionKey, identity: Identity, link: Link, hello: Hello) -> None:
+    def _opened(
+        self, opened: Opened | Failure, key: SessionKey, identity: Identity, link: Link, hello: Hello
+    ) -> None:
+        if isinstance(opened, Failure):
+            self._hub.claimed(key)
+            self._refused(opened, link)
+            return
         try:
             try:
                 claimed = self._claimed(opened, key, identity, link, hello)
             finally:
                 self._hub.claimed(key)
-            entering = self._enter_mailbox(claimed, link, hello)
+            entering = None if claimed is None else self._enter_mailbox(*claimed, link, hello)
         except Exception:
             self._refused(Failure(), link)
         else:
             if entering is not None:
                 entering.addErrback(self._refused, link)
-
-    def _unopened(self, failure: Failure, key: SessionKey, link: Link) -> None:
-        self._hub.claimed(key)
-        self._refused(failure, link)
 
     def _claimed(
         self, opened: Opened, key: SessionKey, identity: Identity, link: Link, hello: Hello
@@ -238,16 +236,15 @@ class Login:
         return session, opened, self._hub.attach(session, link, hello, resumed)
 
     def _enter_mailbox(
-        self, claimed: tuple[Session, Opened, bool] | None, link: Link, hello: Hello
+        self, session: Session, opened: Opened, resumed: bool, link: Link, hello: Hello
     ) -> Deferred[None] | None:
-        if claimed is None:
-            return None
-        session, opened, resumed = claimed
         if link.session is not session:  # another login has taken it over
             return None
-        watching: Deferred[Any] = self._broker.watch(opened.places[0].log)
-        if watching.called and type(watching.result) is Position:  # its callbacks take longer than all of it
-            return self._watched(watching.result, session, opened, resumed, link, hello)
+        mailbox = opened.places[0].log
+        position = self._broker.watch_now(mailbox)
+        if position is not None:
+            return self._watched(position, session, opened, resumed, link, hello)
+        watching = self._broker.watch(mailbox)
         return watching.addCallback(self._watched, session, opened, resumed, link, hello)
 
     def _watched(
@@ -397,6 +394,15 @@ class Login:
         link.expire_token(self._token_deadline(identity))
         link.send(Renewed(identity.expires_at_s * 1000))
         link.resume(Pause.RENEW)
+
+
+@lru_cache(maxsize=1024)
+def _shared(name: str) -> str:
+    """Few devices and platforms have names of their own.
+
+    :raises InvalidAddress: it is none.
+    """
+    return intern(check_id(name))
 
 
 @lru_cache(maxsize=8192)

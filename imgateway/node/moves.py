@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from msgspec import Struct
 from twisted.logger import Logger
 
 from imgateway.core.roster import Roster
@@ -21,7 +22,7 @@ __all__ = ("Claiming", "Claims", "Moves")
 log = Logger()
 
 
-class Claiming:
+class Claiming(Struct, gc=False, eq=False):
     """Claims of one session that the broker has not answered, and what became of the session meanwhile.
 
     :ivar last: the newest generation that was displaced, and why; the claim's own if its answer is overtaken.
@@ -29,13 +30,10 @@ class Claiming:
     :ivar kicked: why it was kicked, if it was.
     """
 
-    __slots__ = ("count", "ended", "kicked", "last")
-
-    def __init__(self) -> None:
-        self.count = 0
-        self.last = (0, 0, "")
-        self.ended = False
-        self.kicked: str | None = None
+    count: int = 0
+    last: tuple[int, int, str] = (0, 0, "")
+    ended: bool = False
+    kicked: str | None = None
 
 
 class Claims:
@@ -49,7 +47,10 @@ class Claims:
 
     def begin(self, key: SessionKey) -> None:
         """One more."""
-        self._claims.setdefault(key, Claiming()).count += 1
+        there = self._claims.get(key)
+        if there is None:
+            there = self._claims[key] = Claiming()
+        there.count += 1
 
     def end(self, key: SessionKey) -> Claiming | None:
         """One less. What became of the session, if that was the last."""

@@ -84,12 +84,13 @@ class Forms:
 
     def of(self, link: Link, offered: Sequence[str]) -> Form:
         """The form of a link whose client offered these compressions."""
-        known, is_mail = link.wire.traits.compressions, link.wire.traits.mail
-        compression = ""
+        traits, codec = link.wire.traits, link.codec
+        is_mail, compression = traits.mail, ""
         if offered:
+            known = traits.compressions
             name = next((one for one in offered if one in known and one in self._compressions), "")
             compression = self._compressions.get(name, "")
-        wire, window = link.codec.wire, link.codec.window or ANY_NUMBER
+        wire, window = codec.wire, codec.window or ANY_NUMBER
         if not wire:
             return Form(compression, False, window, self._counters, is_mail=is_mail)
         key = (wire, compression, link.connection.max_send_bytes, is_mail)

@@ -3,7 +3,7 @@ reads, or has at hand for other uses. It is 300 bytes of an idle connection. The
 login's pause is over before anything comes.
 
 Twisted sets these as attributes of the instance; here they are properties, which take what is set and keep as
-much of it as is needed. A Twisted that sets others, or none, works the same and is only larger.
+much of it as is needed. The tests hold what there is in the end against Twisted's own.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from twisted.internet import tcp, unix
 from twisted.internet.address import IPv6Address
 from twisted.internet.main import CONNECTION_DONE, CONNECTION_LOST
 
-from .arrivals import PORTION, Arrivals
+from .arrivals import PORTION, Arrivals, bare
 from .departures import departures_of
 from .places import host_port
 from .readable import AVAILABLE, readable_of
@@ -168,11 +168,17 @@ class _Slim:
 
 
 class _TCPSocket(_Slim, tcp.Server):
+    _tempDataLen = 0
+
     def __init__(
         self, skt: Any, protocol: Any, client: Any, server: Any, sessionno: int, reactor: Any
     ) -> None:
-        """As `tcp.Server` does it, but for the texts that it puts together."""
-        tcp.Connection.__init__(self, skt, protocol, reactor)
+        """As `tcp.Server` and the classes below it do it, but in one call, and without the texts that it puts
+        together."""
+        skt.setblocking(False)
+        self.reactor = reactor
+        self.socket = skt
+        self.protocol = protocol
         if len(client) != 2:
             self._addressType = IPv6Address
         self.server = server
@@ -233,7 +239,7 @@ def accept_in_portions(port: Any) -> Arrivals | None:
     :returns: who takes care of those that come, if the port's sockets are our own.
     """
     if getattr(port, "transport", None) in (_TCPSocket, _AdoptedSocket):
-        return Arrivals(port)
+        return Arrivals(port, bare(port.socket))
     accept = port.doRead
 
     def do_read() -> None:

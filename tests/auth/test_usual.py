@@ -118,6 +118,31 @@ def test_of_what_is_written_oddly_both_say_the_same(header: bytes, more: bytes) 
         assert ours is None or repr(ours) == repr(theirs(token))
 
 
+@pytest.mark.parametrize("odd", ["=", "==", "\n", "+/", "é", " ", "*"])
+@pytest.mark.parametrize("at", [0, 1, 40, -1, None])
+def test_a_payload_that_is_signed_and_oddly_written_is_to_both_the_same(odd: str, at: int | None) -> None:
+    for claims in (CLAIMS, {**CLAIMS, "pad": "x"}, {**CLAIMS, "pad": "xy"}):
+        payload = part(json.dumps(claims).encode())
+        cut = len(payload) if at is None else at
+        text = part(PLAIN) + b"." + payload[:cut] + odd.encode() + payload[cut:]
+        token = (text + b"." + part(jwt.get_algorithm_by_name("HS256").sign(text, SECRET))).decode()
+        ours = usual_claims(token, KEYS, "imgateway")
+        assert ours is None or ours == theirs(token)
+
+
+@pytest.mark.parametrize("name", ["signature", "payload"])
+@pytest.mark.parametrize("length", range(3))
+def test_bits_that_no_byte_has_are_to_both_the_same(name: str, length: int) -> None:
+    """The last letter of a part may say more than its last byte holds."""
+    text = part(PLAIN) + b"." + part(json.dumps({**CLAIMS, "pad": "x" * length}).encode())
+    for last in "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_+/=":
+        one = text[:-1] + last.encode() if name == "payload" else text
+        signature = part(jwt.get_algorithm_by_name("HS256").sign(one, SECRET)).decode()
+        token = f"{one.decode()}.{signature if name == 'payload' else signature[:-1] + last}"
+        ours = usual_claims(token, KEYS, "imgateway")
+        assert ours is None or ours == theirs(token)
+
+
 def test_another_secret() -> None:
     token = signed(PLAIN, json.dumps(CLAIMS).encode(), b"x" * 43)
     assert usual_claims(token, KEYS, "imgateway") is None

@@ -61,6 +61,16 @@ def test_a_crowd_of_new_users_takes_no_more_statements_than_few(disk: Rig) -> No
     assert len({one.generation for one in opened}) == CROWD
 
 
+def test_a_crowd_is_entered_in_one_step(disk: Rig) -> None:
+    """Each may cost a switch of threads, and is told here."""
+    crowd(disk, [("first", "phone")])
+    steps: list[str] = []
+    disk.broker._store._connection.set_trace_callback(steps.append)
+    crowd(disk, [(f"many{n}", "phone") for n in range(CROWD)])
+    disk.broker._store._connection.set_trace_callback(None)
+    assert len([step for step in steps if "INSERT INTO device" in step]) == 1
+
+
 def test_in_a_crowd_everybody_gets_what_is_his(rig: Rig) -> None:
     """New users, known ones, one with mail, one who has two new devices, one whose tokens are revoked."""
     rig.now(rig.broker.revoke("eve", 1_000))

@@ -249,6 +249,39 @@ class BrokerContract:
     def open(self, desk: Any, user: str, device: str = "phone", **more: Any) -> Any:
         return desk.now(desk.broker.open_session(desk.claim(user, device, **more)))
 
+    def test_a_claim_is_answered_by_a_plain_call_as_well(self, desk: Any) -> None:
+        answers: list[Any] = []
+
+        def answer(*values: Any) -> None:
+            answers.append(values)
+
+        first = self.open(desk, "bob")
+        desk.broker.claim_session(desk.claim("bob", "phone"), answer, ("a", 1))
+        desk.broker.claim_session(desk.claim("carol", "web"), answer, ())
+        desk.run()
+        by_about = {values[1:]: values[0] for values in answers}
+        again, carol = by_about["a", 1], by_about[()]
+        assert len(answers) == 2
+        assert (again.verdict, again.known, carol.verdict, carol.known) == (
+            Verdict.OK,
+            True,
+            Verdict.OK,
+            False,
+        )
+        assert again.generation > first.generation
+        assert self.open(desk, "bob").generation > again.generation
+
+    def test_who_can_say_at_once_where_a_log_stands_tells_what_follows(self, desk: Any) -> None:
+        assert desk.broker.watch_now(log("user:bob")) is None, "nobody knows it yet"
+        self.send(desk, "user:bob", msg_id="1")
+        assert not desk.listener.named("arrived"), "it was not watched"
+        self.open(desk, "bob")
+        position = desk.broker.watch_now(log("user:bob"))
+        if position is not None:
+            assert position == desk.now(desk.broker.watch(log("user:bob")))
+            self.send(desk, "user:bob", msg_id="2")
+            assert len(desk.listener.named("arrived")) == 1
+
     def test_generations_rise(self, desk: Any) -> None:
         generations = [self.open(desk, user).generation for user in ("bob", "bob", "carol", "bob")]
         assert generations == sorted(set(generations))

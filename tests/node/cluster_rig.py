@@ -21,7 +21,7 @@ from twisted.internet.task import Clock
 from zope.interface import implementer
 
 from imgateway.brokers.embedded import EmbeddedBroker
-from imgateway.frames import RING_KINDS, Address, LogKey, SessionKey
+from imgateway.frames import RING_KINDS, Address, LogKey, Position, SessionKey
 from imgateway.interfaces import IBroker, IBrokerListener, NodeInfo, Opened, Presence, Verdict
 from imgateway.testing.disk import Steps
 from tests.node.rig import START_MS, Rig
@@ -129,6 +129,12 @@ class Facet:
         self.watched.add(log)
         return self.cluster.store.watch(log)
 
+    def watch_now(self, log: LogKey) -> Position | None:
+        position = self.cluster.store.watch_now(log)
+        if position is not None:
+            self.watched.add(log)
+        return position
+
     def unwatch(self, log: LogKey) -> None:
         self.watched.discard(log)
         if log.address.kind in RING_KINDS or not any(log in one.watched for one in self.cluster.facets):
@@ -137,6 +143,9 @@ class Facet:
     def open_session(self, claim: Any) -> Deferred[Opened]:
         self.cluster.actor = self
         return self.cluster.store.open_session(claim).addCallback(self._opened, claim.session)
+
+    def claim_session(self, claim: Any, answer: Any, about: tuple[Any, ...]) -> None:
+        self.open_session(claim).addBoth(answer, *about)
 
     def _opened(self, opened: Opened, session: SessionKey) -> Deferred[Opened]:
         if opened.verdict is Verdict.OK:

@@ -212,6 +212,9 @@ class FakeBroker:
         position = self.position(log)
         return self.answer("watch", lambda: position)
 
+    def watch_now(self, log: LogKey) -> None:
+        """It always asks."""
+
     def unwatch(self, log: LogKey) -> None:
         if log.address.kind in RING_KINDS:
             self.rings.discard(log)
@@ -259,6 +262,9 @@ class FakeBroker:
             return Opened(verdict, generation, (place,), True, record)
 
         return self.answer("open", opened)
+
+    def claim_session(self, claim: Any, answer: Any, about: tuple[Any, ...]) -> None:
+        self.open_session(claim).addBoth(answer, *about)
 
     def advance(self, session: SessionKey, generation: int, upto: Any, parked: Any = ()) -> None:
         self.calls.append(("advance", session, generation, upto, parked))

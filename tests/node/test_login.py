@@ -685,7 +685,7 @@ def test_an_authenticator_may_be_a_coroutine() -> None:
 
 def test_a_broker_that_raises_costs_the_link_alone(flush_logged_errors: Any) -> None:
     rig = Rig()
-    rig.broker.open_session = None
+    rig.broker.claim_session = None
     peer = rig.login("alice")
     assert peer.code is CloseCode.INTERNAL_ERROR
     assert rig.gate.checking == 0

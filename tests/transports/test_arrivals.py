@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import socket
 from errno import EMFILE, EPERM
 from resource import RLIM_INFINITY
 from typing import Any
@@ -11,7 +13,7 @@ from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.task import Clock
 
 from imgateway.transports import arrivals
-from imgateway.transports.arrivals import PORTION, Arrivals
+from imgateway.transports.arrivals import PORTION, Arrivals, bare
 
 
 class Socket:
@@ -34,7 +36,7 @@ class Port:
         self.refuses = False
         self.made_one: Any = lambda: None
         self.socket = self.factory = self
-        self.arrivals = Arrivals(self)
+        self.arrivals = Arrivals(self, self.accept)
 
     def doRead(self) -> None:
         self.asked_twisted += 1
@@ -179,6 +181,32 @@ def test_who_waits_at_the_end_is_sent_away() -> None:
     assert [skt.closed for skt in waiting] == [True, True]
     assert (port.turn(), port.reactor.getDelayedCalls()) == (0, [])
     port.arrivals.stop()
+
+
+def test_what_is_accepted_is_a_socket_without_pythons_class_around_it() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        listening.setblocking(False)
+        accept = bare(listening)
+        with pytest.raises(BlockingIOError):
+            accept()
+        with socket.create_connection(listening.getsockname()) as caller:
+            listening.setblocking(True)
+            made, client = accept()
+            try:
+                assert type(made) is socket.SocketType
+                assert not isinstance(made, socket.socket)
+                assert client == caller.getsockname()
+                assert (made.family, made.type, made.proto) == (
+                    listening.family,
+                    listening.type,
+                    listening.proto,
+                )
+                assert not os.get_inheritable(made.fileno())
+                made.send(b"welcome")
+                assert caller.recv(100) == b"welcome"
+            finally:
+                made.close()
+            assert caller.recv(100) == b""
 
 
 def test_the_address_of_a_peer(monkeypatch: pytest.MonkeyPatch) -> None:

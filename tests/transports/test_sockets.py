@@ -32,6 +32,8 @@ from imgateway.transports.sockets import (
 class Socket:
     """A socket that takes what it is given."""
 
+    family, type, proto = system_sockets.AF_INET, system_sockets.SOCK_STREAM, 0
+
     def __init__(self) -> None:
         self.sent = b""
         self.takes = 1 << 20
@@ -44,6 +46,8 @@ class Socket:
         return 7
 
     def setblocking(self, on: bool) -> None: ...
+
+    def _accept(self) -> None: ...
 
     def send(self, data: bytes) -> int:
         taken, self.takes = bytes(data[: self.takes]), self.takes - min(self.takes, len(data))
@@ -168,9 +172,12 @@ def test_it_has_what_twisteds_own_has_and_reads() -> None:
     theirs = tcp.Server(Socket(), Protocol(), ("::1", 1, 0, 0), Port(), 1, reactor)  # type: ignore[arg-type]
     made = accepted(("::1", 1, 0, 0))
     names = {"_peer", "_unwritten"} | vars(theirs).keys() - {
-        "logstr", "repstr", "hostname", "sessionno", "fileno", "client", "_tempDataBuffer",
+        "logstr", "repstr", "hostname", "sessionno", "fileno", "client", "_tempDataBuffer", "_tempDataLen",
     }  # fmt: skip
-    assert vars(made).keys() == names
+    assert vars(made).keys() | {"_unwritten"} == names
+    assert (
+        (made._tempDataBuffer, made._tempDataLen) == (theirs._tempDataBuffer, theirs._tempDataLen) == ([], 0)
+    )
     assert made in made.reactor.readers
     assert (made.connected, made._addressType) == (theirs.connected, theirs._addressType)
 

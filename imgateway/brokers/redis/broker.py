@@ -326,6 +326,9 @@ class RedisBroker:
     def watch(self, log: LogKey) -> Deferred[Position]:
         return self._rings.watch(log) if log.address.kind in RING_KINDS else self._logs.watch(log)
 
+    def watch_now(self, log: LogKey) -> None:
+        """Only its primary knows."""
+
     def unwatch(self, log: LogKey) -> None:
         if log.address.kind in RING_KINDS:
             self._rings.unwatch(log)
@@ -347,6 +350,9 @@ class RedisBroker:
 
     def open_session(self, claim: Claim) -> Deferred[Opened]:
         return self._sessions.open(claim)
+
+    def claim_session(self, claim: Claim, answer: Callable[..., None], about: tuple[Any, ...]) -> None:
+        self._sessions.open(claim).addBoth(answer, *about)
 
     def follow(self, session: SessionKey, generation: int, log: LogKey, begin: int) -> Deferred[Followed]:
         return self._sessions.follow(session, generation, log, begin)
