@@ -31,7 +31,8 @@ ENTER_DEVICE = "INSERT INTO device (user, device, platform, seen_ms) VALUES (?, 
 # (see `rows`). Beside a busy reactor on another core 16 took up to 84 ms so, and take 5 in one statement.
 ENTER_DEVICES = """
 INSERT INTO device (user, device, platform, seen_ms)
-SELECT value ->> 0, value ->> 1, value ->> 2, ? FROM json_each(?)
+SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2]'), ?
+FROM json_each(?)
 """
 
 

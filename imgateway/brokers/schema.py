@@ -38,6 +38,7 @@ __all__ = (
     "open_database",
 )
 
+OLDEST_SQLITE = (3, 39)
 VERSION = 3
 # The one before has the same tables, but cannot read rows of the journal that are in part with their logs.
 OLDER = (1, 2)
@@ -140,8 +141,12 @@ class Database:
         """Make the tables in a new database, or check that they are ours; of the version before, add what it
         lacks.
 
-        :raises StoreError: it is another program's or a newer version's.
+        :raises StoreError: it is another program's or a newer version's, or SQLite is too old.
         """
+        if sqlite3.sqlite_version_info < OLDEST_SQLITE:
+            raise StoreError(
+                f"SQLite {sqlite3.sqlite_version} is too old: this Python's sqlite3 needs 3.39 or newer"
+            )
         connection.execute("PRAGMA journal_mode=WAL")
         version = connection.execute("PRAGMA user_version").fetchone()[0]
         if version == VERSION:
@@ -168,8 +173,9 @@ class Database:
             # And it is, until all is moved that has come meanwhile. Each time that is less: of a busy log of
             # 50 MB it was 10 ms at once, and is 2 after a few times.
             for _ in range(3):
-                connection.execute(passive)
-            connection.execute("PRAGMA wal_checkpoint(RESTART)")
+                _, left, moved = connection.execute(passive).fetchone()
+            if moved == left > LONG_WAL_PAGES:
+                connection.execute("PRAGMA wal_checkpoint(RESTART)")
         return int(pages)
 
     @property

@@ -17,6 +17,7 @@ from typing import Any
 
 from msgspec.structs import replace
 from twisted.internet.defer import Deferred, succeed
+from twisted.logger import Logger
 
 from imgateway.brokers.appends import Change
 from imgateway.brokers.cursors import (
@@ -38,6 +39,8 @@ from imgateway.frames import LogKey, SessionKey, user_address
 from imgateway.interfaces import Claim, Followed, LoginPolicy, Mailbox, Opened, Place, Presence, Verdict
 
 __all__ = ("MAX_FOLLOWED", "MAX_PARKED", "Sessions")
+
+log = Logger()
 
 OK = Verdict.OK
 
@@ -666,8 +669,12 @@ class Sessions:
 
 
 def _answer(asked: Asked, opened: Opened) -> None:
+    """Others of the crowd, and of the commit, are told behind it."""
     answer, about = asked
-    answer(opened, *about)
+    try:
+        answer(opened, *about)
+    except Exception:
+        log.failure("who claimed a session raised at the answer")
 
 
 def _verdict(claim: Claim, tail: Tail, seat: Seat | None, is_away: bool) -> Verdict:

@@ -22,16 +22,20 @@ log = Logger()
 
 FEW = 4
 """Sockets that have something to read."""
+LONG_S = 0.001
+"""Reading them took longer: they have brought much (one socket of UDP stands for all its devices), and others
+wait for their turn."""
 
 
 class Turn:
     """The turn that one reactor is in."""
 
-    __slots__ = ("_calls", "_reactor")
+    __slots__ = ("_began", "_calls", "_reactor")
 
     def __init__(self, reactor: Any) -> None:
         self._reactor = ref(reactor)
         self._calls: list[Callable[[], None]] | None = None  # a list while few are read
+        self._began = 0.0
 
     def soon(self, call: Callable[[], None]) -> None:
         """Call it once, when this turn is over."""
@@ -42,19 +46,27 @@ class Turn:
 
     def begin(self, sockets: int) -> None:
         """So many will be read now. To be ended by `end`."""
-        if sockets <= FEW:
+        reactor = self._reactor()
+        if sockets <= FEW and self._calls is None and reactor is not None:
             self._calls = []
+            self._began = reactor.seconds()
 
     def end(self) -> None:
         """They have been. What is asked for meanwhile is done, too; what that asks for waits for the next
         turn, so that nobody keeps a turn from ending."""
-        if self._calls is None:
+        calls, self._calls = self._calls, None
+        reactor = self._reactor()
+        if not calls or reactor is None:
             return
-        first, self._calls = self._calls, []
-        for call in first:
+        if reactor.seconds() - self._began > LONG_S:
+            for call in calls:
+                self.soon(call)
+            return
+        self._calls = []
+        for call in calls:
             _do(call)
-        second, self._calls = self._calls, None
-        for call in second:
+        calls, self._calls = self._calls, None
+        for call in calls or ():
             _do(call)
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from imgateway.brokers.backup import backup, restore
 from imgateway.brokers.directory import Directory, Mark
-from imgateway.brokers.schema import VERSION, fault_text
+from imgateway.brokers.schema import VERSION, Database, fault_text
 from imgateway.errors import StoreError
 from imgateway.frames import log_of, parse_address
 from imgateway.testing.disk import Rig, disk_error
@@ -321,6 +321,41 @@ def test_who_reads_for_long_does_not_hold_up_the_writer(
     send(rig, "3")
     rig.pass_time(1)
     assert any("RESTART" in statement for statement in rig.disk.statements[before:])
+
+
+def test_who_begins_to_read_meanwhile_does_not_hold_up_the_writer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("imgateway.brokers.schema.LONG_WAL_PAGES", 1)
+    database = Database(str(tmp_path / "messages.sqlite3"))
+    writer = database.open()
+    database.prepare(writer)
+    connection, reader = database.open(), database.open()
+    asked: list[str] = []
+
+    class Between:
+        """A backup begins after the second look, and a commit follows it."""
+
+        def execute(self, statement: str) -> sqlite3.Cursor:
+            asked.append(statement)
+            found = connection.execute(statement)
+            if len(asked) == 2:
+                reader.execute("BEGIN")
+                reader.execute("SELECT count(*) FROM entry").fetchone()
+                writer.execute("UPDATE entry SET at_ms = 1")
+            return found
+
+    assert database.checkpoint(Between()) > 1
+    assert asked == ["PRAGMA wal_checkpoint(PASSIVE)"] * 4
+    for one in (writer, connection, reader):
+        one.close()
+
+
+def test_an_old_sqlite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sqlite3.sqlite_version_info", (3, 37, 2))
+    monkeypatch.setattr("sqlite3.sqlite_version", "3.37.2")
+    with pytest.raises(StoreError, match=r"SQLite 3\.37\.2 is too old: .* 3\.39 or newer"):
+        Rig(tmp_path / "data").start()
 
 
 # ---------------------------------------------------------------------------------------- backup and restore

@@ -71,6 +71,31 @@ def test_a_crowd_is_entered_in_one_step(disk: Rig) -> None:
     assert len([step for step in steps if "INSERT INTO device" in step]) == 1
 
 
+@pytest.mark.parametrize("known", [False, True], ids=["new", "known"])
+def test_one_whose_answer_raises_costs_the_others_nothing(
+    rig: Rig, known: bool, flush_logged_errors: Any
+) -> None:
+    """Nor those who sent a message that is in the same commit; and the broker stops."""
+    names = [("bob", "phone"), ("carol", "phone"), ("dave", "phone")]
+    if known:
+        for user, device in names:
+            opened = rig.now(rig.broker.open_session(rig.claim(user, device)))
+            rig.broker.linger(SessionKey(user, device), opened.generation)
+    told: list[Opened] = []
+
+    def raises(opened: Opened) -> None:
+        raise RuntimeError("a transport of somebody else's")
+
+    for (user, device), answer in zip(names, (raises, told.append, told.append), strict=True):
+        rig.broker.claim_session(rig.claim(user, device), answer, ())
+    sent = rig.publish("user:erin", msg_id="1")
+    rig.run()
+    assert [one.verdict for one in told] == [Verdict.OK, Verdict.OK]
+    assert sent[0][0].seq == 1
+    assert len(rig.broker._tails.pins) == 0
+    assert len(flush_logged_errors(RuntimeError)) == 1
+
+
 def test_in_a_crowd_everybody_gets_what_is_his(rig: Rig) -> None:
     """New users, known ones, one with mail, one who has two new devices, one whose tokens are revoked."""
     rig.now(rig.broker.revoke("eve", 1_000))

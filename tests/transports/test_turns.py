@@ -8,7 +8,7 @@ from typing import Any
 
 from twisted.internet.task import Clock
 
-from imgateway.transports.turns import FEW, Turn, turn_of
+from imgateway.transports.turns import FEW, LONG_S, Turn, turn_of
 
 
 def test_what_is_asked_for_while_nothing_is_read_waits_for_the_reactor() -> None:
@@ -66,6 +66,35 @@ def test_what_many_ask_for_waits_for_the_reactor() -> None:
     assert done == []
     clock.advance(0)
     assert done == [1]
+
+
+def test_what_took_long_waits_for_the_reactor() -> None:
+    """One socket of UDP may have brought 2,000 datagrams."""
+    clock, done = Clock(), []
+    turn = Turn(clock)
+    turn.begin(1)
+    turn.soon(lambda: done.append(1))
+    clock.rightNow += 2 * LONG_S
+    turn.end()
+    assert done == []
+    clock.advance(0)
+    assert done == [1]
+
+
+def test_a_turn_within_a_turn_loses_nothing() -> None:
+    """A plugin may let the reactor go on while it is called."""
+    clock, done = Clock(), []
+    turn = Turn(clock)
+    turn.begin(1)
+    turn.soon(lambda: done.append("outer"))
+    turn.begin(1)
+    turn.soon(lambda: done.append("inner"))
+    turn.end()
+    assert done == ["outer", "inner"]
+    turn.soon(lambda: done.append("later"))
+    turn.end()
+    clock.advance(0)
+    assert done == ["outer", "inner", "later"]
 
 
 def test_one_that_fails_keeps_nobody_waiting(flush_logged_errors: Any) -> None:
