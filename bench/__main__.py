@@ -257,7 +257,7 @@ def read(source: str) -> Result:
     """What --json wrote. :raises ClickException: it did not write this."""
     try:
         return msgspec.json.decode(Path(source).read_bytes(), type=Result)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise click.ClickException(f"{source}: --json did not write this: {error}") from None
 
 

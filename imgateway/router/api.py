@@ -318,5 +318,5 @@ def _decoded(route: Route, data: bytes) -> Any:
         raise Problem("invalid-request", f"the body: {error}", "see /openapi.json") from None
     except RecursionError:
         raise Problem("invalid-request", "the body is nested too deep", "send a flatter object") from None
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise Problem("invalid-request", f"the body is no JSON: {error}", "send a JSON object") from None

@@ -131,6 +131,7 @@ def test_a_token_without_udp(desk: Desk) -> None:
         ({}, "missing required field `user`"),
         ({"user": "bob", "tll_s": 5}, "unknown field `tll_s`"),
         (b"{", "no JSON"),
+        (b'{"user": "\xff"}', "no JSON"),
         (b"[]", "Expected `object`"),
         (b"\xff", "no JSON"),
         (b'{"user":"b","x":' + b"[" * 200_000, "unknown field `x`"),

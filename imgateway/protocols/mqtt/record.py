@@ -55,6 +55,6 @@ class Record(Struct, array_like=True):
         """None: there is none, or another version wrote it."""
         try:
             record = msgspec.msgpack.decode(data, type=Record) if data else None
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, UnicodeDecodeError):
             return None
         return record if record is not None and record.version == 1 else None
