@@ -1,8 +1,8 @@
 """Collected writes: what one reactor turn sends to a connection leaves with one call to the system.
 
 Twisted's own ``transport.write`` waits for the socket to say that it is writable: a buffer, two epoll_ctl
-and a send on the next turn, for every small message. Here each connection gathers its bytes, and one
-delayed call per turn, not per connection, writes them all.
+and a send on the next turn, for every small message. Here each connection gathers its bytes, and one call
+per turn, not per connection, writes them all when it is over.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ import gc
 import weakref
 from typing import Any
 
+import pytest
 from twisted.internet.task import Clock
 
 from imgateway.transports.turns import FEW, LONG_S, Turn, turn_of
@@ -57,24 +58,14 @@ def test_nobody_keeps_a_turn_from_ending() -> None:
     clock.getDelayedCalls()[0].cancel()
 
 
-def test_what_many_ask_for_waits_for_the_reactor() -> None:
-    clock, done = Clock(), []
-    turn = Turn(clock)
-    turn.begin(FEW + 1)
-    turn.soon(lambda: done.append(1))
-    turn.end()
-    assert done == []
-    clock.advance(0)
-    assert done == [1]
-
-
-def test_what_took_long_waits_for_the_reactor() -> None:
+@pytest.mark.parametrize(("sockets", "took_s"), [(FEW + 1, 0), (1, 2 * LONG_S)], ids=["many", "long"])
+def test_what_brought_much_waits_for_the_reactor(sockets: int, took_s: float) -> None:
     """One socket of UDP may have brought 2,000 datagrams."""
     clock, done = Clock(), []
     turn = Turn(clock)
-    turn.begin(1)
+    turn.begin(sockets)
     turn.soon(lambda: done.append(1))
-    clock.rightNow += 2 * LONG_S
+    clock.rightNow += took_s
     turn.end()
     assert done == []
     clock.advance(0)
