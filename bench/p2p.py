@@ -79,7 +79,8 @@ def spoken(options: Options) -> str:
 
 def measured(program: Path, mode: str, server: Server, options: Options, window: int) -> dict[str, Any]:
     """One run of the generator."""
-    tag = f"w{window}"  # users of its own: what an earlier run left unread is not counted
+    # Users of its own: what an earlier run left unread is not counted.
+    tag = f"w{window}" if window else f"r{options.rate:.0f}"
     credentials = list(tokens(server, options.pairs, tag)) if server.data_dir else []
     if mode.endswith("+udp"):
         secret = load_udp_secret(UdpSettings(), server.data_dir)

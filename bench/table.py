@@ -53,7 +53,7 @@ ROWS = (
     Row("idle over TCP", "idle", {"sessions": 10_000}, 60),
     Row("idle over WebSocket", "idle", {"transport": "websocket", "sessions": 4_000}, 60),
     Row("idle over UDP", "idle", {"transport": "udp", "sessions": 100_000}, 330),
-    Row("latency at half of the rate", "latency", {}, 90),
+    Row("latency at half of the rate", "latency", {}, 150),
     Row("storm", "storm", {"runs": 3}, 240),
     Row("pairs, unpinned", "p2p", {"seconds": 3.0, "unpinned": True}, 100),
     Row("room over TCP, unpinned", "room", {"seconds": 4.0, "unpinned": True}, 70),
