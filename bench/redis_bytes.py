@@ -31,6 +31,7 @@ from imgateway.brokers.redis import RedisBroker
 from imgateway.config import BrokerSettings
 from imgateway.frames import Message, SessionKey, parse_address
 from imgateway.interfaces import Claim, LoginPolicy, Publication
+from imgateway.testing.disk import opening
 
 AT_ONCE = 200
 
@@ -81,7 +82,7 @@ async def run(reactor: Any, server: Server, users: int, messages: int, body: int
 
     at = [measured(server)]
     await all_of(
-        lambda n: broker.open_session(Claim(SessionKey(f"user{n:06}", "phone"), policy=LoginPolicy.MANY))
+        lambda n: opening(broker, Claim(SessionKey(f"user{n:06}", "phone"), policy=LoginPolicy.MANY))
     )
     at.append(measured(server))
     for round in range(messages):

@@ -570,13 +570,15 @@ class IBroker(Interface):
     def members(address: Address) -> Deferred[int]:
         """How many sessions are in a room, in any room of an area, or (all) open."""
 
-    def open_session(claim: Claim) -> Deferred[Opened]:
+    def open_session(claim: Claim, answer: Callable[..., None], about: tuple[Any, ...]) -> None:
         """Apply the login policy, raise the generation, say where the device stands. Displaced ones are told
-        by `displaced`."""
+        by `displaced`.
 
-    def claim_session(claim: Claim, answer: Callable[..., None], about: tuple[Any, ...]) -> None:
-        """`open_session`, answered as ``answer(opened, *about)`` by a plain call, with a Failure in the place
-        of `opened` if it failed. A Deferred would be a twentieth of a login. `answer` must not raise."""
+        It is answered once, as ``answer(opened, *about)`` by a plain call, where a Deferred would be a
+        twentieth of a login: before this returns or after it, with an `Opened`, or if it failed with a
+        Failure in its place. If this raises, that is the Failure, and `answer` is not called. `answer` must
+        not raise.
+        """
 
     def follow(session: SessionKey, generation: int, log: LogKey, begin: int) -> Deferred[Followed]:
         """The session's device follows a durable log beside its mailbox: its position there is kept from now

@@ -62,7 +62,7 @@ from imgateway.frames import (
     log_of,
 )
 from imgateway.frames import Batch as ReadBatch
-from imgateway.interfaces import Claim, Followed, IBroker, Mailbox, Opened, Presence, Publication, Verdict
+from imgateway.interfaces import Claim, Followed, IBroker, Mailbox, Presence, Publication, Verdict
 from imgateway.wire.messages import encode_message
 
 __all__ = ("EmbeddedBroker",)
@@ -107,7 +107,8 @@ class EmbeddedBroker:
         lane: Callable[[str], Lane] | None = None,
         soon: Callable[[Callable[[], None]], Any] | None = None,
     ) -> None:
-        soon = soon or partial(reactor.callLater, 0)
+        next_turn = partial(reactor.callLater, 0)
+        soon = soon or next_turn
         self.name = "memory:" if data_dir is None else "embedded:"
         self.dedup_s = settings.dedup_s
         self._reactor = reactor
@@ -173,7 +174,7 @@ class EmbeddedBroker:
             self._database.path,
             self._health,
             self._answered,
-            partial(reactor.callLater, 0) if gathers else lambda wake: wake(),
+            next_turn if gathers else lambda wake: wake(),
         )
 
         self._number = self._kept = 0
@@ -521,12 +522,7 @@ class EmbeddedBroker:
 
     # ---------------------------------------------------------------------------------------------- sessions
 
-    def open_session(self, claim: Claim) -> Deferred[Opened]:
-        opened: Deferred[Opened] = Deferred()
-        self._sessions.open(claim, opened.callback, ())
-        return opened
-
-    def claim_session(self, claim: Claim, answer: Callable[..., None], about: tuple[Any, ...]) -> None:
+    def open_session(self, claim: Claim, answer: Callable[..., None], about: tuple[Any, ...]) -> None:
         self._sessions.open(claim, answer, about)
 
     def follow(self, session: SessionKey, generation: int, log: LogKey, begin: int) -> Deferred[Followed]:

@@ -44,7 +44,7 @@ log = Logger()
 
 OK = Verdict.OK
 
-Asked = tuple[Callable[..., object], tuple[Any, ...]]
+Asked = tuple[Callable[..., None], tuple[Any, ...]]
 """Who waits for the answer to a claim: ``answer(opened, *about)``."""
 
 # Logs beside its mailbox in which a device's position is kept: who subscribes to others, connection by
@@ -114,8 +114,8 @@ class Sessions:
 
     # ------------------------------------------------------------------------------------------------- logins
 
-    def open(self, claim: Claim, answer: Callable[..., object], about: tuple[Any, ...]) -> None:
-        """See `IBroker.claim_session`."""
+    def open(self, claim: Claim, answer: Callable[..., None], about: tuple[Any, ...]) -> None:
+        """See `IBroker.open_session`."""
         user, device = claim.session
         tail = self._tails.enter_mailbox(user)
         seat = tail.seat(device)

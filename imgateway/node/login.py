@@ -159,7 +159,10 @@ class Login:
         link.connection.proven()  # also for those who hear only that another is online
         key = claim.session
         self._hub.claims(key)
-        self._broker.claim_session(claim, self._opened, (key, identity, link, hello))
+        try:
+            self._broker.open_session(claim, self._opened, (key, identity, link, hello))
+        except Exception:
+            self._opened(Failure(), key, identity, link, hello)  # else the claim is under way for ever
 
     def _claim(self, identity: Identity, link: Link, hello: Hello) -> Claim:
         """:raises LinkError: there is nothing that it could claim."""

@@ -29,9 +29,9 @@ from zope.interface import implementer
 from imgateway.brokers.embedded import EmbeddedBroker
 from imgateway.config import BrokerSettings, RetentionSettings
 from imgateway.frames import Address, Entry, LogKey, Message, Outcome, SessionKey, parse_address
-from imgateway.interfaces import Claim, IBrokerListener, LoginPolicy, Publication
+from imgateway.interfaces import Claim, IBroker, IBrokerListener, LoginPolicy, Opened, Publication
 
-__all__ = ("Killed", "Recorder", "Rig", "SimulatedDisk", "SteppedLane", "Steps", "disk_error")
+__all__ = ("Killed", "Recorder", "Rig", "SimulatedDisk", "SteppedLane", "Steps", "disk_error", "opening")
 
 T = TypeVar("T")
 
@@ -218,6 +218,13 @@ class SteppedLane:
         """Run the oldest job."""
         job, done = self.jobs.popleft()
         self._results.append((done, job()))
+
+
+def opening(broker: IBroker, claim: Claim) -> Deferred[Opened]:
+    """What the broker answers to the claim, as a Deferred. What its `open_session` raises is raised here."""
+    opened: Deferred[Opened] = Deferred()
+    broker.open_session(claim, opened.callback, ())
+    return opened
 
 
 @implementer(IBrokerListener)

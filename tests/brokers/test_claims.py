@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from imgateway.errors import CloseCode
 from imgateway.frames import SessionKey, Start, log_of, parse_address
 from imgateway.interfaces import LoginPolicy, Verdict
-from imgateway.testing.disk import Rig, disk_error
+from imgateway.testing.disk import Rig, disk_error, opening
 
 MAILBOX = log_of(parse_address("user:bob"))
 
@@ -26,7 +26,7 @@ def rig(tmp_path: Path) -> Any:
 
 
 def opened(rig: Rig, device: str = "phone", **more: Any) -> Any:
-    return rig.now(rig.broker.open_session(rig.claim("bob", device, **more)))
+    return rig.now(opening(rig.broker, rig.claim("bob", device, **more)))
 
 
 def close(rig: Rig, device: str, generation: int, forget: bool = False) -> None:
@@ -96,7 +96,7 @@ def test_at_most_one_live_generation(seed: int, actions: list[Any]) -> None:
                 on_same_device="newest-order-wins" if ordered else "replace",
             )
             pending += 1
-            rig.broker.open_session(claim).addCallback(answer, device, issued_at_s)
+            opening(rig.broker, claim).addCallback(answer, device, issued_at_s)
         elif action == "close" and live:
             device = sorted(live)[values[0] % len(live)]
             generation = live.pop(device)
@@ -119,16 +119,16 @@ def test_at_most_one_live_generation(seed: int, actions: list[Any]) -> None:
 
 
 def test_a_login_overtaken_before_its_answer(rig: Rig) -> None:
-    first = rig.later(rig.broker.open_session(rig.claim("bob")))
-    second = rig.later(rig.broker.open_session(rig.claim("bob")))
-    third = rig.later(rig.broker.open_session(rig.claim("bob", "web", policy=LoginPolicy.ONE)))
+    first = rig.later(opening(rig.broker, rig.claim("bob")))
+    second = rig.later(opening(rig.broker, rig.claim("bob")))
+    third = rig.later(opening(rig.broker, rig.claim("bob", "web", policy=LoginPolicy.ONE)))
     rig.run()
     assert [box[0].verdict for box in (first, second, third)] == [Verdict.OUTRUN, Verdict.OUTRUN, Verdict.OK]
     assert rig.listener.named("displaced") == []
 
 
 def test_a_login_revoked_before_its_answer(rig: Rig) -> None:
-    box = rig.later(rig.broker.open_session(rig.claim("bob", issued_at_s=5)))
+    box = rig.later(opening(rig.broker, rig.claim("bob", issued_at_s=5)))
     rig.steps.lanes["reader"].step()
     rig.steps.report()
     rig.broker.revoke("bob", 6)
@@ -144,7 +144,7 @@ def test_a_known_device_logs_in_while_the_disk_takes_nothing(rig: Rig) -> None:
     rig.disk.fail(disk_error("SQLITE_FULL"), lambda statement: "INSERT" in statement or "BEGIN" in statement)
     assert opened(rig).verdict == Verdict.OK
     assert opened(rig).verdict == Verdict.OK
-    new = rig.later(rig.broker.open_session(rig.claim("bob", "web", start=Start.HEAD)))
+    new = rig.later(opening(rig.broker, rig.claim("bob", "web", start=Start.HEAD)))
     rig.pass_time(10)
     assert new == []
     rig.disk.mend()
@@ -195,10 +195,10 @@ def test_who_is_online_is_not_forgotten(rig: Rig) -> None:
 def test_a_device_that_came_back_while_it_was_being_forgotten(rig: Rig) -> None:
     for device in ("a", "b", "c"):
         close(rig, device, opened(rig, device).generation)
-    new = rig.later(rig.broker.open_session(rig.claim("bob", "d")))
+    new = rig.later(opening(rig.broker, rig.claim("bob", "d")))
     rig.steps.lanes["reader"].step()
     rig.steps.report()  # d is being entered, and a will be forgotten for it
-    back = rig.later(rig.broker.open_session(rig.claim("bob", "a")))
+    back = rig.later(opening(rig.broker, rig.claim("bob", "a")))
     rig.steps.lanes["reader"].step()
     rig.run()
     assert new[0].verdict == back[0].verdict == Verdict.OK
@@ -215,7 +215,7 @@ def test_a_forgotten_seat_that_was_not_written_yet_is_gone(rig: Rig) -> None:
     rig.publish("user:bob", msg_id="1")
     rig.run()
     rig.broker.advance(SessionKey("bob", "a"), opens["a"].generation, [(MAILBOX, 1)])
-    new = rig.later(rig.broker.open_session(rig.claim("bob", "d")))
+    new = rig.later(opening(rig.broker, rig.claim("bob", "d")))
     rig.steps.lanes["reader"].step()
     closing = rig.later(rig.broker.close_session(SessionKey("bob", "a"), opens["a"].generation))
     rig.run()
@@ -228,7 +228,7 @@ def test_a_forgotten_seat_that_was_not_written_yet_is_gone(rig: Rig) -> None:
 def test_forgetting_and_a_login_at_once(rig: Rig) -> None:
     first = opened(rig)
     box = rig.later(rig.broker.close_session(SessionKey("bob", "phone"), first.generation, True))
-    again = [rig.later(rig.broker.open_session(rig.claim("bob"))) for _ in range(2)]
+    again = [rig.later(opening(rig.broker, rig.claim("bob"))) for _ in range(2)]
     rig.steps.lanes["reader"].step()  # sees the device, which is still there
     rig.run()
     assert box
@@ -248,9 +248,9 @@ def test_an_answer_that_is_older_than_what_was_written_since(rig: Rig) -> None:
     rig.pass_time(5)
     rig.broker.advance(bob, generation, [(MAILBOX, 3)])
     rig.broker.unpark(bob, generation, MAILBOX, 1)
-    web = rig.later(rig.broker.open_session(rig.claim("bob", "web")))  # makes the next one ask the disk too
+    web = rig.later(opening(rig.broker, rig.claim("bob", "web")))  # makes the next one ask the disk too
     rig.later(rig.broker.close_session(bob, generation))
-    again = rig.later(rig.broker.open_session(rig.claim("bob")))
+    again = rig.later(opening(rig.broker, rig.claim("bob")))
     rig.steps.lanes["reader"].step()
     rig.steps.lanes["writer"].step()
     rig.steps.results.rotate(-1)
@@ -264,10 +264,10 @@ def test_a_device_that_logs_in_while_it_is_forgotten(rig: Rig) -> None:
     for device in ("a", "b", "c"):
         close(rig, device, opened(rig, device).generation)
         rig.wall_ms += 10_000
-    new = rig.later(rig.broker.open_session(rig.claim("bob", "d")))
+    new = rig.later(opening(rig.broker, rig.claim("bob", "d")))
     rig.steps.lanes["reader"].step()
     rig.steps.report()
-    back = rig.later(rig.broker.open_session(rig.claim("bob", "a")))
+    back = rig.later(opening(rig.broker, rig.claim("bob", "a")))
     rig.steps.lanes["reader"].step()
     rig.steps.lanes["writer"].step()
     rig.steps.results.rotate(-1)
@@ -314,7 +314,7 @@ def test_memory_forgets_who_is_gone(rig: Rig) -> None:
     rig.broker.unwatch(MAILBOX)
     rig.now(rig.broker.revoke("carol", 7))
     assert len(rig.broker._tails) == 0
-    assert rig.now(rig.broker.open_session(rig.claim("carol", issued_at_s=6))).verdict == Verdict.REVOKED
+    assert rig.now(opening(rig.broker, rig.claim("carol", issued_at_s=6))).verdict == Verdict.REVOKED
     assert len(rig.broker._tails) == 0
 
 
@@ -330,7 +330,7 @@ def test_the_same_session_from_memory_needs_no_disk(rig: Rig) -> None:
     opened(rig)
     assert rig.disk is not None
     before = rig.disk.calls
-    box = rig.later(rig.broker.open_session(rig.claim("bob")))
+    box = rig.later(opening(rig.broker, rig.claim("bob")))
     assert box[0].known
     assert rig.disk.calls == before
     assert rig.listener.named("displaced")[0][2] == CloseCode.REPLACED
@@ -367,7 +367,7 @@ def test_a_login_that_is_ahead_of_the_commits_report(rig: Rig) -> None:
     opened(rig)
     assert rig.now(rig.broker.watch(MAILBOX)).head == 0
     rig.publish("user:bob", msg_id="1")
-    box = rig.later(rig.broker.open_session(rig.claim("bob", "web")))
+    box = rig.later(opening(rig.broker, rig.claim("bob", "web")))
     rig.steps.lanes["writer"].step()
     rig.steps.lanes["reader"].step()
     rig.steps.results.rotate(-1)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from imgateway.frames import SessionKey, Start, log_of, parse_address
 from imgateway.interfaces import LoginPolicy, Verdict
-from imgateway.testing.disk import Rig
+from imgateway.testing.disk import Rig, opening
 
 MAILBOX = log_of(parse_address("user:bob"))
 TOPICS = [log_of(parse_address(f"topic:{name}")) for name in "ab"]
@@ -100,7 +100,7 @@ def play(rig: Rig, seed: int, actions: list[Any], crowded: bool) -> None:
         session, generation = SessionKey("bob", str(name)), live.get(name, 0)
         if action == "open":
             pending += 1
-            broker.open_session(rig.claim("bob", name, policy=value, start=Start.OLDEST)).addCallback(
+            opening(broker, rig.claim("bob", name, policy=value, start=Start.OLDEST)).addCallback(
                 answered, name
             )
         elif action == "watch":

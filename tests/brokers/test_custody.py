@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from imgateway.config import BrokerSettings, RetentionSettings
 from imgateway.frames import OutcomeCode, SessionKey, log_of, parse_address
-from imgateway.testing.disk import Killed, Rig, disk_error
+from imgateway.testing.disk import Killed, Rig, disk_error, opening
 from imgateway.wire.messages import decode_message
 
 PUBLISHES: list[dict[str, Any]] = [
@@ -49,7 +49,7 @@ class Story:
         rig, bob = self.rig, SessionKey("bob", "phone")
         rig.start()
         self.answers |= self.publish(range(4))
-        opened = rig.later(rig.broker.open_session(rig.claim("bob")))
+        opened = rig.later(opening(rig.broker, rig.claim("bob")))
         rig.run(random)
         self.answers |= self.publish(range(4, 8))
         seq = self.answers[0][0][0].seq
@@ -88,7 +88,7 @@ class Story:
             else:
                 assert there == ["m5"]
         if self.acked:
-            opened = rig.now(rig.broker.open_session(rig.claim("bob")))
+            opened = rig.now(opening(rig.broker, rig.claim("bob")))
             assert opened.known
             assert opened.places[0].acked >= self.acked
 
@@ -299,7 +299,7 @@ def test_once_whatever_happens(tmp_path_factory: pytest.TempPathFactory, actions
     ).start()
     assert rig.disk is not None
     bob = SessionKey("bob", "phone")
-    generation = rig.now(rig.broker.open_session(rig.claim("bob"))).generation
+    generation = rig.now(opening(rig.broker, rig.claim("bob"))).generation
     seqs: dict[int, int] = {}
     open_boxes: list[tuple[int, Any]] = []
 
@@ -339,7 +339,7 @@ def test_once_whatever_happens(tmp_path_factory: pytest.TempPathFactory, actions
             collect()
             open_boxes.clear()
             rig.crash()
-            generation = rig.now(rig.broker.open_session(rig.claim("bob"))).generation
+            generation = rig.now(opening(rig.broker, rig.claim("bob"))).generation
         collect()
     rig.disk.mend()
     rig.pass_time(3)
@@ -388,7 +388,7 @@ def test_what_is_kept_for_resent_has_a_bound(tmp_path: Path, monkeypatch: pytest
     rig = Rig(
         tmp_path / "data", settings=BrokerSettings(dedup_memory=2), retention=RetentionSettings(entries=8)
     ).start()
-    generation = rig.now(rig.broker.open_session(rig.claim("bob"))).generation
+    generation = rig.now(opening(rig.broker, rig.claim("bob"))).generation
     for n in range(100):
         rig.publish("user:bob", msg_id=str(n))
         rig.run()
@@ -413,7 +413,7 @@ def test_resent_finds_what_was_dropped(tmp_path: Path) -> None:
     rig = Rig(
         tmp_path / "data", settings=BrokerSettings(dedup_memory=2), retention=RetentionSettings(entries=8)
     ).start()
-    generation = rig.now(rig.broker.open_session(rig.claim("bob"))).generation
+    generation = rig.now(opening(rig.broker, rig.claim("bob"))).generation
     for n in range(20):
         rig.publish("user:bob", msg_id=str(n))
         rig.run()

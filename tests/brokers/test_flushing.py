@@ -8,7 +8,7 @@ import pytest
 
 from imgateway.brokers import sessions
 from imgateway.frames import SessionKey, log_of, parse_address
-from imgateway.testing.disk import Rig, disk_error
+from imgateway.testing.disk import Rig, disk_error, opening
 
 STEP, OWING = 4, 10
 SAVES = "SET platform"
@@ -19,7 +19,7 @@ def rig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Rig:
     monkeypatch.setattr(sessions, "SAVE_STEP", STEP)
     one = Rig(tmp_path / "data").start()
     for n in range(OWING):
-        opened = one.now(one.broker.open_session(one.claim(f"user{n}")))
+        opened = one.now(opening(one.broker, one.claim(f"user{n}")))
         one.publish(f"user:user{n}", msg_id=str(n))
         one.run()
         acknowledge(one, n, opened.generation)
@@ -57,7 +57,7 @@ def test_a_step_is_a_commit_and_messages_go_with_the_first(rig: Rig) -> None:
 def test_what_comes_to_be_owed_meanwhile_is_for_the_next_time(rig: Rig) -> None:
     flushed = rig.broker._sessions
     flushed.flush()
-    extra = rig.later(rig.broker.open_session(rig.claim("late")))
+    extra = rig.later(opening(rig.broker, rig.claim("late")))
     rig.run()
     [late] = extra
     saves = statements(rig)

@@ -12,7 +12,7 @@ from imgateway.brokers import sessions
 from imgateway.config import RetentionSettings
 from imgateway.frames import OutcomeCode, SessionKey, log_of, parse_address
 from imgateway.interfaces import Followed
-from imgateway.testing.disk import Killed, Rig, disk_error
+from imgateway.testing.disk import Killed, Rig, disk_error, opening
 
 NEWS, ORDERS = log_of(parse_address("topic:news")), log_of(parse_address("service:orders"))
 DAY_MS = 86_400_000
@@ -33,7 +33,7 @@ class Device:
     def __init__(self, rig: Rig, user: str, device: str = "phone") -> None:
         self.rig = rig
         self.key = SessionKey(user, device)
-        self.opened = rig.now(rig.broker.open_session(rig.claim(user, device)))
+        self.opened = rig.now(opening(rig.broker, rig.claim(user, device)))
 
     def follow(self, begin: int = 0, log: Any = NEWS) -> Followed:
         return self.rig.now(self.rig.broker.follow(self.key, self.opened.generation, log, begin))
@@ -166,10 +166,10 @@ def test_one_that_is_forgotten_as_it_comes_back_follows_all_the_same(rig: Rig, w
         old.follow(3)
     old.close()
     Device(rig, "bob", "web").close()
-    new = rig.later(rig.broker.open_session(rig.claim("bob", "new")))
+    new = rig.later(opening(rig.broker, rig.claim("bob", "new")))
     rig.steps.lanes["reader"].step()
     rig.steps.report()  # it is being entered, and the old one will be forgotten for it
-    back = rig.later(rig.broker.open_session(rig.claim("bob", "old")))
+    back = rig.later(opening(rig.broker, rig.claim("bob", "old")))
     rig.steps.lanes["reader"].step()
     while rig.steps.results:
         rig.steps.report()
@@ -365,10 +365,10 @@ def test_who_follows_again_while_it_is_being_forgotten_is_known_after_a_crash(ri
     one = Device(rig, "bob")
     rig.broker.follow(one.key, one.opened.generation, NEWS, 0)
     rig.steps.choices()[0]()  # it is written, and not reported yet
-    two = rig.later(rig.broker.open_session(rig.claim("bob")))
+    two = rig.later(opening(rig.broker, rig.claim("bob")))
     gone = rig.later(rig.broker.unfollow(one.key, two[0].generation, NEWS))
     rig.steps.report()
-    three = rig.later(rig.broker.open_session(rig.claim("bob")))
+    three = rig.later(opening(rig.broker, rig.claim("bob")))
     rig.steps.lanes["reader"].step()
     rig.steps.report()
     again = rig.later(rig.broker.follow(one.key, three[0].generation, NEWS, 0))

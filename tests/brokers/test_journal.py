@@ -22,7 +22,7 @@ from imgateway.brokers.schema import FRAME_BYTES, VERSION, Database
 from imgateway.config import BrokerSettings, RetentionSettings
 from imgateway.errors import StoreError
 from imgateway.frames import LogKey, Message, OutcomeCode, SessionKey, Start, log_of, parse_address
-from imgateway.testing.disk import Rig, disk_error
+from imgateway.testing.disk import Rig, disk_error, opening
 from imgateway.wire.messages import decode_message
 from tests.brokers.test_custody import Story, kill_and_check, messages
 from tests.brokers.test_retention import rows, send
@@ -231,11 +231,11 @@ def test_in_memory_nothing_waits() -> None:
 def test_a_newcomer_begins_before_the_message_beside_it(rig: Rig) -> None:
     """Entered in the same commit as the first message to its mailbox: that message is not before its time."""
     rig.publish("user:bob", msg_id="1")
-    opening = rig.later(rig.broker.open_session(rig.claim("bob")))
+    box = rig.later(opening(rig.broker, rig.claim("bob")))
     rig.steps.lanes["reader"].step()
     rig.steps.report()
     rig.run()
-    (place,) = opening[0].places
+    (place,) = box[0].places
     assert (place.acked, place.first, place.head) == (0, 1, 1)
 
 
@@ -243,18 +243,18 @@ def test_a_newcomer_begins_before_the_messages_beside_it(rig: Rig) -> None:
     """Of which the later one, with its ttl, goes to the log already, and the earlier one does so after it."""
     rig.publish("user:bob", msg_id="1")
     rig.publish("user:bob", msg_id="2", ttl_s=60)
-    opening = rig.later(rig.broker.open_session(rig.claim("bob", start=Start.OLDEST)))
+    box = rig.later(opening(rig.broker, rig.claim("bob", start=Start.OLDEST)))
     rig.steps.lanes["reader"].step()
     rig.steps.report()
     rig.run()
-    (place,) = opening[0].places
+    (place,) = box[0].places
     assert (place.acked, place.first, place.head) == (0, 1, 2)
 
 
 def test_a_newcomer_begins_at_what_waits(rig: Rig) -> None:
     for n in range(3):
         send(rig, n)
-    (place,) = rig.now(rig.broker.open_session(rig.claim("bob"))).places
+    (place,) = rig.now(opening(rig.broker, rig.claim("bob"))).places
     assert (place.acked, place.first, place.head) == (0, 1, 3)
     assert rig.now(rig.broker.reset_log(MAILBOX))[1:] == (1, 3)
     assert waiting(rig) == 5
@@ -265,11 +265,11 @@ def test_a_newcomer_begins_at_what_waits(rig: Rig) -> None:
 
 
 def test_a_login_finds_what_waits(rig: Rig) -> None:
-    generation = rig.now(rig.broker.open_session(rig.claim("bob"))).generation
+    generation = rig.now(opening(rig.broker, rig.claim("bob"))).generation
     rig.now(rig.broker.close_session(BOB, generation))
     for n in range(3):
         send(rig, n)
-    (place,) = rig.now(rig.broker.open_session(rig.claim("bob"))).places
+    (place,) = rig.now(opening(rig.broker, rig.claim("bob"))).places
     assert (place.acked, place.first, place.head) == (0, 1, 3)
 
 
@@ -306,7 +306,7 @@ def test_logs_that_memory_forgot_are_counted_with_what_waits(
 
 def test_room_is_made_of_what_waits(tmp_path: Path) -> None:
     rig = Rig(tmp_path / "data", retention=RetentionSettings(entries=8)).start()
-    generation = rig.now(rig.broker.open_session(rig.claim("bob"))).generation
+    generation = rig.now(opening(rig.broker, rig.claim("bob"))).generation
     for n in range(8):
         send(rig, n)
     rig.broker.advance(BOB, generation, [(MAILBOX, 8)])
@@ -720,7 +720,7 @@ def test_what_retention_took_does_not_come_back(
 ) -> None:
     """It was moved, and its row is still there because of another's message."""
     rig = Rig(tmp_path / "data", retention=RetentionSettings(entries=4)).start()
-    generation = rig.now(rig.broker.open_session(rig.claim("bob"))).generation
+    generation = rig.now(opening(rig.broker, rig.claim("bob"))).generation
     rig.pass_time(2)
     rig.publish("user:carol", msg_id="c")
     for n in range(4):

@@ -15,7 +15,7 @@ from imgateway.brokers.embedded import EmbeddedBroker
 from imgateway.brokers.questions import STEP
 from imgateway.frames import SessionKey, Start, log_of, parse_address
 from imgateway.interfaces import Claim, Opened, Verdict
-from imgateway.testing.disk import Recorder, Rig, disk_error
+from imgateway.testing.disk import Recorder, Rig, disk_error, opening
 
 CROWD = 40
 
@@ -36,7 +36,7 @@ def disk(tmp_path: Path) -> Iterator[Rig]:
 
 def crowd(rig: Rig, names: list[tuple[str, str]], **more: Any) -> list[Opened]:
     """All of them at once: user, device."""
-    boxes = [rig.later(rig.broker.open_session(rig.claim(*name, **more))) for name in names]
+    boxes = [rig.later(opening(rig.broker, rig.claim(*name, **more))) for name in names]
     rig.run()
     return [one for (one,) in boxes]
 
@@ -79,7 +79,7 @@ def test_one_whose_answer_raises_costs_the_others_nothing(
     names = [("bob", "phone"), ("carol", "phone"), ("dave", "phone")]
     if known:
         for user, device in names:
-            opened = rig.now(rig.broker.open_session(rig.claim(user, device)))
+            opened = rig.now(opening(rig.broker, rig.claim(user, device)))
             rig.broker.linger(SessionKey(user, device), opened.generation)
     told: list[Opened] = []
 
@@ -87,7 +87,7 @@ def test_one_whose_answer_raises_costs_the_others_nothing(
         raise RuntimeError("a transport of somebody else's")
 
     for (user, device), answer in zip(names, (raises, told.append, told.append), strict=True):
-        rig.broker.claim_session(rig.claim(user, device), answer, ())
+        rig.broker.open_session(rig.claim(user, device), answer, ())
     sent = rig.publish("user:erin", msg_id="1")
     rig.run()
     assert [one.verdict for one in told] == [Verdict.OK, Verdict.OK]
@@ -102,7 +102,7 @@ def test_in_a_crowd_everybody_gets_what_is_his(rig: Rig) -> None:
     rig.publish("user:mary", msg_id="1")
     rig.publish("user:mary", msg_id="2")
     rig.run()
-    known = rig.now(rig.broker.open_session(rig.claim("ann", "phone")))
+    known = rig.now(opening(rig.broker, rig.claim("ann", "phone")))
     rig.broker.record(rig.claim("ann", "phone").session, known.generation, b"kept")
     rig.now(rig.broker.close_session(rig.claim("ann", "phone").session, known.generation))
     rig.run()
@@ -140,7 +140,7 @@ def test_what_fails_is_asked_and_written_again_for_all(disk: Rig) -> None:
     assert disk.disk is not None
     for part in ("FROM json_each", "INSERT INTO device"):
         disk.disk.fail(disk_error(), lambda statement, part=part: part in statement)
-        boxes = [disk.later(disk.broker.open_session(disk.claim(f"{part[:4]}{n}"))) for n in range(3)]
+        boxes = [disk.later(opening(disk.broker, disk.claim(f"{part[:4]}{n}"))) for n in range(3)]
         disk.pass_time(1)
         assert boxes == [[]] * 3
         disk.disk.mend()
@@ -160,7 +160,7 @@ def test_who_reads_in_a_storm_of_logins_waits_for_some_of_them(disk: Rig) -> Non
     for step in range(4):
         for n in range(2 * STEP):
             claim = disk.claim(f"user{step}-{n}")
-            logins.append(disk.later(disk.broker.open_session(claim)))
+            logins.append(disk.later(opening(disk.broker, claim)))
         if not step:
             read = disk.later(disk.broker.read(log_of(parse_address("user:mary")), 0, 10, 1000))
         for choice in disk.steps.choices():
@@ -202,11 +202,11 @@ def test_logins_of_one_turn_are_one_question_of_the_reader(tmp_path: Path) -> No
         return logins(claimed)
 
     broker._reading.logins = counted  # type: ignore[method-assign]
-    opening = [broker.open_session(Claim(SessionKey(f"user{n}", "phone"))) for n in range(3)]
+    openings = [opening(broker, Claim(SessionKey(f"user{n}", "phone"))) for n in range(3)]
     reading = broker.mailbox("user0")  # does not go before them
     assert broker._reader._jobs.empty(), "the turn is not over"  # type: ignore[attr-defined]
     reactor.advance(0)
-    *opened, mailbox = reactor.now(*opening, reading)
+    *opened, mailbox = reactor.now(*openings, reading)
     assert [one.verdict for one in opened] == [Verdict.OK] * 3
     assert (mailbox.first, mailbox.head) == (1, 0)
     assert asked == [3]

@@ -7,7 +7,7 @@ from pathlib import Path
 from imgateway.brokers.embedded import EmbeddedBroker
 from imgateway.frames import SessionKey, log_of, parse_address
 from imgateway.interfaces import Mailbox
-from imgateway.testing.disk import Recorder, Rig
+from imgateway.testing.disk import Recorder, Rig, opening
 
 BOB = SessionKey("bob", "phone")
 MAIL = log_of(parse_address("user:bob"))
@@ -50,13 +50,13 @@ def test_a_mailbox_counts_what_is_not_on_disk_yet_and_what_was_before(tmp_path: 
     for n in range(3):
         rig.publish("user:bob", msg_id=str(n))
     rig.run()
-    opened = rig.now(rig.broker.open_session(rig.claim("bob")))
+    opened = rig.now(opening(rig.broker, rig.claim("bob")))
     epoch = opened.places[0].epoch
     rig.broker.advance(BOB, opened.generation, [(MAIL, 2)])
     assert rig.now(rig.broker.mailbox("bob")) == Mailbox(epoch, 1, 3, 2)
     rig.crash()  # the position was not written
     assert rig.now(rig.broker.mailbox("bob")) == Mailbox(epoch, 1, 3, 0)
-    opened = rig.now(rig.broker.open_session(rig.claim("bob")))
+    opened = rig.now(opening(rig.broker, rig.claim("bob")))
     rig.broker.advance(BOB, opened.generation, [(MAIL, 3)])
     rig.now(rig.broker.close_session(BOB, opened.generation))
     rig.stop()
@@ -68,9 +68,9 @@ def test_a_mailbox_counts_what_is_not_on_disk_yet_and_what_was_before(tmp_path: 
 def test_whether_a_session_was_there() -> None:
     rig = Rig(None).start()
     broker: EmbeddedBroker = rig.broker
-    first = rig.now(broker.open_session(rig.claim("bob")))
-    second = rig.now(broker.open_session(rig.claim("bob")))
+    first = rig.now(opening(broker, rig.claim("bob")))
+    second = rig.now(opening(broker, rig.claim("bob")))
     rig.now(broker.close_session(BOB, second.generation))
-    third = rig.now(broker.open_session(rig.claim("bob")))
+    third = rig.now(opening(broker, rig.claim("bob")))
     assert [one.resumed for one in (first, second, third)] == [False, True, False]
-    assert rig.now(broker.open_session(rig.claim("bob", "pad"))).resumed is False
+    assert rig.now(opening(broker, rig.claim("bob", "pad"))).resumed is False

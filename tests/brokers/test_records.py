@@ -11,7 +11,7 @@ import pytest
 from imgateway.errors import CloseCode
 from imgateway.frames import OutcomeCode, SessionKey, log_of, parse_address
 from imgateway.interfaces import Verdict
-from imgateway.testing.disk import Rig, disk_error
+from imgateway.testing.disk import Rig, disk_error, opening
 
 KEY = SessionKey("bob", "phone")
 
@@ -31,7 +31,7 @@ def disk(tmp_path: Path) -> Iterator[Rig]:
 
 
 def opened(rig: Rig, device: str = "phone", **more: Any) -> Any:
-    return rig.now(rig.broker.open_session(rig.claim("bob", device, **more)))
+    return rig.now(opening(rig.broker, rig.claim("bob", device, **more)))
 
 
 def record(rig: Rig, generation: int, data: bytes, device: str = "phone") -> None:
@@ -157,8 +157,8 @@ def test_a_device_that_was_forgotten_while_it_came_back_keeps_its_record(disk: R
     record(disk, one.generation, b"mine")
     close(disk, one.generation)
     disk.wall_ms += 10_000
-    third = disk.later(disk.broker.open_session(disk.claim("bob", "web")))
-    pad = disk.later(disk.broker.open_session(disk.claim("bob", "pad")))
+    third = disk.later(opening(disk.broker, disk.claim("bob", "web")))
+    pad = disk.later(opening(disk.broker, disk.claim("bob", "pad")))
     disk.run()
     assert third[0].verdict is pad[0].verdict is Verdict.OK
     record(disk, pad[0].generation, b"pad", "pad")
@@ -175,9 +175,9 @@ def test_and_keeps_the_one_that_it_had_whoever_else_keeps_something_just_then(di
     disk.wall_ms += 10_000
     close(disk, opened(disk).generation)
     disk.wall_ms += 10_000
-    eve = disk.now(disk.broker.open_session(disk.claim("eve")))
-    third = disk.later(disk.broker.open_session(disk.claim("bob", "web")))
-    again = disk.later(disk.broker.open_session(disk.claim("bob", "pad")))
+    eve = disk.now(opening(disk.broker, disk.claim("eve")))
+    third = disk.later(opening(disk.broker, disk.claim("bob", "web")))
+    again = disk.later(opening(disk.broker, disk.claim("bob", "pad")))
     n = 0
     while not third:  # until the writer's report that "pad" was forgotten is all that is missing
         n += 1

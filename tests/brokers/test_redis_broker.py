@@ -18,6 +18,7 @@ from imgateway.core.counters import Counters
 from imgateway.errors import CloseCode, ConfigError, StoreError
 from imgateway.frames import EVERYONE, Message, OutcomeCode, SessionKey, log_of, parse_address
 from imgateway.interfaces import LoginPolicy, Publication
+from imgateway.testing.disk import opening
 from imgateway.wire.messages import decode_message
 from tests.brokers.broker_desk import BrokerDesk
 from tests.brokers.redis_server import Loop, RedisServer
@@ -175,7 +176,7 @@ def test_kill_9_under_load_loses_nothing_and_doubles_nothing(
 
 
 def test_half_a_minute_without_redis(desk: BrokerDesk, server: RedisServer) -> None:
-    opened = desk.now(desk.broker.open_session(desk.claim("bob")))
+    opened = desk.now(opening(desk.broker, desk.claim("bob")))
     desk.now(desk.broker.join(BOB, opened.generation, ROOM))
     boxes = [desk.publish("user:bob", msg_id="000")]
     answered(desk, boxes)
@@ -196,7 +197,7 @@ def test_half_a_minute_without_redis(desk: BrokerDesk, server: RedisServer) -> N
     (here,) = desk.now(desk.broker.sessions("bob"))
     assert (here.online, here.generation) == (True, opened.generation)
     assert desk.now(desk.broker.members(ROOM)) == 1
-    again = desk.now(desk.broker.open_session(desk.claim("bob")))
+    again = desk.now(opening(desk.broker, desk.claim("bob")))
     assert again.places[0].acked == 1
 
 
@@ -262,7 +263,7 @@ def test_logs_and_rings_on_servers_of_their_own(
 
 def test_who_stops_while_redis_is_away_ends(sit: Callable[..., BrokerDesk], server: RedisServer) -> None:
     desk = sit(server).start()
-    opened = desk.now(desk.broker.open_session(desk.claim("bob")))
+    opened = desk.now(opening(desk.broker, desk.claim("bob")))
     desk.broker.advance(BOB, opened.generation, [(MAILBOX, 1)])
     server.kill9()
     boxes = [desk.publish("user:bob", msg_id="1"), desk.publish("room:7", msg_id="1")]
@@ -275,13 +276,13 @@ def test_who_stops_while_redis_is_away_ends(sit: Callable[..., BrokerDesk], serv
 def test_who_stops_writes_what_waits(sit: Callable[..., BrokerDesk], server: RedisServer) -> None:
     desk = sit(server).start()
     box = desk.publish("user:bob", msg_id="1")
-    opened = desk.now(desk.broker.open_session(desk.claim("bob")))
+    opened = desk.now(opening(desk.broker, desk.claim("bob")))
     desk.broker.advance(BOB, opened.generation, [(MAILBOX, 1)])
     last = desk.publish("user:bob", msg_id="2")
     desk.stop()
     assert (box[0][0].seq, last[0][0].seq) == (1, 2)
     other = sit(server).start()
-    assert other.now(other.broker.open_session(other.claim("bob"))).places[0].acked == 1
+    assert other.now(opening(other.broker, other.claim("bob"))).places[0].acked == 1
     # It left: nobody waits for its lease.
     assert [one.online for one in other.now(other.broker.sessions("bob"))] == [True]
 
@@ -335,9 +336,9 @@ def test_only_so_many_names_are_remembered(desk: BrokerDesk, monkeypatch: pytest
 
 def test_a_login_at_another_node_displaces(sit: Callable[..., BrokerDesk], server: RedisServer) -> None:
     one, two = sit(server).start(), sit(server).start()
-    old = one.now(one.broker.open_session(one.claim("bob", platform="ios")))
+    old = one.now(opening(one.broker, one.claim("bob", platform="ios")))
     one.now(one.broker.join(BOB, old.generation, ROOM))
-    new = two.now(two.broker.open_session(two.claim("bob", "web", policy=LoginPolicy.ONE)))
+    new = two.now(opening(two.broker, two.claim("bob", "web", policy=LoginPolicy.ONE)))
     one.run()
     ((session, generation, code, _),) = one.listener.named("displaced")
     assert (session, generation, code) == (BOB, old.generation, CloseCode.DISPLACED)
@@ -353,10 +354,10 @@ def test_a_session_that_went_to_another_node_keeps_its_rooms(
     sit: Callable[..., BrokerDesk], server: RedisServer
 ) -> None:
     one, two = sit(server).start(), sit(server).start()
-    old = one.now(one.broker.open_session(one.claim("bob")))
+    old = one.now(opening(one.broker, one.claim("bob")))
     for text in ("room:7", "room:8"):
         one.now(one.broker.join(BOB, old.generation, parse_address(text)))
-    new = two.now(two.broker.open_session(two.claim("bob")))
+    new = two.now(opening(two.broker, two.claim("bob")))
     two.now(two.broker.join(BOB, new.generation, ROOM))
     one.run()
     assert [one[:3] for one in one.listener.named("displaced")] == [(BOB, old.generation, CloseCode.REPLACED)]
@@ -371,7 +372,7 @@ def test_a_node_that_dies_is_taken_out_of_its_rooms_by_another_that_tells_of_it(
 ) -> None:
     router = sit(server, reaps=False).start()  # nobody there would hear of it
     one, two = sit(server).start(), sit(server).start()
-    opened = two.now(two.broker.open_session(two.claim("bob")))
+    opened = two.now(opening(two.broker, two.claim("bob")))
     two.now(two.broker.join(BOB, opened.generation, ROOM))
     assert one.now(one.broker.members(ROOM)) == 1
     # It ends without a word.

@@ -15,6 +15,7 @@ from imgateway.brokers.redis.whereabouts import Whereabouts
 from imgateway.errors import CloseCode, StoreError
 from imgateway.frames import Message, SessionKey, log_of, parse_address
 from imgateway.interfaces import LoginPolicy, Publication, Verdict
+from imgateway.testing.disk import opening
 from tests.brokers.broker_desk import BrokerDesk
 from tests.brokers.redis_server import RedisServer
 
@@ -25,7 +26,7 @@ MAILBOX = log_of(parse_address("user:bob"))
 
 
 def login(desk: BrokerDesk, session: SessionKey = BOB, **more: Any) -> int:
-    return int(desk.now(desk.broker.open_session(desk.claim(*session, **more))).generation)
+    return int(desk.now(opening(desk.broker, desk.claim(*session, **more))).generation)
 
 
 def primary_of(desk: BrokerDesk, tag: str = "bob") -> Any:
@@ -113,7 +114,7 @@ def test_whoever_must_go_does_not_wait_for_a_primary_that_went_away(sit: Any, st
     one.now(one.broker.join(BOB, login(one), room))
     away = (one_server, other_server)[1 - home.index]
     away.freeze()
-    two.loop.run(two.broker.open_session(two.claim("bob", "web", policy=LoginPolicy.ONE)))
+    two.loop.run(opening(two.broker, two.claim("bob", "web", policy=LoginPolicy.ONE)))
     one.loop.spin(0.2)
     assert one.listener.named("displaced") == []  # its leave is on the way
     away.kill9()
@@ -187,7 +188,7 @@ def test_what_is_written_behind_waits_as_one_while_a_primary_is_away(sit: Any, s
     server.restart()
     one.run()
     one.pass_time(6)
-    assert one.now(one.broker.open_session(one.claim(*BOB))).record == b"49"
+    assert one.now(opening(one.broker, one.claim(*BOB))).record == b"49"
 
 
 def test_of_a_device_that_comes_again_and_again_one_claim_waits(sit: Any, server: RedisServer) -> None:
@@ -196,10 +197,10 @@ def test_of_a_device_that_comes_again_and_again_one_claim_waits(sit: Any, server
     server.kill9()
     one.loop.until(lambda: not primary.is_up)
     before = primary.unanswered
-    claims = [one.later(one.broker.open_session(one.claim(*BOB))) for _ in range(50)]
+    claims = [one.later(opening(one.broker, one.claim(*BOB))) for _ in range(50)]
     by_order = [
         one.later(
-            one.broker.open_session(one.claim("bob", "web", on_same_device="newest-order-wins", order=order))
+            opening(one.broker, one.claim("bob", "web", on_same_device="newest-order-wins", order=order))
         )
         for order in (3, 9, 5)
     ]
@@ -212,7 +213,7 @@ def test_of_a_device_that_comes_again_and_again_one_claim_waits(sit: Any, server
     one.run()
     server.kill9()
     one.loop.until(lambda: not primary.is_up)
-    last = one.later(one.broker.open_session(one.claim(*BOB)))
+    last = one.later(opening(one.broker, one.claim(*BOB)))
     one.stop()
     assert last[0].check(CancelledError)
 

@@ -14,6 +14,7 @@ import pytest
 from imgateway.errors import CloseCode
 from imgateway.frames import Message, OutcomeCode, SessionKey, log_of, parse_address
 from imgateway.interfaces import LoginPolicy, Publication, Verdict
+from imgateway.testing.disk import opening
 from imgateway.wire.messages import decode_message
 from tests.brokers.broker_desk import BrokerDesk
 from tests.brokers.redis_server import Loop, RedisServer
@@ -58,7 +59,7 @@ def pass_time(seconds: float, *desks: BrokerDesk) -> None:
 
 
 def login(desk: BrokerDesk, session: SessionKey = BOB, **more: Any) -> int:
-    opened = desk.now(desk.broker.open_session(desk.claim(*session, **more)))
+    opened = desk.now(opening(desk.broker, desk.claim(*session, **more)))
     assert opened.verdict is Verdict.OK
     return int(opened.generation)
 

@@ -12,6 +12,7 @@ import pytest
 
 from imgateway.frames import Batch, Entry, LogKey, Position, SessionKey, log_of, parse_address
 from imgateway.interfaces import LoginPolicy, Opened, Verdict
+from imgateway.testing.disk import opening
 from imgateway.wire.messages import decode_message
 from tests.brokers.broker_desk import BrokerDesk
 from tests.brokers.redis_server import Loop, RedisServer
@@ -175,7 +176,7 @@ def test_a_session_is_at_one_node_and_each_that_was_displaced_is_told(
         if act < 0.4:
             policy = random.choice((LoginPolicy.MANY, LoginPolicy.MANY, LoginPolicy.ONE, LoginPolicy.REFUSE))
             claim = desk.claim(*session, policy=policy, issued_at_s=step)
-            answers.append(desk.broker.open_session(claim).addCallback(opened, session, n))
+            answers.append(opening(desk.broker, claim).addCallback(opened, session, n))
         elif act < 0.5 and session in live[n]:
             closed.add((session, live[n][session]))
             answers.append(desk.broker.close_session(session, live[n].pop(session)))

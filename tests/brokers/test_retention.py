@@ -10,7 +10,7 @@ import pytest
 
 from imgateway.config import BrokerSettings, RetentionSettings
 from imgateway.frames import OutcomeCode, SessionKey, Start, log_of, parse_address
-from imgateway.testing.disk import Rig, disk_error
+from imgateway.testing.disk import Rig, disk_error, opening
 from imgateway.wire.messages import decode_message
 
 BOB = SessionKey("bob", "phone")
@@ -48,7 +48,7 @@ def rig(tmp_path: Path) -> Any:
 
 
 def opened(rig: Rig, device: str = "phone", **more: Any) -> Any:
-    return rig.now(rig.broker.open_session(rig.claim("bob", device, **more)))
+    return rig.now(opening(rig.broker, rig.claim("bob", device, **more)))
 
 
 def test_unread_mail_is_never_dropped(rig: Rig) -> None:

@@ -13,7 +13,7 @@ from imgateway.core.counters import Counters
 from imgateway.errors import CloseCode, ConfigError
 from imgateway.frames import Message, OutcomeCode, SessionKey, log_of, parse_address
 from imgateway.interfaces import LoginPolicy, Publication, Verdict
-from imgateway.testing.disk import Rig, disk_error
+from imgateway.testing.disk import Rig, disk_error, opening
 
 OK = OutcomeCode.OK
 ROOM = log_of(parse_address("room:7"))
@@ -117,7 +117,7 @@ def test_measured_before_the_store_is_open() -> None:
 def test_a_listener_that_raises_costs_nobody_anything(flush_logged_errors: Any) -> None:
     rig = Rig(None).start()
     session = SessionKey("bob", "phone")
-    generation = rig.now(rig.broker.open_session(rig.claim("bob"))).generation
+    generation = rig.now(opening(rig.broker, rig.claim("bob"))).generation
     rig.now(rig.broker.watch(ROOM))
 
     def fail(*what: Any) -> None:
@@ -168,7 +168,7 @@ class Census:
             claim = self.rig.claim(
                 *session, platform=session.device, policy=random.choice(self.POLICIES), issued_at_s=self.now_s
             )
-            self.logins.append((session, self.rig.later(broker.open_session(claim))))
+            self.logins.append((session, self.rig.later(opening(broker, claim))))
         elif what == "work":
             for _ in range(random.randrange(4)):
                 if choices := self.rig.steps.choices():

@@ -13,7 +13,7 @@ from imgateway.brokers.embedded import EmbeddedBroker
 from imgateway.errors import StoreError
 from imgateway.frames import Message, SessionKey, log_of, parse_address
 from imgateway.interfaces import Claim, Publication
-from imgateway.testing.disk import Recorder
+from imgateway.testing.disk import Recorder, opening
 
 
 def publication(n: int, to: str) -> Publication:
@@ -32,7 +32,7 @@ async def test_publish_read_restart(tmp_path: Path, durable: bool) -> None:
     await broker.start(listener, "n.1")
     where = log_of(parse_address("user:u0"))
     await broker.watch(where)
-    opened = await broker.open_session(Claim(SessionKey("u0", "phone")))
+    opened = await opening(broker, Claim(SessionKey("u0", "phone")))
     outcomes = await gatherResults([broker.publish(publication(n, f"user:u{n % 7}")) for n in range(3000)])
     for user in range(7):
         seqs = [outcome[0].seq for outcome in outcomes[user::7]]
@@ -46,7 +46,7 @@ async def test_publish_read_restart(tmp_path: Path, durable: bool) -> None:
         await broker.start(listener, "n.2")
         again = await broker.publish(publication(0, "user:u0"))
         assert (again[0].code, again[0].seq) == (1, 1)
-        assert (await broker.open_session(Claim(SessionKey("u0", "phone")))).places[0].acked == 7
+        assert (await opening(broker, Claim(SessionKey("u0", "phone")))).places[0].acked == 7
         second = make()
         with pytest.raises(StoreError):
             await second.start(listener, "n.3")

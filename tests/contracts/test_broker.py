@@ -19,7 +19,7 @@ from imgateway.core.counters import Counters
 from imgateway.errors import CloseCode
 from imgateway.frames import Message, OutcomeCode, SessionKey, Start, log_of, parse_address
 from imgateway.interfaces import Followed, IBroker, IBrokerListener, LoginPolicy, Verdict
-from imgateway.testing.disk import Rig
+from imgateway.testing.disk import Rig, opening
 from imgateway.wire.messages import decode_message
 from tests.brokers.broker_desk import BrokerDesk
 from tests.brokers.redis_server import RedisServer
@@ -247,17 +247,17 @@ class BrokerContract:
     # ----------------------------------------------------------------------------------------------- sessions
 
     def open(self, desk: Any, user: str, device: str = "phone", **more: Any) -> Any:
-        return desk.now(desk.broker.open_session(desk.claim(user, device, **more)))
+        return desk.now(opening(desk.broker, desk.claim(user, device, **more)))
 
-    def test_a_claim_is_answered_by_a_plain_call_as_well(self, desk: Any) -> None:
+    def test_a_claim_is_answered_with_what_it_is_about(self, desk: Any) -> None:
         answers: list[Any] = []
 
         def answer(*values: Any) -> None:
             answers.append(values)
 
         first = self.open(desk, "bob")
-        desk.broker.claim_session(desk.claim("bob", "phone"), answer, ("a", 1))
-        desk.broker.claim_session(desk.claim("carol", "web"), answer, ())
+        desk.broker.open_session(desk.claim("bob", "phone"), answer, ("a", 1))
+        desk.broker.open_session(desk.claim("carol", "web"), answer, ())
         desk.run()
         by_about = {values[1:]: values[0] for values in answers}
         again, carol = by_about["a", 1], by_about[()]
@@ -512,7 +512,7 @@ class BrokerContract:
         self.send(desk, "user:bob", msg_id="1")
         opened = self.open(desk, "bob")
         done = desk.later(desk.broker.close_session(session, opened.generation, forget=True))
-        again = desk.later(desk.broker.open_session(desk.claim("bob", start=Start.HEAD)))
+        again = desk.later(opening(desk.broker, desk.claim("bob", start=Start.HEAD)))
         desk.run()
         assert done
         assert (again[0].known, again[0].places[0].acked) == (False, 1)
@@ -595,7 +595,7 @@ class BrokerContract:
         assert desk.now(desk.broker.mailbox("bob")).epoch == outcomes[0].epoch
         assert mailbox() == (1, 5, 0)
         phone, web = (
-            desk.now(desk.broker.open_session(desk.claim("bob", device))) for device in ("phone", "web")
+            desk.now(opening(desk.broker, desk.claim("bob", device))) for device in ("phone", "web")
         )
         desk.broker.advance(SessionKey("bob", "phone"), phone.generation, [(log("user:bob"), 4)])
         desk.broker.advance(SessionKey("bob", "web"), web.generation, [(log("user:bob"), 2)])

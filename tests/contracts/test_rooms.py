@@ -18,7 +18,7 @@ from imgateway.core.ring import BLOCK
 from imgateway.errors import CloseCode
 from imgateway.frames import EVERYONE, LogKey, Message, OutcomeCode, SessionKey, log_of, parse_address
 from imgateway.interfaces import LoginPolicy, Publication
-from imgateway.testing.disk import Rig
+from imgateway.testing.disk import Rig, opening
 from imgateway.wire.messages import decode_message
 from tests.brokers.broker_desk import BrokerDesk
 from tests.brokers.redis_server import RedisServer
@@ -239,7 +239,7 @@ class RoomContract:
     # --------------------------------------------------------------------------------------------- membership
 
     def open(self, desk: Any, session: SessionKey, **more: Any) -> int:
-        generation: int = desk.now(desk.broker.open_session(desk.claim(*session, **more))).generation
+        generation: int = desk.now(opening(desk.broker, desk.claim(*session, **more))).generation
         return generation
 
     def join(self, desk: Any, session: SessionKey, generation: int, address: Any = ROOM, *areas: str) -> None:

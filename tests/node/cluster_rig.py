@@ -23,7 +23,7 @@ from zope.interface import implementer
 from imgateway.brokers.embedded import EmbeddedBroker
 from imgateway.frames import RING_KINDS, Address, LogKey, Position, SessionKey
 from imgateway.interfaces import IBroker, IBrokerListener, NodeInfo, Opened, Presence, Verdict
-from imgateway.testing.disk import Steps
+from imgateway.testing.disk import Steps, opening
 from tests.node.rig import START_MS, Rig
 
 
@@ -140,12 +140,10 @@ class Facet:
         if log.address.kind in RING_KINDS or not any(log in one.watched for one in self.cluster.facets):
             self.cluster.store.unwatch(log)
 
-    def open_session(self, claim: Any) -> Deferred[Opened]:
+    def open_session(self, claim: Any, answer: Any, about: tuple[Any, ...]) -> None:
         self.cluster.actor = self
-        return self.cluster.store.open_session(claim).addCallback(self._opened, claim.session)
-
-    def claim_session(self, claim: Any, answer: Any, about: tuple[Any, ...]) -> None:
-        self.open_session(claim).addBoth(answer, *about)
+        opened = opening(self.cluster.store, claim).addCallback(self._opened, claim.session)
+        opened.addBoth(answer, *about)
 
     def _opened(self, opened: Opened, session: SessionKey) -> Deferred[Opened]:
         if opened.verdict is Verdict.OK:

@@ -243,7 +243,7 @@ class FakeBroker:
 
         return self.answer("read", found)
 
-    def open_session(self, claim: Any) -> Deferred[Any]:
+    def open_session(self, claim: Any, answer: Any, about: tuple[Any, ...]) -> None:
         self.calls.append(("open", claim))
         self.generation += 1
         generation, verdict = self.generation, self.verdict
@@ -261,10 +261,7 @@ class FakeBroker:
             record = self.records.get(claim.session, b"")
             return Opened(verdict, generation, (place,), True, record)
 
-        return self.answer("open", opened)
-
-    def claim_session(self, claim: Any, answer: Any, about: tuple[Any, ...]) -> None:
-        self.open_session(claim).addBoth(answer, *about)
+        self.answer("open", opened).addBoth(answer, *about)
 
     def advance(self, session: SessionKey, generation: int, upto: Any, parked: Any = ()) -> None:
         self.calls.append(("advance", session, generation, upto, parked))

@@ -685,10 +685,11 @@ def test_an_authenticator_may_be_a_coroutine() -> None:
 
 def test_a_broker_that_raises_costs_the_link_alone(flush_logged_errors: Any) -> None:
     rig = Rig()
-    rig.broker.claim_session = None
+    rig.broker.open_session = None
     peer = rig.login("alice")
     assert peer.code is CloseCode.INTERNAL_ERROR
     assert rig.gate.checking == 0
+    assert rig.hub.kick("alice", None, "out") == 0, "no claim of hers is under way"
     assert len(flush_logged_errors(TypeError)) == 1
 
 

@@ -77,18 +77,18 @@ def test_a_reconnect_that_fails_half_way_does_not_end_the_stay_at_the_real_broke
     diary = Diary()
     rig = Rig("memory", listeners=[diary])
     rig.login("bob").send(Subscribe(ROOM)).cut()
-    claiming = rig.broker.claim_session
+    opening = rig.broker.open_session
 
     def cut_meanwhile(*claim: Any) -> None:
-        claiming(*claim)
+        opening(*claim)
         peer = rig.peers[-1]
         peer.client.lose("cut")
         if not peer.server.lost and peer.link is not None:
             peer.link.lost("cut")
 
-    rig.broker.claim_session = cut_meanwhile
+    rig.broker.open_session = cut_meanwhile
     rig.login("bob")
-    rig.broker.claim_session = claiming
+    rig.broker.open_session = opening
     assert rig.session("bob") is not None
     assert [one[0] for one in diary.events if one[0] in ("entered", "left")] == ["entered"]
 

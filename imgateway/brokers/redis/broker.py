@@ -34,7 +34,7 @@ from imgateway.brokers.redis.urls import RedisUrl, parse_urls
 from imgateway.config import BrokerSettings, RedisSettings, RetentionSettings, RoomSettings
 from imgateway.errors import ConfigError, StoreError
 from imgateway.frames import RING_KINDS, Address, Batch, LogKey, Message, Outcome, Position, SessionKey
-from imgateway.interfaces import Claim, Followed, IBroker, Mailbox, Opened, Presence, Publication, Verdict
+from imgateway.interfaces import Claim, Followed, IBroker, Mailbox, Presence, Publication, Verdict
 
 __all__ = ("RedisBroker", "find_primaries")
 
@@ -348,10 +348,7 @@ class RedisBroker:
 
     # --------------------------------------------------------------------------------------------- sessions
 
-    def open_session(self, claim: Claim) -> Deferred[Opened]:
-        return self._sessions.open(claim)
-
-    def claim_session(self, claim: Claim, answer: Callable[..., None], about: tuple[Any, ...]) -> None:
+    def open_session(self, claim: Claim, answer: Callable[..., None], about: tuple[Any, ...]) -> None:
         self._sessions.open(claim).addBoth(answer, *about)
 
     def follow(self, session: SessionKey, generation: int, log: LogKey, begin: int) -> Deferred[Followed]:
