@@ -1,8 +1,7 @@
 /* One connection over UDP: frames that fit into a datagram go out, any come in, in order and once.
  *
- * What is not acknowledged goes again when three later datagrams are, and after a while; what comes out of turn is left for the
- * gateway to send again, so it falls behind on a line that loses one in ten. An acknowledgement waits a moment for something that
- * it can go with. There is no pacing. */
+ * What is not acknowledged goes again when three later datagrams are, and after a while; what comes before its turn is kept until
+ * what is missing is there. An acknowledgement waits a moment for something that it can go with. There is no pacing. */
 #ifndef FLOW_H
 #define FLOW_H
 
@@ -44,6 +43,7 @@ struct flow {
     struct taken taken;
     uint32_t nexts[CHANNELS];
     struct partial *partial;
+    struct held *held;
     struct unheard unheard[NUMBERS]; /* by number % NUMBERS */
     int owed;
 };
@@ -130,7 +130,7 @@ static void on_ack(void *who, uint32_t largest, uint64_t map) {
 
 static void flow_opened(struct flow *f, uint32_t number, const uint8_t *content, int len) {
     struct wants wants = {0};
-    struct order order = {f->nexts, CHANNELS, &f->partial};
+    struct order order = {f->nexts, CHANNELS, &f->partial, &f->held};
     int is_next = number == f->taken.largest + 1;
     if (!messages(f, order, content, content + len, &wants)) return;
     take(&f->taken, number);

@@ -18,6 +18,7 @@ enum { PADDING, DATA, DATA_AFTER, FRAGMENT, ACK, CHALLENGE, ANSWER, FORGET, CLOS
 
 #define SHORT_HEAD 12
 #define ACK_LEN 13
+#define HELD 320 /* as the gateway has it: 64 messages, and four in 64 fragments each */
 
 static void on_frame(void *who, const uint8_t *at, const uint8_t *end);
 static void on_ack(void *who, uint32_t largest, uint64_t map);
@@ -83,11 +84,26 @@ struct partial {
     uint8_t bytes[64][LARGEST];
 };
 
-/* Which messages are next, of so many channels. */
+/* A whole message, or a fragment of one. */
+struct piece {
+    uint64_t channel, number, barrier;
+    int is_fragment, index, last, len;
+    const uint8_t *at;
+};
+
+/* One that came before its turn. */
+struct held {
+    struct held *next;
+    struct piece piece;
+    uint8_t bytes[];
+};
+
+/* Which messages are next, of so many channels. `held` NULL: what comes before its turn is left for the gateway to send again. */
 struct order {
     uint32_t *nexts;
     int channels;
     struct partial **partial;
+    struct held **held;
 };
 
 /* What a datagram wants: an ACK, an ANSWER. */
@@ -119,9 +135,52 @@ static void fragment(void *who, struct order o, uint64_t channel, uint64_t numbe
     on_frame(who, whole, whole + n);
 }
 
-/* All messages of a datagram. 0: one is ahead of its turn, and the datagram was not taken. */
+/* Nothing has to come before it any more. */
+static int is_due(struct order o, const struct piece *p) {
+    return p->number < o.nexts[p->channel] || (p->number == o.nexts[p->channel] && p->barrier <= o.nexts[0]);
+}
+
+/* What is due is handed over, if it is not there already. */
+static void hand_over(void *who, struct order o, const struct piece *p) {
+    if (p->number < o.nexts[p->channel]) return;
+    if (p->is_fragment) fragment(who, o, p->channel, p->number, p->index, p->last, p->at, p->len);
+    else {
+        o.nexts[p->channel]++;
+        on_frame(who, p->at, p->at + p->len);
+    }
+}
+
+/* Keep it until it is due. 0: it cannot be kept. */
+static int hold(struct order o, const struct piece *p) {
+    int count = 0;
+    if (!o.held) return 0;
+    for (const struct held *h = *o.held; h; h = h->next, count++)
+        if (h->piece.channel == p->channel && h->piece.number == p->number && h->piece.index == p->index) return 1;
+    if (count == HELD) return 0;
+    struct held *new = malloc(sizeof *new + (size_t)p->len);
+    new->next = *o.held;
+    new->piece = *p;
+    new->piece.at = memcpy(new->bytes, p->at, (size_t)p->len);
+    *o.held = new;
+    return 1;
+}
+
+/* What waited for the one that was missing. */
+static void release(void *who, struct order o) {
+    struct held **at = o.held;
+    while (at && *at) {
+        struct held *h = *at;
+        if (!is_due(o, &h->piece)) { at = &h->next; continue; }
+        *at = h->next;
+        hand_over(who, o, &h->piece);
+        free(h);
+        at = o.held; /* others may be due now */
+    }
+}
+
+/* All messages of a datagram. 0: one is ahead of its turn and cannot be kept: the datagram was not taken. */
 static int messages(void *who, struct order o, const uint8_t *at, const uint8_t *end, struct wants *wants) {
-    uint64_t channel, number, barrier, len;
+    uint64_t channel, number, len;
     while (at < end) {
         switch (*at++) {
         case PADDING: break;
@@ -142,26 +201,29 @@ static int messages(void *who, struct order o, const uint8_t *at, const uint8_t 
             at += read_varint(at, end, &channel);
             at += read_varint(at, end, &number);
             wants->ack = 1;
-            if (channel < (uint64_t)o.channels && o.nexts[channel] < number) o.nexts[channel] = (uint32_t)number;
+            while (channel < (uint64_t)o.channels && o.nexts[channel] < number) {
+                o.nexts[channel]++;
+                release(who, o);
+            }
             break;
         case DATA:
         case DATA_AFTER:
         case FRAGMENT: {
-            int kind = at[-1], index = 0, last = 0;
-            barrier = 0;
-            at += read_varint(at, end, &channel);
-            at += read_varint(at, end, &number);
-            if (kind != DATA) at += read_varint(at, end, &barrier);
-            if (kind == FRAGMENT) index = *at++, last = *at++;
+            struct piece p = {.is_fragment = at[-1] == FRAGMENT};
+            int has_barrier = at[-1] != DATA;
+            at += read_varint(at, end, &p.channel);
+            at += read_varint(at, end, &p.number);
+            if (has_barrier) at += read_varint(at, end, &p.barrier);
+            if (p.is_fragment) p.index = *at++, p.last = *at++;
             at += read_varint(at, end, &len);
+            p.at = at;
+            p.len = (int)len;
             wants->ack = 1;
-            if (channel >= (uint64_t)o.channels) unexpected("a session has more than one log");
-            if (number > o.nexts[channel] || barrier > o.nexts[0]) return 0;
-            if (number == o.nexts[channel] && kind == FRAGMENT) fragment(who, o, channel, number, index, last, at, (int)len);
-            else if (number == o.nexts[channel]) {
-                o.nexts[channel]++;
-                on_frame(who, at, at + len);
-            }
+            if (p.channel >= (uint64_t)o.channels) unexpected("a session has more than one log");
+            if (is_due(o, &p)) {
+                hand_over(who, o, &p);
+                release(who, o);
+            } else if (!hold(o, &p)) return 0;
             at += len;
             break;
         }

@@ -202,7 +202,8 @@ def test_what_the_generator_over_udp_does_not_speak(udp: Path, mode: str, size: 
 
 @pytest.mark.parametrize("window", [0, 8])
 def test_what_a_bad_line_loses_goes_again(udp: Path, window: int, tmp_path: Path) -> None:
-    """Each message comes once, and in the open loop all of them come."""
+    """Each message comes once, and in the open loop all of them come; in the closed one what is lost holds
+    up its own pair, and not for long."""
     with gateway(tmp_path, "memory:", "native+udp", cpu=None) as node, bad_line(node.port) as port:
         secret = load_udp_secret(UdpSettings(), node.data_dir)
         lines = "".join(f"{with_key(token, secret)}\n" for token in tokens(node, 4, "l"))
@@ -213,15 +214,15 @@ def test_what_a_bad_line_loses_goes_again(udp: Path, window: int, tmp_path: Path
     assert found["repeated"] > 0
     assert (found["twice"], found["lost"]) == (0, 0)
     if window:
-        assert found["messages"] > 0
+        assert found["messages"] > 60
     else:
         assert found["messages"] == pytest.approx(200, abs=2)
 
 
 @contextmanager
 def bad_line(port: int) -> Iterator[int]:
-    """The port of one that loses a fiftieth of the datagrams to `port`, and of those from there."""
-    words = ["link", "--listen", "udp:0", "--to", f"udp:127.0.0.1:{port}", "--loss", "2%", "--seed", "7"]
+    """The port of one that loses a tenth of the datagrams to `port`, and of those from there."""
+    words = ["link", "--listen", "udp:0", "--to", f"udp:127.0.0.1:{port}", "--loss", "10%", "--seed", "7"]
     command = [sys.executable, "-c", "from imgateway.cli import main; main()", *words]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as child:
         try:
@@ -241,13 +242,45 @@ def refused(program: Path, mode: str, arguments: tuple[Any, ...], says: str) -> 
 
 def test_the_scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    (figure,) = scene(
-        Options(pairs=2, windows=(4,), seconds=1.0, runs=1, against="none", brokers=("embedded:",)), Quiet()
-    )
-    assert (figure.unit, figure.better, figure.by) == ("ms", "less", "value")
-    assert (figure.asked, figure.stretch) == (10.0, 4.0)
-    most, rate = figure.detail("most"), figure.detail("rate")
-    assert most is not None
-    assert rate == pytest.approx(most / 2, abs=3)
-    assert figure.value == figure.detail("p99_ms")
-    assert "did not come" not in figure.note
+    figures = scene(Options(pairs=2, seconds=1.0, runs=1, against="disk", brokers=("embedded:",)), Quiet())
+    assert [figure.what for figure in figures] == [
+        f"SQLite, p99 at 50% of window {window}'s rate" for window in (1, 4)
+    ]
+    for figure in figures:
+        assert (figure.unit, figure.better, figure.by) == ("ms", "less", "value")
+        assert (figure.asked, figure.stretch) == (10.0, 4.0)
+        most, rate = figure.detail("most"), figure.detail("rate")
+        assert most is not None
+        assert rate == pytest.approx(most / 2, abs=3)
+        assert figure.value == figure.detail("p99_ms")
+        assert figure.base == figure.detail("their_p99_ms")
+        assert "did not come" not in figure.note
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_bare_disk_syncs_all_that_is_due(tmp_path: Path) -> None:
+    program, file = compiled(tmp_path, "disk"), tmp_path / "disk.log"
+    done = subprocess.run([program, file, "20000", "1000", "0.5"], capture_output=True, text=True, check=True)
+    found = json.loads(done.stdout)
+    assert found["messages"] == 10_000
+    assert 0 < found["syncs"] <= 10_000
+    assert 0 < found["p50_ms"] <= found["p99_ms"] <= found["max_ms"]
+    assert file.stat().st_size == 8 << 20  # it goes round
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "says"),
+    [
+        (("FILE", "10", "100"), 2, "usage: disk FILE RATE SIZE SECONDS"),
+        (("FILE", "0", "100", "1"), 2, "a rate above 0"),
+        (("FILE", "10", "1048577", "1"), 2, "1 to 1048576 bytes"),
+        (("nowhere/FILE", "10", "100", "1"), 1, "No such file"),
+    ],
+)
+def test_the_bare_disk_says_what_is_wrong(
+    arguments: tuple[str, ...], status: int, says: str, tmp_path: Path
+) -> None:
+    program = compiled(tmp_path, "disk")
+    done = subprocess.run([program, *arguments], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == status
+    assert says in done.stderr
