@@ -56,20 +56,22 @@ def scene(options: Options, tell: Tell) -> list[Figure]:
     each = {part: (options.sessions or sizes[part]) / LOGINS_PER_S[part] + seconds for part in parts}
     tell.plan(len(parts), sum(each.values()) / len(parts))
     found: list[Figure] = []
-    if "udp" in parts:
-        with scratch() as directory:
-            built(directory)  # what is missing for it is told now, and not after the part before
-    for part in parts:
-        sessions = options.sessions or sizes[part]
-        tell.step(f"{part}, {sessions:,} sessions, {seconds / 60:g} minutes")
-        with scratch() as directory:
-            if part == "tcp":
-                found += lasting(directory, (options.brokers or ("embedded:",))[0], sessions, seconds, tell)
-            elif part == "udp":
-                broker = (options.brokers or ("memory:",))[0]
-                found += million(directory, broker, sessions, min(PART_S, seconds), tell)
-            else:
-                found += many_processes(directory, sessions, seconds, tell)
+    with scratch() as programs:
+        # What is missing for it is told now, and not after the part before.
+        udp = built(programs) if "udp" in parts else None
+        for part in parts:
+            sessions = options.sessions or sizes[part]
+            tell.step(f"{part}, {sessions:,} sessions, {seconds / 60:g} minutes")
+            with scratch() as directory:
+                if part == "tcp":
+                    broker = (options.brokers or ("embedded:",))[0]
+                    found += lasting(directory, broker, sessions, seconds, tell)
+                elif part == "udp":
+                    assert udp is not None
+                    broker = (options.brokers or ("memory:",))[0]
+                    found += million(udp, directory, broker, sessions, min(PART_S, seconds), tell)
+                else:
+                    found += many_processes(directory, sessions, seconds, tell)
     return found
 
 
@@ -183,9 +185,10 @@ def slope_per_min(series: Sequence[tuple[float, float]]) -> float:
 # -------------------------------------------------------------------------------------------------------- UDP
 
 
-def million(directory: Path, broker: str, sessions: int, part_s: float, tell: Tell) -> list[Figure]:
+def million(
+    program: Path, directory: Path, broker: str, sessions: int, part_s: float, tell: Tell
+) -> list[Figure]:
     """One socket, very many sessions: bytes, and processor time of Pings, of pushes, of both."""
-    program = built(directory)
     with on_both(directory, broker) as (server, tcp):
         before, machine = rss_bytes(server.pid), memory()
         with crowd(program, server, tcp, sessions, PINGS_S, PUSHES, SIZE) as load:

@@ -54,6 +54,21 @@ def test_what_a_later_part_lacks_is_told_before_the_first(monkeypatch: pytest.Mo
     assert len(begun) == 1
 
 
+def test_what_is_compiled_beforehand_is_what_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled_into: list[Path] = []
+
+    def building(directory: Path) -> Path:
+        compiled_into.append(directory)
+        (directory / "udp").touch()
+        return directory / "udp"
+
+    monkeypatch.setattr(soak, "built", building)
+    monkeypatch.setattr(soak, "million", lambda program, *_: [program] if program.exists() else [])
+    found: list[object] = [*soak.scene(Options(parts=("udp",)), Quiet())]
+    assert found == [compiled_into[0] / "udp"]
+    assert len(compiled_into) == 1
+
+
 def test_who_is_sent_away_is_counted_and_comes_again(tmp_path: Path) -> None:
     program = compiled(tmp_path, "sessions")
     with gateway(tmp_path, "memory:", cpu=None) as server:
