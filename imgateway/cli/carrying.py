@@ -83,7 +83,7 @@ async def _begin(reactor: Any, plan: LinkPlan) -> tuple[Any, Any]:
             port = relay.listen(host, plan.listen.port)
     except CannotListenError as error:
         why = getattr(error.socketError, "strerror", None) or error.socketError
-        raise click.ClickException(plain(f"cannot listen on {plan.listen}: {why}")) from None
+        raise click.ClickException(plain(f"--listen: cannot listen on {plan.listen}: {why}")) from None
     return relay, port.getHost()
 
 

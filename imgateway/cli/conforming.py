@@ -66,7 +66,12 @@ async def run_trial(
     keys = UdpKeys(secret, SENDER)
     options = {"udp_key": keys.key_of, "udp_reset_key": keys.reset_key, "origins": ("*",)}
     stage = Stage(reactor, wire, USER, bare_token(token), _wall_ms, trial.patience_s, trial.absence_s)
-    listener = await transport.listen(trial.listen, [wire], stage.accept, reactor, options)
+    try:
+        listener = await transport.listen(trial.listen, [wire], stage.accept, reactor, options)
+    except OperatorError as error:
+        if str(error).startswith(f"{wire.name}+"):  # it says what does not go together
+            raise
+        raise OperatorError(f"--listen: {error}") from None
     host = listener.address.partition(":")[2].rpartition(":")[0]
     scheme = SCHEMES.get(trial.transport, trial.transport)
     path = wire.carriage.path if trial.transport == "websocket" else ""

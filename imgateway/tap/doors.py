@@ -103,7 +103,13 @@ def door(text: str, reactor: Any, options: Mapping[str, Any], wires: Wires | Non
 
 
 def _open(transport: Any, endpoint: str, wires: Any, reactor: Any, options: Any, accept: Any) -> Any:
-    return transport.listen(endpoint, wires, accept, reactor, options)
+    def refused(failure: Failure) -> Failure:
+        # A transport does not know where the place was named.
+        if failure.check(OperatorError) and not failure.check(ConfigError):
+            raise OperatorError(f"{SETTING}: {failure.value}")
+        return failure
+
+    return maybeDeferred(transport.listen, endpoint, wires, accept, reactor, options).addErrback(refused)
 
 
 def open_http(endpoint: str, setting: str, factory: Any, reactor: Any) -> Deferred[Any]:

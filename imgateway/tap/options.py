@@ -12,7 +12,7 @@ from twisted.python import usage
 import twisted
 from imgateway import __version__
 from imgateway.config import Settings, check, describe, load
-from imgateway.errors import ConfigError
+from imgateway.errors import ConfigError, OperatorError
 
 __all__ = ("Options", "SettingsOptions")
 
@@ -79,12 +79,13 @@ class SettingsOptions(usage.Options):
 
     def told(self, error: Exception) -> str:
         """What is wrong, for who started the service; of a setting also the option that it was given with,
-        and where it is explained."""
+        and, if the setting itself is wrong, where it is explained."""
         setting = str(error).partition(":")[0]
-        if not isinstance(error, ConfigError) or setting not in {known.path for known in describe()}:
+        if not isinstance(error, OperatorError) or setting not in {known.path for known in describe()}:
             return str(error)
         by = "".join(f"--{option}: " for option, path in self.given().items() if path == setting)
-        return f"{by}{error}; all settings: imgateway genconfig"
+        where = "; all settings: imgateway genconfig" if isinstance(error, ConfigError) else ""
+        return f"{by}{error}{where}"
 
     def given(self) -> Mapping[str, str]:
         """The settings that stand on the command line by their own options: option → path."""

@@ -120,8 +120,8 @@ def test_for_programs(run: Run) -> None:
         (("--protocol", "telepathy"), 1, "telepathy"),
         (("--protocol", "chat"), 1, "acknowledge nothing"),
         (("--transport", "pigeon"), 1, "pigeon"),
-        (("--protocol", "json", "--transport", "tcp"), 1, "json"),
-        (("--listen", "nowhere at all"), 1, "nowhere at all"),
+        (("--protocol", "json", "--transport", "tcp"), 1, "Error: json+tcp:127.0.0.1:7901: json does"),
+        (("--listen", "nowhere at all"), 1, "Error: --listen: cannot listen on nowhere at all: not a valid"),
     ],
 )
 def test_what_cannot_be(run: Run, args: tuple[str, ...], status: int, said: str) -> None:

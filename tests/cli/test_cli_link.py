@@ -172,7 +172,7 @@ def test_a_port_that_is_taken(house: House, args: tuple[str, ...], port: str) ->
     kind, _, number = port.partition(":")
     assert (result.exit_code, result.stderr) == (
         1,
-        f"Error: cannot listen on {kind}:127.0.0.1:{number}: Address already in use\n",
+        f"Error: --listen: cannot listen on {kind}:127.0.0.1:{number}: Address already in use\n",
     )
 
 

@@ -48,6 +48,8 @@ def test_a_port_in_use(node: Node, which: str) -> None:
         other.bind(("127.0.0.1", getattr(node, which)))
         other.listen()
         line = refused(node)
+    named = "--http: listen.http: " if which == "http" else "--listen: listen.clients: cannot listen on "
+    assert line.startswith(named)
     assert str(getattr(node, which)) in line
     assert "in use" in line
 

@@ -156,7 +156,7 @@ def test_two_ports_of_one_number(
 ) -> None:
     house = House(reactor, tmp_path, "--api", "127.0.0.1:7980", "--listen", "native+tcp:7901").start()
     told = sys.__stderr__.getvalue()  # type: ignore[union-attr]
-    assert told.startswith("imgateway: listen.http: 127.0.0.1:7980: ")
+    assert told.startswith("imgateway: --http: listen.http: 127.0.0.1:7980: ")
     assert flush_logged_errors("the start failed")
     house.stop()
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, fail
 from twisted.plugin import IPlugin
 from zope.interface import implementer
 from zope.interface.verify import verifyObject
@@ -26,6 +26,7 @@ from imgateway.tap.doors import Listen, door, http_door, parse_listen, unproven
 from imgateway.tap.plugins import Wires, find, find_all
 from imgateway.testing.network import Network
 from imgateway.testing.wires import BareWire, Recorder, accepting
+from imgateway.transports.tcp import TCPTransport
 
 
 @pytest.mark.parametrize(
@@ -66,6 +67,27 @@ def test_a_door_that_cannot_be_opened_fails_when_it_is_tried() -> None:
     closed = door("json+tcp:tcp:0", network, {})(accepting([]))
     with pytest.raises(OperatorError, match="json does not ride on tcp"):
         network.result(closed)
+
+
+@pytest.mark.parametrize("text", ["native+tcp:7901", "native+udp:7901", "native+tcp:nonsense:1"])
+def test_a_place_that_cannot_be_listened_on_is_told_with_its_setting(text: str) -> None:
+    network = Network()
+    options = {"udp_key": lambda key_id: b"", "udp_reset_key": b""}
+    for at in ("native+tcp:7901", "native+udp:7901"):
+        network.result(door(at, network, options)(accepting([])))
+    with pytest.raises(OperatorError, match=r"listen\.clients: cannot listen on (udp:)?[a-z0-9:]+: "):
+        network.result(door(text, network, options)(accepting([])))
+
+
+@pytest.mark.parametrize("error", [ConfigError("websocket.origins: no"), ZeroDivisionError("no")])
+def test_what_is_wrong_with_something_else_is_told_as_it_is(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = Network()
+    monkeypatch.setattr(TCPTransport, "listen", lambda *_: fail(error))
+    with pytest.raises(type(error)) as raised:
+        network.result(door("native+tcp:7901", network, {})(accepting([])))
+    assert raised.value is error
 
 
 @pytest.mark.parametrize(

@@ -131,6 +131,12 @@ def test_a_value_that_is_looked_at_later_is_told_with_its_option() -> None:
     assert options.told(OperatorError("cannot listen on x: in use")) == "cannot listen on x: in use"
 
 
+def test_a_place_that_cannot_be_listened_on_is_told_with_its_option() -> None:
+    refused = OperatorError("listen.clients: cannot listen on x: in use; see by whom with:  ss -ltnp")
+    assert parsed("--listen", "native+tcp:x").told(refused) == f"--listen: {refused}"
+    assert parsed().told(refused) == str(refused)
+
+
 def test_every_option_of_its_own_names_a_setting() -> None:
     for kind in (Options, RouterOptions):
         options = kind()

@@ -236,7 +236,7 @@ def test_a_port_that_cannot_be_opened(
 ) -> None:
     router = started(reactor, place, "--private", endpoint)
     told = sys.__stderr__.getvalue()  # type: ignore[union-attr]
-    assert told.startswith(f"imrouter: router.private: {endpoint}: ")
+    assert told.startswith(f"imrouter: --private: router.private: {endpoint}: ")
     assert reactor.stopped == 1
     assert not router.gateway.starting.called
     router.stopService()
@@ -271,7 +271,7 @@ def test_a_cluster_that_cannot_be_used_ends_it(
 ) -> None:
     router = started(reactor, place)
     router.gateway.starting.errback(OperatorError("broker.url: set appendfsync to always"))
-    assert "imrouter: broker.url: set append" in sys.__stderr__.getvalue()  # type: ignore[union-attr]
+    assert "imrouter: --broker: broker.url: set append" in sys.__stderr__.getvalue()  # type: ignore[union-attr]
     assert (reactor.stopped, len(no_exit)) == (1, 1)
     router.stopService()
     other = started(reactor, place)
