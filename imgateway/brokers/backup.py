@@ -73,7 +73,7 @@ def restore(
         _renew(new, epoch)
         # The old log of changes must go first: beside the new database it would be taken for its own. If we
         # end in between, the old database has lost its newest commits, and the new one's mark betrays it.
-        directory.write_mark(Mark(epoch, 0))
+        directory.write_mark(Mark(epoch, 0), sync=True)
         _sync_directory(directory.path)
         for suffix in ("-wal", "-shm"):
             Path(str(directory.database) + suffix).unlink(missing_ok=True)
@@ -135,7 +135,6 @@ def _renew(path: Path, epoch: int) -> None:
         with connection:
             connection.execute("UPDATE log SET epoch = 0")
             connection.execute("UPDATE fact SET value = ? WHERE name = 'epoch'", (epoch,))
-            connection.execute("UPDATE entry SET at_ms = at_ms + 1 WHERE key = 0")
     finally:
         connection.close()
 

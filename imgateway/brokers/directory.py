@@ -80,10 +80,13 @@ class Directory:
         except (OSError, msgspec.MsgspecError):
             return None
 
-    def write_mark(self, mark: Mark) -> None:
-        """Replace the mark. Not synced: after a power loss an older one is as good. :raises OSError: the disk
-        does not take it."""
+    def write_mark(self, mark: Mark, sync: bool = False) -> None:
+        """Replace the mark. Without `sync` it may be the older one after a power loss, which is as good while
+        the database goes on. :raises OSError: the disk does not take it."""
         new = self._mark.with_suffix(".new")
         with open(new, "wb", opener=partial(os.open, mode=0o600)) as file:
             file.write(msgspec.json.encode(mark))
+            if sync:
+                file.flush()
+                os.fsync(file.fileno())
         os.replace(new, self._mark)

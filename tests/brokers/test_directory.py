@@ -389,6 +389,57 @@ def test_backup_while_publishing_and_restore(rig: Rig, tmp_path: Path) -> None:
     assert send(rig, "200").code == 1
 
 
+@pytest.mark.parametrize("commits", [0, 1, 3])
+def test_what_was_restored_is_not_taken_for_an_older_database(rig: Rig, tmp_path: Path, commits: int) -> None:
+    """It keeps the epoch that it was given, however many commits the mark told of before. Put back as it
+    was then, without what came since, it does not."""
+    for n in range(commits):
+        send(rig, str(n))
+    backup(tmp_path / "data", tmp_path / "copy")
+    for n in range(10):
+        send(rig, f"later {n}")
+    rig.pass_time(1)
+    rig.stop()
+    restore(tmp_path / "copy", tmp_path / "data", entropy=lambda size: bytes(size - 1) + b"\x4d")
+    shutil.copy(tmp_path / "data" / "messages.sqlite3", tmp_path / "restored")
+    rig.new()
+    rig.start()
+    first = send(rig, "new")
+    assert (first.seq, first.epoch) == (commits + 1, 0x4D)
+    rig.pass_time(1)
+    rig.stop()
+    shutil.copy(tmp_path / "restored", tmp_path / "data" / "messages.sqlite3")
+    rig.new()
+    rig.start()
+    again = send(rig, "other")
+    assert (again.seq, again.epoch != 0x4D) == (commits + 1, True)
+
+
+def test_a_restore_syncs_its_mark_before_anything_goes(
+    rig: Rig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A power loss right after the old log of changes has gone finds the new mark."""
+    send(rig, "1")
+    backup(tmp_path / "data", tmp_path / "copy")
+    rig.stop()
+    done: list[str] = []
+    sync, unlink = os.fsync, Path.unlink
+
+    def synced(handle: int) -> None:
+        done.append("synced " + Path(f"/proc/self/fd/{handle}").resolve().name)
+        sync(handle)
+
+    def unlinked(path: Path, missing_ok: bool = False) -> None:
+        done.append("gone " + path.name)
+        unlink(path, missing_ok)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(Path, "unlink", unlinked)
+    restore(tmp_path / "copy", tmp_path / "data")
+    begin = done.index("synced messages.new")
+    assert done[begin : begin + 3] == ["synced messages.new", "synced data", "gone messages.sqlite3-wal"]
+
+
 def test_a_restore_that_breaks_off(rig: Rig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The old database without its log of changes has lost its newest commits: their seqs are not given
     again."""
