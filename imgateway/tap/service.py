@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
-from twisted.internet.defer import Deferred, gatherResults, maybeDeferred, succeed
+from twisted.internet.defer import CancelledError, Deferred, fail, gatherResults, maybeDeferred, succeed
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -164,7 +164,11 @@ class Gateway(Process):
     def __init__(self, options: Options, reactor: Any) -> None:
         super().__init__(options, reactor)
         wires = Wires(options.settings, reactor.seconds, wall_ms)
-        self.node = compose(options.settings, reactor, self.health, self._serve, wires)
+        # A store of our own says within a moment whether it is ours. The cluster's may be away for long, and
+        # whoever asks then has to be told so.
+        self._is_shared = options.settings.broker.url.startswith(REDIS)
+        before = (lambda: None) if self._is_shared else self._serve
+        self.node = compose(options.settings, reactor, self.health, before, wires)
         self._unproven = tuple(unproven(options.settings, wires))
         self._apart = tuple(apart(options.settings))
         self._api = self._make_api()
@@ -188,13 +192,18 @@ class Gateway(Process):
     # ---------------------------------------------------------------------------------------- start and stop
 
     def _start(self) -> None:
-        starting: Deferred[Any] = self.node.start()
+        starting: Deferred[Any] = maybeDeferred(self._serve) if self._is_shared else succeed(None)
+        starting.addCallback(lambda _: self._start_node())
         starting.addCallback(lambda _: self._api.start() if self._api is not None else None)
         starting.addCallbacks(self._ready, self._refused)
 
+    def _start_node(self) -> Deferred[None]:
+        return self.node.start() if self.running else fail(CancelledError())
+
     def _serve(self) -> Deferred[None] | None:
         """Open the HTTP ports: after the data directory is ours, so that a second node there is told of that
-        and not of a port; before clients come, so that probes see the rest of the start."""
+        and not of a port; before the cluster's store and before clients, so that probes see the rest of the
+        start."""
         listen, endpoint = self.options.settings.listen, self.options.settings.listen.http
         opening: Deferred[Any] = succeed(None)
         if self._api is not None:

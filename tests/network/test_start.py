@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.brokers.redis_server import RedisServer
+
 from .nodes import DEADLINE_S, Node, eventually
 
 pytestmark = pytest.mark.network
@@ -205,3 +207,27 @@ def test_the_banner_says_where_and_what_next(make_node: Callable[..., Node]) -> 
     for word in (str(node.tcp), str(node.ws), str(node.http), "listen", "send", "--user bob"):
         assert word in text
     assert os.path.exists(node.data / "secrets")
+
+
+@pytest.mark.server
+def test_a_node_whose_redis_is_away_says_so_and_waits(make_node: Callable[..., Node], tmp_path: Path) -> None:
+    """Its HTTP port is there for whoever asks; clients come when Redis does."""
+    redis = RedisServer(tmp_path / "redis")
+    try:
+        redis.kill9()
+        node = make_node(options=["--broker", redis.url])
+        node.begin()
+        eventually(lambda: "cannot be" in node.ask("readyz")[1], what="the reason")
+        status, told = node.ask("readyz")
+        assert status == 503
+        assert json.loads(told)["parts"]["store"].startswith(f"redis 127.0.0.1:{redis.port} ")
+        assert node.ask("healthz")[0] == 200
+        with socket.socket() as client:
+            assert client.connect_ex(("127.0.0.1", node.tcp)) != 0
+        assert redis.start()
+        eventually(node.ready, what="the node's readiness")
+        with socket.socket() as client:
+            assert client.connect_ex(("127.0.0.1", node.tcp)) == 0
+        node.end()
+    finally:
+        redis.stop()

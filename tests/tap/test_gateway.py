@@ -238,18 +238,24 @@ def test_a_failed_start_is_one_line_and_status_1(
     assert flush_logged_errors("the start failed")
 
 
-def test_http_opens_after_the_store_and_before_the_clients(
-    reactor: Reactor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    gateway = Gateway(options(tmp_path, "--http", "127.0.0.1:7980"), reactor)
-    opened: list[int] = []
+@pytest.fixture
+def opened(reactor: Reactor, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The TCP ports that were opened."""
+    ports: list[int] = []
     listen = reactor.listenTCP
 
     def listening(port: int, *rest: Any, **more: Any) -> Any:
-        opened.append(port)
+        ports.append(port)
         return listen(port, *rest, **more)
 
     monkeypatch.setattr(reactor, "listenTCP", listening)
+    return ports
+
+
+def test_http_opens_after_the_store_and_before_the_clients(
+    reactor: Reactor, tmp_path: Path, opened: list[int]
+) -> None:
+    gateway = Gateway(options(tmp_path, "--http", "127.0.0.1:7980"), reactor)
     gateway.startService()
     assert opened == [], "the store is not open yet"
     reactor.work()
@@ -258,6 +264,38 @@ def test_http_opens_after_the_store_and_before_the_clients(
     gateway.stopService()
     reactor.advance(0.1)
     reactor.work()
+
+
+def test_http_opens_before_a_store_that_others_share(
+    reactor: Reactor, tmp_path: Path, opened: list[int]
+) -> None:
+    """Which may be away for long."""
+    gateway = Gateway(options(tmp_path, "--http", "127.0.0.1:7980", "--broker", "redis://h"), reactor)
+    gateway.startService()
+    assert opened == [7980]
+    assert not gateway.health.ready
+    reactor.work()
+    assert opened == [7980, 7901, 7902]
+    assert gateway.health.ready
+    gateway.stopService()
+    reactor.advance(0.1)
+    reactor.work()
+
+
+def test_a_store_that_others_share_is_not_opened_once_the_process_stops(
+    reactor: Reactor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gateway = Gateway(options(tmp_path, "--http", "", "--broker", "redis://h"), reactor)
+    serving: Deferred[None] = Deferred()
+    monkeypatch.setattr(gateway, "_serve", lambda: serving)
+    started: list[str] = []
+    monkeypatch.setattr(gateway.node, "start", lambda: started.append("node"))
+    gateway.startService()
+    gateway.stopService()
+    serving.callback(None)
+    reactor.work()
+    assert started == []
+    assert (said(), reactor.stopped) == ("", 0)
 
 
 def test_a_listener_that_believes_names_is_warned_of(
