@@ -77,6 +77,7 @@ def restore(
         _sync_directory(directory.path)
         for suffix in ("-wal", "-shm"):
             Path(str(directory.database) + suffix).unlink(missing_ok=True)
+        _sync_directory(directory.path)
         os.replace(new, directory.database)
         _sync_directory(directory.path)
     except (sqlite3.Error, OSError) as problem:

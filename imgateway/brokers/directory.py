@@ -81,8 +81,8 @@ class Directory:
             return None
 
     def write_mark(self, mark: Mark, sync: bool = False) -> None:
-        """Replace the mark. Without `sync` it may be the older one after a power loss, which is as good while
-        the database goes on. :raises OSError: the disk does not take it."""
+        """Replace the mark. Without `sync` there may be an older one after a power loss, or none that can be
+        read: as good, as long as the database is not replaced. :raises OSError: the disk does not take it."""
         new = self._mark.with_suffix(".new")
         with open(new, "wb", opener=partial(os.open, mode=0o600)) as file:
             file.write(msgspec.json.encode(mark))

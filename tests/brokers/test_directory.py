@@ -264,6 +264,23 @@ def test_an_older_database_gets_a_new_epoch(rig: Rig, tmp_path: Path) -> None:
     assert send(rig, "4").epoch == renewed
 
 
+def test_an_epoch_of_one_log_does_not_survive_an_older_database(rig: Rig, tmp_path: Path) -> None:
+    send(rig, "1")
+    rig.now(rig.broker.reset_log(MAILBOX))
+    rig.stop()
+    shutil.copytree(tmp_path / "data", tmp_path / "copy")
+    rig.new()
+    rig.start()
+    lost = send(rig, "2")
+    rig.pass_time(1)
+    rig.stop()
+    shutil.copy(tmp_path / "copy" / "messages.sqlite3", tmp_path / "data" / "messages.sqlite3")
+    rig.new()
+    rig.start()
+    other = send(rig, "3")
+    assert (other.seq, other.epoch != lost.epoch) == (lost.seq, True)
+
+
 def test_a_copy_from_before_a_new_epoch_is_seen_too(rig: Rig, tmp_path: Path) -> None:
     send(rig, "1")
     rig.stop()
@@ -415,6 +432,20 @@ def test_what_was_restored_is_not_taken_for_an_older_database(rig: Rig, tmp_path
     assert (again.seq, again.epoch != 0x4D) == (commits + 1, True)
 
 
+def test_an_epoch_of_one_log_does_not_survive_a_restore(rig: Rig, tmp_path: Path) -> None:
+    """Its seqs are given again, too."""
+    send(rig, "1")
+    rig.now(rig.broker.reset_log(MAILBOX))
+    backup(tmp_path / "data", tmp_path / "copy")
+    lost = send(rig, "2")
+    rig.stop()
+    restore(tmp_path / "copy", tmp_path / "data")
+    rig.new()
+    rig.start()
+    other = send(rig, "3")
+    assert (other.seq, other.epoch != lost.epoch) == (lost.seq, True)
+
+
 def test_a_restore_syncs_its_mark_before_anything_goes(
     rig: Rig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -426,6 +457,7 @@ def test_a_restore_syncs_its_mark_before_anything_goes(
     sync, unlink = os.fsync, Path.unlink
 
     def synced(handle: int) -> None:
+        assert os.fstat(handle).st_size > 0, "what is to be synced is not written yet"
         done.append("synced " + Path(f"/proc/self/fd/{handle}").resolve().name)
         sync(handle)
 
@@ -437,7 +469,14 @@ def test_a_restore_syncs_its_mark_before_anything_goes(
     monkeypatch.setattr(Path, "unlink", unlinked)
     restore(tmp_path / "copy", tmp_path / "data")
     begin = done.index("synced messages.new")
-    assert done[begin : begin + 3] == ["synced messages.new", "synced data", "gone messages.sqlite3-wal"]
+    assert done[begin : begin + 6] == [
+        "synced messages.new",
+        "synced data",
+        "gone messages.sqlite3-wal",
+        "gone messages.sqlite3-shm",
+        "synced data",
+        "synced data",
+    ]
 
 
 def test_a_restore_that_breaks_off(rig: Rig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

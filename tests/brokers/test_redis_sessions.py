@@ -567,3 +567,27 @@ def test_a_revocation_that_comes_again_tells_whom_its_answer_would_have(desk: Se
     assert desk.told == []
     desk.run(desk.sessions.revoke("bob", 7))
     assert desk.told == [(BOB, found.generation, REVOKED)]
+
+
+def test_a_reply_that_cannot_be_used_ends_the_claim(
+    desk: SessionDesk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any) -> Any:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(desk.sessions, "_swept", broken)
+    with pytest.raises(ZeroDivisionError):
+        desk.open()
+    monkeypatch.undo()
+    assert desk.open().verdict is Verdict.OK
+
+
+def test_places_that_cannot_be_read_end_the_claim(desk: SessionDesk, monkeypatch: pytest.MonkeyPatch) -> None:
+    generation = desk.open().generation
+    desk.follow(generation, "topic:news")
+    desk.close("phone", generation)
+    monkeypatch.setattr(desk.sessions._following, "places", lambda *_: fail(RedisError("NO", "not now")))
+    with pytest.raises(RedisError, match="not now"):
+        desk.open()
+    monkeypatch.undo()
+    assert len(desk.open().places) == 2

@@ -121,7 +121,8 @@ class Sessions:
         claiming.addCallbacks(
             partial(self._claimed, claim, opening, answer), partial(self._unclaimed, claim, opening, answer)
         )
-        claiming.addErrback(self._failed)
+        # What came could not be used: whoever waits is told, so that the claim has an end.
+        claiming.addErrback(answer.errback)
 
     def _answered(self, session: SessionKey, opening: Opening) -> None:
         opening.count -= 1
@@ -167,7 +168,7 @@ class Sessions:
             answer.callback(opened)
         else:
             asking = self._following.places(session, generation, follows)
-            asking.addCallback(partial(self._placed, seat, opened)).addErrback(self._failed)
+            asking.addCallback(partial(self._placed, seat, opened)).addErrback(self._unplaced, seat)
 
     def _placed(self, seat: Seat, opened: Opened, places: tuple[Place, ...]) -> None:
         """Where it stands in the logs that it follows. Whoever was displaced meanwhile has its answer."""
@@ -176,6 +177,13 @@ class Sessions:
             others = {place.log: (place.acked, place.parked) for place in places}
             seat.owed = replace(seat.owed, others=others)
             answer.callback(replace(opened, places=(*opened.places, *places)))
+
+    def _unplaced(self, failure: Failure, seat: Seat) -> None:
+        answer = self._waiting.pop(seat, None)
+        if answer is not None:
+            answer.errback(failure)
+        else:
+            self._failed(failure)
 
     def _failed(self, failure: Failure) -> None:
         if not failure.check(CancelledError):  # the broker has stopped
