@@ -63,7 +63,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     rate: float = 0.0
     """Messages, logins … a second, whatever comes of it (open loop); 0: as many as go (closed loop)."""
     against: str = ""
-    """The baseline: mosquitto, c, autobahn, disk, none; empty: what the scene takes by itself."""
+    """The baseline: mosquitto, c, autobahn, none; empty: what the scene takes by itself."""
     unpinned: bool = False
     """The server may use every core, not the first one alone."""
 

@@ -57,9 +57,9 @@ class Scene(NamedTuple):
 ONE_BROKER = Vain("brokers", lambda options: len(options.brokers) > 1, "it measures one --broker in a call")
 
 
-def with_mosquitto(options: Options) -> tuple[str, ...]:
+def beside_mosquitto(options: Options) -> tuple[str, ...]:
     """What a scene with this baseline needs."""
-    return ("gcc", "mosquitto") if options.against == "mosquitto" else ("gcc",)
+    return ("gcc",) if options.against == "none" else ("gcc", "mosquitto")
 
 
 SCENES = {
@@ -79,7 +79,7 @@ SCENES = {
             },
             vain=(Vain("windows", lambda options: options.rate > 0, "with --rate there is no --window"),),
             wrong=either(pairs_over, descriptors),
-            programs=with_mosquitto,
+            programs=beside_mosquitto,
         ),
         Scene(
             "room",
@@ -141,11 +141,11 @@ SCENES = {
             "From publish to deliver at half of the most that goes, on SQLite.",
             {
                 "brokers": ("embedded:",), "pairs": 100, "windows": (1, 4), "size": 100, "seconds": 5.0,
-                "runs": 3, "against": "disk", "unpinned": False,
+                "runs": 3, "against": "mosquitto", "unpinned": False,
             },
-            {"against": ("disk", "mosquitto", "none")},
+            {"against": ("mosquitto", "none")},
             wrong=descriptors,
-            programs=with_mosquitto,
+            programs=beside_mosquitto,
         ),
         Scene(
             "cluster",

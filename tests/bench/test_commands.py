@@ -88,6 +88,7 @@ def test_options_reach_the_scene(run: Run, asked: list[Options]) -> None:
 def test_the_table_goes_to_stdout_and_progress_to_stderr(run: Run, asked: list[Options]) -> None:
     done = run("p2p")
     assert RATIO.what in done.stdout
+    assert done.stdout.endswith(f"\n\n{table.LEGEND}\n")
     assert done.stderr == "1/1 only run; 1 s left\n"
 
 
@@ -179,11 +180,11 @@ def test_a_scene_that_cannot_run_says_why_in_one_line(
     ("words", "missing"),
     [
         ("p2p", "mosquitto"),
-        ("latency --against mosquitto", "mosquitto"),
+        ("latency", "mosquitto"),
         ("cluster", "redis-server"),
         ("soak", "redis-server"),
         ("p2p --against none", ""),
-        ("latency", ""),
+        ("latency --against none", ""),
         ("soak --part udp", ""),
         ("idle --transport websocket", ""),
     ],
@@ -249,21 +250,40 @@ def test_a_server_is_found_where_a_users_path_does_not_look(monkeypatch: pytest.
     assert looked == ["/nowhere:/usr/sbin:/usr/local/sbin"]
 
 
-def test_a_scene_that_is_told_to_end_ends_in_order() -> None:
-    before = signal.getsignal(signal.SIGTERM)
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize("is_all_ended", [False, True], ids=["alone", "with its servers, as by a terminal"])
+def test_a_scene_that_is_told_to_end_ends_in_order(
+    number: signal.Signals, status: int, is_all_ended: bool
+) -> None:
+    before = signal.getsignal(number)
     left: list[str] = []
 
     def scene() -> None:
         try:
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), number)
         finally:
             left.append("in order")
+            if is_all_ended:
+                raise click.ClickException("mosquitto ended with 0: ")
 
-    with commands.ended_in_order(), pytest.raises(SystemExit) as ended:
+    with pytest.raises(SystemExit) as ended, commands.ended_in_order():
         scene()
-    assert ended.value.code == 143
+    assert ended.value.code == status
     assert left == ["in order"]
-    assert signal.getsignal(signal.SIGTERM) is before
+    assert signal.getsignal(number) is before
+
+
+def test_ctrl_c_ends_a_scene_with_status_130(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: Any) -> list[Figure]:
+        os.kill(os.getpid(), signal.SIGINT)
+        return [RATIO]
+
+    monkeypatch.setattr(scenes.Scene, "run", interrupted)
+    for words in ("p2p", "table --quick"):
+        done = run(*words.split())
+        assert done.exit_code == 130
+        assert done.stdout == ""
+        assert "Aborted" not in done.stderr
 
 
 # ------------------------------------------------------------ the table
