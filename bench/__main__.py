@@ -149,16 +149,24 @@ def said(names: Iterable[str]) -> set[str]:
 
 @contextmanager
 def ended_in_order() -> Iterator[None]:
-    """SIGTERM ends the servers as well, and takes away what they wrote."""
+    """Ctrl-C and SIGTERM end the servers too, and take away what they wrote; the status is 128 + N then."""
+    told: list[int] = []
 
     def end(number: int, frame: Any) -> None:
+        told.append(number)
         sys.exit(128 + number)
 
-    before = signal.signal(signal.SIGTERM, end)
+    before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
+    except Exception:
+        # A terminal's Ctrl-C ends the servers too, and who stops one wonders at that.
+        if told:
+            sys.exit(128 + told[0])
+        raise
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def option(scene: Scene, name: str, default: Any) -> click.Option:
@@ -203,6 +211,8 @@ def show(result: Result, json_file: str | None, report_file: str | None) -> None
     """On stdout, and into the files that were asked for."""
     if json_file != "-":
         click.echo(table.markdown(result.figures))
+        if signs := table.legend(result.figures):
+            click.echo(f"\n{signs}")
     if json_file:
         with click.open_file(json_file, "wb") as file:
             file.write(msgspec.json.format(msgspec.json.encode(result), indent=1) + b"\n")

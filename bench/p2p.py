@@ -38,7 +38,7 @@ def scene(options: Options, tell: Tell) -> list[Figure]:
     """A figure for each broker and window; SQLite commits with synchronous=FULL before it acknowledges."""
     brokers = options.brokers or ("memory:", "embedded:")
     windows = (0,) if options.rate else options.windows  # the open loop has none
-    base = "" if options.against == "none" else f"{BASE} {version_of(BASE)}"
+    base = "" if options.against == "none" else f"{BASE} {version_of(BASE)}, in memory"
     if base and options.transport != "tcp":
         base += ", over TCP"  # as Debian builds it, it has nothing else
     names = [*([BASE] if base else []), *brokers]

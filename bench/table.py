@@ -15,7 +15,7 @@ from bench.figures import Figure, Result, Tell, shown, spread
 from bench.progress import duration
 from bench.scenes import SCENES
 
-__all__ = ("HEAD", "PAGE", "ROWS", "Row", "cells", "markdown", "measure", "origin", "page")
+__all__ = ("HEAD", "PAGE", "ROWS", "Row", "cells", "legend", "markdown", "measure", "origin", "page")
 
 PAGE = Path(__file__).parent.parent / "docs" / "performance" / "table.md"
 MARKS = {"stretch": "★", "asked": "✓", "below": "below", "": ""}
@@ -25,7 +25,8 @@ HEADING = """# Measured: the table
 Written by `make bench`, which replaces it. Every figure stands beside a baseline that the same run started;
 medians, with the least and the most of the runs. The server has one core, its threads included, and the
 generator another; what is called unpinned is of a server that may use both."""
-LEGEND = """✓ reaches what is asked for, ★ the stretch goal as well; × is a multiple of the baseline.
+LEGEND = """÷ is the figure divided by the baseline's. Asked is what we want, stretch what would be better:
+✓ reaches what is asked for, ★ the stretch goal as well; × is a multiple of the baseline.
 `÷ by processor` is the ratio by the processor time that both servers took for the same, which depends less on
 who else is on the machine. A `?` says that the baseline had not even 0.7 of its core: others computed, or
 the load was the limit, and the ratio says little."""
@@ -88,11 +89,21 @@ def measure(rows: Sequence[Row], tells: Callable[[str, float], Tell], quick: boo
         try:
             found += scene.run(options, tell)
         except Exception as error:  # whatever it is: the other rows are worth minutes
+            if _is_told_to_end(error):
+                raise
             why = error.format_message() if isinstance(error, click.ClickException) else repr(error)
             why = " ".join(why.split())
             found.append(Figure(scene=row.scene, what=row.what, unit="", failed=why))
             tell.note(f"failed: {why}")
     return found
+
+
+def _is_told_to_end(error: BaseException) -> bool:
+    """Whether it came up while a signal was ending all of it."""
+    at: BaseException | None = error
+    while at is not None and not isinstance(at, SystemExit | KeyboardInterrupt):
+        at = at.__context__
+    return at is not None
 
 
 # ------------------------------------------------------------------------------------------ to be read
@@ -110,6 +121,11 @@ def markdown(figures: Sequence[Figure]) -> str:
     if notes := [f"- {figure.what}: {figure.note}" for figure in figures if figure.note]:
         lines += ["", *notes]
     return "\n".join(lines)
+
+
+def legend(figures: Sequence[Figure]) -> str:
+    """What the signs in the table of them mean; "" if it has none."""
+    return LEGEND if any(any(cells(figure)[5:]) for figure in figures) else ""
 
 
 def cells(figure: Figure) -> tuple[str, ...]:

@@ -32,6 +32,8 @@ TCP, WS, STATS = 1, 2, 9  # HAProxy
 SHARED_TCP, SHARED_WS = 11, 12  # both nodes
 NODES = {"a": 20, "b": 30}  # + 0 HTTP, 1 TCP and 2 WebSocket behind HAProxy, 3 UDP
 REDIS, PUBLIC, PRIVATE = 63, 90, 91
+NODES_ADVICE = "Try, in two other terminals:"
+"""The line of a node's greeting after which it names commands, each with two blanks before it."""
 START_S = 30.0
 STOP_S = 45.0  # above node.drain_s
 HURRY_S = 5.0
@@ -59,6 +61,7 @@ class Part:
         self._command = command
         self._environment = {**os.environ, **(environment or {})}
         self._keeps = keeps  # files that it is to hold open
+        self._advising = False
         self._process: asyncio.subprocess.Process | None = None
         self._watching: asyncio.Task[None] | None = None
 
@@ -97,9 +100,18 @@ class Part:
         while data := await process.stdout.read(65_536):
             *lines, rest = (rest + data).split(b"\n")
             for line in lines:
-                say(self.name, line.decode(errors="replace"))
+                self._say(line.decode(errors="replace"))
         if rest:
-            say(self.name, rest.decode(errors="replace"))
+            self._say(rest.decode(errors="replace"))
+
+    def _say(self, line: str) -> None:
+        """On our output, but for what a node alone advises: the cluster's own advice comes last."""
+        if line == NODES_ADVICE:
+            self._advising = True
+        elif not line.startswith(("  ", "or with ")):
+            self._advising = False
+        if not self._advising:
+            say(self.name, line)
 
     async def _watch(self) -> None:
         """Start it again whenever it ends, until it is stopped."""
@@ -362,10 +374,10 @@ A token for a client of yours, and a push as a business server makes it:
        -d '{{"to": ["user:bob"], "text": "hello"}}' http://{self.at(PRIVATE)}/v1/push
 Where a client is to connect, as its program asks:
   curl -s -H "Authorization: Bearer $({command} token bob --data-dir {data})" {router}/v1/allocate
-Then look at which node bob is, drain that one, and look again; undrain has it take clients again:
+Then look at which node bob is, drain that one (if it is b, say b for a), and look again:
   export IMGATEWAY_ROUTER=http://{self.at(PRIVATE)} IMGATEWAY_API_KEY=$(cat {key})
   {command} nodes;  {command} online bob --sessions
-  {command} drain a --wait;  {command} undrain a
+  {command} drain a --wait;  {command} online bob --sessions;  {command} undrain a
 Kill one with kill -9 and the pid in its line "listening": bob goes on at the other, and it is started again.
 Ctrl-C stops it; the messages stay, in {shown(self.place)}.
 """

@@ -18,7 +18,7 @@ from imgateway.cli.api import Api
 from imgateway.cli.lines import tell
 from imgateway.cli.options import Decorator
 
-__all__ = ("Access", "ApiCommand", "api_options")
+__all__ = ("Access", "api_options")
 
 
 class Access(Struct, frozen=True):
@@ -76,16 +76,6 @@ def _is_in_the_clear(router: str) -> bool:
         return not ip_address(host).is_loopback
     except ValueError:
         return True  # a name
-
-
-class ApiCommand(click.Command):
-    """A command that Ctrl-C ends as it ends the others: without a word, with the status 130."""
-
-    def invoke(self, ctx: click.Context) -> Any:
-        try:
-            return super().invoke(ctx)
-        except KeyboardInterrupt:
-            ctx.exit(130)
 
 
 def api_options(needed: bool = True) -> Decorator:

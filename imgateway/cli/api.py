@@ -156,7 +156,7 @@ class Api:
         if len(data) > MAX_ANSWER_BYTES:
             told.close()
             raise Unreachable(f"{self._url}: answers with more than {MAX_ANSWER_BYTES:,} bytes", sent=True)
-        value = self._read(path, told.status, told.headers, data)
+        value = self._read(method, path, told.status, told.headers, data)
         try:
             convert(value, answer)
         except ValidationError as error:
@@ -164,7 +164,7 @@ class Api:
             raise Unreachable(f"{self._url}: {why}", sent=True) from None
         return value
 
-    def _read(self, path: str, status: int, headers: Mapping[str, str], data: bytes) -> Any:
+    def _read(self, method: str, path: str, status: int, headers: Mapping[str, str], data: bytes) -> Any:
         said = headers.get("Content-Type", "").partition(";")[0].strip().lower()
         try:
             if said == "application/problem+json":
@@ -173,6 +173,11 @@ class Api:
                 return json.decode(data)
         except (DecodeError, UnicodeDecodeError):
             pass  # said below
+        if status == 404:  # by somebody who does not know these paths, and so did nothing
+            raise Unreachable(
+                f"{self._url}: there is no HTTP API (it answers with 404): a node serves it only with --keys "
+                "FILE, a router at its private port" + ("" if method == "GET" else "; nothing was done")
+            )
         raise Unreachable(
             f"{self._url}: answers with {status}, and not as the API does; is this a router's private port?",
             sent=True,

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from imgateway.cli.access import Access, ApiCommand, api_options
+from imgateway.cli.access import Access, api_options
 from imgateway.cli.api import Api, Refused, looks, segment
 from imgateway.cli.bar import Bar
 from imgateway.cli.lines import as_line, tell, write_line
@@ -22,7 +22,7 @@ HEARD_S = 20.0
 json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 
 
-@click.command(cls=ApiCommand)
+@click.command()
 @api_options()
 @json_option
 @same_everywhere
@@ -60,7 +60,7 @@ def _away(node: Any) -> str:
     return f"{max(0, node['sessions'] - node['leaving']):,}" if node["state"] == "draining" else ""
 
 
-@click.command(cls=ApiCommand)
+@click.command()
 @api_options()
 @click.argument("node")
 @click.option(
@@ -135,7 +135,7 @@ def _follow(world: World, api: Api, told: Any, as_json: bool) -> None:
         click.echo(f"{node}: nobody is left to be sent away; it may be stopped")
 
 
-@click.command(cls=ApiCommand)
+@click.command()
 @api_options()
 @click.argument("node")
 @json_option

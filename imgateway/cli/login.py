@@ -19,6 +19,8 @@ __all__ = ("Login", "LoginCommand", "login_options", "router_options", "with_cli
 
 # Renewed by itself on a long connection.
 TTL_S = 3_600.0
+PORTS = {"tcp": 0, "tls": 0, "udp": 0, "unix": 0, "ws": 80, "wss": 443}
+"""The schemes of our own transports, and the port where a URL may leave it out; 0: it may not."""
 
 
 class Login(Struct, frozen=True):
@@ -194,11 +196,15 @@ def with_client(
 
 def _check_wire(url: str, protocol: str) -> None:
     from imgateway.client.adapters import protocol_named, transport_for
+    from imgateway.errors import LinkLost
+    from imgateway.transports.dialling import parse_target
 
     try:
         transport_for(url)
         protocol_named(protocol)
-    except ValueError as error:
+        if urlsplit(url).scheme in PORTS:  # not what another package's transport takes
+            parse_target(url, PORTS)
+    except (ValueError, LinkLost) as error:
         raise click.UsageError(str(error)) from None
     if protocol == "json" and urlsplit(url).scheme not in ("ws", "wss"):
         raise click.UsageError("--protocol json is for ws:// and wss://")

@@ -34,7 +34,8 @@ __all__ = ("main",)
 
 
 class Commands(click.Group):
-    """Lists its commands as they were added, first what a newcomer needs; tells a full disk in one line."""
+    """Lists its commands as they were added, first what a newcomer needs; tells a full disk in one line, and
+    has Ctrl-C end every command without a word, with the status 130."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.commands)
@@ -42,6 +43,8 @@ class Commands(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
+        except KeyboardInterrupt:
+            ctx.exit(130)
         except BrokenPipeError:
             raise  # click ends without a word, as it should
         except OSError as error:

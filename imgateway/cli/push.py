@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from imgateway.cli.access import Access, ApiCommand, api_options
+from imgateway.cli.access import Access, api_options
 from imgateway.cli.api import Api, Refused, Unreachable
 from imgateway.cli.fleet import json_option
 from imgateway.cli.lines import as_line, tell, text_of, write_line
@@ -28,7 +28,7 @@ def _step(name: str, text: str) -> Decorator:
     return click.option(f"--{name}", metavar="TASK", help=text)
 
 
-@click.command(cls=ApiCommand)
+@click.command()
 @api_options()
 @click.argument("words", metavar="[TO] [BODY]", nargs=-1)
 @click.option("--msg-id", metavar="ID", default="", help="The message's id: pushed again, it is there once.")

@@ -61,7 +61,10 @@ def explained(error: GatewayError, url: str, refuses: Callable[[str, int], bool]
         return _why_not(reason, url)
     # A reason that asks is our own, about what was typed: it says what to look at.
     advice = "" if reason.endswith("?") else ADVICE.get(error.code)
-    return f"{url}: {name}: {reason}" + (f"; {advice}" if advice else "")
+    said = (reason, advice) if reason.upper() != name else (advice or reason,)
+    # A router answers for itself by its URL; otherwise it was a node that said so.
+    where = f"a node of {url}" if url.startswith(("http:", "https:")) and url not in reason else url
+    return f"{where}: {name}: " + "; ".join(filter(None, said))
 
 
 def _why_silent(reason: str, url: str, refuses: Callable[[str, int], bool]) -> str:

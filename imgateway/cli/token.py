@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import click
 
-from imgateway.cli.access import Access, ApiCommand, api_options
+from imgateway.cli.access import Access, api_options
 from imgateway.cli.options import DURATION, config_option, data_dir_option
 
 __all__ = ("token",)
 
 
-@click.command(cls=ApiCommand)
+@click.command()
 @api_options(needed=False)
 @click.argument("user")
 @click.option("--device", default="", metavar="D", help="Good for this device alone.")

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from imgateway.cli.access import Access, ApiCommand, api_options
+from imgateway.cli.access import Access, api_options
 from imgateway.cli.api import segment
 from imgateway.cli.fleet import json_option
 from imgateway.cli.lines import as_line, plain, write_line
@@ -19,7 +19,7 @@ AT_ONCE = 100
 """Users of one question: 100 ids of 64 bytes, percent-encoded, are a third of what its URLs may have."""
 
 
-@click.command(cls=ApiCommand)
+@click.command()
 @api_options()
 @click.argument("users", metavar="USER…", nargs=-1, required=True)
 @click.option("--sessions", is_flag=True, help="Every session: on which node, since when.")
@@ -69,7 +69,7 @@ def _yes(is_so: bool) -> str:
     return "yes" if is_so else "no"
 
 
-@click.command(cls=ApiCommand)
+@click.command()
 @api_options()
 @click.argument("who", metavar="USER[/DEVICE]…", nargs=-1, required=True)
 @click.option("--reason", default="kicked", show_default=True, metavar="TEXT", help="Told to the clients.")

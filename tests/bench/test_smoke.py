@@ -77,7 +77,7 @@ def test_pairs_over_websocket_in_the_open_loop_without_acknowledgements(run: Run
 def test_the_baseline_of_pairs_over_another_transport_says_what_it_is(transport: str, run: Run) -> None:
     figure, _ = run(f"p2p --transport {transport} --pairs 2 --window 1 --seconds 0.5 --broker memory:")
     assert figure.against.startswith("mosquitto ")
-    assert figure.against.endswith(", over TCP")
+    assert figure.against.endswith(", in memory, over TCP")
     assert (figure.ratio or 0) > 0
     assert figure.asked is None
 

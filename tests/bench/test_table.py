@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from bench import scenes, table
 from bench.figures import Figure, Options, Tell
-from bench.table import ROWS, Row, cells, markdown, measure, page
+from bench.table import ROWS, Row, cells, legend, markdown, measure, page
 from tests.bench.results import FAILED, MEMORY, RATIO, RESULT, UNPINNED, VALUE
 
 
@@ -55,6 +55,12 @@ def test_a_row_that_failed_says_why_and_does_not_break_the_table() -> None:
 
 def test_columns_that_nobody_fills_are_left_out() -> None:
     assert markdown([UNPINNED]).splitlines()[0].split() == ["|", "what", "|", "imgateway", "|"]
+
+
+def test_the_signs_are_explained_where_there_are_some() -> None:
+    for sign in ("÷", "Asked", "stretch", "✓", "★", "×", "÷ by processor", "?"):
+        assert sign in legend([RATIO, UNPINNED])
+    assert legend([UNPINNED]) == legend([FAILED]) == ""
 
 
 def test_notes_stand_below() -> None:
@@ -118,6 +124,18 @@ def test_a_scene_that_fails_does_not_lose_the_others(monkeypatch: pytest.MonkeyP
         ("1/4 the missing one: ", 30.0),
         ("4/4 the nothing one: ", 0.0),
     ]
+
+
+def test_who_is_told_to_end_measures_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    def ended() -> None:
+        try:
+            raise SystemExit(130)
+        finally:
+            raise click.ClickException("mosquitto ended with 0: ")
+
+    fake(monkeypatch, ended=ended)
+    with pytest.raises(click.ClickException, match="mosquitto"):
+        measure([Row("one", "ended", {}, 1.0)], Told)
 
 
 def test_a_row_changes_the_scenes_defaults_and_quick_changes_both(monkeypatch: pytest.MonkeyPatch) -> None:

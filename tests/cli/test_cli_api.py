@@ -161,7 +161,7 @@ def test_ids_in_paths(name: str, said: str) -> None:
         ((302, "text/html", b""), 3, "answers with 302"),
         ((200, "application/json", b'{"nodes": 1}'), 3, "compare the versions"),
         ((204, "", b""), 3, "answers with 204, and not as the API does"),
-        ((404, "application/json", b"{}"), 3, "answers with 404"),
+        ((404, "application/json", b"{}"), 3, "a node serves it only with --keys FILE, a router at its"),
         (lambda port: None, 3, "the connection broke before an answer came"),
     ],
 )

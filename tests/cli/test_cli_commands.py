@@ -56,6 +56,21 @@ def test_a_wrong_command_line_is_status_2(run: Run) -> None:
     assert run("token").exit_code == 2
 
 
+@pytest.mark.parametrize("words", [("conformance",), ("bench", "--help"), ("token", "bob")])
+def test_ctrl_c_is_status_130_without_a_word(
+    run: Run, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
+) -> None:
+    """Also while a command is still looking for its parts."""
+
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("imgateway.cli.bench.import_module", interrupted)
+    monkeypatch.setattr("click.Context.invoke", interrupted)
+    result = run(*words)
+    assert (result.exit_code, result.output) == (130, "")
+
+
 # ------------------------------------------------------------ token
 
 

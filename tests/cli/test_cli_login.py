@@ -242,6 +242,34 @@ def test_no_way_to_a_welcome(run: Run, reason: str, said: str) -> None:
     assert result.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("tcp://127.0.0.1", "write tcp://HOST:PORT"),
+        ("tls://:7901", "write tls://HOST:PORT"),
+        ("udp://h", "write udp://HOST:PORT"),
+        ("unix://socket", "write unix:///path/of/socket"),
+        ("ws://", "write ws://HOST:PORT"),
+        ("tcp://h:99999", "Port out of range"),
+        ("tcp://u:p@h:1", "credentials do not belong into a URL"),
+    ],
+)
+def test_a_url_that_says_not_enough_is_a_wrong_command_line(run: Run, url: str, said: str) -> None:
+    for command in (("send", url, "user:bob", "x"), ("listen", url), ("probe", url)):
+        stage = Stage()
+        result = run(*command, "--token", "T", stage=stage)
+        assert result.exit_code == 2
+        assert said in result.stderr
+        assert stage.client is None
+
+
+@pytest.mark.parametrize("url", ["ws://h", "wss://h/path", "unix:///run/it", "tcp://[::1]:7901"])
+def test_a_url_that_says_enough(run: Run, url: str) -> None:
+    stage = Stage()
+    run("send", url, "--token", "T", "user:bob", "x", stage=stage)
+    assert stage.client is not None
+
+
 def test_a_web_socket_is_told_of_a_web_socket() -> None:
     error = LinkLost("wrong version number")
     assert remarks.explained(error, "wss://h:1", refuses) == "wss://h:1: no TLS on this port: try ws://"

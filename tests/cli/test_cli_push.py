@@ -126,6 +126,19 @@ def test_what_nobody_knows_of(api: FakeApi, ask: Ask, answer: Any, status: int, 
     assert result.stderr.count("\n") == 1
 
 
+def test_where_there_is_no_api_nothing_was_pushed(api: FakeApi, ask: Ask, users: str) -> None:
+    """As at the port of health and metrics."""
+    api.say((404, "application/json", b'{"error": "there is no such page"}'))
+    for words in (("user:bob", "x"), ("--file", users, "x")):
+        result = ask("push", *words)
+        assert result.exit_code == 3
+        assert result.stderr.endswith(
+            "only with --keys FILE, a router at its private port; nothing was done\n"
+        )
+        assert result.stderr.count("\n") == 1
+    assert "nothing was done" not in ask("push", "--tasks").stderr
+
+
 def test_ctrl_c_tells_how_to_push_again(ask: Ask, users: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """While the answer is awaited: nobody knows whether it was pushed, or whether there is a task."""
     made: list[Any] = []

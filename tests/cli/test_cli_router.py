@@ -12,7 +12,7 @@ from click.testing import Result
 from imgateway.auth.udp import load_udp_secret
 from imgateway.config import UdpSettings
 from imgateway.core.credentials import split
-from imgateway.errors import LinkLost
+from imgateway.errors import ConnectRefused, LinkLost
 from tests.certificate import write_certificate
 from tests.cli.fake_client import Stage
 
@@ -114,3 +114,19 @@ def test_what_went_wrong_is_told_with_the_router(run: Run) -> None:
     result = run("send", "--router", ROUTER, "--token", "T", "user:bob", "x", stage=stage)
     assert result.exit_code == 1
     assert f"{ROUTER}: nobody is there" in result.output
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (ConnectRefused(200, "closing time"), f"a node of {ROUTER}: KICKED: closing time; the business or"),
+        (ConnectRefused(200, "kicked"), f"a node of {ROUTER}: KICKED: the business or an operator ended"),
+        (ConnectRefused(203, f"the router {ROUTER} says 401: no"), f"{ROUTER}: "),
+    ],
+)
+def test_what_a_node_says_is_not_told_as_the_routers_word(run: Run, error: ConnectRefused, said: str) -> None:
+    stage = Stage()
+    stage.prepare = lambda client: setattr(client, "refusal", error)
+    result = run("listen", "--router", ROUTER, "--token", "T", stage=stage)
+    assert result.exit_code == 1
+    assert result.stderr.startswith(f"Error: {said}")

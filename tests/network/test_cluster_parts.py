@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from tests.tap.test_banner import shown
+
 pytestmark = pytest.mark.network
 
 PROGRAM = Path(__file__).parents[2] / "deploy" / "cluster.py"
@@ -75,6 +77,32 @@ def test_what_can_not_be_started_again_is_tried_until_it_can(
     said = capsys.readouterr().out
     assert said.count("cannot be started: no more processes; it is tried again") == 2
     assert said.count("it is started again") == 1
+
+
+def test_of_a_nodes_greeting_its_own_advice_is_left_out(
+    program: ModuleType, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """The cluster has its own, below what all of them say."""
+    greeting = shown(
+        tmp_path,
+        ("native+tcp:tcp:0", "tcp:127.0.0.1:7711"),
+        ("native,json+websocket:tcp:0", "tcp:127.0.0.1:7712"),
+        http="http://127.0.0.1:7720",
+    )
+    prints = (sys.executable, "-c", f"print({greeting!r} + 'it listens\\n  with more')")
+
+    async def scene() -> None:
+        part = program.Part("node a", prints, lambda: True, None)
+        await part._begin()
+        await part.gone()
+
+    run(scene())
+    text = capsys.readouterr().out
+    assert program.NODES_ADVICE in greeting
+    lines = [line.partition(" | ")[2] for line in text.splitlines()]
+    assert [line.split()[0] for line in lines] == [
+        "imgateway", "native+tcp", "native,json+websocket", "health", "it", "with",
+    ]  # fmt: skip
 
 
 def test_what_can_not_be_started_again_can_be_stopped(program: ModuleType) -> None:
