@@ -58,7 +58,7 @@ struct session {
     struct keys keys;
     uint32_t sent, next_said;       /* numbers of the next datagram, and of the next message */
     struct taken taken;
-    uint32_t nexts[2];              /* per channel: the message that is next */
+    struct channel channels[2];
     uint64_t epoch, seen;
     struct said said[SAID];
     struct partial *partial;
@@ -236,7 +236,7 @@ static void on_frame(void *who, const uint8_t *at, const uint8_t *end) {
 static void opened(struct session *s, int64_t number, const uint8_t *payload, int len) {
     uint8_t out[32];
     struct wants wants = {0};
-    struct order order = {s->nexts, sizeof s->nexts / sizeof *s->nexts, &s->partial};
+    struct order order = {s->channels, sizeof s->channels / sizeof *s->channels, &s->partial, NULL};
     int n = 0;
     if (!messages(s, order, payload, payload + len, &wants)) { ahead++; return; }
     take(&s->taken, number);
@@ -273,7 +273,7 @@ static void let_in(struct greeting *g, const uint8_t *d, int len) {
 
 static void came(int socket, const uint8_t *d, int len) {
     uint8_t payload[LARGEST];
-    if (len < 12) { bad++; return; }
+    if (len < SHORT_HEAD || len > LARGEST) { bad++; return; }
     if (d[0] < 0xf0) {
         uint32_t number, at = *place_of(d);
         if (!at) return; /* it overtook its ACCEPT, and comes again */

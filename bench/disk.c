@@ -1,5 +1,6 @@
 /* The bare disk: messages that are due at a rate go to the end of a file, all that have come since the last sync together,
- * and count when they are synced. Whoever promises that a message is on this disk is not faster.
+ * and count when they are synced. One plain way to have them on the disk, a write and an fdatasync, and not
+ * the fastest: it tells how much of a server's latencies may be this disk's.
  *
  *   disk FILE RATE SIZE SECONDS          (the file is written over and over; it has its length before the first message)
  */
@@ -23,8 +24,8 @@ int main(int argc, char **argv) {
     }
     double rate = atof(argv[2]), seconds = atof(argv[4]);
     size_t size = (size_t)atoi(argv[3]);
-    if (rate <= 0 || size < 1 || size > MOST) {
-        fprintf(stderr, "disk: a rate above 0, and 1 to %d bytes\n", MOST);
+    if (!(rate > 0) || !(seconds > 0) || !(rate * seconds < 1e15) || size < 1 || size > MOST) { /* nor is any of them NaN */
+        fprintf(stderr, "disk: a rate above 0, and 1 to %d bytes, for some seconds\n", MOST);
         return 2;
     }
     memset(bytes, 'x', sizeof bytes);

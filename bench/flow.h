@@ -41,7 +41,7 @@ struct flow {
     struct keys keys;
     uint32_t sent, next, oldest; /* the next datagram, the next message, the oldest that is not acknowledged */
     struct taken taken;
-    uint32_t nexts[CHANNELS];
+    struct channel channels[CHANNELS];
     struct partial *partial;
     struct held *held;
     struct unheard unheard[NUMBERS]; /* by number % NUMBERS */
@@ -130,7 +130,7 @@ static void on_ack(void *who, uint32_t largest, uint64_t map) {
 
 static void flow_opened(struct flow *f, uint32_t number, const uint8_t *content, int len) {
     struct wants wants = {0};
-    struct order order = {f->nexts, CHANNELS, &f->partial, &f->held};
+    struct order order = {f->channels, CHANNELS, &f->partial, &f->held};
     int is_next = number == f->taken.largest + 1;
     if (!messages(f, order, content, content + len, &wants)) return;
     take(&f->taken, number);

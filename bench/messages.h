@@ -18,7 +18,9 @@ enum { PADDING, DATA, DATA_AFTER, FRAGMENT, ACK, CHALLENGE, ANSWER, FORGET, CLOS
 
 #define SHORT_HEAD 12
 #define ACK_LEN 13
-#define HELD 320 /* as the gateway has it: 64 messages, and four in 64 fragments each */
+#define FRAGMENTS 64 /* of a message, at most */
+#define HELD 64      /* messages that wait for an earlier one, and */
+#define PARTIAL 4    /* for more of their fragments: as many as with the gateway, which has no more of the latter on their way */
 
 static void on_frame(void *who, const uint8_t *at, const uint8_t *end);
 static void on_ack(void *who, uint32_t largest, uint64_t map);
@@ -77,31 +79,39 @@ static int opened_from(uint8_t *messages, const struct keys *keys, const struct 
     return unseal(messages, keys->to_client, *number, d, SHORT_HEAD, d + SHORT_HEAD, len - SHORT_HEAD);
 }
 
-/* The one message that is under way in fragments: what comes of later ones is left for the gateway to send again. */
-struct partial {
-    uint64_t channel, number, have;
-    int len[64];
-    uint8_t bytes[64][LARGEST];
+/* The message that a channel hands over next, and what will not come: what is missing below `forgotten`. */
+struct channel {
+    uint32_t next, forgotten;
 };
 
-/* A whole message, or a fragment of one. */
-struct piece {
-    uint64_t channel, number, barrier;
-    int is_fragment, index, last, len;
+/* A message with its place. */
+struct numbered {
+    uint32_t channel, number, barrier;
+    int len;
     const uint8_t *at;
+};
+
+/* A message of which some fragments are there. */
+struct partial {
+    struct partial *next;
+    uint32_t channel, number, barrier;
+    int last, len[FRAGMENTS];
+    uint64_t have;
+    uint8_t bytes[FRAGMENTS][LARGEST];
 };
 
 /* One that came before its turn. */
 struct held {
     struct held *next;
-    struct piece piece;
+    struct numbered message;
     uint8_t bytes[];
 };
 
-/* Which messages are next, of so many channels. `held` NULL: what comes before its turn is left for the gateway to send again. */
+/* Which messages are next, and what waits for others. `held` NULL: a whole message before its turn is left for the gateway to
+ * send again. */
 struct order {
-    uint32_t *nexts;
-    int channels;
+    struct channel *channels;
+    uint32_t n_channels;
     struct partial **partial;
     struct held **held;
 };
@@ -112,119 +122,168 @@ struct wants {
     uint8_t challenge[8];
 };
 
-/* A message's fragment, in its turn; the whole is handed over with the last that was missing. */
-static void fragment(void *who, struct order o, uint64_t channel, uint64_t number, int index, int last, const uint8_t *at, int len) {
-    static uint8_t whole[64 * LARGEST];
-    struct partial *p = *o.partial;
-    int n = 0;
-    if (!p || p->channel != channel || p->number != number) {
-        free(p);
-        p = *o.partial = calloc(1, sizeof *p);
-        p->channel = channel;
-        p->number = number;
-    }
-    if (index > last || last > 63 || len > LARGEST) unexpected("a fragment outside its message");
-    p->have |= (uint64_t)1 << index;
-    p->len[index] = len;
-    memcpy(p->bytes[index], at, (size_t)len);
-    if (p->have != (last == 63 ? ~(uint64_t)0 : ((uint64_t)1 << (last + 1)) - 1)) return;
-    for (int i = 0; i <= last; n += p->len[i++]) memcpy(whole + n, p->bytes[i], (size_t)p->len[i]);
-    free(p);
-    *o.partial = NULL;
-    o.nexts[channel]++;
-    on_frame(who, whole, whole + n);
+/* Where this one is linked, if it is held: else NULL. */
+static struct held **held_at(struct order o, uint32_t channel, uint32_t number) {
+    struct held **at = o.held;
+    while (at && *at && ((*at)->message.channel != channel || (*at)->message.number != number)) at = &(*at)->next;
+    return at && *at ? at : NULL;
 }
 
-/* Nothing has to come before it any more. */
-static int is_due(struct order o, const struct piece *p) {
-    return p->number < o.nexts[p->channel] || (p->number == o.nexts[p->channel] && p->barrier <= o.nexts[0]);
-}
-
-/* What is due is handed over, if it is not there already. */
-static void hand_over(void *who, struct order o, const struct piece *p) {
-    if (p->number < o.nexts[p->channel]) return;
-    if (p->is_fragment) fragment(who, o, p->channel, p->number, p->index, p->last, p->at, p->len);
-    else {
-        o.nexts[p->channel]++;
-        on_frame(who, p->at, p->at + p->len);
-    }
-}
-
-/* Keep it until it is due. 0: it cannot be kept. */
-static int hold(struct order o, const struct piece *p) {
+/* Keep it until it is its turn. 0: there is no room. */
+static int hold(struct order o, const struct numbered *m) {
     int count = 0;
     if (!o.held) return 0;
-    for (const struct held *h = *o.held; h; h = h->next, count++)
-        if (h->piece.channel == p->channel && h->piece.number == p->number && h->piece.index == p->index) return 1;
+    if (held_at(o, m->channel, m->number)) return 1;
+    for (const struct held *h = *o.held; h; h = h->next) count++;
     if (count == HELD) return 0;
-    struct held *new = malloc(sizeof *new + (size_t)p->len);
+    struct held *new = malloc(sizeof *new + (size_t)m->len);
     new->next = *o.held;
-    new->piece = *p;
-    new->piece.at = memcpy(new->bytes, p->at, (size_t)p->len);
+    new->message = *m;
+    memcpy(new->bytes, m->at, (size_t)m->len);
     *o.held = new;
     return 1;
 }
 
-/* What waited for the one that was missing. */
-static void release(void *who, struct order o) {
-    struct held **at = o.held;
-    while (at && *at) {
-        struct held *h = *at;
-        if (!is_due(o, &h->piece)) { at = &h->next; continue; }
-        *at = h->next;
-        hand_over(who, o, &h->piece);
-        free(h);
-        at = o.held; /* others may be due now */
+/* What waited in this channel; if it is channel 0, also what waited behind a barrier. */
+static void release(void *who, struct order o, uint32_t channel) {
+    struct channel *c = &o.channels[channel];
+    for (;;) {
+        struct held **at = held_at(o, channel, c->next), *h;
+        if (at) {
+            h = *at;
+            if (h->message.barrier > o.channels[0].next) break;
+            *at = h->next;
+            c->next++;
+            on_frame(who, h->bytes, h->bytes + h->message.len);
+            free(h);
+        } else if (c->next < c->forgotten)
+            c->next++;
+        else
+            break;
     }
+    for (uint32_t other = 1; !channel && other < o.n_channels; other++) release(who, o, other);
+}
+
+/* A message, handed over if it is its turn, with what waited for it. 0: there is no room to hold it. */
+static int data(void *who, struct order o, const struct numbered *m) {
+    struct channel *c = &o.channels[m->channel];
+    if (m->number < c->next) return 1;
+    if (m->number > c->next || m->barrier > o.channels[0].next) return hold(o, m);
+    c->next++;
+    on_frame(who, m->at, m->at + m->len);
+    if (o.held && *o.held) release(who, o, m->channel);
+    return 1;
+}
+
+/* Fragment `index` of a message, and the message with the last that was missing. 0: there is no room for it. */
+static int fragment(void *who, struct order o, const struct numbered *m, int index, int last) {
+    static uint8_t whole[FRAGMENTS * LARGEST];
+    const struct channel *c = &o.channels[m->channel];
+    struct partial **at = o.partial, *p;
+    int count = 0, n = 0;
+    if (index > last || last < 1 || last >= FRAGMENTS || m->len > LARGEST) unexpected("a fragment outside its message");
+    if (m->number < c->next || m->number < c->forgotten || held_at(o, m->channel, m->number)) return 1;
+    for (; (p = *at) && (p->channel != m->channel || p->number != m->number); at = &p->next) count++;
+    if (!p) {
+        if (count == PARTIAL) return 0;
+        p = *at = calloc(1, sizeof *p);
+        p->channel = m->channel;
+        p->number = m->number;
+        p->barrier = m->barrier;
+        p->last = last;
+    }
+    if (p->last != last || p->barrier != m->barrier) unexpected("fragments of one message that differ about it");
+    if (p->have >> index & 1) return 1;
+    p->have |= (uint64_t)1 << index;
+    p->len[index] = m->len;
+    memcpy(p->bytes[index], m->at, (size_t)m->len);
+    if (p->have != ~(uint64_t)0 >> (63 - last)) return 1;
+    for (int i = 0; i <= last; n += p->len[i++]) memcpy(whole + n, p->bytes[i], (size_t)p->len[i]);
+    struct numbered all = {p->channel, p->number, p->barrier, n, whole};
+    if (!data(who, o, &all)) {
+        p->have &= ~((uint64_t)1 << index);
+        return 0;
+    }
+    *at = p->next;
+    free(p);
+    return 1;
+}
+
+/* Wait no longer for what is missing of a channel below `upto`; what waited for it is handed over. */
+static void pass_over(void *who, struct order o, uint32_t channel, uint32_t upto) {
+    struct channel *c = &o.channels[channel];
+    struct partial **at = o.partial, *p;
+    if (upto <= c->next || upto <= c->forgotten) return;
+    c->forgotten = upto;
+    while ((p = *at)) {
+        if (p->channel != channel || p->number >= upto) { at = &p->next; continue; }
+        *at = p->next;
+        free(p);
+    }
+    release(who, o, channel);
+}
+
+/* `len` bytes, and on to what follows them. */
+static const uint8_t *read_bytes(const uint8_t **at, const uint8_t *end, uint32_t len) {
+    const uint8_t *from = *at;
+    if (len > (uint64_t)(end - from)) unexpected("a message that its datagram cuts off");
+    *at += len;
+    return from;
+}
+
+static uint32_t read_number(const uint8_t **at, const uint8_t *end) {
+    uint64_t value;
+    int n = read_varint(*at, end, &value);
+    if (!n) unexpected("a message that its datagram cuts off");
+    if (value > UINT32_MAX) unexpected("a number that no message here has");
+    *at += n;
+    return (uint32_t)value;
+}
+
+static uint32_t read_channel(const uint8_t **at, const uint8_t *end, struct order o) {
+    uint32_t channel = read_number(at, end);
+    if (channel >= o.n_channels) unexpected("a channel that is none here");
+    return channel;
 }
 
 /* All messages of a datagram. 0: one is ahead of its turn and cannot be kept: the datagram was not taken. */
 static int messages(void *who, struct order o, const uint8_t *at, const uint8_t *end, struct wants *wants) {
-    uint64_t channel, number, len;
     while (at < end) {
-        switch (*at++) {
+        int kind = *at++;
+        switch (kind) {
         case PADDING: break;
         case ACK: {
+            const uint8_t *ack = read_bytes(&at, end, 12);
             uint32_t largest;
             uint64_t map;
-            memcpy(&largest, at, 4);
-            memcpy(&map, at + 4, 8);
+            memcpy(&largest, ack, 4);
+            memcpy(&map, ack + 4, 8);
             on_ack(who, ntohl(largest), be64toh(map));
-            at += 12;
             break;
         }
-        case RESET_TOKEN: wants->ack = 1; at += 16; break;
-        case CHALLENGE: wants->ack = wants->answer = 1; memcpy(wants->challenge, at, 8); at += 8; break;
-        case ANSWER: at += 8; break;
-        case CLOSED: on_closed(who); at += 2; break;
-        case FORGET:
-            at += read_varint(at, end, &channel);
-            at += read_varint(at, end, &number);
+        case RESET_TOKEN: read_bytes(&at, end, 16); wants->ack = 1; break;
+        case CHALLENGE: memcpy(wants->challenge, read_bytes(&at, end, 8), 8); wants->ack = wants->answer = 1; break;
+        case ANSWER: read_bytes(&at, end, 8); break;
+        case CLOSED: read_bytes(&at, end, 2); on_closed(who); break;
+        case FORGET: {
+            uint32_t channel = read_channel(&at, end, o);
+            pass_over(who, o, channel, read_number(&at, end));
             wants->ack = 1;
-            while (channel < (uint64_t)o.channels && o.nexts[channel] < number) {
-                o.nexts[channel]++;
-                release(who, o);
-            }
             break;
+        }
         case DATA:
         case DATA_AFTER:
         case FRAGMENT: {
-            struct piece p = {.is_fragment = at[-1] == FRAGMENT};
-            int has_barrier = at[-1] != DATA;
-            at += read_varint(at, end, &p.channel);
-            at += read_varint(at, end, &p.number);
-            if (has_barrier) at += read_varint(at, end, &p.barrier);
-            if (p.is_fragment) p.index = *at++, p.last = *at++;
-            at += read_varint(at, end, &len);
-            p.at = at;
-            p.len = (int)len;
+            struct numbered m = {.channel = read_channel(&at, end, o)};
+            const uint8_t *part = NULL;
+            m.number = read_number(&at, end);
+            if (kind != DATA) m.barrier = read_number(&at, end);
+            if (kind == FRAGMENT) part = read_bytes(&at, end, 2);
+            uint32_t len = read_number(&at, end);
+            m.at = read_bytes(&at, end, len);
+            m.len = (int)len;
             wants->ack = 1;
-            if (p.channel >= (uint64_t)o.channels) unexpected("a session has more than one log");
-            if (is_due(o, &p)) {
-                hand_over(who, o, &p);
-                release(who, o);
-            } else if (!hold(o, &p)) return 0;
-            at += len;
+            if (!(part ? fragment(who, o, &m, part[0], part[1]) : data(who, o, &m))) return 0;
             break;
         }
         default: unexpected("a message of a kind that is not expected");
