@@ -51,11 +51,14 @@ def _scripts(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def servers(tmp_path: Path) -> Iterator[tuple[RedisServer, RedisServer, Sentinel]]:
     primary, replica = RedisServer(tmp_path / "one"), RedisServer(tmp_path / "two")
-    replica.replica_of(primary)
-    sentinel = Sentinel(tmp_path / "sentinel", primary)
-    yield primary, replica, sentinel
-    for server in (sentinel, primary, replica):
-        server.kill9()
+    try:
+        replica.replica_of(primary)
+        sentinel = Sentinel(tmp_path / "sentinel", primary)
+        yield primary, replica, sentinel
+        sentinel.kill9()
+    finally:
+        for server in (primary, replica):
+            server.kill9()
 
 
 @pytest.fixture
