@@ -199,8 +199,7 @@ def test_stop_does_not_wait_for_a_disk_that_is_out_of_order(tmp_path: Path) -> N
     rig.run()
     assert (box, len(stopping)) == ([], 1)
     rig.disk.mend()
-    rig.new()
-    rig.start()
+    started_anew(rig)
     assert ids(rig) == []
     rig.stop()
 
@@ -244,18 +243,28 @@ def test_a_listener_that_raises_costs_nobody_a_message(rig: Rig, flush_logged_er
 # -------------------------------------------------------------------------------------------------- the mark
 
 
+def started_anew(rig: Rig) -> None:
+    """Another process on what there is."""
+    rig.new()
+    rig.start()
+
+
+def put_back(rig: Rig, copy: Path) -> None:
+    """The node ends well, and starts on this database in place of its own."""
+    rig.pass_time(1)
+    rig.stop()
+    assert rig.path is not None
+    shutil.copy(copy, rig.path / "messages.sqlite3")
+    started_anew(rig)
+
+
 def test_an_older_database_gets_a_new_epoch(rig: Rig, tmp_path: Path) -> None:
     epoch = send(rig, "1").epoch
     rig.stop()
     shutil.copy(tmp_path / "data" / "messages.sqlite3", tmp_path / "copy")
-    rig.new()
-    rig.start()
+    started_anew(rig)
     assert send(rig, "2").epoch == epoch
-    rig.pass_time(1)
-    rig.stop()
-    shutil.copy(tmp_path / "copy", tmp_path / "data" / "messages.sqlite3")
-    rig.new()
-    rig.start()
+    put_back(rig, tmp_path / "copy")
     again = send(rig, "3")
     assert (again.seq, again.epoch != epoch) == (2, True)
     renewed = again.epoch
@@ -268,15 +277,10 @@ def test_an_epoch_of_one_log_does_not_survive_an_older_database(rig: Rig, tmp_pa
     send(rig, "1")
     rig.now(rig.broker.reset_log(MAILBOX))
     rig.stop()
-    shutil.copytree(tmp_path / "data", tmp_path / "copy")
-    rig.new()
-    rig.start()
+    shutil.copy(tmp_path / "data" / "messages.sqlite3", tmp_path / "copy")
+    started_anew(rig)
     lost = send(rig, "2")
-    rig.pass_time(1)
-    rig.stop()
-    shutil.copy(tmp_path / "copy" / "messages.sqlite3", tmp_path / "data" / "messages.sqlite3")
-    rig.new()
-    rig.start()
+    put_back(rig, tmp_path / "copy")
     other = send(rig, "3")
     assert (other.seq, other.epoch != lost.epoch) == (lost.seq, True)
 
@@ -285,8 +289,7 @@ def test_a_copy_from_before_a_new_epoch_is_seen_too(rig: Rig, tmp_path: Path) ->
     send(rig, "1")
     rig.stop()
     Directory(tmp_path / "data").write_mark(Mark(77, 0))
-    rig.new()
-    rig.start()
+    started_anew(rig)
     assert send(rig, "2").epoch != 77
 
 
@@ -398,8 +401,7 @@ def test_backup_while_publishing_and_restore(rig: Rig, tmp_path: Path) -> None:
     rig.stop()
     restore(tmp_path / "copy", tmp_path / "data", lambda done, total: None)
     assert not list((tmp_path / "data").glob("*restoring*"))
-    rig.new()
-    rig.start()
+    started_anew(rig)
     batch = rig.now(rig.broker.read(MAILBOX, 0, 1000, 1 << 30))
     assert (len(batch.entries), batch.head) == (201, 201)
     assert batch.epoch != epoch
@@ -419,15 +421,10 @@ def test_what_was_restored_is_not_taken_for_an_older_database(rig: Rig, tmp_path
     rig.stop()
     restore(tmp_path / "copy", tmp_path / "data", entropy=lambda size: bytes(size - 1) + b"\x4d")
     shutil.copy(tmp_path / "data" / "messages.sqlite3", tmp_path / "restored")
-    rig.new()
-    rig.start()
+    started_anew(rig)
     first = send(rig, "new")
     assert (first.seq, first.epoch) == (commits + 1, 0x4D)
-    rig.pass_time(1)
-    rig.stop()
-    shutil.copy(tmp_path / "restored", tmp_path / "data" / "messages.sqlite3")
-    rig.new()
-    rig.start()
+    put_back(rig, tmp_path / "restored")
     again = send(rig, "other")
     assert (again.seq, again.epoch != 0x4D) == (commits + 1, True)
 
@@ -440,8 +437,7 @@ def test_an_epoch_of_one_log_does_not_survive_a_restore(rig: Rig, tmp_path: Path
     lost = send(rig, "2")
     rig.stop()
     restore(tmp_path / "copy", tmp_path / "data")
-    rig.new()
-    rig.start()
+    started_anew(rig)
     other = send(rig, "3")
     assert (other.seq, other.epoch != lost.epoch) == (lost.seq, True)
 
@@ -499,8 +495,7 @@ def test_a_restore_that_breaks_off(rig: Rig, tmp_path: Path, monkeypatch: pytest
     with pytest.raises(StoreError, match="the power went"):
         restore(tmp_path / "copy", tmp_path / "data")
     monkeypatch.undo()
-    rig.new()
-    rig.start()
+    started_anew(rig)
     assert ids(rig) == ["1"]
     other = send(rig, "3")
     assert (other.seq, other.epoch != lost.epoch) == (lost.seq, True)
