@@ -86,17 +86,31 @@ class Paho:
         client.on_publish = lambda c, u, mid, reason, about: self.published.update({mid: reason})
 
     def connect(self, receive_maximum: int = 0) -> Paho:
-        """Connect and wait for CONNACK, whatever it says."""
-        before = len(self.connected)
+        """Connect and wait for CONNACK, whatever it says.
+
+        paho gives up if it has not come within the keepalive, which a busy machine can take; then once more.
+        """
+        before, ends = len(self.connected), len(self.disconnected)
         more: dict[str, Any] = {}
         if self.version == V5:
             said = {"SessionExpiryInterval": self.expiry_s}
             if receive_maximum:
                 said["ReceiveMaximum"] = receive_maximum
             more = {"clean_start": self.clean, "properties": about(PacketTypes.CONNECT, **said)}
-        self.client.connect("127.0.0.1", self.port, keepalive=self.keepalive_s, **more)
-        self.client.loop_start()
-        eventually(lambda: len(self.connected) > before, what="CONNACK")
+
+        def attempt() -> None:
+            self.client.connect("127.0.0.1", self.port, keepalive=self.keepalive_s, **more)
+            self.client.loop_start()
+
+        def answered() -> bool:
+            if len(self.connected) == before and len(self.disconnected) > ends:
+                self.client.loop_stop()
+                del self.disconnected[ends:]
+                attempt()
+            return len(self.connected) > before
+
+        attempt()
+        eventually(answered, what="CONNACK")
         return self
 
     @property
