@@ -14,7 +14,6 @@ whatever state the store is in.
 from __future__ import annotations
 
 import os
-import sqlite3
 from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -44,6 +43,7 @@ from imgateway.brokers.schema import MEMORY, Database, OpenDatabase, fault_text,
 from imgateway.brokers.sessions import Sessions
 from imgateway.brokers.store import Store
 from imgateway.brokers.tails import Tails
+from imgateway.brokers.upkeep import Upkeep
 from imgateway.config import BrokerSettings, RetentionSettings, RoomSettings
 from imgateway.core.dedup import Dedup, keyed
 from imgateway.core.retry import backoff
@@ -70,8 +70,10 @@ __all__ = ("EmbeddedBroker",)
 UNKNOWN = Outcome(OutcomeCode.UNKNOWN)
 FULL = OutcomeCode.FULL
 UPKEEP_S = 1.0
-# Up to so many (20 MB) it is made longer before that is needed; what it needs beyond, it grows by itself.
-AHEAD_WAL_PAGES = 5_120
+# Beside many commits the write-ahead log is moved more often and a little each time: whoever comes meanwhile
+# waits for the processor and the disk.
+CHECKPOINT_S = 0.2
+MANY_COMMITS = 100
 
 
 @implementer(IBroker)
@@ -127,7 +129,7 @@ class EmbeddedBroker:
         )
         self._writer = make("writer")
         self._reader = self._writer if in_memory else make("reader")
-        self._upkeep = self._writer if in_memory else make("upkeep")
+        self._upkeep_lane = self._writer if in_memory else make("upkeep")
 
         self._listener: Any = None
         self._incarnation: str | None = None
@@ -142,6 +144,7 @@ class EmbeddedBroker:
             epoch_of=self._epoch_of,
         )
         self._tails = Tails()
+        self._upkeep = None if self._directory is None else Upkeep(self._database, self._directory)
         journal = Journal()
         self._store = Store(
             self._database,
@@ -177,7 +180,8 @@ class EmbeddedBroker:
             next_turn if gathers else lambda wake: wake(),
         )
 
-        self._number = self._kept = 0
+        self._number = self._marked = self._checkpointed = 0
+        self._keeping = False
         self._committed = self._stored = self._retried = 0
         self._stopped: Deferred[None] | None = None
         self._closing = False
@@ -240,6 +244,7 @@ class EmbeddedBroker:
             generation=facts.starts << 32,
         )
         self._upkeep_now()
+        self._checkpoint_now()
 
     def give_up(self) -> None:
         """A start waits for the disk alone."""
@@ -272,9 +277,9 @@ class EmbeddedBroker:
             return
         self._closing = True
         self._timers.cancel_all()
-        number = self._number
-        self._upkeep.submit(
-            partial(self._upkeep_job, number),
+        self._keep(self._number, ahead=False)
+        self._upkeep_lane.submit(
+            self._upkeep.drop if self._upkeep else lambda: None,
             lambda _: self._reader.submit(
                 self._reading.drop, lambda _: self._writer.submit(self._store.drop, self._closed)
             ),
@@ -286,7 +291,7 @@ class EmbeddedBroker:
             self._stopped.callback(None)
 
     def _stop_lanes(self) -> None:
-        for lane in {id(lane): lane for lane in (self._writer, self._reader, self._upkeep)}.values():
+        for lane in {id(lane): lane for lane in (self._writer, self._reader, self._upkeep_lane)}.values():
             lane.stop()
         self._database.close()
         if self._directory is not None:
@@ -625,9 +630,24 @@ class EmbeddedBroker:
         self._rings.upkeep()
         if "writer" not in self._health:
             self._writer.submit(self._sweep, self._swept)
-        if self._kept != self._number or "upkeep" in self._health:
-            self._kept = self._number
-            self._upkeep.submit(partial(self._upkeep_job, self._number), self._upkept)
+        if self._marked != self._number or "upkeep" in self._health:
+            self._marked = self._number
+            self._keep(self._number)
+
+    def _checkpoint_now(self) -> None:
+        self._timers.later("checkpoint", CHECKPOINT_S, self._checkpoint_now)
+        if self._number - self._checkpointed >= MANY_COMMITS and not self._keeping:
+            self._keep()
+
+    def _keep(self, number: int = 0, ahead: bool = True) -> None:
+        """Bring the write-ahead log into the database. :param number: of the newest commit, if it is to be
+        marked."""
+        if self._upkeep is None:
+            return
+        self._checkpointed = self._number
+        self._keeping = True
+        mark = Mark(self._epoch, number) if number else None
+        self._upkeep_lane.submit(partial(self._upkeep.work, mark, ahead), self._kept)
 
     def _sweep(self) -> tuple[bool, list[LogKey]] | Fault:
         try:
@@ -651,25 +671,8 @@ class EmbeddedBroker:
             if (tail := self._tails.get(log)) is not None:
                 tail.first = -1
 
-    def _upkeep_job(self, number: int) -> Fault | None:
-        """In the upkeep's thread: the mark, and the write-ahead log into the database."""
-        if self._directory is None:
-            return None
-        connection: sqlite3.Connection | None = None
-        try:
-            if number:
-                self._directory.write_mark(Mark(self._epoch, number))
-            connection = self._database.open()
-            pages = self._database.checkpoint(connection)
-            if self._stopped is None:
-                self._database.lengthen_wal(min(2 * pages, AHEAD_WAL_PAGES))
-        except (sqlite3.Error, OSError) as problem:
-            return Fault(fault_text(problem, self._database.path))
-        finally:
-            self._database.drop(connection)
-        return None
-
-    def _upkept(self, fault: Fault | None) -> None:
+    def _kept(self, fault: Fault | None) -> None:
+        self._keeping = False
         if fault is None:
             self._health.mended("upkeep")
         else:

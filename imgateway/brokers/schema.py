@@ -82,6 +82,16 @@ CREATE TABLE revocation (user TEXT PRIMARY KEY, not_before_s INTEGER NOT NULL) W
 CREATE TABLE fact (name TEXT PRIMARY KEY, value) WITHOUT ROWID;
 """
 
+SETTINGS = (
+    "synchronous=FULL",  # a commit is on the disk when it returns
+    "wal_autocheckpoint=0",  # not on a writer's commit: the upkeep does it
+    # What a statement that fails would need of the pages it changed: else, from 64 KB on, it is a file of its
+    # own in /var/tmp, made and removed with each such commit, and a commit fails that cannot make it.
+    "temp_store=MEMORY",
+    "secure_delete=OFF",
+    "cache_size=-65536",
+)
+
 OpenDatabase = Callable[[str], sqlite3.Connection]
 
 
@@ -107,9 +117,7 @@ class Database:
         if self._only is not None:
             return self._only
         connection = self._connect(self.path)
-        # No checkpoint on a writer's commit: the upkeep does it. FULL: a commit is on the disk when it
-        # returns.
-        for setting in ("synchronous=FULL", "wal_autocheckpoint=0", "secure_delete=OFF", "cache_size=-65536"):
+        for setting in SETTINGS:
             connection.execute(f"PRAGMA {setting}")
         if self.in_memory:
             # Nothing there fails half way but for want of memory. Copying each page before it is changed is

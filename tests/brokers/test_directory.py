@@ -15,7 +15,7 @@ import pytest
 
 from imgateway.brokers.backup import backup, restore
 from imgateway.brokers.directory import Directory, Mark
-from imgateway.brokers.schema import VERSION, Database, fault_text
+from imgateway.brokers.schema import VERSION, fault_text
 from imgateway.errors import StoreError
 from imgateway.frames import log_of, parse_address
 from imgateway.testing.disk import Rig, disk_error
@@ -312,63 +312,6 @@ def test_a_mark_that_cannot_be_written_or_read(rig: Rig, tmp_path: Path) -> None
     (tmp_path / "data" / "messages.mark").write_text("{")
     rig.crash()
     assert ids(rig) == ["1"]
-
-
-def test_a_long_log_of_changes_is_begun_anew(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("imgateway.brokers.schema.LONG_WAL_PAGES", 1)
-    assert rig.disk is not None
-    send(rig, "1")
-    rig.pass_time(1)
-    moves = [statement for statement in rig.disk.statements if "wal_checkpoint" in statement]
-    assert [move.partition("(")[2] for move in moves] == ["PASSIVE)"] * 4 + ["RESTART)"]
-
-
-def test_who_reads_for_long_does_not_hold_up_the_writer(
-    rig: Rig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Beginning the log of changes anew waits for all readers, and every commit would wait with it."""
-    monkeypatch.setattr("imgateway.brokers.schema.LONG_WAL_PAGES", 1)
-    assert rig.disk is not None
-    send(rig, "1")
-    backing_up = sqlite3.connect(tmp_path / "data" / "messages.sqlite3", isolation_level=None)
-    backing_up.execute("BEGIN")
-    backing_up.execute("SELECT count(*) FROM entry").fetchone()
-    before = len(rig.disk.statements)
-    send(rig, "2")
-    rig.pass_time(1)
-    assert not any("RESTART" in statement for statement in rig.disk.statements[before:])
-    backing_up.close()
-    send(rig, "3")
-    rig.pass_time(1)
-    assert any("RESTART" in statement for statement in rig.disk.statements[before:])
-
-
-def test_who_begins_to_read_meanwhile_does_not_hold_up_the_writer(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("imgateway.brokers.schema.LONG_WAL_PAGES", 1)
-    database = Database(str(tmp_path / "messages.sqlite3"))
-    writer = database.open()
-    database.prepare(writer)
-    connection, reader = database.open(), database.open()
-    asked: list[str] = []
-
-    class Between:
-        """A backup begins after the second look, and a commit follows it."""
-
-        def execute(self, statement: str) -> sqlite3.Cursor:
-            asked.append(statement)
-            found = connection.execute(statement)
-            if len(asked) == 2:
-                reader.execute("BEGIN")
-                reader.execute("SELECT count(*) FROM entry").fetchone()
-                writer.execute("UPDATE entry SET at_ms = 1")
-            return found
-
-    assert database.checkpoint(Between()) > 1
-    assert asked == ["PRAGMA wal_checkpoint(PASSIVE)"] * 4
-    for one in (writer, connection, reader):
-        one.close()
 
 
 def test_an_old_sqlite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
