@@ -15,7 +15,7 @@ pytestmark = [pytest.mark.network, pytest.mark.server]
 
 def test_everybody_logs_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    stay, leave = scene(Options(sessions=30, runs=2, brokers=("memory:",)), Quiet())
+    stay, leave = scene(Options(sessions=60, runs=2, brokers=("memory:",)), Quiet())
     assert stay.what == "memory, JWT, all stay"
     assert leave.what == "memory, JWT, each leaves at once"
     for figure in (stay, leave):

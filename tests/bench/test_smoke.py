@@ -14,7 +14,7 @@ from bench import p2p, room
 from bench.figures import Figure, Options
 from bench.figures import Result as Measured
 from imgateway.cli import main
-from tests.bench.quiet import Quiet
+from tests.bench.quiet import Quiet, at_the_third
 
 pytestmark = [pytest.mark.network, pytest.mark.server]
 
@@ -27,10 +27,13 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
     monkeypatch.chdir(tmp_path)
 
     def run(words: str) -> tuple[Figure, Result]:
-        done = CliRunner().invoke(main, ["bench", *words.split(), "--runs", "1", "--json", "result.json"])
-        assert done.exit_code == 0, done.output
-        (figure,) = msgspec.json.decode(Path("result.json").read_bytes(), type=Measured).figures
-        assert figure.what in done.stdout
+        for _ in range(3):
+            done = CliRunner().invoke(main, ["bench", *words.split(), "--runs", "1", "--json", "result.json"])
+            assert done.exit_code == 0, done.output
+            (figure,) = msgspec.json.decode(Path("result.json").read_bytes(), type=Measured).figures
+            assert figure.what in done.stdout
+            if all(figure.ours + figure.theirs):
+                break  # else a busy machine may have stood still for longer than it lasts
         return figure, done
 
     yield run
@@ -120,6 +123,7 @@ def test_a_room_with_a_tick_beside_one_without(run: Run, monkeypatch: pytest.Mon
     assert (figure.ratio or 0) > 0
 
 
+@at_the_third
 def test_a_room_too_large_to_be_served_one_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(room, "LARGE", 300)  # so many that the crowd takes naps

@@ -17,7 +17,7 @@ from bench.login import credentials
 from bench.pauses import Pause, Pauses, longest, percentile_ms
 from bench.servers import compiled, gateway
 from bench.soak import borne, slope_per_min
-from tests.bench.quiet import Quiet
+from tests.bench.quiet import Quiet, at_the_third
 
 pytestmark = [pytest.mark.network, pytest.mark.server]
 
@@ -27,6 +27,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
+@at_the_third
 def test_sessions_that_stay() -> None:
     lost, slope, rest = soak.scene(Options(sessions=20, minutes=0.03, parts=("tcp",)), Quiet())
     assert lost.ours == (0.0,)
@@ -98,6 +99,7 @@ def test_too_few_tokens(tmp_path: Path) -> None:
         load.told()
 
 
+@at_the_third
 def test_sessions_over_udp(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(soak, "PINGS_S", "2,1")
     monkeypatch.setattr(soak, "PUSHES", 100.0)
@@ -132,6 +134,7 @@ def test_more_at_one_node_than_there_are_descriptors_for(monkeypatch: pytest.Mon
         soak.scene(Options(sessions=4, minutes=0.01, parts=("cluster",)), Quiet())
 
 
+@at_the_third
 def test_pauses_of_a_node(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pauses, "FULL_EVERY_S", 0.05)
     logins, traffic, full = pauses.scene(Options(sessions=20, seconds=0.2, runs=1), Quiet())

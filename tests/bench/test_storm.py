@@ -9,11 +9,12 @@ import pytest
 from bench import storm
 from bench.figures import Options
 from imgateway.config import LimitSettings
-from tests.bench.quiet import Quiet
+from tests.bench.quiet import Quiet, at_the_third
 
 pytestmark = [pytest.mark.network, pytest.mark.server]
 
 
+@at_the_third
 def test_all_are_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(storm, "QUIET_S", 0.5)

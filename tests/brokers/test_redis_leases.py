@@ -257,7 +257,7 @@ def test_a_server_that_was_away_has_nobody_dead(desks: Any, redis: RedisServer) 
     one, two, gone = desks("n.1", "n.2", "n.3")
     first = one.open()
     gone.die()
-    later(12, one, two)
+    later(10, one, two)
     assert two.open(device="web", policy=LoginPolicy.REFUSE).verdict == Verdict.CONFLICT
     one.shift_ms += 40_000
     two.shift_ms += 40_000

@@ -281,7 +281,7 @@ def test_an_entry_that_expired_is_skipped_without_a_gap(house: House) -> None:
     watching.watch()
     node.publish(ttl_ms=10_000)
     node.publish()
-    node.publish(ttl_ms=200)
+    node.publish(ttl_ms=4_500)
     house.settle()
     assert (node.seqs(), watching.seqs()) == ([1, 2, 3], [1, 2, 3])
     house.pass_time(5)

@@ -396,6 +396,7 @@ def test_positions_never_go_back(pair: list[SessionDesk], redis: RedisServer) ->
 def test_positions_are_written_behind(desk: SessionDesk, redis: RedisServer) -> None:
     desk.grow("user:bob", 9)
     found = desk.open()
+    desk.hush()
     calls = int(_calls(redis))
     for n in range(5):
         desk.ack(found.generation, n)
@@ -470,6 +471,7 @@ def test_a_stale_generation_writes_nothing_and_is_told(pair: list[SessionDesk], 
 
 def test_a_stale_generation_that_is_known_here_is_told_at_once(desk: SessionDesk, redis: RedisServer) -> None:
     old = desk.open().generation - 1
+    desk.hush()
     calls, where = _calls(redis), log("user:bob")
     desk.sessions.advance(BOB, old, [(where, 1)])
     desk.sessions.unpark(BOB, old, where, 1)
@@ -522,6 +524,8 @@ def test_records_and_parked_entries_come_back(pair: list[SessionDesk], redis: Re
     again = two.open()
     assert again.record == b"\x00\xffstate"
     assert again.places[0].parked == tuple(range(4, 35))
+    one.hush()
+    two.hush()
     calls = _calls(redis)
     two.sessions.record(BOB, again.generation, b"\x00\xffstate")
     two.loop.spin(0.02)

@@ -75,11 +75,15 @@ class Phone:
             return None
         return found
 
-    def log_in(self, user: str, token: str = "tok", first: int = 0) -> int:
-        """The firstLoginTime that the server answers with."""
+    def knock(self, user: str, token: str = "tok", first: int = 0) -> None:
+        """Ask to be let in."""
         self.user = user
         content = {"loginUserId": user, "loginToken": token, "firstLoginTime": first}
         self.say(said(0, json.dumps(content), user))
+
+    def log_in(self, user: str, token: str = "tok", first: int = 0) -> int:
+        """The firstLoginTime that the server answers with."""
+        self.knock(user, token, first)
         answer = self.hear()
         assert answer is not None
         assert (answer["type"], answer["to"]) == (50, user), answer

@@ -145,6 +145,15 @@ class Paho:
     def bodies(self, count: int) -> list[bytes]:
         return [bytes(self.message().payload) for _ in range(count)]
 
+    def settle(self) -> None:
+        """Back when the node has read every PUBACK for what was shown by now.
+
+        paho sends it after it has shown a message: it was sent before the first answer came, and read before
+        the second.
+        """
+        for _ in range(2):
+            self.publish("user/nobody", b"settle")
+
     def leave(self) -> None:
         self.client.disconnect()
         self.client.loop_stop()

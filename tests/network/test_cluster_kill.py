@@ -438,8 +438,14 @@ async def test_promoted_replicas_that_miss_the_last_writes(tmp_path: Path, figur
                 servers.append(replica)
                 replica.replica_of(primary)
                 replica.cli("REPLICAOF", "127.0.0.1", 1)  # from here on it hears nothing
-                known = traffic.acked
-                await soon(lambda known=known: traffic.acked > known + 50, what="what it will miss")
+                seen = [len(pair.reader.shown) for pair in traffic.pairs]
+                await soon(
+                    lambda seen=seen: all(
+                        len(pair.reader.shown) > shown + 15
+                        for pair, shown in zip(traffic.pairs, seen, strict=True)
+                    ),
+                    what="what it will miss",
+                )
                 primary.kill9()
                 replica.promote()
                 began = traffic.mark()

@@ -81,11 +81,12 @@ def test_it_is_served(node: Node, tmp_path: Path) -> None:
     assert sorted([robin.hear(), robin.hear()]) == ["answer robin asks for seeds", "from coop noted"]
     wren.say("bye")
     wren.close()
-    robin.say("to user:wren where are you?")
 
     def diary() -> list[str]:
         return (tmp_path / "nest").read_text().splitlines()
 
+    eventually(lambda: "closed wren 0" in diary())
+    robin.say("to user:wren where are you?")
     eventually(lambda: "stored wren" in diary())
     assert diary() == ["opened robin", "opened wren", "closed wren 0", "stored wren"]
     again = Bird(node.tcp)

@@ -54,13 +54,17 @@ def test_real_datagrams(echo: socket.socket) -> None:
 def test_nobody_there_and_the_end_by_time(echo: socket.socket) -> None:
     nobody = address(echo)
     echo.close()
-    with (
-        running("--listen", "udp:0", "--to", f"udp:{nobody}", "--duration", "1s", "--seed", "7") as link,
-        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client,
-    ):
-        for _ in range(3):
-            client.sendto(b"x", link.place)
-        found = link.end(None)
+    found = {}
+    for _ in range(3):
+        with (
+            running("--listen", "udp:0", "--to", f"udp:{nobody}", "--duration", "1s", "--seed", "7") as link,
+            socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client,
+        ):
+            for _ in range(3):
+                client.sendto(b"x", link.place)
+            found = link.end(None)
+        if found["up"]["datagrams_in"] == 3:  # else a busy machine may have let the second pass
+            break
     assert (found["up"]["datagrams_in"], found["seed"]) == (3, 7)
     assert found["seconds"] >= 1
 
@@ -83,7 +87,10 @@ def test_a_gateway_that_is_restarted(echo: socket.socket) -> None:
         again.bind(place)
         again.settimeout(DEADLINE_S)
         client.sendto(b"3", link.place)
-        assert again.recvfrom(10) == (b"3", source)
+        heard = again.recvfrom(10)
+        while heard == (b"2", source):  # a busy machine may take longer to be refused
+            heard = again.recvfrom(10)
+        assert heard == (b"3", source)
         again.sendto(b"4", source)
         assert client.recvfrom(10)[0] == b"4"
         assert link.end()["up"]["datagrams_out"] == 5
@@ -141,13 +148,16 @@ def test_byte_by_byte() -> None:
         server.settimeout(DEADLINE_S)
         with server.accept()[0] as gateway:
             gateway.settimeout(DEADLINE_S)
-            client.sendall(b"0123456789" * 10)
-            chunks: list[bytes] = []
-            while sum(map(len, chunks)) < 100:
-                chunks.append(gateway.recv(65_536))
-            assert b"".join(chunks) == b"0123456789" * 10
-            assert len(chunks) > 10  # a busy machine may read some together
-        assert link.end()["up"]["chunks_out"] == 100
+            sent, chunks = 0, [b""]
+            while len(chunks) <= 10 and sent < 500:  # a busy machine may read some together, or all
+                client.sendall(b"0123456789" * 10)
+                sent += 100
+                chunks = []
+                while sum(map(len, chunks)) < 100:
+                    chunks.append(gateway.recv(65_536))
+                assert b"".join(chunks) == b"0123456789" * 10
+            assert len(chunks) > 10
+        assert link.end()["up"]["chunks_out"] == sent
 
 
 # ------------------------------------------------------------------------------------------------- the page

@@ -148,12 +148,17 @@ def test_what_is_for_somebody_away_outlives_the_process(
 
 
 def test_over_udp_a_stranger_is_told_once_a_second(node: Node, phone: Callable[..., Phone]) -> None:
-    udp = phone("udp")
-    udp.say(said(1, "{}", "bob"), said(1, "{}", "bob"))
-    answer = udp.hear()
-    assert answer is not None
-    assert json.loads(answer["dataContent"])["errorCode"] == 301
-    udp.log_in("bob")
+    for _ in range(5):
+        udp = phone("udp")
+        udp.say(said(1, "{}", "bob"), said(1, "{}", "bob"))
+        udp.knock("bob")
+        answer, then = udp.hear(), udp.hear()
+        assert answer is not None
+        assert json.loads(answer["dataContent"])["errorCode"] == 301
+        assert then is not None
+        if then != answer:  # else they fell into two seconds, as on a busy machine they may
+            break
+    assert then["type"] == 50
     udp.say(said(1, "{}", "bob"), said(1, "{}", "bob"))
     assert udp.hear() == udp.hear() == said(51, "{}", "0", "bob")
 

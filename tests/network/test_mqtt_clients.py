@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import socket
 import subprocess
 import time
@@ -67,7 +68,7 @@ def test_what_came_while_away_comes_after_reconnecting_and_once(
     bob.connect()
     assert bob.present()
     assert bob.bodies(150) == [b"%d" % number for number in range(150)]
-    time.sleep(0.2)  # its last PUBACKs
+    bob.settle()
     bob.cut()
     bob.connect()
     with here(bob):
@@ -83,7 +84,7 @@ def test_what_was_not_acknowledged_comes_again(node: Node, version: MQTTProtocol
     mids = [bob.message().mid for _ in range(5)]
     for index in (0, 1, 3):
         bob.client.ack(mids[index], 1)
-    time.sleep(0.2)
+    bob.settle()
     bob.cut()
     bob.connect()
     with here(alice, bob):
@@ -95,6 +96,13 @@ def test_kill_9_between_publish_and_puback(node: Node, version: MQTTProtocolVers
     """Whatever the client does not know to be taken it sends again, with DUP; the log has it once."""
     alice = Paho(node, "alice", version)
     alice.client.max_inflight_messages_set(20)
+
+    def published(client: Any, data: Any, mid: int, reason: Any, about: Any) -> None:
+        alice.published[mid] = reason
+        if len(alice.published) == 31:  # here, in paho's thread, however late ours looks
+            node.signal(signal.SIGKILL)
+
+    alice.client.on_publish = published
     alice.connect()
     for number in range(300):
         alice.client.publish("user/bob", b"%d" % number, 1)
@@ -181,15 +189,23 @@ def test_keepalive(node: Node, version: MQTTProtocolVersion) -> None:
     """Pings keep a quiet connection; without them it ends after one and a half times the keepalive."""
     quiet = Paho(node, "alice", version)
     quiet.keepalive_s = 2
-    quiet.connect()
-    with here(quiet):
-        time.sleep(4)
-        assert not quiet.disconnected
+
+    def stays() -> bool:
+        quiet.disconnected.clear()
+        quiet.connect()
+        with here(quiet):
+            time.sleep(4)
+            return not quiet.disconnected
+
+    # paho says something no earlier than it must: a machine that stands still for a second ends it.
+    assert any(stays() for _ in range(3))
+    ended = 'imgateway_links_closed_total{code="HEARTBEAT_TIMEOUT"}'
+    before = node.measure(ended)
     silent = Paho(node, "bob", version)
     silent.keepalive_s = 1
     silent.connect()
     silent.client.loop_stop()
-    eventually(lambda: node.measure('imgateway_links_closed_total{code="HEARTBEAT_TIMEOUT"}') == 1)
+    eventually(lambda: node.measure(ended) == before + 1)
 
 
 @both
@@ -214,17 +230,26 @@ def test_a_will_is_said_when_the_client_is_killed_and_not_when_it_leaves(
 
 def test_a_will_with_a_delay_is_not_said_if_the_client_is_back(node: Node) -> None:
     bob = Paho(node, "bob").connect()
-    alice = Paho(node, "alice", V5)
-    alice.client.will_set(
-        "user/bob", b"gone", 1, properties=about(PacketTypes.WILLMESSAGE, WillDelayInterval=1)
-    )
-    alice.connect()
-    alice.cut()
-    alice.client.will_clear()
-    alice.connect()
-    time.sleep(1.5)
-    with here(alice, bob):
-        assert bob.messages.empty()
+    delayed = about(PacketTypes.WILLMESSAGE, WillDelayInterval=1)
+
+    def back_in_time(will: bytes) -> bool:
+        """Where it is not, as on a busy machine, the will is said, as it should be."""
+        alice = Paho(node, "alice", V5)
+        alice.client.will_set("user/bob", will, 1, properties=delayed)
+        alice.connect()
+        left = time.monotonic()
+        alice.cut()
+        alice.client.will_clear()
+        alice.connect()
+        with here(alice):
+            if time.monotonic() - left >= 1:
+                return False
+            time.sleep(1.5)
+            assert will not in [message.payload for message in bob.messages.queue]
+            return True
+
+    with here(bob):
+        assert any(back_in_time(b"gone %d" % attempt) for attempt in range(5))
 
 
 @both
@@ -241,7 +266,8 @@ def test_rooms(node: Node, version: MQTTProtocolVersion) -> None:
         eventually(lambda: clients[0].publish("room/7", b"again") is not None)
         time.sleep(0.2)
         clients[0].publish("room/7", b"last")
-        assert clients[2].bodies(2) == [b"again", b"last"]
+        for client in clients[2:4]:
+            assert client.bodies(2) == [b"again", b"last"]
         newcomer = Paho(node, "late", version).connect()
         with here(newcomer):
             newcomer.subscribe(("room/7", 0))
@@ -251,7 +277,7 @@ def test_rooms(node: Node, version: MQTTProtocolVersion) -> None:
             client.cut()
             client.connect()
         clients[0].publish("room/7", b"new")
-        assert clients[3].bodies(3)[-1] == b"new"
+        assert clients[3].message().payload == b"new"
 
 
 def service(node: Node, user: str, version: MQTTProtocolVersion, **more: Any) -> Paho:
@@ -273,7 +299,7 @@ def test_topics(node: Node, version: MQTTProtocolVersion, qos: int) -> None:
         alice.publish("topic/weather/oslo", b"sun")
         message = bob.message()
         assert (message.payload, message.retain) == (b"sun", False)
-        time.sleep(0.2)
+        bob.settle()
         bob.cut()
         for number in range(100):
             alice.publish("topic/weather/oslo", b"%d" % number)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import pytest
 
-from bench.stalled import stalled
+from bench.stalled import GIFT_S, stalled
 from tests.network.nodes import Node
 
 WINDOW = 262_144
@@ -21,16 +23,31 @@ def test_a_member_that_stops_reading_is_told_a_gap_and_gets_every_gift(
     make_node: Callable[..., Node],
 ) -> None:
     size = 16_000
-    node = make_node(options=["--broker", "memory:"]).start()
-    found: Any = stalled(
-        node.tcp,
-        lambda user, service: node.token(user, service=service),
-        lambda: node.measure("imgateway_held_unsent_bytes"),
-        seconds=4.0,
-        size=size,
-        rate=200.0,
-    )
-    gaps = node.measure("imgateway_gaps_told_total")
+    found: Any = None
+    gaps = 0.0
+    for _ in range(3):
+        node = make_node(options=["--broker", "memory:"]).start()
+        asked_s: list[float] = []
+
+        def held(node: Node = node, asked_s: list[float] = asked_s) -> float:
+            asked_s.append(time.monotonic())
+            bytes_held = node.measure("imgateway_held_unsent_bytes")
+            asked_s.append(time.monotonic())
+            return bytes_held
+
+        found = stalled(
+            node.tcp,
+            lambda user, service, node=node: node.token(user, service=service),
+            held,
+            seconds=4.0,
+            size=size,
+            rate=200.0,
+        )
+        gaps = node.measure("imgateway_gaps_told_total")
+        # Where the machine stood still more came at once than a tick's; then once more.
+        if max(then - before for before, then in pairwise(asked_s)) < 3 * GIFT_S:
+            break
+        node.end()
     well, slow = found.well, found.slow
     assert well.shown[0] == [f"m{number + 1}" for number in range(found.messages)]
     assert well.gaps == [0, 0]

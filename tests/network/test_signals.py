@@ -70,7 +70,7 @@ async def test_health_says_draining_and_a_second_sigterm_ends_at_once(make_node:
         began = time.monotonic()
         node.signal(signal.SIGTERM)
         await soon(node.exited, what="the end")
-        assert time.monotonic() - began < 3
+        assert time.monotonic() - began < 10
     finally:
         for client in clients:
             await until(client.close(0))

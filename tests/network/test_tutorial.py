@@ -43,7 +43,7 @@ def test_the_tutorial(make_node: Callable[..., Node]) -> None:
     assert [answer["seq"] for answer in answers] == [1, 2, 3, 4, 5, 5]
     listen = re.search(r"^\$ (.* listen .*)$", story, re.M)
     assert listen is not None
-    came = run(node, listen[1], "--timeout", "1")
+    came = run(node, listen[1], "--count", "5", "--timeout", "20")
     bodies = ["hello", "are you there?", "call me", "survive this", "pay 5 euros"]
     assert [one["body"] for one in came] == bodies
     assert run(node, listen[1], "--timeout", "0.5") == []

@@ -47,7 +47,7 @@ def test_the_command_line(node: Node) -> None:
     token = imgateway("token", "bob", "--udp", *data).stdout.strip()
     sent = imgateway("send", url_of(node), "--user", "alice", *data, "user:bob", "hello", "--json")
     assert (sent.returncode, sent.stderr) == (0, "")
-    shown = imgateway("listen", url_of(node), "--token", token, "--json", "--timeout", "1")
+    shown = imgateway("listen", url_of(node), "--token", token, "--json", "--count", "1", "--timeout", "20")
     assert json.loads(shown.stdout)["body"] == "hello"
     probed = imgateway("probe", url_of(node), "--user", "probe", *data, "--json", "--interval", "0.01")
     assert (probed.returncode, probed.stderr) == (0, "")
@@ -64,9 +64,7 @@ def test_the_command_line(node: Node) -> None:
 async def test_a_killed_node_is_missed_at_once(node: Node) -> None:
     await node.started()
     downs: list[str] = []
-    client = Client(
-        url_of(node), token=lambda: with_key(node, "bob"), wait=True, connect_timeout_s=1.0, reactor=reactor
-    )
+    client = Client(url_of(node), token=lambda: with_key(node, "bob"), wait=True, reactor=reactor)
     client.on_down = lambda code, reason: downs.append(reason)
     await until(client.start())
     assert (await until(client.publish("user:bob", b"1")))[0].seq == 1

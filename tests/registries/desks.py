@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from random import random
 from typing import Any
+
+from twisted.application.internet import backoffPolicy
 
 from imgateway.brokers.redis.urls import parse_urls
 from imgateway.interfaces import NodeInfo, Served
@@ -13,6 +16,9 @@ from imgateway.registries.redis import Pace, RedisRegistry
 from imgateway.registries.zookeeper import ZooKeeperRegistry
 from tests.brokers.redis_server import Loop, RedisServer
 from tests.registries.zookeeper_server import ZooKeeperServer
+
+RETRY = backoffPolicy(0.025, 0.375, 2.0, jitter=lambda: random() / 8)
+"""As `Pace` of a desk a quarter of what it is: it must be shorter than the patience."""
 
 
 def node(name: str, **fields: Any) -> NodeInfo:
@@ -98,6 +104,12 @@ class Desk:
         watcher.until(lambda: watcher.started)
         return watcher
 
+    def is_patient(self) -> None:
+        """Whom it makes from here on waits long for a node that is missing, however busy the machine is."""
+
+    def is_hasty(self) -> None:
+        """Whom it makes from here on soon notices that the server hangs, and may take a busy one for that."""
+
     def ends(self, watcher: Watcher) -> None:
         self.watchers.remove(watcher)
         self.loop.run(watcher.registry.stop())
@@ -127,6 +139,7 @@ class RedisDesk(Desk):
     def __init__(self, folder: Path, count: int = 1, *options: str) -> None:
         super().__init__()
         self.pace = Pace(ttl_s=1.75, refresh_s=0.75, poll_s=0.375, patience_s=1.25)  # about a quarter
+        self.line: dict[str, Any] = {"retry": RETRY, "answer_s": 4.0}
         self.servers = [RedisServer(folder / str(n), *options) for n in range(count)]
 
     @property
@@ -135,7 +148,13 @@ class RedisDesk(Desk):
 
     def make(self, url: str = "", password: str = "", **line: Any) -> Any:
         url = url or ",".join(server.url for server in self.servers)
-        return RedisRegistry(parse_urls(url), self.loop, password, self.pace, **{"answer_s": 0.75, **line})
+        return RedisRegistry(parse_urls(url), self.loop, password, self.pace, **{**self.line, **line})
+
+    def is_patient(self) -> None:
+        self.pace = self.pace._replace(patience_s=5.0)
+
+    def is_hasty(self) -> None:
+        self.line["answer_s"] = 0.75
 
     def put(self, incarnation: str, data: bytes) -> None:
         self.server.cli("SADD", "ig:registry", incarnation)
@@ -168,11 +187,17 @@ class ZooKeeperDesk(Desk):
         super().__init__()
         self.server = server
         self.path = path
-        # A quarter of what it is.
-        self.pace = {"session_s": 2.5, "renew_s": 2.0, "spare_s": 3.0, "patience_s": 0.5, "close_s": 0.5}
+        # A quarter of what it is, but for the session: a busy machine must not end it.
+        self.pace = {"session_s": 6.0, "renew_s": 2.0, "spare_s": 3.0, "patience_s": 0.5, "close_s": 0.5}
 
     def make(self, chat_path: str = "", **more: Any) -> Any:
         return ZooKeeperRegistry(self.server.hosts, self.path, self.loop, chat_path, **{**self.pace, **more})
+
+    def is_patient(self) -> None:
+        self.pace = {**self.pace, "spare_s": 8.0, "patience_s": 5.0}
+
+    def is_hasty(self) -> None:
+        self.pace = {**self.pace, "session_s": 2.5}
 
     def do(self, what: str, *arguments: Any, **more: Any) -> Any:
         """One command of another client."""

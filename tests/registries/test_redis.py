@@ -107,6 +107,7 @@ def test_a_database_of_its_own(desk: RedisDesk) -> None:
 
 
 def test_a_replica_is_not_good_enough(desk: RedisDesk, tmp_path: Path) -> None:
+    desk.is_patient()
     first = desk.new()
     first.announces(ONE)
     first.sees("one")
@@ -258,12 +259,18 @@ class Sentinel(RedisServer):
         self.conf.write_text(
             f"port {self.port}\nbind 127.0.0.1\ndir {self.folder}\nlogfile {self.folder}/redis.log\n"
             f"sentinel monitor nodes 127.0.0.1 {self.primary.port} 1\n"
-            "sentinel down-after-milliseconds nodes 300\nsentinel failover-timeout nodes 2000\n"
+            "sentinel down-after-milliseconds nodes 60000\nsentinel failover-timeout nodes 2000\n"
         )
         return ["redis-sentinel", str(self.conf)]
 
+    def is_hasty(self) -> None:
+        """From here on it takes a primary that is silent for 0.3 s for dead, which it must be: before that a
+        busy machine could make it fail over."""
+        self.cli("SENTINEL", "SET", "nodes", "down-after-milliseconds", 300)
+
 
 def test_sentinel_says_where_the_primary_is(desk: RedisDesk, tmp_path: Path) -> None:
+    desk.is_patient()
     replica = RedisServer(tmp_path / "replica")
     replica.replica_of(desk.server)
     sentinel = Sentinel(tmp_path / "sentinel", desk.server)
@@ -278,6 +285,7 @@ def test_sentinel_says_where_the_primary_is(desk: RedisDesk, tmp_path: Path) -> 
         assert "does not know this name" in unknown.states[0][1]
         until_sentinel_knows(sentinel, replica)
         desk.server.kill9()
+        sentinel.is_hasty()
         first.until(lambda: not first.is_well)
         first.until(lambda: first.is_well, 30.0)
         desk.loop.spin(0.1)

@@ -54,6 +54,7 @@ def end_session(desk: ZooKeeperDesk, watcher: Watcher) -> None:
 @pytest.mark.server
 class TestServer:
     def test_after_a_lost_session_the_node_is_there_again_and_was_not_missed(self, desk: Any) -> None:
+        desk.is_patient()
         first, other = desk.new(), desk.new()
         first.announces(ONE)
         other.announces(TWO)
@@ -70,6 +71,8 @@ class TestServer:
         first.until(lambda: (stat := desk.do("exists", path)) and stat.ephemeralOwner == owner)
         desk.loop.spin(0.7)
         for watcher in (first, other):
+            # Nor is anybody patient with it any more.
+            watcher.until(lambda watcher=watcher: not watcher.registry._known._missing)
             assert all(len(nodes) == 2 for nodes in watcher.told)
 
     def test_a_znode_of_an_earlier_session_is_replaced(self, desk: Any) -> None:
@@ -78,7 +81,7 @@ class TestServer:
         first = desk.new()
         first.announces(ONE)
         first.sees("one")
-        assert desk.do("get", path)[1].ephemeralOwner == client_of(first).client_id[0]
+        first.until(lambda: desk.do("get", path)[1].ephemeralOwner == client_of(first).client_id[0])
 
     def test_a_znode_that_was_deleted_before_a_change_is_made_anew(self, desk: Any) -> None:
         first = desk.new()
@@ -145,7 +148,7 @@ class TestServer:
 
     def test_a_server_that_takes_a_connection_and_forgets_it_is_asked_again(self, desk: Any) -> None:
         """As one does that is just starting; the session's time is not waited for."""
-        session_s, renew_s = 8.0, 2.0
+        session_s, renew_s = 24.0, 6.0
         forgetful = Forgetful("127.0.0.1", desk.server.port, desk.loop)
         port = desk.loop.listenTCP(0, forgetful, interface="127.0.0.1")
         hosts, began = f"127.0.0.1:{port.getHost().port}", time.monotonic()
@@ -154,7 +157,7 @@ class TestServer:
         desk.watchers.append(first)
         first.until(lambda: first.started)
         assert time.monotonic() - began < renew_s
-        assert forgetful.connections == 2
+        assert forgetful.connections in (2, 3)  # on a busy machine the second may take too long as well
         desk.ends(first)
         desk.loop.run(port.stopListening())
         desk.loop.spin(0.05)

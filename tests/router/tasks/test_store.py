@@ -139,11 +139,11 @@ def test_a_lease_keeps_others_away_until_it_ends(desk: Desk) -> None:
     assert not lease.resumed
     assert store.get("a").owner == "r1"
     assert store.claim("r2", 4) == []
-    desk.later(LEASE_MS - 3_000)
+    desk.later(LEASE_MS - 6_000)
     assert store.write(lease, [], 1, 0) == "running"  # renewed
-    desk.later(LEASE_MS - 3_000)
+    desk.later(LEASE_MS - 6_000)
     assert store.claim("r2", 4) == []
-    desk.later(3_001)
+    desk.later(6_001)
     (taken,) = store.claim("r2", 4)
     assert taken.resumed
     assert taken.tenure == lease.tenure + 1
