@@ -144,7 +144,11 @@ class EmbeddedBroker:
             epoch_of=self._epoch_of,
         )
         self._tails = Tails()
-        self._upkeep = None if self._directory is None else Upkeep(self._database, self._directory)
+        self._upkeep = (
+            None
+            if self._directory is None
+            else Upkeep(self._database, self._directory, lambda: self._stopped is None)
+        )
         journal = Journal()
         self._store = Store(
             self._database,
@@ -181,7 +185,7 @@ class EmbeddedBroker:
         )
 
         self._number = self._marked = self._checkpointed = 0
-        self._keeping = False
+        self._keeping = self._mark_is_due = False
         self._committed = self._stored = self._retried = 0
         self._stopped: Deferred[None] | None = None
         self._closing = False
@@ -244,7 +248,8 @@ class EmbeddedBroker:
             generation=facts.starts << 32,
         )
         self._upkeep_now()
-        self._checkpoint_now()
+        if self._upkeep is not None:
+            self._checkpoint_now()
 
     def give_up(self) -> None:
         """A start waits for the disk alone."""
@@ -277,9 +282,8 @@ class EmbeddedBroker:
             return
         self._closing = True
         self._timers.cancel_all()
-        self._keep(self._number, ahead=False)
         self._upkeep_lane.submit(
-            self._upkeep.drop if self._upkeep else lambda: None,
+            partial(self._upkeep.end, self._mark()) if self._upkeep else lambda: None,
             lambda _: self._reader.submit(
                 self._reading.drop, lambda _: self._writer.submit(self._store.drop, self._closed)
             ),
@@ -631,23 +635,27 @@ class EmbeddedBroker:
         if "writer" not in self._health:
             self._writer.submit(self._sweep, self._swept)
         if self._marked != self._number or "upkeep" in self._health:
-            self._marked = self._number
-            self._keep(self._number)
+            self._mark_is_due = True
+            self._keep()
 
     def _checkpoint_now(self) -> None:
         self._timers.later("checkpoint", CHECKPOINT_S, self._checkpoint_now)
-        if self._number - self._checkpointed >= MANY_COMMITS and not self._keeping:
+        if self._number - self._checkpointed >= MANY_COMMITS and "upkeep" not in self._health:
             self._keep()
 
-    def _keep(self, number: int = 0, ahead: bool = True) -> None:
-        """Bring the write-ahead log into the database. :param number: of the newest commit, if it is to be
-        marked."""
-        if self._upkeep is None:
-            return
-        self._checkpointed = self._number
-        self._keeping = True
-        mark = Mark(self._epoch, number) if number else None
-        self._upkeep_lane.submit(partial(self._upkeep.work, mark, ahead), self._kept)
+    def _keep(self) -> None:
+        """One at a time, however long the disk takes."""
+        if self._upkeep is not None and not self._keeping:
+            self._keeping = True
+            self._checkpointed = self._number
+            mark = self._mark() if self._mark_is_due else None
+            self._upkeep_lane.submit(partial(self._upkeep.work, mark), self._kept)
+
+    def _mark(self) -> Mark | None:
+        """Of the newest commit, if there was one."""
+        self._mark_is_due = False
+        self._marked = self._number
+        return Mark(self._epoch, self._number) if self._number else None
 
     def _sweep(self) -> tuple[bool, list[LogKey]] | Fault:
         try:
@@ -677,6 +685,8 @@ class EmbeddedBroker:
             self._health.mended("upkeep")
         else:
             self._health.trouble("upkeep", fault.why)
+        if self._mark_is_due and self._stopped is None:
+            self._keep()
 
     def measure(self, counters: Any) -> None:
         counters.store_commits = self._committed

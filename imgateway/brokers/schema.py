@@ -24,6 +24,7 @@ import sqlite3
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from threading import Lock
 
 from imgateway.errors import StoreError
 
@@ -49,8 +50,6 @@ MEMORY = ":memory:"
 FRAME_BYTES = 4096 + 24
 # So many at once: a commit's sync waits for them.
 ZEROS = bytes(1 << 17)
-# A write-ahead log of this many pages (32 MB) is begun anew.
-LONG_WAL_PAGES = 8_192
 
 JOURNAL = """
 CREATE TABLE journal (
@@ -111,6 +110,8 @@ class Database:
         self.in_memory = path == MEMORY
         self._connect = connect
         self._only: sqlite3.Connection | None = None
+        self.writing = Lock()
+        """Held by whoever commits; for those with whom that must not coincide."""
 
     def open(self) -> sqlite3.Connection:
         """A connection with its settings. :raises sqlite3.Error: what SQLite says."""
@@ -168,23 +169,6 @@ class Database:
             connection.execute(statement)
         connection.execute(f"PRAGMA user_version={VERSION}")
         connection.execute("COMMIT")
-
-    def checkpoint(self, connection: sqlite3.Connection) -> int:
-        """Bring what the write-ahead log has into the database, and begin a long one anew.
-
-        :returns: the pages that it had.
-        """
-        passive = "PRAGMA wal_checkpoint(PASSIVE)"
-        _, pages, moved = connection.execute(passive).fetchone()
-        # If somebody still reads what is older (a backup), the writer would be held up for nothing.
-        if moved == pages > LONG_WAL_PAGES:
-            # And it is, until all is moved that has come meanwhile. Each time that is less: of a busy log of
-            # 50 MB it was 10 ms at once, and is 2 after a few times.
-            for _ in range(3):
-                _, left, moved = connection.execute(passive).fetchone()
-            if moved == left > LONG_WAL_PAGES:
-                connection.execute("PRAGMA wal_checkpoint(RESTART)")
-        return int(pages)
 
     @property
     def wal(self) -> Path:

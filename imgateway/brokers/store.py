@@ -85,6 +85,10 @@ class Store:
     def commit(self, batch: Batch) -> None:
         """Write all of it or nothing. :raises Exception: it is not known to be written; to be tried again
         with the same batch."""
+        with self._database.writing:
+            self._commit(batch)
+
+    def _commit(self, batch: Batch) -> None:
         try:
             connection = self._ready()
             if batch.number and batch.number == self.number:
@@ -111,6 +115,10 @@ class Store:
         :returns: whether there is more, and the logs that lost something.
         :raises Exception: to be tried again.
         """
+        with self._database.writing:
+            return self._sweep()
+
+    def _sweep(self) -> tuple[bool, list[LogKey]]:
         try:
             connection = self._ready()
             journal = self._journal

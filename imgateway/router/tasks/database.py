@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from threading import Lock
 from typing import IO, Any
 
 from sqlalchemy import Connection, Engine, create_engine, event, insert, make_url, select, text, update
@@ -53,6 +55,9 @@ class Database:
         if self.dialect == "sqlite" and self._path in ("", ":memory:"):
             raise ConfigError(_what_is_wrong("names no file: a database in memory would forget its tasks"))
         self._lock: IO[str] | None = None
+        # A commit that makes the log of changes long moves it into the database, and SQLite before 3.51.3 can
+        # lose some of it if another writes meanwhile (https://sqlite.org/wal.html#walresetbug).
+        self._turn: AbstractContextManager[Any] = Lock() if self.dialect == "sqlite" else nullcontext()
         self._clock = clock_sql(self.dialect)
         self.shift_ms = 0
         """Added to the database's clock; tests move time with it."""
@@ -109,6 +114,12 @@ class Database:
             self._lock.close()
             self._lock = None
 
+    @contextmanager
+    def writing(self) -> Iterator[Connection]:
+        """A transaction that writes; in SQLite one at a time, until it is committed."""
+        with self._turn, self.engine.begin() as connection:
+            yield connection
+
     def now_ms(self, connection: Connection) -> int:
         """What time it is for everybody who uses this database."""
         now = connection.execute(text(self._clock)).scalar_one() if self._clock else self._wall_ms()
@@ -116,7 +127,7 @@ class Database:
 
     def _prepare(self) -> None:
         metadata.create_all(self.engine)
-        with self.engine.begin() as connection:
+        with self.writing() as connection:
             found = connection.execute(select(versions.c.version)).scalars().first()
             if found is None:
                 connection.execute(insert(versions).values(version=SCHEMA_VERSION))
@@ -173,6 +184,7 @@ def _settle(connection: Any, record: Any) -> None:
     connection.isolation_level = None
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")
+    connection.execute("PRAGMA temp_store = MEMORY")  # else a large statement makes a file in /var/tmp
 
 
 def _begin(connection: Connection) -> None:

@@ -134,7 +134,6 @@ class Store:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._engine = database.engine
         self._reads = database.engine.execution_options(reads=True)
         dialect = database.dialect
         self._insert = text(insert_sql(dialect))
@@ -161,7 +160,7 @@ class Store:
 
         :returns: its number.
         """
-        with self._engine.begin() as connection:
+        with self._database.writing() as connection:
             found = connection.execute(select(tasks.c.number).where(tasks.c.id == id)).scalar()
             if found is not None:
                 return int(found)
@@ -181,12 +180,12 @@ class Store:
 
     def add(self, number: int, rows: Sequence[tuple[int, str, str | None]]) -> None:
         """Items of a task that is being uploaded: (n, address, own fields in JSON or None)."""
-        with self._engine.begin() as connection:
+        with self._database.writing() as connection:
             connection.execute(self._insert, {"task": number, "rows": _json(rows)})
 
     def complete(self, number: int, total: int, bad: int, bad_lines: str) -> Task:
         """All lines were read: it runs when its time has come."""
-        with self._engine.begin() as connection:
+        with self._database.writing() as connection:
             connection.execute(
                 update(tasks)
                 .where(tasks.c.number == number, tasks.c.state == "uploading")
@@ -199,7 +198,7 @@ class Store:
 
         :param values: its name, sender, message, rate and at_ms.
         """
-        with self._engine.begin() as connection:
+        with self._database.writing() as connection:
             if connection.execute(select(tasks.c.number).where(tasks.c.id == id)).scalar() is None:
                 now = self._database.now_ms(connection)
                 many = len(rows)
@@ -252,7 +251,7 @@ class Store:
 
     def judge(self, number: int, rows: Sequence[tuple[int, int, int]]) -> None:
         """What became of items that were taken: (n, state, seq). What is pushed anew is left alone."""
-        with self._engine.begin() as connection:
+        with self._database.writing() as connection:
             connection.execute(self._judge, _batch(number, rows))
 
     # -------------------------------------------------------------------------------------------- changing it
@@ -264,7 +263,7 @@ class Store:
         :raises WrongState:
         """
         allowed, wanted = CHANGES[what]
-        with self._engine.begin() as connection:
+        with self._database.writing() as connection:
             task = self._one(connection, tasks.c.id == id, lock=True)
             if task.state == wanted:
                 return task
@@ -287,7 +286,7 @@ class Store:
         again = [ItemState.REFUSED, ItemState.GONE]
         if as_new:
             again += [ItemState.TAKEN, ItemState.UNKNOWN]
-        with self._engine.begin() as connection:
+        with self._database.writing() as connection:
             task = self._one(connection, tasks.c.id == id, lock=True)
             if task.state not in CHANGES["repush"][0] or self._is_held(connection, task):
                 raise WrongState(task.state)
@@ -317,7 +316,7 @@ class Store:
     def claim(self, owner: str, limit: int) -> list[Lease]:
         """Take up to `limit` tasks whose time has come and that nobody runs, the oldest first."""
         found = []
-        with self._engine.begin() as connection:
+        with self._database.writing() as connection:
             now = self._database.now_ms(connection)
             free = or_(tasks.c.owner == "", tasks.c.until_ms <= now)
             waits = and_(tasks.c.state == "running", tasks.c.at_ms <= now, free)
@@ -364,7 +363,7 @@ class Store:
         :raises LeaseLost: and nothing was written.
         """
         number = lease.task.number
-        with self._engine.begin() as connection:
+        with self._database.writing() as connection:
             held = and_(tasks.c.number == number, tasks.c.tenure == lease.tenure)
             wanted = select(tasks.c.state, tasks.c.owner).where(held).with_for_update()
             found = connection.execute(wanted).first()
@@ -387,7 +386,7 @@ class Store:
 
     def sweep(self, keep_ms: int) -> Drop:
         """Delete a little of one task that has been over for `keep_ms`, or whose upload was broken off."""
-        with self._engine.begin() as connection:
+        with self._database.writing() as connection:
             now = self._database.now_ms(connection)
             old = or_(
                 and_(tasks.c.state.in_(OVER), tasks.c.finished_ms < now - keep_ms),
@@ -415,7 +414,7 @@ class Store:
 
     def _discard_some(self, number: int) -> bool:
         """:returns: whether there is more."""
-        with self._engine.begin() as connection:
+        with self._database.writing() as connection:
             last = (
                 select(items.c.n)
                 .where(items.c.task == number)

@@ -346,6 +346,21 @@ def test_sqlite_is_for_one_process(tmp_path: Path) -> None:
     assert (tmp_path / "new").stat().st_mode & 0o077 == 0
 
 
+def test_in_sqlite_nobody_writes_while_another_commits(tmp_path: Path) -> None:
+    """With a commit SQLite may move the log of changes."""
+    desk = Desk(f"sqlite:///{tmp_path}/tasks.db")
+    turn: Any = desk.database._turn
+    alone: list[bool] = []
+    sqlalchemy.event.listen(desk.database.engine, "commit", lambda connection: alone.append(turn.locked()))
+    desk.task("user:1", "user:2")
+    (lease,) = desk.store.claim("r1", 1)
+    desk.store.write(lease, [], 1, 0)
+    assert len(alone) > 3
+    assert all(alone)
+    assert not turn.locked()
+    desk.database.close()
+
+
 def test_sqlite_may_be_locked_before_it_is_opened(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/tasks.db"
     first, other = Store(Database(url, lambda: 0)), Store(Database(url, lambda: 0))
