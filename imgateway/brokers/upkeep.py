@@ -6,10 +6,11 @@ another begins a checkpoint (https://sqlite.org/wal.html#walresetbug): what that
 not. A log is begun anew by a commit, once all of it is in the database and nobody reads from it. So here a
 checkpoint begins only
 
-- while there is something to move, and `watch` reads from the log, until it has ended; or
-- while nobody commits: on connections that are new, and to have a long log begun anew.
+- while `watch` has a transaction, until it has ended: if there is something to move, it reads from the log,
+  which then cannot begin anew; if not, it reads the database alone, under whose readers SQLite moves nothing;
+- while nobody commits: the first on new connections, and those that have a long log begun anew.
 
-That holds as long as nobody else makes checkpoints of this database.
+If nothing was committed since all was moved, none begins at all.
 
 The connections stay open: with the first sync of a new one goes one of the directory, which on ext4 takes
 along whatever is to be written for any file's sake, while a commit waits.
