@@ -84,8 +84,8 @@ CREATE TABLE fact (name TEXT PRIMARY KEY, value) WITHOUT ROWID;
 SETTINGS = (
     "synchronous=FULL",  # a commit is on the disk when it returns
     "wal_autocheckpoint=0",  # not on a writer's commit: the upkeep does it
-    # What a statement that fails would need of the pages it changed: else, from 64 KB on, it is a file of its
-    # own in /var/tmp, made and removed with each such commit, and a commit fails that cannot make it.
+    # What a statement that fails would need of the pages it changed: else, from 64 KB on, it is a temporary
+    # file (in /var/tmp, mostly), made and removed with each such commit, which fails where none can be made.
     "temp_store=MEMORY",
     "secure_delete=OFF",
     "cache_size=-65536",

@@ -49,7 +49,6 @@ class Upkeep:
         self._directory = directory
         self._goes_on = goes_on
         self._connections: tuple[sqlite3.Connection, sqlite3.Connection] | None = None
-        self._is_new = True
         self._moved: int | None = None
         """What `watch` saw when all of the log was in the database; None: it was not, and is not."""
 
@@ -79,7 +78,7 @@ class Upkeep:
         """Forget the connections; the next use begins anew."""
         for connection in self._connections or ():
             self._database.drop(connection)
-        self._connections = None
+        self._connections = self._moved = None
 
     # ---------------------------------------------------------------------------------------------- internals
 
@@ -91,21 +90,19 @@ class Upkeep:
             # 50 MB it was 10 ms at once, and is 2 after a few times.
             for _ in range(3):
                 _, left = self._pass()
-            if left <= FEW_PAGES:
+            if 0 <= left <= FEW_PAGES:
                 self._restart()
         return pages
 
     def _pass(self) -> tuple[int, int]:
         """Move what there is. :returns: the pages of the log, and how many of them are still to be moved."""
-        if self._connections is None:
-            self._connections = self._opened()
-            self._is_new = True
-        watch, mover = self._connections
-        with self._database.writing if self._is_new else nullcontext():
+        quiet = nullcontext() if self._connections else self._database.writing
+        watch, mover = self._connections = self._connections or self._opened()
+        with quiet:
             watch.execute("BEGIN")
             try:
                 version = _version(watch)
-                if version == self._moved and not self._is_new:
+                if version == self._moved:
                     return 0, 0
                 pages, left = _checkpoint(mover, "PASSIVE")
             finally:
@@ -123,8 +120,10 @@ class Upkeep:
         self._note(version, left)
 
     def _note(self, version: int, left: int) -> None:
-        self._is_new = left < 0
-        self._moved = None if left else version
+        if left < 0:
+            self.drop()  # who knows what that one has moved
+        else:
+            self._moved = None if left else version
 
     def _opened(self) -> tuple[sqlite3.Connection, sqlite3.Connection]:
         watch = self._database.open()

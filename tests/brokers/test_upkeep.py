@@ -262,9 +262,8 @@ def test_after_somebody_else_s_checkpoint_it_begins_while_nobody_commits(
     assert desk.upkeep.work(None) is None
     desk.commit()
     with monkeypatch.context() as patch:
-        patch.setattr(
-            "imgateway.brokers.upkeep._checkpoint", lambda mover, how: (-1, -1)
-        )  # as it is told then
+        # As it is told then.
+        patch.setattr("imgateway.brokers.upkeep._checkpoint", lambda mover, how: (-1, -1))
         assert desk.upkeep.work(None) is None
     assert desk.upkeep.work(None) is None
     desk.commit()

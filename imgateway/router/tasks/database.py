@@ -184,7 +184,7 @@ def _settle(connection: Any, record: Any) -> None:
     connection.isolation_level = None
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")
-    connection.execute("PRAGMA temp_store = MEMORY")  # else a large statement makes a file in /var/tmp
+    connection.execute("PRAGMA temp_store = MEMORY")  # else a large statement makes a temporary file
 
 
 def _begin(connection: Connection) -> None:
