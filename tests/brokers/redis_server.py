@@ -198,3 +198,30 @@ class RedisServer:
     def info(self, section: str) -> dict[str, str]:
         text = self.cli("INFO", section).decode()
         return dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
+
+
+class Sentinel(RedisServer):
+    """`redis-sentinel` that watches over `primary` under that name, alone."""
+
+    program = "redis-sentinel"
+
+    def __init__(self, folder: Path, primary: RedisServer, name: str, failover_ms: int) -> None:
+        self._primary = primary
+        self._name = name
+        self._failover_ms = failover_ms
+        super().__init__(folder)
+
+    def command(self) -> list[str]:
+        config, name = self.folder / "sentinel.conf", self._name
+        config.write_text(
+            f"port {self.port}\nbind 127.0.0.1\ndir {self.folder}\nlogfile {self.folder / 'redis.log'}\n"
+            f"sentinel monitor {name} 127.0.0.1 {self._primary.port} 1\n"
+            f"sentinel down-after-milliseconds {name} 60000\n"
+            f"sentinel failover-timeout {name} {self._failover_ms}\n"
+        )
+        return [self.program, str(config)]
+
+    def is_hasty(self) -> None:
+        """From here on it takes a primary that is silent for 0.3 s for dead, which it must be: before that a
+        busy machine could make it fail over."""
+        self.cli("SENTINEL", "SET", self._name, "down-after-milliseconds", 300)

@@ -12,34 +12,10 @@ import pytest
 from imgateway.brokers.redis import primary as primary_module
 from imgateway.brokers.redis.scripts import compose, scripts
 from tests.brokers.redis_desk import NOTE, RedisDesk, answered, note
-from tests.brokers.redis_server import RedisServer, free_port
+from tests.brokers.redis_server import RedisServer, Sentinel, free_port
 from tests.certificate import write_certificate
 
 pytestmark = pytest.mark.server
-
-
-class Sentinel(RedisServer):
-    """Watches over `primary` under the name mymaster, alone."""
-
-    program = "redis-sentinel"
-
-    def __init__(self, folder: Path, primary: RedisServer) -> None:
-        self._primary = primary
-        super().__init__(folder, "unused")
-
-    def command(self) -> list[str]:
-        config = self.folder / "sentinel.conf"
-        config.write_text(
-            f"port {self.port}\nbind 127.0.0.1\ndir {self.folder}\nlogfile {self.folder / 'redis.log'}\n"
-            f"sentinel monitor mymaster 127.0.0.1 {self._primary.port} 1\n"
-            "sentinel down-after-milliseconds mymaster 60000\nsentinel failover-timeout mymaster 1000\n"
-        )
-        return [self.program, str(config)]
-
-    def is_hasty(self) -> None:
-        """From here on it takes a primary that is silent for 0.3 s for dead, which it must be: before that a
-        busy machine could make it fail over."""
-        self.cli("SENTINEL", "SET", "mymaster", "down-after-milliseconds", 300)
 
 
 class Nobody:
@@ -58,7 +34,7 @@ def servers(tmp_path: Path) -> Iterator[tuple[RedisServer, RedisServer, Sentinel
     primary, replica = RedisServer(tmp_path / "one"), RedisServer(tmp_path / "two")
     try:
         replica.replica_of(primary)
-        sentinel = Sentinel(tmp_path / "sentinel", primary)
+        sentinel = Sentinel(tmp_path / "sentinel", primary, "mymaster", 1_000)
         yield primary, replica, sentinel
         sentinel.kill9()
     finally:

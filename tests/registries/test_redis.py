@@ -18,7 +18,7 @@ from imgateway.errors import ConfigError
 from imgateway.interfaces import NodeState
 from imgateway.registries.redis_line import RedisLine
 from imgateway.registries.stored import write
-from tests.brokers.redis_server import RedisServer, free_port
+from tests.brokers.redis_server import RedisServer, Sentinel, free_port
 from tests.brokers.scripted_redis import KeptOut
 from tests.certificate import write_certificate
 from tests.registries.desks import RedisDesk, Watcher, node
@@ -246,34 +246,11 @@ def test_to_stop_while_it_connects_ends_that(host: str) -> None:
     assert (stopped, told, reactor.getDelayedCalls()) == ([None], [], [])
 
 
-class Sentinel(RedisServer):
-    """redis-sentinel that watches one primary as ``nodes``."""
-
-    def __init__(self, folder: Path, primary: RedisServer) -> None:
-        self.conf = folder / "sentinel.conf"
-        folder.mkdir()
-        self.primary = primary
-        super().__init__(folder)
-
-    def command(self) -> list[str]:
-        self.conf.write_text(
-            f"port {self.port}\nbind 127.0.0.1\ndir {self.folder}\nlogfile {self.folder}/redis.log\n"
-            f"sentinel monitor nodes 127.0.0.1 {self.primary.port} 1\n"
-            "sentinel down-after-milliseconds nodes 60000\nsentinel failover-timeout nodes 2000\n"
-        )
-        return ["redis-sentinel", str(self.conf)]
-
-    def is_hasty(self) -> None:
-        """From here on it takes a primary that is silent for 0.3 s for dead, which it must be: before that a
-        busy machine could make it fail over."""
-        self.cli("SENTINEL", "SET", "nodes", "down-after-milliseconds", 300)
-
-
 def test_sentinel_says_where_the_primary_is(desk: RedisDesk, tmp_path: Path) -> None:
     desk.is_patient()
     replica = RedisServer(tmp_path / "replica")
     replica.replica_of(desk.server)
-    sentinel = Sentinel(tmp_path / "sentinel", desk.server)
+    sentinel = Sentinel(tmp_path / "sentinel", desk.server, "nodes", 2_000)
     nobody = f"127.0.0.1:{free_port()}"
     url = f"redis+sentinel://{nobody},127.0.0.1:{sentinel.port}/nodes"
     try:
