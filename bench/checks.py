@@ -5,10 +5,8 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable
 
-from msgspec.structs import replace
-
 from bench.figures import Options
-from imgateway.config import Settings
+from imgateway.config import BrokerSettings, Settings
 from imgateway.errors import OperatorError
 
 __all__ = ("MOST", "broker", "descriptors", "either", "pairs_over", "room_over")
@@ -35,14 +33,14 @@ def broker(url: str) -> str:
     """There is no such broker, or its server does not answer."""
     # Slow to import, and of no use to those who look for help.
     from imgateway.brokers.redis.urls import parse_urls
-    from imgateway.tap.check import REDIS, check_broker
+    from imgateway.tap.check import check_broker
 
-    settings = Settings()
+    settings = Settings(broker=BrokerSettings(url=url))
     try:
-        check_broker(replace(settings, broker=replace(settings.broker, url=url)))
+        check_broker(settings)
     except OperatorError as error:
         return f"--broker: {error}"
-    for primary in parse_urls(url) if url.startswith(REDIS) else ():
+    for primary in parse_urls(url) if settings.broker.is_shared else ():
         try:
             socket.create_connection(primary.hosts[0], ANSWERS_S).close()
         except OSError as error:

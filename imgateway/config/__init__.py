@@ -15,6 +15,7 @@ from imgateway.config.router import RouterSettings
 from imgateway.config.sessions import LimitSettings, QuotaSettings, SessionSettings
 from imgateway.config.settings import Settings
 from imgateway.config.storage import (
+    REDIS_SCHEMES,
     BrokerSettings,
     RedisSettings,
     RegistrySettings,
@@ -31,6 +32,7 @@ from imgateway.config.wires import (
 )
 
 __all__ = (
+    "REDIS_SCHEMES",
     "Settings",
     "load",
     "check",

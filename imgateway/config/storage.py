@@ -8,7 +8,17 @@ from msgspec import Meta, Struct
 
 from imgateway.config.kinds import PositiveInt, Rate, Seconds, Text
 
-__all__ = ("BrokerSettings", "RedisSettings", "RegistrySettings", "RetentionSettings", "RoomSettings")
+__all__ = (
+    "REDIS_SCHEMES",
+    "BrokerSettings",
+    "RedisSettings",
+    "RegistrySettings",
+    "RetentionSettings",
+    "RoomSettings",
+)
+
+REDIS_SCHEMES = ("redis://", "rediss://", "redis+sentinel://")
+"""How `BrokerSettings.url` begins where it names Redis."""
 
 
 class BrokerSettings(Struct, frozen=True, forbid_unknown_fields=True):
@@ -36,6 +46,11 @@ class BrokerSettings(Struct, frozen=True, forbid_unknown_fields=True):
     flush_positions_s: Annotated[
         Seconds, Meta(description="How often the sessions' acknowledged positions are written.")
     ] = 5.0
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether nodes may have this store together, which none of them then keeps in itself."""
+        return self.url.startswith(REDIS_SCHEMES)
 
 
 class RedisSettings(Struct, frozen=True, forbid_unknown_fields=True):

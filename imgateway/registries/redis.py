@@ -28,7 +28,8 @@ __all__ = ("Pace", "RedisRegistry")
 class Pace(NamedTuple):
     """How often what is done, in seconds.
 
-    A dead node is still there for as long as `ttl_s`, `poll_s` and `patience_s` together: 12.5 s.
+    A dead node is still there for up to 14 s: `ttl_s`, a look within `poll_s`, and the first look that comes
+    `patience_s` after that.
     """
 
     ttl_s: float = 7.0

@@ -14,7 +14,7 @@ from twisted.python.failure import Failure
 
 from imgateway.auth.udp import UdpKeys
 from imgateway.brokers.clock import wall_ms
-from imgateway.config import Settings
+from imgateway.config import REDIS_SCHEMES, Settings
 from imgateway.core.roomclass import RoomClasses
 from imgateway.errors import ConfigError, OperatorError
 from imgateway.interfaces import IAllocation, IBackend, IInterceptor, ISessionListener
@@ -28,18 +28,17 @@ from imgateway.testing.network import Network
 __all__ = ("apart", "check", "check_broker")
 
 BROKERS = ("embedded:", "memory:")
-REDIS = ("redis://", "rediss://", "redis+sentinel://")
 
 
 def check_broker(settings: Settings) -> None:
     """:raises ConfigError: there is no such kind of broker, or a URL of Redis is wrong."""
     url = settings.broker.url
-    if url.startswith(REDIS):
+    if settings.broker.is_shared:
         from imgateway.brokers.redis import find_primaries
 
         find_primaries(settings.broker, settings.redis)
     elif url not in BROKERS:
-        allowed = ", ".join((*BROKERS, *(f"{scheme}…" for scheme in REDIS)))
+        allowed = ", ".join((*BROKERS, *(f"{scheme}…" for scheme in REDIS_SCHEMES)))
         raise ConfigError(f"broker.url: {url!r} is no broker; allowed: {allowed}")
 
 

@@ -28,7 +28,7 @@ from imgateway.ops.health import Health
 from imgateway.ops.http import HttpListener
 from imgateway.ops.metrics import registry
 from imgateway.tap.banner import banner, exposed
-from imgateway.tap.check import REDIS, apart, check_broker
+from imgateway.tap.check import apart, check_broker
 from imgateway.tap.doors import door, http_door, transport_options, udp_keys, unproven
 from imgateway.tap.options import Options
 from imgateway.tap.plugins import Wires, find_all, find_authenticator, find_policy
@@ -59,7 +59,7 @@ def make_broker(settings: Settings, reactor: Any, reaps: bool = True) -> IBroker
         "reactor": reactor,
         "now_ms": wall_ms,
     }
-    if settings.broker.url.startswith(REDIS):
+    if settings.broker.is_shared:
         from imgateway.brokers.redis import RedisBroker
 
         return RedisBroker(**both, redis=settings.redis, reaps=reaps)
@@ -166,7 +166,7 @@ class Gateway(Process):
         wires = Wires(options.settings, reactor.seconds, wall_ms)
         # A store of our own says within a moment whether it is ours. The cluster's may be away for long, and
         # whoever asks then has to be told so.
-        self._is_shared = options.settings.broker.url.startswith(REDIS)
+        self._is_shared = options.settings.broker.is_shared
         before = (lambda: None) if self._is_shared else self._serve
         self.node = compose(options.settings, reactor, self.health, before, wires)
         self._unproven = tuple(unproven(options.settings, wires))
