@@ -168,8 +168,8 @@ class DatagramConnection:
         except MalformedDatagram as error:
             self._end(CloseCode.BAD_FRAME, str(error), CloseCode.BAD_FRAME)
             return
-        if newest and address is not None and address != self._address:
-            self._elsewhere(address, len(data))
+        if newest and address is not None:
+            self._came_from(address, len(data))
         notes = flow.notes
         if notes is not None:
             flow.notes = None
@@ -250,8 +250,8 @@ class DatagramConnection:
                 self._hand_over(self._flow.resume())
                 self._end(None, f"closed by the peer with code {note.code}", CloseCode.LOST)
 
-    def _elsewhere(self, address: bytes, size: int) -> None:
-        """The newest datagram so far, of `size` bytes, came from another address than the peer's."""
+    def _came_from(self, address: bytes, size: int) -> None:
+        """The newest datagram so far, of `size` bytes, came from there."""
 
     # ---------------------------------------------------------------------------------------------- sending
 

@@ -11,12 +11,15 @@ from socket import AF_INET, AF_INET6, inet_ntop, inet_pton
 
 from .seal import same
 
-__all__ = ("CHALLENGE_EVERY_S", "Candidate", "Place", "packed", "unpacked")
+__all__ = ("CHALLENGE_EVERY_S", "NOWHERE", "Candidate", "Place", "packed", "unpacked")
 
 Place = tuple[str, int]
 """A numeric host and a port."""
 
 CHALLENGE_EVERY_S = 1.0
+
+NOWHERE = b""
+"""The address of a candidate that is none any more, and goes on as long as it limits the next one."""
 
 
 def packed(place: Place) -> bytes:

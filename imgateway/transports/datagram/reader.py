@@ -76,6 +76,9 @@ class Reader:
                 take(datagram, address[:2] if is_v6 else address)
             except Exception:
                 log.failure("a datagram could not be dealt with")
+        if self._is_empty():
+            self.is_behind = False
+            return
         self._to_mark -= AT_ONCE
         if not self.is_behind:
             self.is_behind = True
@@ -84,6 +87,14 @@ class Reader:
         elif self._to_mark <= 0:
             self._upto = self._mark
             self._mark, self._to_mark = self._now(), self._most
+
+    def _is_empty(self) -> bool:
+        """Then the poll does not call before the next datagram, and time must not stand still for so long."""
+        try:
+            self._handle.recvfrom(1, socket.MSG_PEEK)
+        except (BlockingIOError, ConnectionError):
+            return True
+        return False
 
     def readConnectionLost(self, reason: Failure) -> None:
         self.connectionLost(reason)

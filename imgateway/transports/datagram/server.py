@@ -28,7 +28,7 @@ from .packets import (
     Reset,
     parse,
 )
-from .path import Candidate, Place, packed, unpacked
+from .path import NOWHERE, Candidate, Place, packed, unpacked
 from .port import MAX_PACKET_SIZE, Listening, Port
 from .reader import Reader
 from .roll import Roll
@@ -49,9 +49,14 @@ class ServerConnection(DatagramConnection):
         super().__init__(port, cid, keys, place, flow)
         self._candidate: Candidate | None = None
 
-    def _elsewhere(self, address: bytes, size: int) -> None:
-        port: Any = self._port
+    def _came_from(self, address: bytes, size: int) -> None:
         candidate = self._candidate
+        if address == self._address:
+            if candidate is not None and candidate.address != NOWHERE:
+                # The peer is back: what it answers from elsewhere would come too late.
+                self._candidate = Candidate(NOWHERE, b"", candidate.not_before)
+            return
+        port: Any = self._port
         if candidate is None or candidate.address != address:
             not_before = candidate.not_before if candidate is not None else 0.0
             candidate = self._candidate = Candidate(address, port.random(8), not_before)

@@ -104,6 +104,8 @@ class WakeUps:
         overdue.extend(self._wheel.advance(self.judged))
         try:
             for _ in range(min(len(overdue), AT_A_TIME)):
+                if not overdue:
+                    break  # the one before was the last of all, and stopped everything
                 self._asleep -= 1
                 overdue.popleft().woken()
         finally:

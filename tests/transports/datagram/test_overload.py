@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from socket import AF_INET
+from socket import AF_INET, MSG_PEEK
 from typing import Any
 
 import pytest
@@ -46,9 +46,11 @@ class Handle:
         else:
             self.dropped += 1
 
-    def recvfrom(self, size: int) -> tuple[bytes, Any]:
+    def recvfrom(self, size: int, flags: int = 0) -> tuple[bytes, Any]:
         if not self.waiting:
             raise BlockingIOError
+        if flags == MSG_PEEK:
+            return self.waiting[0]
         self.clock.rightNow += COST_S
         self.read += 1
         return self.waiting.popleft()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from socket import AF_INET, AF_INET6
+from socket import AF_INET, AF_INET6, MSG_PEEK
 from typing import Any
 
 import pytest
@@ -32,10 +32,11 @@ class Handle:
     def fileno(self) -> int:
         return 77
 
-    def recvfrom(self, size: int) -> Any:
+    def recvfrom(self, size: int, flags: int = 0) -> Any:
         if not self.waiting:
             raise BlockingIOError
-        self.waiting -= 1
+        if flags != MSG_PEEK:
+            self.waiting -= 1
         return b"datagram"[:size], PLACE
 
 
@@ -74,7 +75,7 @@ def test_all_that_is_there_is_read() -> None:
 def test_over_ipv6_an_address_is_two_things_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Handle, "family", AF_INET6)
     house = House()
-    house.handle.recvfrom = lambda size: (b"six", ("::1", 5, 0, 0))  # type: ignore[method-assign]
+    house.handle.recvfrom = lambda size, flags=0: (b"six", ("::1", 5, 0, 0))  # type: ignore[method-assign]
     house.reader.doRead()
     assert house.taken[0] == (b"six", ("::1", 5))
 
@@ -88,6 +89,14 @@ def test_reading_knows_how_far_it_has_come() -> None:
     assert house.reader.is_behind
     house.handle.waiting = 0
     assert house.turn(5) == 9
+    assert not house.reader.is_behind
+
+
+def test_as_many_as_are_read_in_a_turn_leave_nothing_behind() -> None:
+    """The poll calls no more then."""
+    house = House()
+    assert house.turn(AT_ONCE) == 1
+    assert not house.handle.waiting
     assert not house.reader.is_behind
 
 
@@ -194,6 +203,21 @@ def test_stopped_it_forgets_who_waits() -> None:
     assert not wakeups.is_late
     clock.advance(10)
     assert len(woken) == AT_A_TIME
+
+
+def test_stopped_by_the_one_who_is_woken() -> None:
+    clock = Clock()
+    wakeups, woken = WakeUps(clock), []
+
+    def last() -> None:
+        woken.append(1)
+        wakeups.stop()
+
+    for _ in range(2):
+        wakeups.arm(TICK_S, Sleeper(last))
+    clock.advance(TICK_S)
+    assert woken == [1]
+    assert not clock.getDelayedCalls()
 
 
 # ---------------------------------------------------------------------------------------------------- flows

@@ -479,12 +479,29 @@ def test_the_answer_must_come_from_there(house: House, device: Device) -> None:
     device.place = NAT
     device.hear(house.put(data, NAT))
     (question,) = [note for note in device.notes if hasattr(note, "nonce")]
+    from_home = device.saying(answer(question.nonce))
     house.put(device.saying(answer(bytes(8))), NAT)
-    house.put(device.saying(answer(question.nonce)), HOME)
+    house.put(from_home, HOME)
     assert house.connections[0].peer == "192.0.2.7:4000"
     house.put(device.saying(answer(question.nonce)), NAT)
     assert house.connections[0].peer == "192.0.2.7:4999"
     assert house.receivers[0].reason is None
+
+
+def test_who_is_back_does_not_move_by_a_late_answer(house: House, device: Device) -> None:
+    (data,) = device.datagrams(b"by the other network")
+    device.place = NAT
+    device.hear(house.put(data, NAT))
+    (question,) = [note for note in device.notes if hasattr(note, "nonce")]
+    late = device.saying(answer(question.nonce))
+    device.place = HOME
+    house.put(device.saying(bytes(60)), HOME)
+    house.put(late, NAT)
+    assert house.connections[0].peer == "192.0.2.7:4000"
+    # It was asked a moment ago, and is not asked again before the second is over.
+    assert not [where for _, where in house.put(device.saying(bytes(60)), NAT) if where == NAT]
+    house.clock.advance(1)
+    assert [where for _, where in house.put(device.saying(bytes(60)), NAT) if where == NAT]
 
 
 def test_an_answer_that_nobody_asked_for(house: House, device: Device) -> None:
