@@ -150,6 +150,7 @@ def make_secret(data_dir: str, name: str = "token") -> None:
         finally:
             os.unlink(fresh)
         _sync_directory(path.parent)
+        _sync_directory(Path(data_dir))  # the directory of secrets may be new as well
     except OSError as error:
         raise OperatorError(
             f"{path}: the {name} secret cannot be read or made: {error.strerror}; "

@@ -118,6 +118,20 @@ def test_a_disk_that_takes_no_secret_is_told_and_left_clean(
     assert list((tmp_path / "secrets").iterdir()) == []
 
 
+def test_a_secret_and_the_directories_made_for_it_are_synced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced = []
+
+    def sync(descriptor: int) -> None:
+        synced.append(os.fstat(descriptor).st_ino)
+
+    monkeypatch.setattr(os, "fsync", sync)
+    make_secret(str(tmp_path / "data"))
+    secret = secret_path(SHARED, str(tmp_path / "data"))
+    assert synced == [path.stat().st_ino for path in (secret, secret.parent, secret.parent.parent)]
+
+
 def test_a_data_directory_that_is_a_file_is_told(tmp_path: Path) -> None:
     (tmp_path / "data").write_text("")
     assert "token.key: the token secret cannot be read or made: " in refusal(SHARED, tmp_path / "data")
