@@ -278,6 +278,7 @@ class Limits(Struct, frozen=True, gc=False):
     pair_burst: int = 0
     request_rate: float = 0.0
     subscribe_rate: float = 0.0
+    rooms_dedup_s: int = 0  # of what has a ring; 0: not told, as `dedup_s`
 
 
 class Hello(Struct, frozen=True):
@@ -538,7 +539,7 @@ class Bye(Struct, frozen=True):
 class Keep(Struct, frozen=True):
     """Goes over no wire: a codec's own state, to be kept with the session for its next login.
 
-    It is on its way to the disk before what the codec says after it.
+    No publish that the codec says after it is stored before it is.
     """
 
     data: bytes

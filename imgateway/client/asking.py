@@ -16,8 +16,8 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from imgateway.client.link import Link
-from imgateway.client.pace import Pace, Steady
-from imgateway.client.place import answers
+from imgateway.client.pace import Pace
+from imgateway.client.place import PULL_LIMIT, answers
 from imgateway.client.reading import as_deferred
 from imgateway.client.values import named
 from imgateway.errors import FrameRefused, LinkLost, RequestFailed
@@ -43,9 +43,9 @@ class Asking:
 
     _log = Logger()
 
-    def __init__(self, reactor: Any, pace: Pace) -> None:
+    def __init__(self, reactor: Any, now: Callable[[], float], pace: Pace) -> None:
         self._reactor = reactor
-        self._now = Steady(reactor.seconds)
+        self._now = now
         self._pace = pace
         self._link: Link | None = None
         self.on_request: Callable[[Request], Any] | None = None
@@ -121,18 +121,20 @@ class Asking:
             else:
                 answer.errback(RequestFailed(named(ResponseCode, response.code), response.body))
 
-    def pulled(self, deliver: Deliver) -> bool:
-        """True: this Deliver answers one of our Pulls, the oldest for just this place."""
+    def pulled(self, deliver: Deliver) -> int:
+        """Not 0: this Deliver answers one of our Pulls, the oldest for just this place; so many entries were
+        asked for."""
         if deliver.entries and not deliver.upto:
-            return False  # qos 0
+            return 0  # qos 0
         for index, (pull, answer) in enumerate(self._pulls):
             same = (pull.address, pull.lane) == (deliver.address, deliver.lane)
-            if same and answers(deliver, pull.after):
+            limit = pull.limit or PULL_LIMIT
+            if same and answers(deliver, pull.after, limit):
                 del self._pulls[index]
                 if not answer.called:  # else it was cancelled
                     answer.callback(deliver)
-                return True
-        return False
+                return limit
+        return 0
 
     def refused(self, refused: Refused) -> bool:
         """True: one of our questions was turned down."""
@@ -173,8 +175,9 @@ class Asking:
 
     def _send_pull(self, pull: Pull, answer: Deferred[Deliver]) -> None:
         self._pulls.append((pull, answer))
-        if self._link is not None:
-            self._link.send(pull)
+        if self._link is not None and not self._link.send(pull):
+            self._pulls.remove((pull, answer))
+            answer.errback(ValueError("this connection cannot carry the question"))
 
     def _drop(self, ident: int) -> None:
         self._asked.pop(ident, None)

@@ -15,7 +15,7 @@ from imgateway.client.adapters import Dial, protocol_named, transport_named
 from imgateway.client.asking import DEADLINE_S, Asking
 from imgateway.client.inbox import Inbox
 from imgateway.client.outbox import Outbox
-from imgateway.client.pace import Pace
+from imgateway.client.pace import Pace, Steady
 from imgateway.client.reading import Reading
 from imgateway.client.rooms import Rooms, Subscription
 from imgateway.client.router import Router, Routing
@@ -112,15 +112,19 @@ class Client:
         )
         hello = Hello("", device, platform, client_version, tuple(compressions), start)
         outbox_file, state_file = _stores(outbox, state)
-        pace = Pace(reactor.seconds())
-        self._sending = Sending(reactor, Outbox(outbox_messages, outbox_bytes), pace, outbox_file, on_outcome)
+        # One for all who share the pace: two would go on from a step back by different times.
+        now = Steady(reactor.seconds)
+        pace = Pace(now())
+        box = Outbox(outbox_messages, outbox_bytes)
+        self._sending = Sending(reactor, now, box, pace, outbox_file, on_outcome)
         inbox = Inbox(decode_message)
         self._reading = Reading(reactor, inbox, state_file, on_message, on_gap)
-        self._asking = Asking(reactor, pace)
-        self._rooms = Rooms(reactor, inbox, self._reading, pace, random)
+        self._asking = Asking(reactor, now, pace)
+        self._rooms = Rooms(reactor, now, inbox, self._reading, pace, random)
         stores = {file for file in (outbox_file, state_file) if file is not None}
         self._session = Session(
             reactor,
+            now,
             dial,
             hello,
             Tokens(reactor, token),
@@ -279,7 +283,12 @@ class Client:
         return self._rooms.subscribe(where, MODES[mode], last)
 
     def unsubscribe(self, address: str | Address) -> Deferred[None]:
-        """Leave a room or a topic and forget the position in it. Fires when nothing more comes from there."""
+        """Leave a room or a topic and forget the position in it. Fires when nothing more comes from there.
+
+        Of a topic, or of what is sent to a service, the gateway forgets it as well: that waits for a link.
+
+        :raises ClientError: the client was closed before the gateway had forgotten it.
+        """
         self._check_open()
         return self._rooms.unsubscribe(parse_address(address) if isinstance(address, str) else address)
 
@@ -301,6 +310,7 @@ class Client:
         """Read a log again, from behind `after`; changes no position. Waits for a link if there is none.
 
         :param epoch: which log is meant; 0: the one that is read now.
+        :raises ValueError: no wire can ask that.
         :raises FrameRefused: this identity may not read it.
         :raises LinkLost: the link ended first; asking again does no harm.
         """
@@ -434,8 +444,7 @@ async def connect(url: str | Sequence[str] = (), **options: Any) -> Client:
         the token.
     :param compressions: what the gateway may compress with; empty: nothing.
     :param reactor: by default the one that is installed. Its `seconds` are the clock for everything; those of
-        Twisted are the wall clock's unless the program sets others. With an outbox file they must not begin
-        anew with the process.
+        Twisted are the wall clock's unless the program sets others.
     :raises ConnectRefused: the gateway turned the login down for good.
     :raises LinkLost: (without ``wait``) no URL led to a Welcome.
     :raises StoreError: a file is in use or broken, or belongs to another session.

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 
-from imgateway.client.place import Item, MessageId, Place, answers
+from imgateway.client.place import NO_DOUBT, PULL_LIMIT, Item, MessageId, Place, answers
 from imgateway.client.values import Gap, Received
 from imgateway.frames import (
     DURABLE_KINDS,
@@ -28,7 +28,9 @@ from imgateway.frames import (
 
 __all__ = ("Inbox",)
 
-PULL_LIMIT = 64
+ANSWERS = 64
+"""That are remembered of a log. They come in the order of the questions, so that what is that old was an
+answer."""
 
 
 class Inbox:
@@ -116,12 +118,16 @@ class Inbox:
                 self._gap(place, place.received, point.position)
             # It goes on where we said; that we said so may not have been an acknowledgement to it.
             acked = 0
-        place.delivered, place.acked = point.position, acked
+        # Who subscribes again over the same link changes nothing: what was sent before stays sent.
+        place.delivered, place.acked = max(place.delivered, point.position), acked
 
     # ------------------------------------------------------------------------------------------ frames
 
-    def deliver(self, frame: Deliver) -> Pull | None:
-        """Take a Deliver in; a Pull is to be sent when there is a hole before it."""
+    def deliver(self, frame: Deliver, pulled: bool = False) -> Pull | None:
+        """Take a Deliver in; a Pull is to be sent when there is a hole before it, or it may be an answer.
+
+        :param pulled: it answers a question about history, see `answered`.
+        """
         if not frame.upto and frame.entries:
             for entry in frame.entries:
                 message = self._decode(entry.message)
@@ -130,14 +136,16 @@ class Inbox:
             return None
         log = LogKey(frame.address, frame.lane)
         place = self._places.get(log)
-        gap, answer = frame.gap, False
+        gap, answer, doubt = frame.gap, False, None
         if place is None:
             place = self._places[log] = Place(log, frame.epoch, frame.after)
         else:
-            answer = place.pulling is not None and answers(frame, place.pulling)
+            answer = place.pulling is not None and answers(frame, place.pulling, PULL_LIMIT)
             if frame.epoch != place.epoch:
                 answer = place.pulling is not None
                 self._restart(place, frame.epoch, frame.after)
+        if not (answer or pulled):
+            doubt = self._count(place, frame)
         if frame.after > place.received:
             if place.ring and gap:
                 gap = False  # what is lost lies before this block
@@ -147,7 +155,7 @@ class Inbox:
             self._gap(place, place.received, frame.after)
         before = place.received
         self._take_in(place, frame, gap)
-        return self._go_on(place, before) if answer else None
+        return self._go_on(place, before) if answer else doubt
 
     def told(self, log: LogKey, epoch: int, head: int, after: int | None = None) -> bool:
         """A Notify says how far a log goes. True: we have not got so far.
@@ -168,10 +176,22 @@ class Inbox:
             return None
         return self._pull(place)
 
-    def fits(self, frame: Deliver) -> bool:
-        """The answer to a question about history goes on where we are, so that it counts as delivered too."""
+    def answered(self, frame: Deliver, limit: int) -> bool:
+        """A question about history was, or a delivery looks as if it were the answer. True: it goes on where
+        we are, so that it is to be taken in as well."""
         place = self._places.get(LogKey(frame.address, frame.lane))
-        return place is not None and place.epoch == frame.epoch and frame.after <= place.received < frame.upto
+        if place is None or place.epoch != frame.epoch:
+            return False
+        place.is_asked = True
+        after, upto = frame.after, frame.upto
+        if after == place.doubt[0]:
+            place.doubt = NO_DOUBT  # whatever comes from there now may be the answer to this one
+        if place.delivered <= after < upto and not place.ring:
+            least, most, count = place.answered.get(after, (upto, limit, 0))
+            place.answered[after] = min(least, upto), max(most, limit), count + 1
+            if len(place.answered) > ANSWERS:
+                del place.answered[next(iter(place.answered))]
+        return after <= place.received < upto
 
     def epoch_of(self, log: LogKey) -> int:
         place = self._places.get(log)
@@ -187,9 +207,46 @@ class Inbox:
                 if place.target > place.received:
                     self._gap(place, place.received, place.target)
 
+    def _count(self, place: Place, frame: Deliver) -> Pull | None:
+        """A delivery, which lets us acknowledge as far as it goes; an answer to a Pull does not, for it moves
+        nothing at the gateway. Nothing says which is which, but on a link each delivery begins where the one
+        before it ended.
+
+        Of two that begin there one was the answer. What both go to was delivered; which of them it was, the
+        next delivery says. As the gateway may wait with that for an acknowledgement, it is asked again, too:
+        if the answer is the shorter one, it was that before.
+        """
+        after, upto = frame.after, frame.upto
+        if not place.is_asked:
+            # Each is a delivery, and after a lost acknowledgement one may bring again what was there before.
+            self._delivered(place, upto)
+            return None
+        if after < place.delivered:
+            if (after, upto) == place.doubt[:2]:
+                self._delivered(place, place.doubt[2])
+            return None
+        least, most, count = place.answered.get(after, (upto, 0, 0))
+        if upto == after:
+            upto = least  # no delivery is of nothing
+        elif len(frame.entries) <= most and upto != least:
+            less, more = sorted((upto, least))
+            self._delivered(place, less)
+            if count > 1:
+                return None
+            place.doubt = after, less, more
+            return Pull(frame.address, 0, frame.epoch, after, most)
+        self._delivered(place, upto)
+        return None
+
+    def _delivered(self, place: Place, upto: int) -> None:
+        if place.taken > place.delivered:
+            self._moved(place)  # it was taken before it was delivered, and may be acknowledged now
+        place.delivered = max(place.delivered, upto)
+        answered = place.answered.items()
+        place.answered = {after: known for after, known in answered if after >= place.delivered}
+
     def _take_in(self, place: Place, frame: Deliver, gap: bool) -> None:
         upto = frame.upto
-        place.delivered = max(place.delivered, upto)
         if upto <= place.received:
             return
         if gap:
@@ -232,6 +289,7 @@ class Inbox:
         place.epoch = epoch
         place.received = position
         place.delivered = place.acked = 0
+        place.answered, place.doubt = {}, NO_DOUBT
         place.pulling, place.target = None, 0
         self._gap(place, 0, position)
 

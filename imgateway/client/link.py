@@ -15,7 +15,6 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from zope.interface import implementer
 
-from imgateway.client.pace import Steady
 from imgateway.errors import CloseCode, LinkError, UnexpectedFrame
 from imgateway.frames import RING_KINDS, Bye, Deliver, Frame, Hello, Ping, Pong, Welcome
 from imgateway.interfaces import IReceiver
@@ -56,6 +55,7 @@ class Link:
     def __init__(
         self,
         reactor: Any,
+        now: Callable[[], float],
         wire: Any,
         hello: Hello,
         on_welcome: Callable[[Welcome], None],
@@ -65,7 +65,7 @@ class Link:
         heartbeat_s: float = 0.0,
     ) -> None:
         self._reactor = reactor
-        self._now = Steady(reactor.seconds)
+        self._now = now
         self._wire = wire
         self._hello = hello
         self._on_welcome = on_welcome

@@ -10,7 +10,7 @@ from collections import deque
 
 from msgspec.structs import replace
 
-from imgateway.frames import Publish
+from imgateway.frames import RING_KINDS, Limits, Publish
 
 __all__ = ("Outbox", "Parcel")
 
@@ -25,6 +25,15 @@ class Parcel:
         self.first_sent = first_sent
         self.on_link = False
         self.settled = False
+
+    def is_overdue(self, now: float, limits: Limits) -> bool:
+        """It may have left so long ago that the gateway would not recognise a repeat; 0 s: it always does."""
+        if self.first_sent is None:
+            return False
+        dedup_s = limits.dedup_s
+        if limits.rooms_dedup_s and any(address.kind in RING_KINDS for address in self.publish.to):
+            dedup_s = min(dedup_s, limits.rooms_dedup_s)
+        return now - self.first_sent >= dedup_s > 0
 
 
 class Outbox:
@@ -98,7 +107,7 @@ class Outbox:
         self.in_flight = 0
         return dropped
 
-    def overdue(self, now: float, dedup_s: float) -> list[Parcel]:
+    def overdue(self, now: float, limits: Limits) -> list[Parcel]:
         """Forget and return those that the gateway might no longer recognise as repeats.
 
         What is on a link is left alone: it is not going to be sent again there.
@@ -106,7 +115,7 @@ class Outbox:
         late = [
             parcel
             for parcel in self._parcels.values()
-            if not parcel.on_link and parcel.first_sent is not None and now - parcel.first_sent >= dedup_s > 0
+            if not parcel.on_link and parcel.is_overdue(now, limits)
         ]
         for parcel in late:
             self.settle(parcel.publish.msg_id)

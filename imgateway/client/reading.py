@@ -76,6 +76,7 @@ class Reading:
         self._link: Link | None = None
         self._asked: Deferred[Received] | None = None
         self._in_hand: Item | None = None
+        self._at_work = False  # a function has what is in hand, and takes it when it is over
         self._showing = False
         self._taken = 0
         self._timer: Any = None
@@ -96,8 +97,8 @@ class Reading:
     def down(self) -> None:
         self._link = None
 
-    def deliver(self, frame: Deliver) -> None:
-        pull = self._inbox.deliver(frame)
+    def deliver(self, frame: Deliver, pulled: bool = False) -> None:
+        pull = self._inbox.deliver(frame, pulled)
         if pull is not None and self._link is not None:
             self._link.send(pull)
         self._brake()
@@ -105,10 +106,11 @@ class Reading:
         if self._inbox.moved:
             self._save()
 
-    def history_came(self, frame: Deliver) -> None:
-        """The answer to a question about history may go on exactly where we are; then it counts."""
-        if self._inbox.fits(frame):
-            self.deliver(frame)
+    def history_came(self, frame: Deliver, limit: int) -> None:
+        """The answer to a question about `limit` entries of history may go on exactly where we are; then it
+        is shown as well."""
+        if self._inbox.answered(frame, limit):
+            self.deliver(frame, pulled=True)
 
     def pull_refused(self, address: Address) -> None:
         self._inbox.pull_refused(address)
@@ -168,8 +170,9 @@ class Reading:
 
     def take(self) -> None:
         """Custody of the message that an iteration was given last."""
-        item, self._in_hand = self._in_hand, None
-        if item is not None:
+        item = self._in_hand
+        if item is not None and not self._at_work:
+            self._in_hand = None
             self._took(item)
 
     def _unask(self, asked: Deferred[Received]) -> None:
@@ -201,20 +204,25 @@ class Reading:
         return self._stopped is None and (self.on_message is not None or self._asked is not None)
 
     def _call(self, function: Callable[[Any], Any] | None, item: Item) -> None:
+        self._at_work = True
         try:
             waited = None if function is None else as_deferred(function(item.what))
         except Exception:
             self._failed(Failure())
             waited = None
         if waited is None:
-            self.take()
+            self._over()
         else:
             waited.addErrback(self._failed)
             waited.addCallback(self._called)
 
     def _called(self, _: object) -> None:
-        self.take()
+        self._over()
         self._show()
+
+    def _over(self) -> None:
+        self._at_work = False
+        self.take()
 
     def _failed(self, failure: Failure) -> None:
         # It counts as taken: shown again it would fail again, and stand before all that follows.

@@ -4,6 +4,9 @@ Each of a room's two lanes has its own position. One Subscribe joins both; if th
 is asked for, so that nothing is missing there when the first link breaks. What Hello named and Welcome did
 not resume is subscribed to again, with its position. So is a topic, or what is sent to a service: one log,
 which Hello does not name.
+
+A room is left by not being named on the next link. Of a topic the gateway keeps the position until it hears
+Unsubscribe, so that is owed to it until it answers.
 """
 
 from __future__ import annotations
@@ -18,11 +21,12 @@ from twisted.logger import Logger
 from imgateway.client.inbox import Inbox
 from imgateway.client.link import Link
 from imgateway.client.notices import Notices
-from imgateway.client.pace import Pace, Steady
+from imgateway.client.pace import Pace
 from imgateway.client.reading import Reading
 from imgateway.client.values import named
 from imgateway.errors import ClientError, FrameRefused, InvalidAddress
 from imgateway.frames import (
+    FOLLOWED_KINDS,
     Address,
     LogKey,
     Mode,
@@ -82,10 +86,16 @@ class Rooms:
     _log = Logger()
 
     def __init__(
-        self, reactor: Any, inbox: Inbox, reading: Reading, pace: Pace, random: Callable[[], float]
+        self,
+        reactor: Any,
+        now: Callable[[], float],
+        inbox: Inbox,
+        reading: Reading,
+        pace: Pace,
+        random: Callable[[], float],
     ) -> None:
         self._reactor = reactor
-        self._now = Steady(reactor.seconds)
+        self._now = now
         self._inbox = inbox
         self._reading = reading
         self._pace = pace
@@ -93,7 +103,8 @@ class Rooms:
         self.on_unsubscribed: Callable[[Subscription], Any] | None = None
         self._link: Link | None = None
         self._subscriptions: dict[Address, Subscription] = {}
-        self._leaving: dict[Address, list[Deferred[None]]] = {}
+        # Who waits for the answer, for each Unsubscribe; of a topic also without a link.
+        self._leaving: dict[Address, deque[list[Deferred[None]]]] = {}
         self._line: deque[tuple[Subscription, int]] = deque()
         self._later: Any = None
 
@@ -106,6 +117,8 @@ class Rooms:
     def up(self, link: Link, resumed: tuple[Resumed, ...]) -> None:
         self._link = link
         self._notices.up(link)
+        for address in list(self._leaving):
+            self._part(link, address)
         lanes = {LogKey(point.address, point.lane) for point in resumed}
         for one in list(self._subscriptions.values()):
             one._lanes = {lane for lane in one._every if LogKey(one.address, lane) in lanes}
@@ -120,15 +133,23 @@ class Rooms:
         self._line.clear()
         for one in self._subscriptions.values():
             one._lanes, one._asked = set(), set()
-        # The next Hello does not name it, so that it is over.
         leaving, self._leaving = self._leaving, {}
-        for waiters in leaving.values():
-            _fire(waiters, None)
+        left: list[Deferred[None]] = []
+        for address, batches in leaving.items():
+            waiters = [waiter for batch in batches for waiter in batch]
+            if address.kind in FOLLOWED_KINDS:
+                self._leaving[address] = deque([waiters])
+            else:
+                left += waiters  # the next Hello does not name it, so that it is over
+        _fire(left, None)
 
     def stop(self, error: Exception) -> None:
         self.down()
         for one in self._subscriptions.values():
             self._fail(one, error)
+        for batches in self._leaving.values():
+            _fail(batches[0], error)
+        self._leaving.clear()
 
     # ------------------------------------------------------------------------------------------- application
 
@@ -150,17 +171,22 @@ class Rooms:
 
     def unsubscribe(self, address: Address) -> Deferred[None]:
         one = self._subscriptions.pop(address, None)
+        link, followed = self._link, address.kind in FOLLOWED_KINDS
         if one is not None:
             one.ended = UnsubscribedCode.ASKED
+        if one is not None or followed:
             self._forget(address)
-            if self._link is not None and (one._lanes or one._asked):
-                self._leaving.setdefault(address, [])
-                self._link.send(Unsubscribe(address))
-            self._fail(one, ClientError(f"{address_text(address)} was unsubscribed from meanwhile"))
-        if address not in self._leaving:
-            return succeed(None)
         done: Deferred[None] = Deferred()
-        self._leaving[address].append(done)
+        if (one is not None and (one._lanes or one._asked)) or (followed and address not in self._leaving):
+            self._leaving.setdefault(address, deque()).append([done])
+            if link is not None:
+                self._part(link, address)
+        elif address in self._leaving:
+            self._leaving[address][-1].append(done)
+        else:
+            done.callback(None)
+        if one is not None:
+            self._fail(one, ClientError(f"{address_text(address)} was unsubscribed from meanwhile"))
         return done
 
     # ---------------------------------------------------------------------------------------------- frames
@@ -196,7 +222,7 @@ class Rooms:
     def unsubscribed(self, frame: Unsubscribed) -> None:
         if frame.address in self._leaving:
             if frame.code == UnsubscribedCode.ASKED:
-                _fire(self._leaving.pop(frame.address), None)
+                self._parted(frame.address)
             return
         self._end(frame.address, named(UnsubscribedCode, frame.code))
         if frame.code == UnsubscribedCode.REMOVED:
@@ -210,7 +236,7 @@ class Rooms:
             self._log.warn("a {frame} was refused for no address", frame=refused.frame)
             return
         if refused.frame == "unsubscribe":
-            _fire(self._leaving.pop(address, []), None)
+            self._parted(address)
         elif address not in self._leaving:
             self._refused(address, FrameRefused(named(RefusedCode, refused.code), refused.reason))
 
@@ -235,22 +261,38 @@ class Rooms:
     def _pump(self) -> None:
         while self._line and self._link is not None:
             one, lane = self._line[0]
-            if one.ended is None:
-                wait = self._pace.subscribe_wait_s(self._now())
-                if wait > 0:
-                    if self._later is None:
-                        self._later = self._reactor.callLater(wait, self._again)
-                    return
-                self._pace.take_subscribe(self._now())
-                position = self._inbox.position(LogKey(one.address, lane))
-                if not self._link.send(Subscribe(one.address, one._wanted, lane, *position, one._last)):
-                    error = FrameRefused(RefusedCode.INVALID, "this connection cannot carry it")
-                    self._refused(one.address, error)
-            self._line.popleft()
+            if one.ended is not None:
+                self._line.popleft()
+                continue
+            wait = self._pace.subscribe_wait_s(self._now())
+            if wait > 0:
+                if self._later is None:
+                    self._later = self._reactor.callLater(wait, self._again)
+                return
+            self._line.popleft()  # before anything is told: who is refused may ask for another room at once
+            self._pace.take_subscribe(self._now())
+            position = self._inbox.position(LogKey(one.address, lane))
+            if not self._link.send(Subscribe(one.address, one._wanted, lane, *position, one._last)):
+                error = FrameRefused(RefusedCode.INVALID, "this connection cannot carry it")
+                self._refused(one.address, error)
 
     def _again(self) -> None:
         self._later = None
         self._pump()
+
+    def _part(self, link: Link, address: Address) -> None:
+        if not link.send(Unsubscribe(address)):
+            for waiters in self._leaving.pop(address, ()):
+                _fail(waiters, FrameRefused(RefusedCode.INVALID, "this connection cannot carry it"))
+
+    def _parted(self, address: Address) -> None:
+        """The oldest Unsubscribe for this address was answered."""
+        batches = self._leaving.get(address)
+        if batches is not None:
+            waiters = batches.popleft()
+            if not batches:
+                del self._leaving[address]
+            _fire(waiters, None)
 
     def _refused(self, address: Address, error: FrameRefused) -> None:
         one = self._subscriptions.get(address)
@@ -279,9 +321,13 @@ class Rooms:
 
     def _fail(self, one: Subscription, error: Exception) -> None:
         waiters, one._waiters = one._waiters, []
-        for waiter in waiters:
-            if not waiter.called:
-                waiter.errback(error)
+        _fail(waiters, error)
+
+
+def _fail(waiters: list[Deferred[Any]], error: Exception) -> None:
+    for waiter in waiters:
+        if not waiter.called:
+            waiter.errback(error)
 
 
 def _fire(waiters: list[Deferred[Any]], result: Any) -> None:

@@ -210,30 +210,34 @@ def _agent(reactor: Any, tls: Callable[[str], Any] | None, timeout_s: float) -> 
 
 
 class _Body(TwistedProtocol):
-    """Collects a body; one that is too long ends the connection."""
+    """Collects a body; one that is too long, or that nobody waits for any more, ends the connection."""
 
-    def __init__(self, done: Deferred[bytes]) -> None:
+    def __init__(self) -> None:
         self._data = b""
-        self._done: Deferred[bytes] | None = done
+        self.done: Deferred[bytes] = Deferred(lambda _: self._leave())
 
     def dataReceived(self, data: bytes) -> None:
+        if self.done.called:
+            return
         self._data += data
-        if len(self._data) > MAX_ANSWER_BYTES and self._done is not None:
-            done, self._done = self._done, None
-            self.transport.loseConnection()  # type: ignore[union-attr]
-            done.errback(ValueError(f"more than {MAX_ANSWER_BYTES} bytes"))
+        if len(self._data) > MAX_ANSWER_BYTES:
+            self._leave()
+            self.done.errback(ValueError(f"more than {MAX_ANSWER_BYTES} bytes"))
 
     def connectionLost(self, reason: Failure | None = None) -> None:
         from twisted.web.client import ResponseDone
         from twisted.web.http import PotentialDataLoss
 
-        done, self._done = self._done, None
-        if done is None:
+        if self.done.called:
             return
         if reason is None or reason.check(ResponseDone, PotentialDataLoss):
-            done.callback(self._data)
+            self.done.callback(self._data)
         else:
-            done.errback(reason)
+            self.done.errback(reason)
+
+    def _leave(self) -> None:
+        # loseConnection would wait for the other side's goodbye in TLS: one that is silent says none.
+        self.transport.stopProducing()  # type: ignore[union-attr]
 
 
 def _whole(response: Any) -> Deferred[tuple[int, float, bytes]]:
@@ -242,9 +246,9 @@ def _whole(response: Any) -> Deferred[tuple[int, float, bytes]]:
     for value in response.headers.getRawHeaders(b"retry-after", ()):
         if value.isdigit():
             waits = min(float(value), MAX_WAIT_S)
-    done: Deferred[bytes] = Deferred()
-    response.deliverBody(_Body(done))
-    return done.addCallback(lambda data: (response.code, waits, data))
+    body = _Body()
+    response.deliverBody(body)
+    return body.done.addCallback(lambda data: (response.code, waits, data))
 
 
 def _reason(data: bytes) -> str:

@@ -15,7 +15,7 @@ from twisted.logger import Logger
 
 from imgateway.client.link import Link
 from imgateway.client.outbox import Outbox, Parcel
-from imgateway.client.pace import Pace, Steady
+from imgateway.client.pace import Pace
 from imgateway.client.store import ClientStore
 from imgateway.client.values import named
 from imgateway.errors import FrameRefused, OutboxFull, OutcomeUnknown, StoreError
@@ -27,6 +27,7 @@ Outcomes = tuple[Outcome, ...]
 
 MAX_LINE = 10_000
 STORE_RETRY_S = 1.0
+TOO_LATE = "it could not be sent again within the gateway's dedup time"
 
 
 class Sending:
@@ -37,13 +38,14 @@ class Sending:
     def __init__(
         self,
         reactor: Any,
+        now: Callable[[], float],
         outbox: Outbox,
         pace: Pace,
         store: ClientStore | None,
         on_outcome: Callable[[Publish, Outcomes | Exception], None] | None,
     ) -> None:
         self._reactor = reactor
-        self._now = Steady(reactor.seconds)
+        self._now = now
         self._outbox = outbox
         self._pace = pace
         self._store = store
@@ -52,14 +54,17 @@ class Sending:
         self._limits = Limits()
         self._waiting: dict[str, list[Deferred[Outcomes]]] = {}
         self._line: deque[tuple[Publish, Deferred[Outcomes]]] = deque()
-        self._ready: list[Publish] = []  # written down, in this turn's commit, and then sent
+        self._ready: list[tuple[Parcel, Publish]] = []  # written down, in this turn's commit, and then sent
         self._later: Any = None
         self._pumping = self._again = False
         self._empty: list[Deferred[None]] = []
-        if store is not None:
-            wall, now = reactor.seconds(), self._now()
-            for publish, first_sent in store.publishes():
-                outbox.add(publish, None if first_sent is None else now - max(0.0, wall - first_sent))
+        # The file has the gateway's time, which counts while we are off and our own clock may stand still.
+        self._ahead_s = 0.0
+        self._of_earlier_run: list[tuple[Parcel, float]] = []
+        for publish, first_sent in () if store is None else store.publishes():
+            parcel = outbox.add(publish, None if first_sent is None else now())
+            if first_sent is not None:
+                self._of_earlier_run.append((parcel, first_sent))
 
     # ----------------------------------------------------------------------------------------- the caller
 
@@ -111,10 +116,15 @@ class Sending:
 
     # -------------------------------------------------------------------------------------------- the link
 
-    def up(self, link: Link, limits: Limits) -> None:
+    def up(self, link: Link, limits: Limits, server_s: float) -> None:
         """A link was welcomed: everything that is left goes onto it, in order."""
+        now = self._now()
         self._limits = limits
-        self._pace.update(limits, self._now())
+        self._pace.update(limits, now)
+        self._ahead_s = server_s - now
+        for parcel, first_sent in self._of_earlier_run:
+            parcel.first_sent = now - max(0.0, server_s - first_sent)
+        self._of_earlier_run.clear()
         self.give_up()
         self._link = link
         self._soon()
@@ -129,10 +139,8 @@ class Sending:
 
     def give_up(self) -> None:
         """What may have been sent longer ago than the gateway recognises repeats is not sent again."""
-        for parcel in self._outbox.overdue(self._now(), self._limits.dedup_s):
-            self._settled(
-                parcel, OutcomeUnknown("it could not be sent again within the gateway's dedup time")
-            )
+        for parcel in self._outbox.overdue(self._now(), self._limits):
+            self._settled(parcel, OutcomeUnknown(TOO_LATE))
 
     def acked(self, ack: PublishAck) -> None:
         parcel = self._outbox.settle(ack.msg_id)
@@ -156,7 +164,7 @@ class Sending:
             self._tell(parcel.publish, OutcomeUnknown(f"{error or 'the client was closed'}; {word}"))
         line, self._line = self._line, deque()
         for _, waiter in line:
-            waiter.errback(OutcomeUnknown(f"{error or 'the client was closed'}; it was not sent"))
+            _answer(waiter, OutcomeUnknown(f"{error or 'the client was closed'}; it was not sent"))
         self._check_empty()
 
     # -------------------------------------------------------------------------------------------- the pump
@@ -193,13 +201,16 @@ class Sending:
             self._soon(STORE_RETRY_S)
             return
         ready, self._ready = self._ready, []
-        for publish in ready:
+        for parcel, publish in ready:
             if self._link is None:
                 return
-            if not self._link.send(publish):
-                self._reject(publish.msg_id, "this connection cannot carry it")
-            elif not publish.qos and (parcel := self._outbox.settle(publish.msg_id)) is not None:
-                self._settled(parcel, ())
+            # Asked where it leaves: pace, a clogged link or a full disk may have held it back for long.
+            if publish.resent and parcel.is_overdue(self._now(), self._limits):
+                self._settle(parcel, OutcomeUnknown(TOO_LATE))
+            elif not self._link.send(publish):
+                self._reject(parcel, publish.resent, _invalid("this connection cannot carry it"))
+            elif not publish.qos:
+                self._settle(parcel, ())
 
     def _gather(self) -> None:
         """Take from the outbox what window, pace and limits let go."""
@@ -210,21 +221,21 @@ class Sending:
             if parcel is None:
                 return
             publish = parcel.publish
+            again = parcel.first_sent is not None
             if len(publish.body) > limits.max_body_bytes > 0:
-                self._outbox.settle(publish.msg_id)
-                self._settled(parcel, tuple(Outcome(OutcomeCode.TOO_LARGE) for _ in publish.to))
+                self._reject(parcel, again, tuple(Outcome(OutcomeCode.TOO_LARGE) for _ in publish.to))
                 continue
             if len(publish.to) > limits.max_addresses > 0:
-                self._reject(publish.msg_id, f"{limits.max_addresses} addresses are allowed")
+                self._reject(parcel, again, _invalid(f"{limits.max_addresses} addresses are allowed"))
                 continue
             wait = self._pace.wait_s(publish, now)
             if wait > 0:
                 self._soon(wait)
                 return
             self._pace.take(publish, now)
-            if self._store is not None and publish.qos and parcel.first_sent is None:
-                self._store.sent(publish.msg_id, self._reactor.seconds())
-            self._ready.append(self._outbox.send(now))
+            if self._store is not None and publish.qos and not again:
+                self._store.sent(publish.msg_id, now + self._ahead_s)
+            self._ready.append((parcel, self._outbox.send(now)))
 
     def _write_down(self) -> bool:
         try:
@@ -237,10 +248,15 @@ class Sending:
 
     # ------------------------------------------------------------------------------------------ final words
 
-    def _reject(self, msg_id: str, why: str) -> None:
-        parcel = self._outbox.settle(msg_id)
-        if parcel is not None:
-            self._settled(parcel, FrameRefused(RefusedCode.INVALID, why))
+    def _reject(self, parcel: Parcel, again: bool, word: Outcomes | Exception) -> None:
+        """This link cannot have it. That says nothing of what an earlier one may have carried."""
+        if again:
+            word = OutcomeUnknown("it may have been taken, and this connection cannot carry it again")
+        self._settle(parcel, word)
+
+    def _settle(self, parcel: Parcel, word: Outcomes | Exception) -> None:
+        if self._outbox.settle(parcel.publish.msg_id) is not None:
+            self._settled(parcel, word)
 
     def _settled(self, parcel: Parcel, word: Outcomes | Exception) -> None:
         if self._store is not None and parcel.publish.qos:
@@ -258,10 +274,7 @@ class Sending:
             except Exception:
                 self._log.failure("on_outcome failed")
         for waiter in waiters or ():
-            if isinstance(word, Exception):
-                waiter.errback(word)
-            else:
-                waiter.callback(word)
+            _answer(waiter, word)
 
     def _move_line(self) -> None:
         moved = False
@@ -280,3 +293,16 @@ class Sending:
             empty, self._empty = self._empty, []
             for done in empty:
                 done.callback(None)
+
+
+def _invalid(why: str) -> FrameRefused:
+    return FrameRefused(RefusedCode.INVALID, why)
+
+
+def _answer(waiter: Deferred[Outcomes], word: Outcomes | Exception) -> None:
+    if waiter.called:  # whoever was answered before it cancelled it
+        return
+    if isinstance(word, Exception):
+        waiter.errback(word)
+    else:
+        waiter.callback(word)

@@ -26,7 +26,6 @@ from imgateway.client.adapters import Dial
 from imgateway.client.asking import Asking
 from imgateway.client.course import Course
 from imgateway.client.link import Ended, Link
-from imgateway.client.pace import Steady
 from imgateway.client.reading import Reading
 from imgateway.client.rooms import Rooms
 from imgateway.client.sending import Sending
@@ -87,6 +86,7 @@ class Session:
     def __init__(
         self,
         reactor: Any,
+        now: Callable[[], float],
         dial: Dial,
         hello: Hello,
         tokens: Tokens,
@@ -97,7 +97,7 @@ class Session:
         stores: Iterable[ClientStore],
     ) -> None:
         self._reactor = reactor
-        self._now = Steady(reactor.seconds)
+        self._now = now
         self._dial = dial
         self._hello = hello
         self._tokens = tokens
@@ -231,6 +231,7 @@ class Session:
         hello = replace(self._hello, token=credentials.token, resume=self._resume_points())
         link = self._link = Link(
             self._reactor,
+            self._now,
             self._dial.wire,
             hello,
             self._up,
@@ -269,7 +270,7 @@ class Session:
         self._renewed(Renewed(welcome.token_expires_ms))
         self._tell(self.on_up, welcome)
         for begin in (
-            lambda: self._sending.up(link, welcome.limits),
+            lambda: self._sending.up(link, welcome.limits, welcome.server_time_ms / 1000),
             lambda: self._asking.up(link),
             lambda: self._reading.up(link, welcome.resumed),
             lambda: self._rooms.up(link, welcome.resumed),
@@ -308,8 +309,9 @@ class Session:
     def _take(self, frame: Frame) -> None:
         """Everything that comes on a welcomed link."""
         if isinstance(frame, Deliver):
-            if self._asking.pulled(frame):
-                self._reading.history_came(frame)
+            limit = self._asking.pulled(frame)
+            if limit:
+                self._reading.history_came(frame, limit)
             elif not self._rooms.left(frame.address):
                 self._reading.deliver(frame)
         elif isinstance(frame, PublishAck):

@@ -1,9 +1,9 @@
 """The file beside a client: its outbox, and how far it has got. Being killed loses and repeats nothing.
 
 SQLite, locked for as long as it is open. Changes are collected and written by `commit`, so that all that one
-reactor turn did costs one transaction. What must survive the power (a publish before it is sent) is synced; a
-position need only survive the process, which a commit to the write-ahead log does without waiting for the
-disk.
+reactor turn did costs one transaction. What must survive the power is synced: a publish before it is sent,
+and that it may have been. A position need only survive the process, which a commit to the write-ahead log
+does without waiting for the disk.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class ClientStore:
     # ----------------------------------------------------------------------------------------- reading
 
     def publishes(self) -> Iterator[tuple[Publish, float | None]]:
-        """What was not settled, in order, with the wall time at which it may first have been sent."""
+        """What was not settled, in order, with the gateway's time at which it may first have been sent."""
         for packed, first_sent in self._db.execute("SELECT publish, first_sent FROM outbox ORDER BY n"):
             yield _unpack(packed), first_sent
 
@@ -112,9 +112,13 @@ class ClientStore:
         )
         self._must_sync = True
 
-    def sent(self, msg_id: str, wall: float) -> None:
-        """From here on it may have been sent: its dedup time runs."""
-        self._todo.append(("UPDATE outbox SET first_sent = ? WHERE msg_id = ?", (wall, msg_id)))
+    def sent(self, msg_id: str, server_s: float) -> None:
+        """From here on it may have been sent: its dedup time runs, by the gateway's clock.
+
+        Lost with the power, it would leave as one that was never sent, however late.
+        """
+        self._todo.append(("UPDATE outbox SET first_sent = ? WHERE msg_id = ?", (server_s, msg_id)))
+        self._must_sync = True
 
     def drop(self, msg_id: str) -> None:
         """It is settled. If this is lost, it is sent again and found to be a repeat."""

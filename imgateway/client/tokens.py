@@ -33,6 +33,7 @@ class Tokens:
         self._fresh = False
         self._timer: Any = None
         self._asking: Any = None
+        self._term = 0  # what fails of an earlier one is not tried again
 
     async def get(self) -> str:
         """The token for the next Hello; whatever the function raises goes through."""
@@ -70,6 +71,7 @@ class Tokens:
         if self._timer is not None and self._timer.active():
             self._timer.cancel()
         self._timer = None
+        self._term += 1
         if self._asking is not None:
             self._asking.cancel()
             self._asking = None
@@ -78,17 +80,19 @@ class Tokens:
         self._timer = self._reactor.callLater(seconds, self._renew, renew)
 
     def _renew(self, renew: Callable[[Renew], object]) -> None:
-        asking = self._asking = as_deferred(self._renewal(renew))
+        asking = self._asking = as_deferred(self._renewal(renew, self._term))
         if asking is not None:
             asking.addErrback(lambda reason: None)  # cancelled by `disarm`; all else is caught below
             asking.addBoth(self._asked, asking)
 
-    async def _renewal(self, renew: Callable[[Renew], object]) -> None:
+    async def _renewal(self, renew: Callable[[Renew], object], term: int) -> None:
         try:
             token = await self._fetch()
         except CancelledError:
             raise
         except Exception:
+            if term != self._term:  # cancelled, for which some functions have errors of their own
+                return
             self._log.failure("no fresh token; trying again in {seconds} s", seconds=RETRY_S)
             self._arm(RETRY_S, renew)
             return

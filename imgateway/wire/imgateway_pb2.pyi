@@ -396,6 +396,7 @@ class Limits(_message.Message):
     PAIR_BURST_FIELD_NUMBER: _builtins.int
     REQUEST_RATE_FIELD_NUMBER: _builtins.int
     SUBSCRIBE_RATE_FIELD_NUMBER: _builtins.int
+    ROOMS_DEDUP_S_FIELD_NUMBER: _builtins.int
     max_body_bytes: _builtins.int
     max_addresses: _builtins.int
     """per Publish"""
@@ -412,6 +413,8 @@ class Limits(_message.Message):
     pair_burst: _builtins.int
     request_rate: _builtins.float
     subscribe_rate: _builtins.float
+    rooms_dedup_s: _builtins.int
+    """dedup_s of rooms, areas and all; 0: not told, as dedup_s"""
     def __init__(
         self,
         *,
@@ -426,10 +429,11 @@ class Limits(_message.Message):
         pair_burst: _builtins.int = ...,
         request_rate: _builtins.float = ...,
         subscribe_rate: _builtins.float = ...,
+        rooms_dedup_s: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dedup_s", b"dedup_s", "max_addresses", b"max_addresses", "max_body_bytes", b"max_body_bytes", "pair_burst", b"pair_burst", "pair_rate", b"pair_rate", "publish_burst", b"publish_burst", "publish_bytes_rate", b"publish_bytes_rate", "publish_rate", b"publish_rate", "publish_window", b"publish_window", "request_rate", b"request_rate", "subscribe_rate", b"subscribe_rate"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dedup_s", b"dedup_s", "max_addresses", b"max_addresses", "max_body_bytes", b"max_body_bytes", "pair_burst", b"pair_burst", "pair_rate", b"pair_rate", "publish_burst", b"publish_burst", "publish_bytes_rate", b"publish_bytes_rate", "publish_rate", b"publish_rate", "publish_window", b"publish_window", "request_rate", b"request_rate", "rooms_dedup_s", b"rooms_dedup_s", "subscribe_rate", b"subscribe_rate"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

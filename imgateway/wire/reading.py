@@ -205,6 +205,7 @@ def _welcome(proto: pb.Welcome) -> Welcome:
             limits.pair_burst,
             _amount(limits.request_rate),
             _amount(limits.subscribe_rate),
+            limits.rooms_dedup_s,
         )
         if proto.HasField("limits")
         else Limits(),

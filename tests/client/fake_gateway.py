@@ -49,10 +49,10 @@ class Pipe:
 
     carrier, peer, source, secure, stream = "memory", "memory", "", False, True
     max_message_bytes = 0
-    max_send_bytes = 0
 
     def __init__(self, gateway: Gateway, url: str, receiver: Any) -> None:
         self.gateway = gateway
+        self.max_send_bytes = gateway.max_send_bytes
         self.url = url
         self.receiver = receiver
         self.codec = gateway.wire.codec(True, 1 << 20)
@@ -135,9 +135,10 @@ class Gateway:
         self.reachable = True
         self.hangs = False
         self.welcomes = self.acks = self.lets_go = True
-        self.chunk = 0
+        self.chunk = self.max_send_bytes = 0
         self.limits = Limits()
         self.heartbeat_s = 30.0
+        self.ahead_s = 0.0  # of the clients' clock
         self.token_expires_ms = 0
         self.session = "device:me/phone"
         self.resumed: tuple[Resumed, ...] = (Resumed(ME, 0, EPOCH, 0, 0),)
@@ -205,7 +206,7 @@ class Gateway:
             "node",
             len(self.pipes),
             self.heartbeat_s,
-            int(self.clock.seconds() * 1000),
+            int((self.clock.seconds() + self.ahead_s) * 1000),
             self.token_expires_ms,
             self.limits,
             self.resumed,

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from twisted.internet.defer import Deferred, ensureDeferred
+from twisted.internet.task import deferLater
 
 from imgateway.client import Client, Received
 from imgateway.core.retry import fixed
@@ -132,6 +134,57 @@ def test_history_and_requests(town: Town) -> None:
     with pytest.raises(RequestFailed) as failed:
         town.house.result(bob.request("nobody", "here"))
     assert failed.value.code == ResponseCode.NO_SUCH_SERVICE
+
+
+@pytest.mark.parametrize("size", [1, 1_500])
+@pytest.mark.parametrize("wire", WIRES, ids=[wire.name for wire in WIRES])
+def test_history_runs_ahead_of_the_deliveries(wire: Wire, size: int) -> None:
+    """Of a long backlog, while the disk is slow: nothing is acknowledged that was not delivered yet."""
+    town = Town(wire)
+    house = town.house
+    alice = town.client("alice")
+    closing = town.client("bob", on_message=lambda one: None).close()
+    house.advance(5)
+    house.result(closing)
+    for n in range(300):
+        alice.publish("user:bob", str(n).ljust(size))
+    house.advance(3)
+    read, free = house.broker.read, [0.0]
+
+    def slowly(*what: Any) -> Deferred[Any]:
+        """One after the other, 50 ms each."""
+        now = house.network.seconds()
+        free[0] = max(free[0], now) + 0.05
+        return read(*what).addCallback(
+            lambda batch: deferLater(house.network, free[0] - now, lambda: batch),
+        )
+
+    house.broker.read = slowly  # type: ignore[method-assign]
+    got: list[str] = []
+    ended: list[Any] = []
+    bob = town.client("bob", on_message=lambda one: got.append(one.message.body.decode().strip()))
+    bob.on_down = lambda *how: ended.append(how)
+
+    async def all_of() -> int:
+        after = count = 0
+        while True:
+            page = await bob.history("user:bob", after=after, limit=100)
+            count += len(page.messages)
+            if page.upto >= page.head:
+                return count
+            after = page.upto
+
+    reading = ensureDeferred(all_of())
+    house.advance(60, step=0.01)
+    assert (house.result(reading), ended) == (300, [])
+    assert got == [str(n) for n in range(300)]
+    closing = bob.close()
+    house.advance(5)
+    house.result(closing)
+    town.client("bob", on_message=lambda one: got.append("again"))
+    house.advance(5)
+    assert len(got) == 300  # all of it was acknowledged
+    town.end()
 
 
 @pytest.mark.parametrize("wire", WIRES, ids=[wire.name for wire in WIRES])

@@ -48,6 +48,27 @@ class FailingDisk:
         return getattr(self.db, name)
 
 
+class UnsafePower:
+    """Stands before a database and keeps a copy of its files as they were when they were synced last."""
+
+    def __init__(self, db: Any, path: str, copy: str) -> None:
+        self.db = db
+        self.path, self.copy = path, copy
+        self.syncs = False
+
+    def execute(self, statement: str, *values: Any) -> Any:
+        result = self.db.execute(statement, *values)
+        if statement.startswith("PRAGMA synchronous"):
+            self.syncs = statement.endswith("FULL")
+        elif statement == "COMMIT" and self.syncs:
+            for suffix in ("", "-wal"):
+                shutil.copy(self.path + suffix, self.copy + suffix)
+        return result
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.db, name)
+
+
 def test_a_publish_is_on_disk_before_it_is_sent(world: World, tmp_path: Path) -> None:
     path = str(tmp_path / "box")
     client = world.up(outbox=path)
@@ -152,6 +173,50 @@ def test_what_is_too_old_to_be_recognised_is_given_up(world: World, tmp_path: Pa
     assert isinstance(words["old"], OutcomeUnknown)
 
 
+def test_after_a_power_failure_it_is_known_what_may_have_been_sent(world: World, tmp_path: Path) -> None:
+    path, synced = str(tmp_path / "box"), str(tmp_path / "synced")
+    world.gateway.limits = Limits(dedup_s=3_600)
+    world.gateway.acks = world.gateway.reachable = False
+    client = world.client(outbox=path, wait=True)
+    [store] = client._session._stores
+    store._db = UnsafePower(store._db, path, synced)
+    quiet(client.start())
+    quiet(client.publish("user:bob", b"x", msg_id="one"))  # written down, with nowhere to send it yet
+    world.wait(0.5)
+    world.gateway.reachable = True
+    world.wait(1)
+    assert [frame.msg_id for frame in world.gateway.log] == ["one"]
+    die(world, client)
+    world.clock.advance(3_600)
+    words: list[Any] = []
+    world.up(outbox=synced, on_outcome=lambda publish, word: words.append(word))
+    world.turn()
+    assert world.gateway.pipe.of(Publish) == []
+    assert [type(word) for word in words] == [OutcomeUnknown]
+
+
+def test_the_age_of_what_was_sent_is_told_by_the_gateways_clock(world: World, tmp_path: Path) -> None:
+    path = str(tmp_path / "box")
+    world.gateway.limits = Limits(dedup_s=3_600)
+    world.gateway.acks = False
+    words: list[Any] = []
+    client = world.up(outbox=path)
+    quiet(client.publish("user:bob", b"x", msg_id="one"))
+    world.turn()
+    die(world, client)
+    world.gateway.ahead_s = 1_800  # which the client was off, and its clock stood still
+    client = world.up(outbox=path, on_outcome=lambda publish, word: words.append(word))
+    world.turn()
+    assert [frame.resent for frame in world.gateway.pipe.of(Publish)] == [True]
+    die(world, client)
+    world.clock.rightNow -= 7_200  # it has no battery
+    world.gateway.ahead_s = 3_600 + 7_200
+    world.up(outbox=path, on_outcome=lambda publish, word: words.append(word))
+    world.turn()
+    assert world.gateway.pipe.of(Publish) == []
+    assert [type(word) for word in words] == [OutcomeUnknown]
+
+
 def test_close_leaves_the_rest_in_the_file(world: World, tmp_path: Path) -> None:
     path = str(tmp_path / "box")
     world.gateway.acks = False
@@ -187,6 +252,32 @@ def test_a_full_disk_holds_publishes_back_and_then_lets_them_go(
     world.wait(1)
     assert [frame.body for frame in world.gateway.log] == [b"0", b"1", b"2"]
     assert all(done(one) for one in sent)
+    assert flush_logged_errors("nothing can be sent")
+
+
+def test_what_a_full_disk_held_back_for_too_long_is_not_sent_again(
+    world: World, tmp_path: Path, flush_logged_errors: Any
+) -> None:
+    world.gateway.limits = Limits(dedup_s=600)
+    world.gateway.acks = False
+    client = world.up(outbox=str(tmp_path / "box"))
+    [store] = client._session._stores
+    store._db = disk = FailingDisk(store._db)
+    sent = client.publish("user:bob", b"0")
+    world.turn()
+    assert len(world.gateway.log) == 1
+    world.gateway.acks = disk.full = True
+    unsent = client.publish("user:bob", b"1")
+    world.gateway.pipe.cut()
+    world.wait(1)
+    world.live(599)
+    assert client.connected
+    disk.full = False
+    world.wait(1)
+    with pytest.raises(OutcomeUnknown):
+        done(sent)
+    assert done(unsent)
+    assert [frame.body for frame in world.gateway.pipe.of(Publish)] == [b"1"]
     assert flush_logged_errors("nothing can be sent")
 
 

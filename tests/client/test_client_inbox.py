@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imgateway.client.inbox import Inbox
-from imgateway.client.place import FILTER_SIZE
+from imgateway.client.inbox import ANSWERS, Inbox
+from imgateway.client.place import FILTER_SIZE, answers
 from imgateway.client.values import Gap, Received
-from imgateway.frames import Acked, Deliver, LogKey, Resumed, ResumePoint, parse_address
+from imgateway.frames import Acked, Deliver, LogKey, Pull, Resumed, ResumePoint, parse_address
 from imgateway.wire.messages import decode_message
 from tests.client.fake_gateway import EPOCH, ME, deliver, entry
 
@@ -224,14 +225,193 @@ def test_an_empty_answer_from_an_empty_log_fills_no_hole() -> None:
     assert shown(inbox) == [(0, 4)]
 
 
-def test_history_that_goes_on_where_we_are_counts() -> None:
+def test_history_that_goes_on_where_we_are_is_taken_in() -> None:
     inbox = linked(5)
-    assert inbox.fits(deliver(5, 6))
-    assert inbox.fits(deliver(3, 6))
-    assert not inbox.fits(deliver(3, 5))
-    assert not inbox.fits(deliver(6, 7))
-    assert not inbox.fits(deliver(5, 6, epoch=8))
-    assert not inbox.fits(deliver(5, 6, address=parse_address("topic:t")))
+    assert inbox.answered(deliver(5, 6), 64)
+    assert inbox.answered(deliver(3, 6), 64)
+    assert not inbox.answered(deliver(3, 5), 64)
+    assert not inbox.answered(deliver(6, 7), 64)
+    assert not inbox.answered(deliver(5, 6, epoch=8), 64)
+    assert not inbox.answered(deliver(5, 6, address=parse_address("topic:t")), 64)
+
+
+def answer(inbox: Inbox, frame: Deliver, limit: int = 64) -> None:
+    """A Deliver that fits a question about history."""
+    if inbox.answered(frame, limit):
+        assert inbox.deliver(frame, pulled=True) is None
+
+
+def test_what_an_answer_brought_is_acknowledged_when_it_was_delivered() -> None:
+    inbox = linked()
+    answer(inbox, deliver(0, 4))
+    answer(inbox, deliver(4, 9))
+    assert shown(inbox) == list(range(1, 10))
+    assert inbox.acks() == ()
+    inbox.moved.clear()
+    inbox.deliver(deliver(0, 2))
+    assert list(inbox.moved) == [LOG]  # so that somebody asks
+    assert inbox.acks() == (Acked(ME, EPOCH, 2),)
+    inbox.deliver(deliver(2, 12))
+    assert shown(inbox) == [10, 11, 12]
+    assert inbox.acks() == (Acked(ME, EPOCH, 12),)
+
+
+@pytest.mark.parametrize(("first", "second"), [(3, 5), (5, 3)])
+def test_of_two_that_may_be_the_delivery_the_shorter_counts(first: int, second: int) -> None:
+    inbox = linked()
+    answer(inbox, deliver(0, first), 10)
+    assert inbox.deliver(deliver(0, second)) == Pull(ME, 0, EPOCH, 0, 10)
+    assert shown(inbox) == [1, 2, 3, 4, 5]
+    assert inbox.acks() == (Acked(ME, EPOCH, 3),)
+    inbox.deliver(deliver(5, 6))  # the next one tells
+    assert shown(inbox) == [6]
+    assert inbox.acks() == (Acked(ME, EPOCH, 6),)
+
+
+@pytest.mark.parametrize(("told", "upto"), [(3, 5), (5, 3), (7, 3)])
+def test_who_asks_again_learns_which_it_was(told: int, upto: int) -> None:
+    """The same question, answered with less, cannot have been answered with more before."""
+    inbox = linked()
+    answer(inbox, deliver(0, 5))
+    assert inbox.deliver(deliver(0, 3)) is not None
+    assert inbox.deliver(deliver(0, told)) is None
+    assert shown(inbox) == list(range(1, max(told, 5) + 1))
+    assert inbox.acks() == (Acked(ME, EPOCH, upto),)
+
+
+def test_who_asks_something_else_meanwhile_does_not() -> None:
+    inbox = linked()
+    answer(inbox, deliver(0, 5))
+    assert inbox.deliver(deliver(0, 3)) is not None
+    answer(inbox, deliver(0, 5))
+    inbox.deliver(deliver(0, 3))  # of the two questions, who knows which
+    assert shown(inbox) == [1, 2, 3, 4, 5]
+    assert inbox.acks() == (Acked(ME, EPOCH, 3),)
+
+
+def test_two_questions_about_the_same_are_not_asked_again() -> None:
+    inbox = linked()
+    answer(inbox, deliver(0, 5))
+    answer(inbox, deliver(0, 4), 10)
+    assert inbox.deliver(deliver(0, 6)) is None
+    assert inbox.deliver(deliver(0, 4)) is None
+    assert shown(inbox) == [1, 2, 3, 4, 5, 6]
+    assert inbox.acks() == (Acked(ME, EPOCH, 4),)
+
+
+def test_an_answer_of_nothing_is_no_delivery() -> None:
+    inbox = linked()
+    answer(inbox, deliver(0, 2))
+    inbox.deliver(deliver(0, 0, []))
+    assert shown(inbox) == [1, 2]
+    assert inbox.acks() == (Acked(ME, EPOCH, 2),)
+
+
+def test_one_with_more_than_was_asked_for_is_the_delivery() -> None:
+    inbox = linked()
+    answer(inbox, deliver(0, 3), 3)
+    inbox.deliver(deliver(0, 5))
+    assert shown(inbox) == [1, 2, 3, 4, 5]
+    assert inbox.acks() == (Acked(ME, EPOCH, 5),)
+
+
+def test_an_answer_after_the_delivery_that_was_taken_for_it() -> None:
+    inbox = linked()
+    answer(inbox, deliver(0, 1))
+    inbox.deliver(deliver(1, 2))
+    inbox.deliver(deliver(0, 8))  # what was asked for
+    assert shown(inbox) == [1, 2, *range(3, 9)]
+    assert inbox.acks() == (Acked(ME, EPOCH, 2),)
+
+
+def test_an_answer_behind_us_may_have_been_a_delivery() -> None:
+    """It brings nothing, for history is ahead; and yet what comes after it is not the delivery."""
+    inbox = linked()
+    answer(inbox, deliver(0, 9))
+    inbox.deliver(deliver(0, 2))
+    assert shown(inbox) == list(range(1, 10))
+    assert not inbox.answered(deliver(2, 4), 64)
+    assert inbox.deliver(deliver(2, 9)) == Pull(ME, 0, EPOCH, 2, 64)
+    assert inbox.acks() == (Acked(ME, EPOCH, 4),)
+
+
+def test_what_history_runs_ahead_with_is_not_remembered_for_ever() -> None:
+    inbox = linked()
+    for n in range(ANSWERS + 1):
+        answer(inbox, deliver(n, n + 1))
+    place = inbox._places[LOG]
+    assert list(place.answered) == list(range(1, ANSWERS + 1))
+    assert inbox.deliver(deliver(0, 3)) is None
+    assert list(place.answered) == list(range(3, ANSWERS + 1))
+
+
+def test_a_delivery_that_is_dropped_for_a_hole_was_delivered() -> None:
+    inbox = linked(2)
+    assert inbox.deliver(deliver(5, 8)) is not None
+    inbox.deliver(deliver(2, 5, head=20))
+    inbox.deliver(deliver(5, 20))
+    assert shown(inbox) == list(range(3, 21))
+    assert inbox.acks() == (Acked(ME, EPOCH, 8),)
+
+
+def test_who_subscribes_again_over_a_link_may_acknowledge_what_was_sent() -> None:
+    """The gateway says how far it has acknowledgements, and that everything stays where it is."""
+    inbox = linked()
+    inbox.deliver(deliver(0, 9))
+    inbox.resumed(Resumed(ME, 0, EPOCH, 0, 9))
+    assert shown(inbox) == list(range(1, 10))
+    assert inbox.acks() == (Acked(ME, EPOCH, 9),)
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from("grow send ask answer take".split()), st.integers(1, 9)), max_size=60),
+    st.lists(st.integers(1, 5), min_size=9, max_size=9),
+)
+def test_nothing_is_acknowledged_that_was_not_delivered(
+    steps: list[tuple[str, int]], sizes: list[int]
+) -> None:
+    """A gateway that delivers and answers when it likes, and a program that asks for any history meanwhile.
+
+    So many fit into an answer as `sizes` says of the place where it begins.
+    """
+    inbox, head, sent = linked(), 9, 0
+    asked: list[tuple[int, int]] = []
+    pending: list[tuple[int, int]] = []
+
+    def comes(frame: Deliver) -> None:
+        for after, limit in asked:
+            if answers(frame, after, limit):
+                asked.remove((after, limit))
+                answer(inbox, frame, limit)
+                return
+        pull = inbox.deliver(frame)
+        if pull is not None:
+            pending.append((pull.after, pull.limit))
+
+    for step, number in [*steps, *[("answer", 0)] * 120, ("take", 999)]:
+        if step == "grow":
+            head += number
+        elif step == "send" and sent < head:
+            after, sent = sent, min(sent + number, head)
+            comes(deliver(after, sent))
+        elif step == "ask":
+            where = inbox._places[LOG].received - number % 4  # mostly close to where deliveries are
+            asked.append((max(0, where), number))
+            pending.append(asked[-1])
+        elif step == "answer" and pending:
+            after, limit = pending.pop(0)
+            comes(deliver(after, min(head, after + min(limit, sizes[after % 9])), head=head))
+        elif step == "take":
+            for _ in range(number):
+                if (item := inbox.next()) is not None:
+                    inbox.take(item)
+            assert all(ack.upto <= sent for ack in inbox.acks())
+    assert (asked, pending) == ([], [])
+    last = sent + 10
+    comes(deliver(sent, last))  # too large for an answer: no doubt is left
+    shown(inbox)
+    inbox.acks()
+    assert inbox._places[LOG].acked == last
 
 
 SIZE = 40

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imgateway.client.outbox import Outbox
-from imgateway.frames import Publish
-from tests.client.fake_gateway import BOB
+from imgateway.frames import Limits, Publish
+from tests.client.fake_gateway import BOB, ROOM
 
 
 def publish(name: str, qos: int = 1) -> Publish:
@@ -56,14 +56,25 @@ def test_qos_0_leaves_with_the_link() -> None:
     assert len(outbox) == 1
 
 
+def test_a_gateway_that_says_nothing_of_rooms_means_the_same_for_them() -> None:
+    outbox = Outbox()
+    outbox.add(Publish("sent", (ROOM,)))
+    outbox.send(100.0)
+    outbox.link_lost()
+    assert outbox.overdue(159.0, Limits(dedup_s=60)) == []
+    assert outbox.overdue(159.0, Limits(dedup_s=60, rooms_dedup_s=90)) == []
+    assert len(outbox.overdue(160.0, Limits(dedup_s=60))) == 1
+
+
 def test_time_runs_from_the_first_sending_and_only_off_the_link() -> None:
     outbox = Outbox()
     outbox.add(publish("sent"))
     outbox.add(publish("unsent"))
     outbox.send(100.0)
-    assert outbox.overdue(1_000.0, 60.0) == []
+    limits = Limits(dedup_s=60)
+    assert outbox.overdue(1_000.0, limits) == []
     outbox.link_lost()
-    assert outbox.overdue(159.0, 60.0) == []
-    assert outbox.overdue(1_000.0, 0.0) == []
-    assert [parcel.publish.msg_id for parcel in outbox.overdue(160.0, 60.0)] == ["sent"]
+    assert outbox.overdue(159.0, limits) == []
+    assert outbox.overdue(1_000.0, Limits(dedup_s=0)) == []
+    assert [parcel.publish.msg_id for parcel in outbox.overdue(160.0, limits)] == ["sent"]
     assert len(outbox) == 1

@@ -60,6 +60,58 @@ def test_custody_waits_for_what_on_message_returns(world: World) -> None:
     assert acked(world) == [1, 3]
 
 
+def test_custody_is_of_what_the_function_was_given(world: World) -> None:
+    """Somebody who waits for the next message gives up and asks again while on_gap is at work."""
+    telling: Deferred[None] = Deferred()
+    client = world.up(on_gap=lambda gap: telling)
+    first = client.next_message()
+    world.gateway.pipe.say(deliver(0, 3, gap=True))
+    first.addErrback(lambda reason: None).cancel()
+    second = client.next_message()
+    client.take()
+    assert not second.called
+    telling.callback(None)
+    assert done(second).seq == 1
+    world.wait(1)
+    assert acked(world) == []
+    client.take()
+    world.wait(1)
+    assert acked(world) == [1]
+
+
+def test_custody_waits_for_a_function_that_is_not_to_be_called_again(world: World) -> None:
+    working: Deferred[None] = Deferred()
+    client = world.up(on_message=lambda message: working)
+    world.gateway.pipe.say(deliver(0, 3))
+    client.on_message = None
+    second = client.next_message()
+    world.wait(1)
+    assert (second.called, acked(world)) == (False, [])
+    working.callback(None)
+    assert done(second).seq == 2
+    world.wait(1)
+    assert acked(world) == [1]
+
+
+def test_what_a_function_was_given_is_not_taken_by_what_it_asks_for(world: World) -> None:
+    working: Deferred[None] = Deferred()
+    asked: list[Deferred[Received]] = []
+
+    def on_message(message: Received) -> Deferred[None]:
+        client.on_message = None
+        asked.append(client.next_message())
+        return working
+
+    client = world.up(on_message=on_message)
+    world.gateway.pipe.say(deliver(0, 3))
+    world.wait(1)
+    assert (asked[0].called, acked(world)) == (False, [])
+    working.callback(None)
+    assert done(asked[0]).seq == 2
+    world.wait(1)
+    assert acked(world) == [1]
+
+
 def test_on_message_may_return_a_deferred(world: World) -> None:
     first: Deferred[None] = Deferred()
     answers: list[Any] = [first, None]
@@ -308,6 +360,22 @@ def test_a_delivery_that_looks_like_the_answer_is_not_lost(world: World) -> None
     assert got == [1, 2, 3]
 
 
+def test_what_history_brought_is_acknowledged_when_it_is_delivered(world: World) -> None:
+    got: list[int] = []
+    client = world.up(on_message=lambda message: got.append(message.seq))
+    asked = client.history(ME, limit=0)
+    world.gateway.pipe.say(deliver(0, 40, head=60))
+    assert len(done(asked).messages) == 40
+    world.wait(1)
+    assert (got, acked(world)) == (list(range(1, 41)), [])  # nothing was sent there yet
+    world.gateway.pipe.say(deliver(0, 30))
+    world.wait(1)
+    assert acked(world) == [30]
+    world.gateway.pipe.say(deliver(30, 60))
+    world.wait(1)
+    assert (got, acked(world)) == (list(range(1, 61)), [30, 56, 60])
+
+
 def test_history_of_an_empty_log_and_what_is_said_meanwhile(world: World) -> None:
     got: list[bool] = []
     client = world.up(on_message=lambda message: got.append(message.ephemeral))
@@ -339,3 +407,17 @@ def test_history_that_is_refused(world: World) -> None:
     with pytest.raises(FrameRefused):
         done(first)
     world.gateway.pipe.say(deliver(0, 1))
+
+
+def test_history_that_the_wire_cannot_ask_for(world: World) -> None:
+    client = world.client(wait=True)
+    asked = [client.history(ME, after=-1)]
+    client.start()
+    world.turn()
+    asked.append(client.history(ME, after=-1))
+    for one in asked:
+        with pytest.raises(ValueError, match="cannot carry"):
+            done(one)
+    answered = client.history(ME)
+    world.gateway.pipe.say(deliver(0, 1))
+    assert len(done(answered).messages) == 1

@@ -84,10 +84,12 @@ def test_a_hole_is_pulled_and_filled_by_the_block_that_has_it() -> None:
         (block(5, 5), 5, True),
         (deliver(3, 9), 5, False),  # a durable log answers from just there
         (deliver(5, 9), 5, True),
+        (deliver(5, 10), 5, False),  # and with no more than was asked for
+        (block(5, 32), 5, True),
     ],
 )
 def test_what_may_answer_a_pull(frame: Deliver, after: int, yes: bool) -> None:
-    assert answers(frame, after) is yes
+    assert answers(frame, after, 4) is yes
 
 
 # --------------------------------------------------------------------------------------------------- notify

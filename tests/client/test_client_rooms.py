@@ -173,6 +173,28 @@ def test_a_wire_that_cannot_say_it(world: World) -> None:
         done(client.subscribe("room:7"))
 
 
+def test_who_is_refused_may_ask_for_another_room_at_once(world: World) -> None:
+    client = world.client()
+    asked: list[Any] = []
+    refused = client.subscribe("room:7")
+    refused.addErrback(lambda reason: asked.append(client.subscribe("room:8")))
+    asked.append(client.subscribe("room:9"))
+    ended: list[Any] = []
+
+    def on_up(welcome: Any) -> None:
+        link = client._session._link
+        assert link is not None
+        send = link.send
+        link.send = lambda frame: frame != Subscribe(ROOM) and send(frame)  # type: ignore[method-assign]
+
+    client.on_up = on_up
+    client.on_down = lambda *how: ended.append(how)
+    client.start()
+    world.turn()
+    assert [done(one).address.id for one in asked] == ["9", "8"]
+    assert ended == []
+
+
 def test_the_pace_is_kept(world: World) -> None:
     world.gateway.limits = Limits(subscribe_rate=2)
     client = world.up()

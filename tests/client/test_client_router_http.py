@@ -11,10 +11,17 @@ import pytest
 import pytest_twisted
 from msgspec import json
 from twisted.internet import reactor, task
-from twisted.internet.defer import CancelledError, ensureDeferred
+from twisted.internet.defer import CancelledError, Deferred, ensureDeferred, succeed
+from twisted.internet.error import ConnectionLost
 from twisted.internet.ssl import PrivateCertificate
+from twisted.internet.testing import StringTransport
+from twisted.python.failure import Failure
+from twisted.web.client import Agent
+from twisted.web.http_headers import Headers
+from twisted.web.iweb import IAgent
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Site
+from zope.interface import implementer
 
 from imgateway.client.router import Allocation, Place, Router, RouterAway, RouterRefused, Waits
 from tests.certificate import write_certificate
@@ -42,7 +49,8 @@ class Desk(Resource):
         self.headers: dict[str, str] = {}
         self.body: Any = ANSWER
         self.asked: list[tuple[str, str | None]] = []
-        self.hangs = self.breaks = False
+        self.hangs = self.breaks = self.stalls = False
+        self.left: Deferred[None] = Deferred()
 
     def render_GET(self, request: Any) -> Any:
         self.asked.append((request.uri.decode(), request.getHeader("authorization")))
@@ -56,7 +64,54 @@ class Desk(Resource):
             request.write(b"{")
             reactor.callLater(0.05, request.transport.abortConnection)  # type: ignore[attr-defined]
             return NOT_DONE_YET
+        if self.stalls:
+            request.setHeader("content-length", "1000")
+            request.write(b"{")
+            request.notifyFinish().addErrback(lambda reason: self.left.callback(None))
+            return NOT_DONE_YET
         return self.body if isinstance(self.body, bytes) else json.encode(self.body)
+
+
+@implementer(IAgent)
+class Watched:
+    """An agent that says when the head of an answer is there."""
+
+    def __init__(self) -> None:
+        self._agent = Agent(reactor)
+        self.answered: Deferred[None] = Deferred()
+
+    def request(
+        self, method: bytes, uri: bytes, headers: Any = None, bodyProducer: Any = None
+    ) -> Deferred[Any]:
+        asking: Deferred[Any] = self._agent.request(method, uri, headers, bodyProducer)
+        return asking.addCallback(self._head)
+
+    def _head(self, response: Any) -> Any:
+        reactor.callLater(0, self.answered.callback, None)  # type: ignore[attr-defined]
+        return response
+
+
+@implementer(IAgent)
+class Endless:
+    """Goes on with its answer though the connection was told to stop."""
+
+    code, headers = 200, Headers()
+
+    def __init__(self) -> None:
+        self.transport = StringTransport()
+        self.body: Any = None
+
+    def request(
+        self, method: bytes, uri: bytes, headers: Any = None, bodyProducer: Any = None
+    ) -> Deferred[Any]:
+        return succeed(self)
+
+    def deliverBody(self, body: Any) -> None:
+        self.body = body
+        body.makeConnection(self.transport)
+        for _ in range(10):
+            body.dataReceived(bytes(60_000))
+        body.connectionLost(Failure(ConnectionLost()))
 
 
 @asynccontextmanager
@@ -157,6 +212,33 @@ async def test_no_answer() -> None:
     async with serving(desk) as url:
         error = await refused(router(url, timeout_s=0.1).allocate("t"))
     assert "no answer within 0.1 s" in str(error)
+
+
+@pytest.mark.parametrize("in_time", [True, False])
+@pytest_twisted.ensureDeferred
+async def test_an_answer_that_is_not_waited_for_any_more_leaves_no_connection(in_time: bool) -> None:
+    desk, agent, clock = Desk(), Watched(), task.Clock()
+    desk.stalls = True
+    async with serving(desk) as url:
+        asking = ensureDeferred(Router(url, clock, timeout_s=10.0, agent=agent).allocate("t"))
+        await agent.answered
+        if in_time:
+            asking.cancel()
+            with pytest.raises(CancelledError):
+                await asking
+        else:
+            clock.advance(10.0)
+            assert "no answer within 10 s" in str(await refused(asking))
+        await desk.left.addTimeout(60.0, reactor)  # type: ignore[arg-type]
+
+
+@pytest_twisted.ensureDeferred
+async def test_of_an_answer_without_an_end_no_more_is_kept() -> None:
+    endless = Endless()
+    error = await refused(router("http://router", agent=endless).allocate("t"))
+    assert "more than 65536 bytes" in str(error)
+    assert endless.transport.producerState == "stopped"
+    assert len(endless.body._data) < 200_000
 
 
 @pytest_twisted.ensureDeferred

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
+from twisted.internet.defer import CancelledError
 
+from imgateway.client.store import ClientStore
 from imgateway.errors import (
     CloseCode,
     FrameRefused,
@@ -155,6 +158,21 @@ def test_qos_0_is_sent_once_and_has_no_outcome(world: World) -> None:
     assert world.gateway.pipe.of(Publish) == []
 
 
+def test_a_link_that_breaks_under_the_first_of_several(world: World) -> None:
+    client = world.up()
+    pipe = world.gateway.pipe
+    pipe.receiver.pause_sending()
+    first = client.publish("user:bob", b"0", qos=0)
+    second = client.publish("user:bob", b"1")
+    world.gateway.watch = lambda at, frame: at.cut() if at is pipe else None
+    pipe.receiver.resume_sending()
+    assert [frame.body for frame in pipe.of(Publish)] == [b"0"]
+    assert done(first) == ()
+    world.wait(1)
+    assert done(second)
+    assert [frame.body for frame in world.gateway.pipe.of(Publish)] == [b"1"]
+
+
 def test_a_full_outbox_makes_publish_wait_and_then_says_so(world: World, monkeypatch: Any) -> None:
     monkeypatch.setattr("imgateway.client.sending.MAX_LINE", 2)
     world.gateway.acks = False
@@ -235,6 +253,29 @@ def test_what_the_wire_cannot_say_fails_alone(world: World) -> None:
     assert done(sent)
 
 
+@pytest.mark.parametrize("narrow", ["bodies", "addresses", "datagrams"])
+def test_what_another_link_may_have_carried_is_not_called_refused_by_this_one(
+    world: World, narrow: str
+) -> None:
+    world.gateway.acks = False
+    client = world.up()
+    both = client.publish(["user:bob", "user:eve"], bytes(2_000))
+    plain = client.publish("user:bob", b"x")
+    assert len(world.gateway.log) == 2, "taken, and the answers are lost"
+    if narrow == "bodies":
+        world.gateway.limits = Limits(max_body_bytes=1_000)
+    elif narrow == "addresses":
+        world.gateway.limits = Limits(max_addresses=1)
+    else:
+        world.gateway.max_send_bytes = 1_000
+    world.gateway.acks = True
+    world.gateway.pipe.cut()
+    world.wait(1)
+    with pytest.raises(OutcomeUnknown, match="may have been taken"):
+        done(both)
+    assert done(plain) == (Outcome(OutcomeCode.DUPLICATE, EPOCH, 2),)
+
+
 def test_a_refused_publish_fails_with_the_code(world: World) -> None:
     world.gateway.acks = False
     client = world.up()
@@ -292,6 +333,53 @@ def test_a_message_that_the_gateway_would_not_recognise_is_given_up(world: World
     assert done(unsent)
 
 
+def test_to_a_room_it_is_given_up_when_rooms_would_not_recognise_it(world: World) -> None:
+    world.gateway.limits = Limits(dedup_s=3_600, rooms_dedup_s=600)
+    world.gateway.acks = False
+    client = world.up()
+    for_rooms = [client.publish(to, b"x") for to in ("room:7", "area:games", "all", ["user:bob", "room:7"])]
+    for_bob = client.publish("user:bob", b"y")
+    world.gateway.reachable = False
+    world.gateway.pipe.cut()
+    for _ in range(60):
+        world.wait(10)
+    for one in for_rooms:
+        with pytest.raises(OutcomeUnknown):
+            done(one)
+    assert not for_bob.called
+    world.gateway.reachable = world.gateway.acks = True
+    world.wait(10)
+    assert done(for_bob)
+    assert [frame.body for frame in world.gateway.pipe.of(Publish)] == [b"y"]
+
+
+def test_what_waits_for_its_turn_is_given_up_too(world: World) -> None:
+    world.gateway.limits = Limits(dedup_s=600, publish_rate=1, publish_burst=1)
+    world.gateway.acks = False
+    client = world.up()
+    began = world.clock.seconds()
+    sent = [client.publish("user:bob", b"%d" % n) for n in range(3)]
+    while len(world.gateway.log) < 3:
+        world.wait(0.5)
+    world.gateway.reachable = False
+    world.gateway.pipe.cut()
+    unsent = client.publish("user:bob", b"3")
+    while world.clock.seconds() < began + 595:
+        world.wait(5)
+    world.gateway.reachable = world.gateway.acks = True
+    world.gateway.limits = Limits(dedup_s=600, publish_rate=0.1, publish_burst=1)
+    for _ in range(20):
+        world.wait(1)
+    assert done(sent[0])
+    for _ in range(50):
+        world.wait(1)
+    for late in sent[1:]:
+        with pytest.raises(OutcomeUnknown):
+            done(late)
+    assert done(unsent)
+    assert [frame.body for frame in world.gateway.pipe.of(Publish)] == [b"0", b"3"]
+
+
 def test_on_a_living_link_it_is_not_given_up(world: World) -> None:
     world.gateway.limits = Limits(dedup_s=20)
     world.gateway.acks = False
@@ -343,6 +431,36 @@ def test_close_does_not_wait_for_ever(world: World) -> None:
     for one, word in zip(sent, ("may or may not", "was not sent", "was not sent"), strict=True):
         with pytest.raises(OutcomeUnknown, match=word):
             done(one)
+
+
+def test_close_fires_though_one_that_failed_cancels_another(world: World, tmp_path: Path) -> None:
+    path = str(tmp_path / "box")
+    world.gateway.acks = False
+    client = world.up(outbox=path, outbox_messages=1)
+    admitted, first, second = [client.publish("user:bob", b"%d" % n) for n in range(3)]
+    admitted.addErrback(lambda reason: None)
+    first.addErrback(lambda reason: second.cancel())  # both wait in the line
+    closing = client.close(1)
+    world.wait(1)
+    world.wait(3)
+    assert done(closing) is None
+    with pytest.raises(CancelledError):
+        done(second)
+    ClientStore(path).close()  # which is free again
+
+
+def test_one_who_has_the_outcome_may_cancel_another_who_waits_for_it(world: World) -> None:
+    world.gateway.acks = False
+    client = world.up()
+    one, two, three = [client.publish("user:bob", b"x", msg_id="same") for _ in range(3)]
+    one.addCallback(lambda outcomes: two.cancel() or outcomes)
+    world.gateway.pipe.say(ack(world.gateway.pipe.of(Publish)[0]))
+    assert done(one) == done(three)
+    with pytest.raises(CancelledError):
+        done(two)
+    world.turn()
+    assert client.connected
+    assert len(world.gateway.pipes) == 1
 
 
 def test_what_an_outcome_makes_the_application_publish_overtakes_nothing(world: World) -> None:

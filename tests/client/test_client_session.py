@@ -6,7 +6,7 @@ import random
 from typing import Any
 
 import pytest
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from zope.interface.verify import verifyObject
 
 from imgateway.client import Client, State, connect
@@ -506,6 +506,39 @@ def test_a_renewal_under_way_ends_with_its_link(world: World) -> None:
     assert world.gateway.pipe.of(Renew) == []
 
 
+@pytest.mark.parametrize("closes", [True, False])
+@pytest.mark.parametrize("at_once", [True, False])
+def test_a_renewal_that_is_cancelled_is_not_tried_again(world: World, closes: bool, at_once: bool) -> None:
+    asked: list[float] = []
+    cleared_up: Deferred[None] = Deferred()
+
+    async def token() -> str:
+        asked.append(world.clock.seconds())
+        if len(asked) > 1:
+            try:
+                await Deferred()
+            except CancelledError:
+                if not at_once:
+                    await cleared_up
+                raise ConnectionError("the request was cancelled") from None  # as HTTP clients say it
+        return "t"
+
+    world.gateway.token_expires_ms = int((world.clock.seconds() + 100) * 1000)
+    client = world.up(token=token)
+    world.live(75)
+    assert len(asked) == 2
+    world.gateway.token_expires_ms = 0
+    if closes:
+        client.close()
+    else:
+        world.gateway.pipe.cut()
+    world.wait(5)
+    cleared_up.callback(None)
+    world.wait(10)
+    world.wait(10)
+    assert len(asked) == 2
+
+
 # ------------------------------------------------------------------------------------------------- requests
 
 
@@ -666,6 +699,26 @@ def test_pairs_have_a_pace_of_their_own_and_are_bounded() -> None:
     assert pace.wait_s(to("u1"), 0.0) > 0
     pace.take(to("newer"), 100.0)  # and now none is
     assert len(pace._pairs) == 1
+
+
+def test_a_step_of_the_clock_holds_nothing_up(world: World) -> None:
+    world.gateway.heartbeat_s = 0
+    client = world.up()
+    client.publish("user:bob", b"x", qos=0)
+    world.wait(3_600)
+    client.publish("user:bob", b"x", qos=0)
+    world.clock.rightNow -= 3_500  # seen by those who ask the time before and after
+    client.publish("user:bob", b"x", qos=0)
+    world.gateway.limits = Limits(publish_rate=10, request_rate=20, subscribe_rate=10)
+    world.gateway.pipe.cut()
+    world.wait(1)
+    subscribed = client.subscribe("room:7")
+    asked = client.request("weather", "today")
+    world.turn()
+    assert done(subscribed).active
+    [request] = world.gateway.pipe.of(Request)
+    world.gateway.pipe.say(Response(request.id, 0, b"rain"))
+    assert done(asked) == b"rain"
 
 
 def test_bytes_have_a_pace_too() -> None:

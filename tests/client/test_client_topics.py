@@ -6,22 +6,26 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from twisted.internet.defer import Deferred
 
-from imgateway.client import Gap, Received, Subscription
+from imgateway.client import Client, Gap, Received, Subscription
 from imgateway.client.inbox import Inbox
-from imgateway.errors import FrameRefused
+from imgateway.errors import ClientError, FrameRefused
 from imgateway.frames import (
     Acked,
     Address,
     Deliver,
     DeliverAck,
     Hello,
+    LogKey,
     Refused,
     RefusedCode,
     Resumed,
     Subscribe,
     Subscribed,
     Unsubscribe,
+    Unsubscribed,
+    UnsubscribedCode,
     parse_address,
 )
 from imgateway.wire.messages import decode_message
@@ -172,6 +176,104 @@ def test_unsubscribe_without_a_file(world: World) -> None:
     assert world.gateway.pipe.of(Subscribe)[-1] == Subscribe(NEWS)
 
 
+def test_leaving_without_a_link_waits_for_one(world: World) -> None:
+    client, topic, shown = following(world)
+    world.gateway.pipe.cut()
+    leaving, too = client.unsubscribe(NEWS), client.unsubscribe(NEWS)
+    coming = client.subscribe(NEWS)
+    gone = client.unsubscribe(NEWS)
+    coming.addErrback(lambda reason: reason.trap(ClientError))
+    coming = client.subscribe(NEWS)
+    assert (topic.ended, leaving.called) == (UnsubscribedCode.ASKED, False)
+    world.wait(1)
+    assert [done(one) for one in (leaving, too, gone)] == [None] * 3
+    assert world.gateway.pipe.of(Unsubscribe, Subscribe) == [Unsubscribe(NEWS), Subscribe(NEWS)]
+    assert done(coming).active
+    world.gateway.pipe.say(news(0, 1))
+    assert shown == [("news", 1)]
+
+
+def test_leaving_is_said_until_it_is_answered(world: World) -> None:
+    client, _, shown = following(world)
+    world.gateway.admits = False
+    leaving = client.unsubscribe(NEWS)
+    client.subscribe(NEWS).addErrback(lambda reason: reason.trap(ClientError))
+    gone = client.unsubscribe(NEWS)
+    assert world.gateway.pipe.of(Unsubscribe) == [Unsubscribe(NEWS)] * 2
+    for _ in range(2):
+        world.gateway.pipe.cut()
+        world.wait(1)
+        assert world.gateway.pipe.of(Unsubscribe) == [Unsubscribe(NEWS)]
+    world.gateway.pipe.say(news(0, 1))
+    assert (leaving.called, gone.called) == (False, False)
+    world.gateway.pipe.say(Unsubscribed(NEWS), Unsubscribed(NEWS, UnsubscribedCode.REMOVED))
+    assert (done(leaving), done(gone), shown) == (None, None, [])
+    world.gateway.pipe.cut()
+    world.wait(1)
+    assert world.gateway.pipe.of(Unsubscribe) == []
+
+
+def test_a_topic_of_an_earlier_run_is_left(world: World, tmp_path: Any) -> None:
+    path = str(tmp_path / "state")
+    client, _, _ = following(world, state=path)
+    client.close()
+    world.wait(4)
+    client = world.up(state=path)
+    leaving = client.unsubscribe(NEWS)
+    world.turn()
+    assert (done(leaving), world.gateway.pipe.of(Unsubscribe)) == (None, [Unsubscribe(NEWS)])
+    world.gateway.heads = {(NEWS, 0): 7}
+    client.subscribe(NEWS)
+    assert world.gateway.pipe.of(Subscribe) == [Subscribe(NEWS)]
+
+
+def test_who_closes_before_it_is_answered_hears_so(world: World) -> None:
+    client, _, _ = following(world)
+    world.gateway.admits = False
+    leaving, cancelled = client.unsubscribe(NEWS), client.unsubscribe(SPORT)
+    cancelled.addErrback(lambda reason: None).cancel()
+    client.close()
+    world.turn()
+    with pytest.raises(ClientError):
+        done(leaving)
+
+
+@pytest.mark.parametrize("later", [False, True])
+def test_a_connection_that_cannot_carry_it(world: World, later: bool) -> None:
+    client = world.up()
+    world.gateway.watch = lambda pipe, frame: setattr(pipe, "max_send_bytes", 1)
+    if later:
+        world.gateway.pipe.cut()
+    else:
+        client.publish("user:bob", b"x")
+    leaving = client.unsubscribe(NEWS)
+    world.wait(1)
+    with pytest.raises(FrameRefused):
+        done(leaving)
+    assert world.gateway.pipe.of(Unsubscribe) == []
+
+
+@pytest.mark.parametrize("where", ["topic:news", "room:7"])
+def test_in_and_out_in_one_turn(world: World, where: str) -> None:
+    """Each answer is for its own question."""
+    client = world.up(on_message=lambda received: None)
+    told: list[Any] = []
+    client.on_unsubscribed = told.append
+    asked = [client.subscribe(where)]
+    world.turn()
+    left = [client.unsubscribe(where)]
+    asked.append(client.subscribe(where))
+    asked[1].addErrback(lambda reason: reason.trap(ClientError))
+    left.append(client.unsubscribe(where))
+    world.gateway.pipe.say(Unsubscribed(parse_address(where)))
+    assert [one.called for one in left] == [True, False]
+    world.gateway.pipe.say(Subscribed(parse_address(where), 0, EPOCH, 3, position=3))
+    world.gateway.pipe.say(Unsubscribed(parse_address(where)))
+    assert [done(one) for one in left] == [None, None]
+    assert told == []
+    assert client._rooms._inbox.position(LogKey(parse_address(where))) == (0, 0)
+
+
 def test_a_refusal(world: World) -> None:
     world.gateway.admits = False
     client = world.up(on_message=lambda received: None)
@@ -245,3 +347,81 @@ def test_the_node_knows_where_a_client_without_a_file_was(town: Town) -> None:
     town.house.result(bob.subscribe("topic:news", last=True))
     town.house.advance(1)
     assert got == ["1", "2", "3"]
+
+
+@pytest.mark.parametrize("where", ["topic:news", "room:7"])
+def test_out_and_in_and_out_and_in(town: Town, where: str) -> None:
+    got: list[str] = []
+    told: list[Any] = []
+    bob = town.client("bob+news", on_message=lambda one: got.append(one.message.msg_id))
+    bob.on_unsubscribed = told.append
+    town.house.result(bob.subscribe(where))
+    first = bob.unsubscribe(where)
+    bob.subscribe(where).addErrback(lambda reason: reason.trap(ClientError))
+    second = bob.unsubscribe(where)
+    coming = bob.subscribe(where)
+    town.house.advance(1)
+    assert (town.house.result(first), town.house.result(second)) == (None, None)
+    assert town.house.result(coming).active
+    town.client("!svc").publish(where, b"x", msg_id="1")
+    town.house.advance(1)
+    assert (got, told) == (["1"], [])
+
+
+@pytest.mark.parametrize("when", ["without a link", "as the link breaks", "in another run"])
+def test_who_left_is_told_nothing_of_what_came_since(town: Town, when: str, tmp_path: Any) -> None:
+    got: list[str] = []
+    path = str(tmp_path / "state")
+
+    def run() -> Client:
+        return town.client("bob+news", state=path, on_message=lambda one: got.append(one.message.msg_id))
+
+    sender = town.client("!svc")
+    bob = run()
+    town.house.result(bob.subscribe("topic:news"))
+    town.house.result(sender.publish("topic:news", b"x", msg_id="1"))
+    town.house.advance(1)
+    if when == "without a link":
+        town.cut()
+        leaving = bob.unsubscribe("topic:news")
+    elif when == "as the link breaks":
+        leaving = bob.unsubscribe("topic:news")
+        town.cut()
+    else:
+        closing = bob.close()
+        town.house.advance(5)
+        town.house.result(closing)
+        bob = run()
+        leaving = bob.unsubscribe("topic:news")
+    town.house.advance(4)
+    assert town.house.result(leaving) is None
+    town.house.result(sender.publish("topic:news", b"x", msg_id="2"))
+    town.house.result(bob.subscribe("topic:news"))
+    town.house.result(sender.publish("topic:news", b"x", msg_id="3"))
+    town.house.advance(1)
+    assert got == ["1", "3"]
+
+
+def test_another_mode_meanwhile_does_not_keep_acknowledgements_back(town: Town) -> None:
+    """With a window that is full, nothing more would come without them."""
+    waiting: list[Deferred[None]] = []
+
+    def on_message(received: Received) -> Deferred[None]:
+        waiting.append(Deferred())
+        return waiting[-1]
+
+    bob = town.client("bob+news", on_message=on_message)
+    town.house.result(bob.subscribe("topic:news"))
+    ended: list[int] = []
+    bob.on_down = lambda code, why: ended.append(code)
+    sender = town.client("!svc")
+    for _ in range(100):
+        sender.publish("topic:news", b"x")
+    town.house.advance(1)
+    town.house.result(bob.subscribe("topic:news", "notify"))
+    for n in range(100):
+        if n == len(waiting):
+            town.house.advance(1)
+        waiting[n].callback(None)
+    town.house.advance(40)
+    assert (len(waiting), ended) == (100, [])
