@@ -33,7 +33,7 @@ from imgateway.frames import (
 )
 from imgateway.interfaces import ICodec, IProtocolAdapter, IProtocolMaker
 from imgateway.protocols.mobileimsdk.adapter import SILENCES, MobileImsdkMaker
-from imgateway.protocols.mobileimsdk.mapping import BRIDGE, FP, QOS, TYPEU
+from imgateway.protocols.mobileimsdk.mapping import BRIDGE, FP, QOS, TYPEU, as_msg_id
 from imgateway.wire.messages import encode_message
 from tests.protocols.mobileimsdk import (
     BOB,
@@ -342,6 +342,19 @@ def test_an_fp_that_can_be_no_id(fp: str) -> None:
     assert publish.msg_id == sha256(fp.encode()).hexdigest()
     assert publish.headers == (("mobileimsdk-fp", fp),)
     assert talk.take(publish.msg_id) == [said(4, fp, "ann", "bob")]
+
+
+@pytest.mark.parametrize(("transport", "most"), [("udp", 1_024), ("tcp", 6_144), ("ws", 65_536)])
+def test_what_could_have_no_receipt_is_not_taken(transport: str, most: int) -> None:
+    """Its sender would be told that it is lost."""
+    talk = Talk(transport).log_in()
+    receipts = []
+    for size in range(most - 150, most - 50):
+        for publish in talk.say({"type": 2, "to": "ann", "fp": "x" * size, "QoS": True}):
+            receipts.append((size, talk.take(publish.msg_id)))
+    room = most - len(as_bytes(said(4, "", "ann", "bob")))
+    assert receipts == [(size, [said(4, "x" * size, "ann", "bob")]) for size in range(most - 150, room + 1)]
+    assert talk.take(as_msg_id("x" * (room + 1))) == []
 
 
 def test_an_odd_fp_that_can() -> None:

@@ -115,6 +115,35 @@ def test_a_client_that_comes_for_one_message_at_a_time() -> None:
     assert len(set(ids)) == len(ids)
 
 
+def test_a_client_that_goes_on_before_it_repeats() -> None:
+    """And repeats again over a third connection: what is counted on for new ones is not taken for used."""
+    kept = Kept()
+    taken = kept.fresh(5, b"five")
+    kept.crash()
+    new = kept.fresh(3, b"three")
+    assert kept.again(5, b"five") == taken
+    assert kept.again(5, b"five") == taken
+    writes = kept.writes
+    kept.fresh(4)
+    assert kept.writes == writes, "the rest of the run goes on"
+    kept.crash()
+    assert kept.again(5, b"five") == taken
+    assert kept.again(3, b"three") == new
+
+
+def test_a_client_that_has_gone_on_beyond_what_it_repeats() -> None:
+    kept = Kept()
+    old = [kept.fresh(packet_id) for packet_id in (5, 6, 9)]
+    kept.crash()
+    new = {packet_id: kept.fresh(packet_id, b"new") for packet_id in (3, 7, 8)}
+    new[500] = kept.fresh(500, b"new")  # another run: the one before is cut as well
+    for _ in range(3):
+        assert [kept.again(packet_id) for packet_id in (9, 6, 5)] == [old[2], old[1], old[0]]
+        assert {packet_id: kept.again(packet_id, b"new") for packet_id in new} == new
+        kept.crash()
+    assert kept.fresh(10) not in {*old, *new.values()}
+
+
 class Repeats(RuleBasedStateMachine):
     """A client that keeps MQTT's rules, a gateway that crashes: each message has one id, and no two the
     same."""
@@ -127,7 +156,7 @@ class Repeats(RuleBasedStateMachine):
         self.ids: dict[int, str] = {}
         self.seen: set[str] = set()
         self.used: dict[int, int] = {}
-        self.order: list[int] = []
+        self.owed: list[int] = []
         self.number = 0
         self.position = 0
 
@@ -152,21 +181,30 @@ class Repeats(RuleBasedStateMachine):
     @rule(packet_id=flying)
     def repeat(self, packet_id: int) -> None:
         if packet_id in self.used:
+            self.owed = [one for one in self.owed if one != packet_id]
             assert self.kept.again(packet_id) == self.ids[self.used[packet_id]]
 
     @rule(packet_id=consumes(flying))
     def done(self, packet_id: int) -> None:
+        self.repeat(packet_id)
         self.used.pop(packet_id, None)
 
     @rule()
     def count_from_the_start(self) -> None:
         self.position = 0
 
-    @rule()
-    def crash(self) -> None:
+    @rule(at_once=st.booleans())
+    def crash(self, at_once: bool) -> None:
+        """`at_once`: it repeats before it goes on; else in its own time, but before it is lost again."""
+        self.repeat_the_rest()
         self.kept.crash()
-        for packet_id, number in sorted(self.used.items(), key=lambda pair: pair[1]):
-            assert self.kept.again(packet_id) == self.ids[number]
+        self.owed = sorted(self.used, key=self.used.__getitem__)
+        if at_once:
+            self.repeat_the_rest()
+
+    def repeat_the_rest(self) -> None:
+        for packet_id in self.owed:
+            self.repeat(packet_id)
 
 
 TestRepeats = Repeats.TestCase

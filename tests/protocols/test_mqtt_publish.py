@@ -289,6 +289,20 @@ def test_the_record_goes_before_the_publish_that_it_is_for() -> None:
     assert [type(item).__name__ for item in items] == ["Keep", *["Publish"] * 64]
 
 
+def test_what_is_repeated_late_is_known_over_the_next_connection_too() -> None:
+    """The client went on with another packet id before."""
+    peer = logged_in()
+    (five,) = peer.take(publish("user/bob", b"five", 5))
+    peer.login()
+    peer.take(publish("user/bob", b"three", 3))
+    items = list(peer.codec.receive(publish("user/bob", b"five", 5, dup=True)))
+    assert [type(item).__name__ for item in items] == ["Keep", "Publish"]
+    peer.record = items[0].data
+    peer.login()
+    (again,) = peer.take(publish("user/bob", b"five", 5, dup=True))
+    assert items[1].msg_id == again.msg_id == five.msg_id
+
+
 def test_a_session_that_is_not_kept_writes_nothing() -> None:
     peer = logged_in(clean=True)
     assert [type(item).__name__ for item in peer.codec.receive(publish("user/bob", b"x", 1))] == ["Publish"]

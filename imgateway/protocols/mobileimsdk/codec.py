@@ -54,6 +54,8 @@ __all__ = ("MobileImsdkCodec",)
 
 WINDOW = 32
 """Deliveries that may be without a receipt at once."""
+SHORT_FP = 64
+"""Characters of an fp whose receipt fits everywhere."""
 STUCK_S = 15.0
 """A receiver whose window is full for so long is sent away, to come again."""
 
@@ -187,7 +189,7 @@ class MobileImsdkCodec(PlainCodec):
             yield from _GONE
 
     def _publish(self, packet: Packet) -> Publish | None:
-        """None: it is for nobody."""
+        """None: it is for nobody, or no receipt could be given for it."""
         to = as_receiver(packet.to or "")
         if to is None:
             return None
@@ -196,7 +198,10 @@ class MobileImsdkCodec(PlainCodec):
             # Nobody repeats what gets no receipt, so it is another message even if its fp is not.
             return as_publish(packet, to, self._fresh_id(), True)
         msg_id = as_msg_id(fp)
-        self._receipts.ask(msg_id, (quoted(fp), quoted(packet.to), packet.bridge))
+        receipt = (quoted(fp), quoted(packet.to), packet.bridge)
+        if len(fp) > SHORT_FP and not self._taken(receipt):
+            return None  # its sender, without a receipt, would say that it is lost
+        self._receipts.ask(msg_id, receipt)
         return as_publish(packet, to, msg_id, self._keeps_fps)
 
     def _fresh_id(self) -> str:

@@ -84,13 +84,33 @@ class Mint:
         return f"{self._prefix}{packet_id << 32 | content:x}", begun
 
     def again(self, packet_id: int, content: int) -> tuple[str, bool]:
-        """The id that the packet id was last given; a new one if none is remembered."""
+        """The id that the packet id was last given, a new one if none is remembered; and whether `runs` must
+        be remembered before it is used."""
+        newer: list[_Run] = []
         for run in reversed(self._runs):
             bit = packet_id - run.first
-            if 0 <= bit < run.count and (run.earlier or run.used >> bit & 1):
+            if not 0 <= bit < run.count:
+                continue
+            if run.earlier or run.used >> bit & 1:
                 run.used |= 1 << bit
-                return f"{self.name}{run.number:x}.{packet_id << 32 | content:x}", False
+                for one in newer:
+                    self._cut(one, packet_id)
+                return f"{self.name}{run.number:x}.{packet_id << 32 | content:x}", bool(newer)
+            newer.append(run)
         return self.fresh(packet_id, content)
+
+    def _cut(self, run: _Run, packet_id: int) -> None:
+        """A run of this connection that counts on this packet id, which is an older one's: its client went on
+        with others before it sent this one again. To the next connection any of a run's may be used."""
+        bit = packet_id - run.first
+        before = _Run(run.number, run.first, bit, earlier=False)
+        behind = _Run(run.number, packet_id + 1, run.count - bit - 1, earlier=False)
+        before.used, behind.used = run.used & (1 << bit) - 1, run.used >> bit + 1
+        parts = [part for part in (before, behind) if part.used]  # a run has at least its first
+        place = self._runs.index(run)
+        self._runs[place : place + 1] = parts
+        if run is self._own:
+            self._own = parts[-1]
 
     def _begin(self, packet_id: int) -> _Run:
         """A run from here to the next packet id that is known to be another's."""
