@@ -535,7 +535,8 @@ class IBroker(Interface):
         """
 
     def watch(log: LogKey) -> Deferred[Position]:
-        """Be told of this log; the position is atomic with the interest: what comes later is told.
+        """Be told of this log; the position is atomic with the interest: what comes later is told. Of a log
+        that is watched already it says where that stands now; what came last may yet have to be told.
 
         The seqs of a ring rise with holes. One that nobody has published to stands at a seq that all of its
         entries will be above. Rings may differ in their epochs.
@@ -547,6 +548,9 @@ class IBroker(Interface):
 
     def unwatch(log: LogKey) -> None:
         """Be told no more of this log."""
+
+    def server(log: LogKey) -> Hashable:
+        """What has this log, and may be away while others are not: the same for all logs that it has."""
 
     def read(log: LogKey, after: int, limit: int, max_bytes: int) -> Deferred[Batch]:
         """Committed entries after `after`; at least one if there is one, however large.
@@ -608,8 +612,13 @@ class IBroker(Interface):
         """The session's client is gone, and may yet come back. Until its next generation the session is not
         online, and by order (`Claim.on_same_device`) anybody may follow it. A stale generation: nothing."""
 
-    def record(session: SessionKey, generation: int, data: bytes) -> None:
-        """Keep what an adapter must know of the session at the next login; returned in Opened."""
+    def record(session: SessionKey, generation: int, data: bytes) -> Deferred[bool]:
+        """Keep what an adapter must know of the session at the next login; returned in Opened.
+
+        Fires as soon as nothing that is published from then on can be stored without it; False: somebody else
+        has the session, it is not kept, and what relies on it must not be published. While the store is away
+        it waits; what comes meanwhile for the same session is written as one.
+        """
 
     def reset_log(log: LogKey) -> Deferred[Position]:
         """A client knows more of this log than the log itself: it was rolled back. Give it a new epoch."""
@@ -806,11 +815,12 @@ class IGateway(Interface):
 
     def join(session: SessionKey, room: Address, mode: Mode = Mode.PUSH) -> Deferred[bool]:
         """Put a session into a room; its client is told with Subscribed. It stays over lost connections,
-        whether or not its client names the room again. False: there is no such session here."""
+        whether or not its client names the room again. False: there is no such session here, or it was taken
+        out before it was in."""
 
     def leave(session: SessionKey, room: Address) -> Deferred[bool]:
         """Take a session out of a room; its client is told with Unsubscribed(REMOVED). False: it was not in
-        it."""
+        it, nor on its way in."""
 
     def members(address: Address) -> Deferred[int]:
         """How many sessions are in a room or in the rooms of an area, or (all) open."""

@@ -89,7 +89,18 @@ Touched = tuple[LogKey, int, int, list[Append]]
 class Batch:
     """What one commit holds, in order of arrival, and what became of it."""
 
-    __slots__ = ("appends", "bytes", "changes", "codes", "now_ms", "number", "seqs", "touched", "trimmed")
+    __slots__ = (
+        "appends",
+        "bytes",
+        "changes",
+        "codes",
+        "now_ms",
+        "number",
+        "seqs",
+        "spent",
+        "touched",
+        "trimmed",
+    )
 
     def __init__(self) -> None:
         self.appends: list[Append] = []
@@ -103,3 +114,5 @@ class Batch:
         self.touched: list[Touched] = []
         self.trimmed: list[LogKey] = []
         """Logs that lost old entries to make room."""
+        self.spent: set[LogKey] = set()
+        """Logs that have no seqs left."""

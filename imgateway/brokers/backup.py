@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Callable
+from contextlib import closing, suppress
 from pathlib import Path
 
 from imgateway.brokers.directory import DATABASE, Directory, Mark
@@ -71,8 +72,9 @@ def restore(
             connection.close()
         epoch = new_epoch_number(entropy)
         _renew(new, epoch)
-        # The old log of changes must go first: beside the new database it would be taken for its own. If we
-        # end in between, the old database has lost its newest commits, and the new one's mark betrays it.
+        # The old log of changes must go first: beside the new database it would be taken for its own. Should
+        # we end in between, the old database must be whole without it.
+        _complete(directory.database)
         directory.write_mark(Mark(epoch, 0), sync=True)
         _sync_directory(directory.path)
         for suffix in ("-wal", "-shm"):
@@ -86,6 +88,15 @@ def restore(
         for suffix in ("", "-journal", "-wal", "-shm"):
             Path(str(new) + suffix).unlink(missing_ok=True)
         directory.unlock()
+
+
+def _complete(path: Path) -> None:
+    """Move what the log of changes has into the database, if that is any good: it may be what is replaced."""
+    with (
+        suppress(sqlite3.Error),
+        closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=rw", uri=True)) as old,
+    ):
+        old.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
 
 def _open_copy(path: Path) -> sqlite3.Connection:

@@ -10,7 +10,9 @@ from collections.abc import Sequence
 import msgspec
 from msgspec import Struct
 
+from imgateway.brokers.records import SAVE_RECORD
 from imgateway.brokers.store import Store
+from imgateway.brokers.tails import Seat, Tail
 from imgateway.frames import LogKey, SessionKey, Start, address_text, user_address
 
 __all__ = (
@@ -37,37 +39,44 @@ FROM json_each(?)
 
 
 class Saved(Struct, frozen=True, gc=False):
-    """What is to be written of one session: cursors as (log, acked, parked)."""
+    """What is to be written of one session: cursors as (log, acked, parked); and the furthest that any device
+    of the user acknowledged lately, which a cursor alone does not say: it may have begun where it stands."""
 
     session: SessionKey
     platform: str
     seen_ms: int
     cursors: tuple[tuple[LogKey, int, tuple[int, ...]], ...]
+    seen: int
+
+
+class Newcomer(Struct, frozen=True, gc=False):
+    """A device that its user's mailbox does not know, or one that came back while it was forgotten: its seat
+    says where it stands. `furthest`: what any of the user's devices acknowledged lately, on the disk or
+    not."""
+
+    session: SessionKey
+    platform: str
+    start: Start
+    tail: Tail
+    seat: Seat
+    furthest: int
 
 
 def register(
-    connection: sqlite3.Connection,
-    store: Store,
-    session: SessionKey,
-    mailbox: LogKey,
-    platform: str,
-    start: Start,
-    now_ms: int,
-    max_devices: int,
-    keep: Sequence[str],
-    furthest: int,
+    connection: sqlite3.Connection, store: Store, newcomer: Newcomer, now_ms: int, max_devices: int
 ) -> tuple[int, int, int, tuple[str, ...]]:
-    """Enter a device that its user's mailbox does not know, and say where it begins.
+    """Enter a device, and say where it begins.
 
     If nothing was ever sent to that mailbox, the device itself is all that is entered: who has no cursor in
     it is at its begin. A device that was entered meanwhile keeps its cursor.
 
-    `keep`: devices that are online, never forgotten to make place. `furthest`: what any of the user's devices
-    acknowledged lately, on the disk or not.
+    Who is online by now is never forgotten to make place.
 
     :returns: acked, first, head, and the devices that were forgotten.
     """
+    session, seat = newcomer.session, newcomer.seat
     user, device = session
+    mailbox = LogKey(user_address(user))
     book = store.find(connection, mailbox)
     log = None if book is None else book.id
     first, head = store.position(connection, mailbox)
@@ -83,28 +92,31 @@ def register(
         "SELECT device FROM device WHERE user = ? AND device <> ? ORDER BY seen_ms", (user, device)
     ).fetchall()
     surplus = max(0, len(others) + 1 - max_devices)
+    keep = {other.device for other in newcomer.tail.seats if other.online}
     forgotten = tuple([other for (other,) in others if other not in keep][:surplus])
     for other in forgotten:
         forget_device(connection, SessionKey(user, other))
-    connection.execute(ENTER_DEVICE, (user, device, platform, now_ms))
+    connection.execute(ENTER_DEVICE, (user, device, newcomer.platform, now_ms))
+    if seat.registered:
+        # All that it has, in the commit that has the device: no end of the process comes in between.
+        owed = seat.owed
+        places = [(one, *place) for one, place in owed.others.items()]
+        places.append((mailbox, seat.acked, owed.parked))
+        save(connection, [Saved(session, newcomer.platform, now_ms, tuple(places), 0)])
+        connection.execute(SAVE_RECORD, (owed.record, *session))
+        return seat.acked, first, head, forgotten
     if log is None:
         return 0, first, head, forgotten
     (seen,) = connection.execute("SELECT seen FROM log WHERE id = ?", (log,)).fetchone()
-    acked = {Start.UNSEEN: min(max(seen, furthest), head), Start.HEAD: head, Start.OLDEST: first - 1}[start]
+    acked = {
+        Start.UNSEEN: min(max(seen, newcomer.furthest), head),
+        Start.HEAD: head,
+        Start.OLDEST: first - 1,
+    }[newcomer.start]
     connection.execute(
         "INSERT INTO cursor (log, user, device, acked) VALUES (?, ?, ?, ?)", (log, user, device, acked)
     )
     return acked, first, head, forgotten
-
-
-class Newcomer(Struct, frozen=True, gc=False):
-    """A device that its user's mailbox does not know, as `register` takes it."""
-
-    session: SessionKey
-    platform: str
-    start: Start
-    keep: tuple[str, ...]
-    furthest: int
 
 
 # By their place in the question: users who have a device, or to whom somebody wrote.
@@ -139,18 +151,7 @@ def register_all(
     return [
         (0, 1, 0, ())
         if crowd.get(one.session.user) is one
-        else register(
-            connection,
-            store,
-            one.session,
-            LogKey(user_address(one.session.user)),
-            one.platform,
-            one.start,
-            now_ms,
-            max_devices,
-            one.keep,
-            one.furthest,
-        )
+        else register(connection, store, one, now_ms, max_devices)
         for one in newcomers
     ]
 
@@ -200,10 +201,9 @@ ON CONFLICT (log, user, device) DO UPDATE SET acked = max(acked, excluded.acked)
 """
 RAISE_SEEN = """
 UPDATE log SET seen = max(seen, far) FROM (
-    SELECT json_extract(value, '$[2]') AS address, json_extract(value, '$[3]') AS lane,
-        max(json_extract(value, '$[4]')) AS far
-    FROM json_each(?) GROUP BY 1, 2) AS told
-WHERE log.address = told.address AND log.lane = told.lane
+    SELECT json_extract(value, '$[0]') AS address, max(json_extract(value, '$[1]')) AS far
+    FROM json_each(?) GROUP BY 1) AS told
+WHERE log.address = told.address AND log.lane = 0
 """
 
 
@@ -218,9 +218,10 @@ def save(connection: sqlite3.Connection, sessions: Sequence[Saved]) -> None:
             for log, acked, parked in s.cursors
         ]
     )
+    seen = json.dumps([(address_text(user_address(s.session.user)), s.seen) for s in sessions if s.seen])
     connection.execute(SAVE_DEVICES, (devices,))
     connection.execute(SAVE_CURSORS, (cursors,))
-    connection.execute(RAISE_SEEN, (cursors,))
+    connection.execute(RAISE_SEEN, (seen,))
 
 
 def forget_device(connection: sqlite3.Connection, session: SessionKey) -> None:

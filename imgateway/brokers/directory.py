@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -48,7 +49,7 @@ class Directory:
             self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
             lock = os.open(self._lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as problem:
-            raise StoreError(f"cannot use the data directory {self.path}: {problem.strerror}") from None
+            raise self._unusable(problem) from None
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -57,9 +58,16 @@ class Directory:
             raise StoreError(
                 f"{self.path} is in use by process {owner}: stop that, or give this one its own --data-dir"
             ) from None
-        os.ftruncate(lock, 0)
-        os.pwrite(lock, b"%d\n" % os.getpid(), 0)
+        try:
+            os.ftruncate(lock, 0)
+            os.pwrite(lock, b"%d\n" % os.getpid(), 0)
+        except OSError as problem:
+            os.close(lock)
+            raise self._unusable(problem) from None
         self._lock = lock
+
+    def _unusable(self, problem: OSError) -> StoreError:
+        return StoreError(f"cannot use the data directory {self.path}: {problem.strerror}")
 
     def make_private(self) -> None:
         """Have an empty database that nobody else may read, if there is none; what SQLite puts beside it
@@ -69,7 +77,8 @@ class Directory:
     def unlock(self) -> None:
         """The file stays: removing it would let two processes lock two files of one name."""
         if self._lock is not None:
-            os.ftruncate(self._lock, 0)
+            with suppress(OSError):  # it says who had it, and nothing more
+                os.ftruncate(self._lock, 0)
             os.close(self._lock)
             self._lock = None
 

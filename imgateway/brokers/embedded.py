@@ -59,6 +59,7 @@ from imgateway.frames import (
     OutcomeCode,
     Position,
     SessionKey,
+    address_text,
     log_of,
 )
 from imgateway.frames import Batch as ReadBatch
@@ -187,6 +188,7 @@ class EmbeddedBroker:
         self._number = self._marked = self._checkpointed = 0
         self._keeping = self._mark_is_due = False
         self._committed = self._stored = self._retried = 0
+        self._spent: set[LogKey] = set()
         self._stopped: Deferred[None] | None = None
         self._closing = False
 
@@ -228,6 +230,8 @@ class EmbeddedBroker:
                 "{why}: it was put back from a copy. All logs get a new epoch; clients are told of a gap",
                 why=facts.renewed,
             )
+        for address in facts.renumbered:
+            self.log.warn("{address} is numbered anew; its readers are told of a gap", address=address)
         self._epoch, self._epochs = facts.epoch, dict(facts.epochs)
         self._intake.digests = keyed(facts.secret)
         self._dedup.load(facts.digests)
@@ -413,6 +417,13 @@ class EmbeddedBroker:
         self._number = result.number
         self._stored += result.codes.count(OutcomeCode.OK)
         self._trimmed(result.trimmed)
+        for log in result.spent - self._spent:
+            self._spent.add(log)
+            self.log.error(
+                "{address} has no numbers left: what is sent there is refused until this node starts again, "
+                "which numbers it anew",
+                address=address_text(log.address),
+            )
         self._arrived(result.touched, result.now_ms)
         answers = self._settle(result)
         for change in result.changes:
@@ -515,6 +526,10 @@ class EmbeddedBroker:
             tail.told = None
             self._sessions.release(tail)
 
+    def server(self, log: LogKey) -> str:
+        """One database has them all."""
+        return ""
+
     def read(self, log: LogKey, after: int, limit: int, max_bytes: int) -> Deferred[ReadBatch]:
         if log.address.kind in RING_KINDS:
             return succeed(self._rings.read(log, after))
@@ -555,8 +570,9 @@ class EmbeddedBroker:
     def linger(self, session: SessionKey, generation: int) -> None:
         self._sessions.linger(session, generation)
 
-    def record(self, session: SessionKey, generation: int, data: bytes) -> None:
-        self._sessions.record(session, generation, data)
+    def record(self, session: SessionKey, generation: int, data: bytes) -> Deferred[bool]:
+        """At once: there is one line to the disk, and what is published stands in it behind this."""
+        return succeed(self._sessions.record(session, generation, data))
 
     def renew_session(self, session: SessionKey, generation: int, issued_at_s: int) -> Deferred[Verdict]:
         return self._sessions.renew(session, generation, issued_at_s)

@@ -17,11 +17,25 @@ from imgateway.frames import LogKey, parse_address
 __all__ = ("Facts", "new_epoch_number", "open_facts")
 
 
+# A log has 2³² numbers: the lower half of its entries' keys. With so many used it is numbered anew.
+HALF = 1 << 31
+# ?1: its id; ?2: by so much all goes back.
+RENUMBER = (
+    "UPDATE entry SET key = key - ?2 WHERE key > ?1 << 32 AND key < (?1 + 1) << 32",
+    "UPDATE trimmed SET key = key - ?2 WHERE key > ?1 << 32 AND key < (?1 + 1) << 32",
+    "UPDATE cursor SET acked = max(acked - ?2, 0), parked = (SELECT json_group_array(value - ?2)"
+    " FROM json_each(parked) WHERE value > ?2) WHERE log = ?1",
+    "UPDATE log SET head = max(head - ?2, 0), lost = max(lost - ?2, 0), seen = max(seen - ?2, 0)"
+    " WHERE id = ?1",
+)
+
+
 class Facts(Struct, frozen=True):
     """What the reactor knows of the store.
 
     `epoch` is that of all logs but those in `epochs`. `starts` counts the processes that opened it.
-    `digests`: (digest, seq, at_ms), oldest first. `renewed`: why the epoch is new, or ''.
+    `digests`: (digest, seq, at_ms), oldest first. `renewed`: why the epoch is new, or ''. `renumbered`:
+    addresses of logs that were numbered anew.
     """
 
     epoch: int
@@ -30,6 +44,7 @@ class Facts(Struct, frozen=True):
     epochs: dict[LogKey, int]
     digests: list[tuple[bytes, int, int]]
     renewed: str
+    renumbered: list[str]
 
 
 def new_epoch_number(entropy: Callable[[int], bytes]) -> int:
@@ -85,6 +100,7 @@ def _facts(
     if renewed or not epoch:
         epoch = new_epoch_number(entropy)
         connection.execute("UPDATE log SET epoch = 0")
+    renumbered = _renumber(connection, entropy)
     connection.executemany(
         "INSERT OR REPLACE INTO fact VALUES (?, ?)",
         [("epoch", epoch), ("starts", starts), ("secret", secret)],
@@ -101,4 +117,28 @@ def _facts(
         (oldest_ms, max_digests),
     ).fetchall()
     digests.reverse()
-    return Facts(epoch, starts, secret, epochs, digests, renewed)
+    return Facts(epoch, starts, secret, epochs, digests, renewed, renumbered)
+
+
+def _renumber(connection: sqlite3.Connection, entropy: Callable[[int], bytes]) -> list[str]:
+    """Before its numbers end, a log counts from 1 again, in an epoch of its own: its readers go on where the
+    database knows them to be, and are told of a gap. Now, for nobody has it in memory yet.
+
+    A log's `head` is behind its newest entry by no more than a log has entries.
+    """
+    renumbered = []
+    for log, address, head in connection.execute(
+        "SELECT id, address, head FROM log WHERE head >= ?", (HALF,)
+    ).fetchall():
+        (oldest,) = connection.execute(
+            "SELECT min(key) FROM (SELECT min(key) AS key FROM entry WHERE key > ?1 AND key < ?2"
+            " UNION ALL SELECT min(key) FROM trimmed WHERE key > ?1 AND key < ?2)",
+            (log << 32, (log + 1) << 32),
+        ).fetchone()
+        by = head if oldest is None else (oldest & 0xFFFFFFFF) - 1
+        if by >= HALF:  # else old numbers would meet new ones; it has as many left
+            for statement in RENUMBER:
+                connection.execute(statement, (log, by))
+            connection.execute("UPDATE log SET epoch = ? WHERE id = ?", (new_epoch_number(entropy), log))
+            renumbered.append(address)
+    return renumbered

@@ -56,13 +56,6 @@ class Records:
             taken: Taken = {}
             self._change(Change(partial(self._write, taken), partial(self._written, taken)))
 
-    def renew(self, session: SessionKey, seat: Seat) -> None:
-        """Its device is entered anew by what was given to the writer last: its record must come behind that,
-        which the line need not."""
-        self._saving.begin(seat)
-        taken: Taken = {seat: (session, 1)}
-        self._change(Change(partial(_save, taken), partial(self._written, taken)))
-
     def _write(self, taken: Taken, connection: sqlite3.Connection) -> None:
         """In the writer's thread; again after a commit that failed."""
         # First this, then the line: whoever comes too late to be seen there sees that it must ask.

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 from imgateway.config import RetentionSettings
 from imgateway.frames import LogKey, parse_address
@@ -48,7 +48,7 @@ class Retention:
         self,
         limits: RetentionSettings,
         dedup_ms: int,
-        positions: Callable[[LogKey], Iterable[tuple[str, str, int]]],
+        positions: Callable[[LogKey], tuple[list[tuple[str, str, int]], int]],
     ) -> None:
         self._limits = limits
         self._dedup_ms = dedup_ms
@@ -151,12 +151,12 @@ class Retention:
         """The least acked of the devices seen lately. Without any: 0, for mail waits for its device; of a
         topic all there is, for nobody is owed it. Positions in memory are written down first, for what they
         allow to be deleted must not look lost after a crash."""
-        known = list(self._positions(log))
+        known, seen = self._positions(log)
         if known:
-            text, furthest = json.dumps(known), max(acked for _, _, acked in known)
+            text = json.dumps(known)
             connection.execute(KEEP_CURSORS, (text, log_id))
             connection.execute(KEEP_SEEN, (text, now_ms))
-            connection.execute("UPDATE log SET seen = max(seen, ?) WHERE id = ?", (furthest, log_id))
+            connection.execute("UPDATE log SET seen = max(seen, ?) WHERE id = ?", (seen, log_id))
         oldest_ms = now_ms - self._limits.device_unseen_s * 1000
         (floor,) = connection.execute(
             "SELECT coalesce(min(acked), ?4) FROM ("

@@ -10,7 +10,7 @@ could be passed over at the next login.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from itertools import count, islice
 from typing import Any
@@ -35,7 +35,7 @@ from imgateway.brokers.records import Records
 from imgateway.brokers.store import Store
 from imgateway.brokers.tails import MAX_PARKED, Owed, Seat, Tail, Tails, UnderWay, with_parked
 from imgateway.errors import CloseCode
-from imgateway.frames import LogKey, SessionKey, user_address
+from imgateway.frames import LogKey, SessionKey, Start, user_address
 from imgateway.interfaces import Claim, Followed, LoginPolicy, Mailbox, Opened, Place, Presence, Verdict
 
 __all__ = ("MAX_FOLLOWED", "MAX_PARKED", "Sessions")
@@ -101,7 +101,10 @@ class Sessions:
         self._dirty: dict[Seat, SessionKey] = {}
         self._saving = UnderWay()  # changes that are on their way to the disk
         self._waiting: dict[Seat, Asked] = {}  # logins that a registration answers
-        self._newcomers: list[tuple[Newcomer, Tail, Seat]] = []  # who will be given to the writer in a moment
+        self._newcomers: list[Newcomer] = []  # who will be given to the writer in a moment
+        # User → the furthest that any device acknowledged, until it is on disk. Not what the seats say: who
+        # starts at the head has acknowledged nothing.
+        self._seen: dict[str | LogKey, int] = {}
         # User → devices that were deleted from the disk, which a question under way may have seen there.
         self._forgotten: dict[str | LogKey, tuple[str, ...]] = {}
         self._away: set[Seat] = set()  # open, and their clients are gone
@@ -197,7 +200,7 @@ class Sessions:
         else:
             registering = seat not in self._waiting and seat not in self._saving
             if registering:
-                self._register(claim, tail, seat)
+                self._register(claim.session, claim.start, tail, seat)
             self._waiting[seat] = asked
         if gone:
             for tell in gone:
@@ -235,28 +238,21 @@ class Sessions:
                 places.append(Place(cursor.log, epoch, acked, cursor.first, cursor.head, parked))
         return Opened(OK, seat.generation, tuple(places), known, owed.record, resumed)
 
-    def _register(self, claim: Claim, tail: Tail, seat: Seat) -> None:
+    def _register(self, session: SessionKey, start: Start, tail: Tail, seat: Seat) -> None:
         """With `enter`. The tail is pinned."""
         self._saving.begin(seat)
-        keep: tuple[str, ...] = ()
-        furthest = 0
-        if tail.sitting is not seat:  # else, as mostly, there are no others
-            seats = tail.seats
-            keep = tuple([other.device for other in seats if other.online])
-            furthest = max([0, *[other.acked for other in seats]])
-        newcomer = Newcomer(claim.session, claim.platform, claim.start, keep, furthest)
-        self._newcomers.append((newcomer, tail, seat))
+        furthest = self._seen.get(session.user, 0)
+        self._newcomers.append(Newcomer(session, seat.platform, start, tail, seat, furthest))
 
     def enter(self) -> None:
         """Give the newcomers to the writer, all those of one turn together."""
         if not self._newcomers:
             return
-        entered, self._newcomers = self._newcomers, []
-        newcomers = [newcomer for newcomer, _, _ in entered]
+        newcomers, self._newcomers = self._newcomers, []
 
         def registered(results: list[tuple[int, int, int, tuple[str, ...]]]) -> None:
-            for (newcomer, tail, seat), result in zip(entered, results, strict=True):
-                self._registered(newcomer.session, tail, seat, result)
+            for newcomer, result in zip(newcomers, results, strict=True):
+                self._registered(newcomer.session, newcomer.tail, newcomer.seat, result)
 
         self._change(
             Change(
@@ -290,15 +286,9 @@ class Sessions:
         for device in forgotten:
             other = tail.seat(device)
             if other is not None and other.online:  # it came back while it was being forgotten
-                again = SessionKey(user, device)
                 self._tails.pins.begin(tail)
-                self._register(Claim(again, other.platform), tail, other)
+                self._register(SessionKey(user, device), Start.UNSEEN, tail, other)
                 self.enter()  # before what else is to be written of it
-                for log in other.owed.others:
-                    self._move(again, other, log)
-                self._mark(again, other)
-                if other.owed.record:
-                    self._records.renew(again, other)
             elif other is not None:
                 self._clean(other)
                 tail.seats = tuple(one for one in tail.seats if one is not other)
@@ -319,6 +309,8 @@ class Sessions:
             if _is_mailbox(log, session.user):
                 if seq > seat.acked:
                     seat.acked = seq
+                    if seq > self._seen.get(session.user, 0):
+                        self._seen[session.user] = seq
             else:
                 acked, kept = seat.owed.others.get(log, (0, ()))
                 _keep(seat, log, max(acked, seq), kept)
@@ -410,10 +402,11 @@ class Sessions:
         if seat is not None:
             self._away.add(seat)
 
-    def record(self, session: SessionKey, generation: int, data: bytes) -> None:
+    def record(self, session: SessionKey, generation: int, data: bytes) -> bool:
         seat = self._current(session, generation, True)
         if seat is not None and seat.owed.record != data:
             self._records.keep(session, seat, data)
+        return seat is not None
 
     def _recorded(self, session: SessionKey, seat: Seat) -> None:
         tail = self._tails.of(session.user)
@@ -522,30 +515,31 @@ class Sessions:
     def mailbox(self, user: str) -> Deferred[Mailbox]:
         """How far the user's mailbox has got."""
         answer: Deferred[Mailbox] = Deferred()
+        # At the answer it may be on disk, where the reader did not see it yet.
+        lately = self._seen.get(user, 0)
 
         def found(result: tuple[int, int, int]) -> None:
             first, head, seen = result
-            tail = self._tails.of(user)
-            acked = [seat.acked for seat in tail.seats] if tail else ()
             epoch = self._epoch_of(LogKey(user_address(user)))
-            answer.callback(Mailbox(epoch, first, head, min(max(seen, *acked, 0), head)))
+            answer.callback(Mailbox(epoch, first, head, min(max(seen, lately), head)))
 
         self._ask(lambda reader: reader.mailbox(user), found)
         return answer
 
-    def positions(self, log: LogKey) -> Iterable[tuple[str, str, int]]:
-        """How far those in memory have got who count for what may go of a log: (user, device, acked).
+    def positions(self, log: LogKey) -> tuple[list[tuple[str, str, int]], int]:
+        """How far those in memory have got who count for what may go of a log, as (user, device, acked); and
+        of a mailbox, the furthest that any device acknowledged lately.
 
         Called from the writer's thread: reads what is replaced as a whole or copied in one go, and ints.
         """
         if log.address.kind != "user":
             following = self._following.get(log, {}).copy()
             others = [(session, seat.owed.others.get(log)) for session, seat in following.items()]
-            return [(*session, where[0]) for session, where in others if where is not None]
-        tail = self._tails.get(log)
-        if tail is None:
-            return ()
-        return [(log.address.id, seat.device, seat.acked) for seat in tail.seats if seat.registered]
+            return [(*session, where[0]) for session, where in others if where is not None], 0
+        user, tail = log.address.id, self._tails.get(log)
+        seats = tail.seats if tail else ()
+        known = [(user, seat.device, seat.acked) for seat in seats if seat.registered]
+        return known, self._seen.get(user, 0)
 
     def flush(self) -> None:
         """Give all that is dirty to the writer, one step when the other is on disk."""
@@ -635,11 +629,15 @@ class Sessions:
             cursors = [(log, *owed.others[log]) for log in moved if log in owed.others]
             if seat.registered:
                 cursors.append((LogKey(user_address(session.user)), seat.acked, owed.parked))
-            rows.append(Saved(session, seat.platform, now_ms, tuple(cursors)))
+            rows.append(
+                Saved(session, seat.platform, now_ms, tuple(cursors), self._seen.get(session.user, 0))
+            )
 
         def saved(result: Any) -> None:
-            for session, seat in seats:
+            for (session, seat), row in zip(seats, rows, strict=True):
                 self._saving.end(seat)
+                if self._seen.get(session.user) == row.seen:
+                    del self._seen[session.user]
                 tail = self._tails.of(session.user)
                 if tail is not None:
                     self.release(tail)
@@ -666,6 +664,7 @@ class Sessions:
                 tail.seats = seats
         if not (seats or tail.watched):
             self._tails.drop(tail)
+            self._seen.pop(tail.name, None)  # of a device that was forgotten before it was written
 
 
 def _answer(asked: Asked, opened: Opened) -> None:

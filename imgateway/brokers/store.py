@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 from imgateway.brokers.appends import Append, Batch
 from imgateway.brokers.journal import Journal, merge
@@ -24,6 +24,8 @@ __all__ = ("Logbook", "Store")
 MAX_LOGBOOKS = 200_000
 # Logs that one step of the sweep moves: about a millisecond.
 SWEEP_LOGS = 25
+# The last number that a log can give: an entry's key has it in its lower half, and the log's id above.
+LAST_SEQ = 0xFFFFFFFF
 # Digests kept of logs that somebody sent to again, some 200 bytes each; more, if one log may hold more.
 MAX_OLDER = 200_000
 
@@ -52,7 +54,7 @@ class Store:
     :param now_ms: wall clock that does not go back, in milliseconds.
     :param dedup_ms: how long digests count.
     :param positions: called with a log from the writer's thread: (user, device, acked) of the devices in
-        memory.
+        memory, and the furthest that any device acknowledged lately.
     """
 
     def __init__(
@@ -62,7 +64,7 @@ class Store:
         retention: RetentionSettings,
         dedup_ms: int,
         now_ms: Callable[[], int],
-        positions: Callable[[LogKey], Iterable[tuple[str, str, int]]],
+        positions: Callable[[LogKey], tuple[list[tuple[str, str, int]], int]],
     ) -> None:
         self._database = database
         self._journal = journal
@@ -218,6 +220,12 @@ class Store:
                 continue
             taken = book.taken
             if not taken:
+                # For all that the commit may bring to the log, so that it is asked once and not for each.
+                if book.head + len(batch.appends) > LAST_SEQ:
+                    batch.spent.add(log)
+                    codes.append(OutcomeCode.FULL)
+                    seqs.append(0)
+                    continue
                 touched.append(book)
             taken.append(append)
             book.head = seq = book.head + 1

@@ -79,7 +79,11 @@ class LimitSettings(Struct, frozen=True, forbid_unknown_fields=True):
         PositiveInt, Meta(description="Logins that may wait for the authenticator.")
     ] = 256
     interceptor_chain: Annotated[
-        PositiveInt, Meta(description="Publishes of one session that may wait behind a slow interceptor.")
+        PositiveInt,
+        Meta(
+            description="Publishes of one session that may wait behind a slow interceptor, or for a record "
+            "of it that Redis has not written yet."
+        ),
     ] = 64
     requests_in_flight: Annotated[
         PositiveInt,
@@ -90,7 +94,8 @@ class LimitSettings(Struct, frozen=True, forbid_unknown_fields=True):
     ] = 10.0
     rooms: Annotated[PositiveInt, Meta(description="Rooms that one session may be in.")] = 200
     reads_in_flight: Annotated[
-        PositiveInt, Meta(description="Reads of the process that the store works on at a time.")
+        PositiveInt,
+        Meta(description="Reads of the process that the store, or each Redis primary, works on at a time."),
     ] = 64
     control_pause_bytes: Annotated[
         PositiveInt, Meta(description="Unsent answers at which a link is no longer read from.")

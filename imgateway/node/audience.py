@@ -97,16 +97,22 @@ class Lag:
 class Asked:
     """Notices that went out together: what they said, by when a pull must come, and which time it is.
 
-    :ivar heads: how far each lane went; where nothing was said of it, how far its rounds had been.
+    :ivar heads: the epoch of each lane, and how far it went; where nothing was said of it, how far its rounds
+        had been.
     """
 
     __slots__ = ("due", "heads", "since", "times")
 
-    def __init__(self, heads: tuple[int, ...], due: float, times: int, since: Since) -> None:
+    def __init__(self, heads: tuple[tuple[int, int], ...], due: float, times: int, since: Since) -> None:
         self.since = since
         self.heads = heads
         self.due = due
         self.times = times
+
+    def head(self, number: int, lane: Lane) -> int:
+        """How far that lane went. Of the ring that it is now nothing may have been said."""
+        epoch, head = self.heads[number]
+        return head if epoch == lane.epoch else 0
 
 
 class Audience:

@@ -161,6 +161,8 @@ class Calls:
         question = Request(self._number, service, method, body, int(deadline_s * 1000))
         if not session.link.send(question):
             return fail(RequestFailed(ResponseCode.FAILED, b"the client's wire cannot carry this request"))
+        if session.calls is None:  # that was more than a link may leave unread: it is gone
+            return fail(RequestFailed(ResponseCode.GONE, b"the client's connection is gone"))
         call = session.calls[self._number] = Call(session, self._number)
         self._arm(self._now() + deadline_s, lambda now: call.end(ResponseCode.DEADLINE, b"no answer in time"))
         return call.answer

@@ -12,7 +12,7 @@ turn.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from functools import partial
 from typing import Any
 
@@ -61,6 +61,20 @@ OPEN, HOLD, READ = LinkState.OPEN, Step.HOLD, Step.READ  # found faster than in 
 LIVE, CLOGGED = State.LIVE, State.CLOGGED
 
 
+class Reads:
+    """Of the logs that one server has: how many are under way, and which wait for their turn.
+
+    :ivar starting: a turn is being given; a read that is over at once gives none of its own.
+    """
+
+    __slots__ = ("starting", "under_way", "waiting")
+
+    def __init__(self) -> None:
+        self.under_way = 0
+        self.waiting: deque[Callable[[], Deferred[Any] | None]] = deque()
+        self.starting = False
+
+
 class Delivery:
     """Sends, reads and acknowledgements of all sessions of a node.
 
@@ -81,9 +95,7 @@ class Delivery:
         self._now = now
         self._counters = counters
         self._unsaid = unsaid
-        self._reads = 0
-        self._readers: deque[Callable[[], Deferred[Any] | None]] = deque()
-        self._is_starting = False
+        self._reads: dict[Hashable, Reads] = {}
 
     # --------------------------------------------------------------------------------------------- arrivals
 
@@ -366,38 +378,43 @@ class Delivery:
                 session.follows[cursor.address] = session.follows.pop(cursor.address)  # the last from now on
                 self._read(cursor)
 
-    def read(self, start: Callable[[], Deferred[Any] | None]) -> None:
-        """Call `start` when its turn has come: at most `reads_in_flight` are done at once on this node.
+    def read(self, key: LogKey, start: Callable[[], Deferred[Any] | None]) -> None:
+        """Call `start`, which reads this log, when its turn has come: at most `reads_in_flight` are done at
+        once of what one server has. So those that wait for a server that is away hold up no others.
 
         None from it means that there is nothing to read any more.
         """
-        self._readers.append(start)
-        self._next_reads()
+        server = self._broker.server(key)
+        reads = self._reads.get(server)
+        if reads is None:
+            reads = self._reads[server] = Reads()
+        reads.waiting.append(start)
+        self._next_reads(reads)
 
-    def _next_reads(self) -> None:
-        if self._is_starting:
+    def _next_reads(self, reads: Reads) -> None:
+        if reads.starting:
             return  # a read that was over at once: the loop below goes on
-        self._is_starting = True
+        reads.starting = True
         try:
-            while self._readers and self._reads < self.limits.reads_in_flight:
-                reading = self._readers.popleft()()
+            while reads.waiting and reads.under_way < self.limits.reads_in_flight:
+                reading = reads.waiting.popleft()()
                 if reading is not None:
-                    self._reads += 1
+                    reads.under_way += 1
                     self._counters.reads += 1
                     reading.addErrback(lambda failure: log.failure("a read could not be dealt with", failure))
-                    reading.addBoth(self._has_read)
+                    reading.addBoth(self._has_read, reads)
         finally:
-            self._is_starting = False
+            reads.starting = False
 
-    def _has_read(self, result: object) -> None:
-        self._reads -= 1
-        self._next_reads()
+    def _has_read(self, result: object, reads: Reads) -> None:
+        reads.under_way -= 1
+        self._next_reads(reads)
 
     def _read(self, cursor: Place) -> None:
         """Read on for a cursor, once at a time."""
         if not cursor.reading:
             cursor.reading = True
-            self.read(partial(self._start_read, cursor))
+            self.read(cursor.log, partial(self._start_read, cursor))
 
     def _start_read(self, cursor: Place) -> Deferred[None] | None:
         parking, follows = cursor.parking, cursor.follows

@@ -205,7 +205,8 @@ class Exchange:
         link.leave(frame)
 
     def _keep(self, link: Link, session: Session, frame: Keep) -> None:
-        self._broker.record(session.key, session.generation, frame.data)
+        kept = self._broker.record(session.key, session.generation, frame.data)
+        self._ingress.hold(link, session, kept)
 
     def _request(self, link: Link, session: Session, frame: Request) -> None:
         self._calls.asked(link, session, frame)
@@ -214,7 +215,8 @@ class Exchange:
         self._calls.answered(session, frame)
 
     def _pull(self, link: Link, session: Session, frame: Pull) -> None:
-        """Read for the client; the link is not read meanwhile, so there is one at a time."""
+        """Read for the client; the link is not read meanwhile, so there is one at a time, unless it takes
+        long."""
         if frame.address.kind in RING_KINDS:
             if not self._subscriptions.pull(link, session, frame, self._ingress.policy):
                 self._refuse(
@@ -228,7 +230,6 @@ class Exchange:
         if frame.address.kind not in DURABLE_KINDS or frame.lane:
             self._refuse(link, frame, address_text(frame.address), RefusedCode.NOT_SUPPORTED, "no such log")
             return
-        link.pause(Pause.PULL)
         limit = min(frame.limit or 64, self.limits.deliver_window_entries)
         device = session.device
 
@@ -240,15 +241,17 @@ class Exchange:
                     link,
                     Deliver(log.address, 0, batch.epoch, batch.after, batch.upto, entries, gap, batch.head),
                 )
-                link.resume(Pause.PULL)
 
         def start() -> Deferred[None] | None:
             if link.state is not LinkState.OPEN:
+                answered.callback(None)
                 return None
             reading = self._broker.read(log, frame.after, limit, PULL_BYTES)
-            return reading.addCallback(answer).addErrback(link.broken)
+            return reading.addCallback(answer).addErrback(link.broken).addBoth(answered.callback)
 
-        self._delivery.read(start)
+        answered: Deferred[None] = Deferred()
+        self._delivery.read(log, start)
+        self._subscriptions.wait(answered, link, Pause.PULL)
 
     def _subscribe(self, link: Link, session: Session, frame: Subscribe) -> None:
         is_room = frame.address.kind == "room"

@@ -86,7 +86,6 @@ class Gate:
         if stranger is None:
             return
         source = stranger.source
-        self._checks.pop(link, None)
         if source:
             left = self._per_source[source] - 1
             if left:
@@ -120,6 +119,10 @@ class Gate:
         else:
             self.checking += 1
             start()
+
+    def left(self, link: Link) -> None:
+        """It has closed, and waits for no check any more; its connection may take a while to go."""
+        self._checks.pop(link, None)
 
     def checked(self) -> None:
         """One check is over; the next may start."""

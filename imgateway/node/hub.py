@@ -92,7 +92,7 @@ class Hub:
         self._stalled: dict[Link, None] = {}
         self._missing: set[Session] = set()
         self._claims = Claims()
-        self._moves = Moves(broker, self.sessions, self._close, now, arm)
+        self._moves = Moves(broker, self.sessions, self.rooms.coming, self._close, now, arm)
         # What becomes of sessions in rooms while they log in.
         self._early: dict[SessionKey, list[tuple[str, Address]]] = {}
 

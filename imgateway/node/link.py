@@ -55,6 +55,8 @@ class Pause(IntEnum):
     CLOSED = 512
     ROOM = 2048
     """It is being put into a room."""
+    STALE = 8192
+    """Somebody else has its session: it is closed in a moment, and what it says does not count."""
 
 
 Said = Frame | Keep | bytes

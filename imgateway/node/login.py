@@ -112,6 +112,7 @@ class Login:
 
     def left(self, link: Link) -> None:
         """A link ended: nobody waits for its check any more, and the check makes room for another."""
+        self._gate.left(link)
         checking = self._checks.pop(link, None)
         if checking is not None:
             checking.cancel()
@@ -270,7 +271,8 @@ class Login:
             return renewing.addCallback(self._watched, session, opened, resumed, link, hello)
         entering = None
         if hello.resume:
-            entering = self._hub.rooms.prepare(session, hello.resume, self._hub.delivery.limits.rooms)
+            hub = self._hub
+            entering = hub.rooms.prepare(session, hello.resume, hub.delivery.limits.rooms, hub.linger_s)
         if entering is None:
             self._enter((), position, session, opened, point, resume, resumed, link, hello)
             return None
@@ -291,8 +293,6 @@ class Login:
         hello: Hello,
     ) -> None:
         if link.session is not session:
-            for room in rooms:
-                self._hub.rooms.keep(session, room)
             return
         identity: Identity = session.identity
         place = opened.places[0]

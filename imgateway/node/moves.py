@@ -7,7 +7,7 @@ as long as a client may take to name them there.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from msgspec import Struct
 from twisted.logger import Logger
@@ -69,6 +69,7 @@ class Claims:
 class Moves:
     """Sessions that went to other nodes, and are in rooms.
 
+    :param coming: rooms that a session is on its way into.
     :param close: tells the broker that this generation of a session has ended.
     :param now: monotonic seconds. :param arm: ``arm(due, wake)`` on the node's wheel.
     """
@@ -77,12 +78,14 @@ class Moves:
         self,
         broker: IBroker,
         sessions: Roster,
+        coming: Callable[[SessionKey], Iterable[Address]],
         close: Callable[[SessionKey, int], None],
         now: Callable[[], float],
         arm: Callable[[float, Callable[[float], None]], object],
     ) -> None:
         self._broker = broker
         self._sessions = sessions
+        self._coming = coming
         self._close = close
         self._now = now
         self._arm = arm
@@ -102,8 +105,9 @@ class Moves:
         if back is None:
             self._close(key, generation)  # it is stale, and leaves what was not entered from elsewhere
             return
+        held = {room.address for room in back.rooms}.union(self._coming(key))
         for address in rooms:  # it came back, to those that it named
-            if all(room.address != address for room in back.rooms):
+            if address not in held:
                 self._broker.leave(back.key, back.generation, address).addErrback(
                     lambda failure: log.failure("leaving a room failed", failure)
                 )

@@ -141,20 +141,23 @@ class Notices:
         asked = audience.unanswered.pop(session, None)
         if asked is None:
             return
-        if upto < asked.heads[lane]:
+        told = [asked.head(number, one) for number, one in enumerate(audience.lanes)]
+        if upto < told[lane]:
             # It knows that there is more, and asks on.
             due = self._now() + REPEAT_S
             audience.unanswered[session] = Asked(asked.heads, due, 1, asked.since)
             self._watch(audience)
             return
-        known = [max(head, upto) if n == lane else head for n, head in enumerate(asked.heads)]
+        known = [max(head, upto) if n == lane else head for n, head in enumerate(told)]
         since = tuple([(n, known[n]) for n in LANES if audience.lanes[n].sent > known[n]])
         if since:
             self.tell_one(audience, session, since)
 
     def _asked(self, audience: Audience, since: Since, spread: int, times: int) -> Asked:
         told = dict(since)
-        heads = tuple([lane.head if n in told else lane.sent for n, lane in enumerate(audience.lanes)])
+        heads = tuple(
+            [(lane.epoch, lane.head if n in told else lane.sent) for n, lane in enumerate(audience.lanes)]
+        )
         return Asked(heads, self._now() + spread / 1000 + REPEAT_S, times, since)
 
     def _others(self, session: Session, audience: Audience) -> tuple[tuple[Audience, Since], ...]:
@@ -231,9 +234,11 @@ def _missed(audience: Audience, asked: Iterable[Asked]) -> Since:
     has one of its own goes on from that."""
     stood: dict[int, int] = {}
     for one in set(asked):
-        news = [(n, head) for n, head in enumerate(one.heads) if audience.lanes[n].head > head]
+        told = [one.head(number, lane) for number, lane in enumerate(audience.lanes)]
+        news = [(n, head) for n, head in enumerate(told) if audience.lanes[n].head > head]
         for number, place in (*news, *one.since):
-            stood[number] = min(place, stood.get(number, place))
+            # A place in a ring that there is no more is before all of the new one.
+            stood[number] = min(place, told[number], stood.get(number, place))
     return tuple([(number, stood[number]) for number in LANES if number in stood])
 
 

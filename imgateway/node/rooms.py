@@ -8,6 +8,7 @@ have a link and are told: a client that lost its link is told again from where i
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, TypeVar
 
 from twisted.internet.defer import (
     Deferred,
@@ -30,6 +31,7 @@ from imgateway.core.roster import Roster
 from imgateway.core.session import Session
 from imgateway.frames import (
     EVERYONE,
+    RING_KINDS,
     Address,
     Batch,
     Entry,
@@ -39,6 +41,7 @@ from imgateway.frames import (
     Pull,
     Resumed,
     ResumePoint,
+    SessionKey,
     Subscribe,
     Subscribed,
     Unsubscribed,
@@ -51,13 +54,33 @@ from imgateway.node.link import Link
 from imgateway.node.notices import Notices
 from imgateway.node.rounds import Rounds
 
-__all__ = ("Rooms",)
+__all__ = ("PATIENCE_S", "Rooms", "Withdrawn")
 
 log = Logger()
+
+T = TypeVar("T")
 
 WATCH_AGAIN_S = 1.0
 MOST_REMOVED = 200
 """Rooms of a session that it was taken out of are remembered, so many at most."""
+PATIENCE_S = 2.0
+"""So long a greeting waits for its rooms, and a link for an answer: a server may be away, and the user's own
+not."""
+
+
+class Withdrawn(Exception):
+    """It left the room, or was taken out, before it was in."""
+
+
+class Coming:
+    """A session is on its way into a room. `answer`: what `Rooms.join` gives; called before it is in, it is
+    not to come in any more."""
+
+    __slots__ = ("address", "answer")
+
+    def __init__(self, address: Address) -> None:
+        self.address = address
+        self.answer: Deferred[Room] = Deferred()
 
 
 class Rooms:
@@ -92,6 +115,7 @@ class Rooms:
         self._everyone: Everyone | None = None
         # Rooms that sessions were taken out of, and whose clients may not know: the newest last.
         self._removed: dict[Session, dict[Address, None]] = {}
+        self._coming: dict[SessionKey, list[Coming]] = {}
 
     def start(self) -> None:
         """The broker is ready."""
@@ -285,15 +309,11 @@ class Rooms:
     def enter(
         self, session: Session, room: Room, mode: Mode, points: Sequence[ResumePoint]
     ) -> tuple[Resumed, ...]:
-        """The session, which has an open link, is told of the room from now on; or from another place, or in
-        another mode. `points`: where its client is in the lanes. The broker knows already.
+        """The session, which is in the room and has an open link, is told of it from now on; or from another
+        place, or in another mode. `points`: where its client is in the lanes.
 
         :returns: where it goes on in each lane.
         """
-        if room not in session.rooms:
-            session.rooms = (*session.rooms, room)
-        else:
-            self.release(room)  # it was counted before
         room.invited.pop(session, None)
         room.members[session] = None
         able = pulls(session)
@@ -315,16 +335,18 @@ class Rooms:
         notify = audience.tells(session)
         for number, lane in enumerate(audience.lanes):
             point = next((one for one in points if one.lane == number), None)
-            place, gap = audience.place(session, number), False
+            place, gap, head = audience.place(session, number), False, lane.head
             if point is not None and point.epoch:
-                place, gap, _ = resume_ring(point, lane.epoch, lane.head)
+                if point.epoch == lane.epoch and head < point.seq <= lane.target:
+                    head = lane.target  # it has what is being read for the others
+                place, gap, _ = resume_ring(point, lane.epoch, head)
                 if place < lane.sent and not notify:
                     lag = audience.fall_behind(session)
                     lag.places[number], lag.epochs[number] = place, lane.epoch
                     self.rounds.queue(lag)
             if gap:
                 self._delivery.told_gap(session, audience.address)
-            resumed.append(Resumed(audience.address, number, lane.epoch, place, lane.head, gap))
+            resumed.append(Resumed(audience.address, number, lane.epoch, place, head, gap))
         if notify:
             audience.lags.pop(session, None)
         return tuple(resumed)
@@ -365,6 +387,7 @@ class Rooms:
 
     def leave(self, session: Session, room: Room) -> Deferred[None]:
         """The session is in the room no more."""
+        self._withdraw(session.key, room.address)
         room.drop(session)
         room.invited.pop(session, None)
         session.rooms = tuple([one for one in session.rooms if one is not room])
@@ -374,27 +397,55 @@ class Rooms:
         self.release(room)
         return self._broker.leave(session.key, session.generation, room.address)
 
-    def remove(self, session: Session, room: Room, code: UnsubscribedCode) -> Deferred[None]:
-        """Take the session out of a room and tell its client."""
+    def turn_back(self, session: Session, address: Address) -> Deferred[None]:
+        """The session, which may be on its way into a room, does not come in."""
+        if not self.is_coming(session.key, address):
+            return succeed(None)
+        self._withdraw(session.key, address)
+        return self._broker.leave(session.key, session.generation, address)  # it may know already
+
+    def _withdraw(self, key: SessionKey, address: Address) -> None:
+        coming = [one for one in self._coming.get(key, ()) if one.address == address]
+        for one in coming:
+            self._arrives(key, one)
+            one.answer.errback(Withdrawn())
+
+    def _arrives(self, key: SessionKey, coming: Coming) -> None:
+        """It is on its way no more."""
+        others = self._coming[key]
+        others.remove(coming)
+        if not others:
+            del self._coming[key]
+
+    def remove(self, session: Session, address: Address, code: UnsubscribedCode) -> Deferred[bool]:
+        """Take the session out of a room and tell its client. False: it is not in it, nor on its way in."""
+        room = next((room for room in session.rooms if room.address == address), None)
+        if room is None and not self.is_coming(session.key, address):
+            return succeed(False)
         if code is UnsubscribedCode.REMOVED:
             removed = self._removed.setdefault(session, {})
-            removed[room.address] = None
+            removed[address] = None
             if len(removed) > MOST_REMOVED:
                 del removed[next(iter(removed))]
-        left = self.leave(session, room)
-        if session.link is not None and session.form is not None:  # nothing goes before Welcome
-            session.link.send(Unsubscribed(room.address, code))
-        return left
+        left = self.turn_back(session, address) if room is None else self.leave(session, room)
+        # Nothing goes before Welcome, and who asks to come in is answered.
+        if room is not None and session.link is not None and session.form is not None:
+            session.link.send(Unsubscribed(address, code))
+        return left.addCallback(lambda _: True)
 
     def was_removed(self, session: Session, frame: Subscribe) -> bool:
         """Its client goes on where it was in a room that it was taken out of, and is told that it is out. Who
         subscribes without a position begins anew."""
-        if session not in self._removed or frame.address not in self._removed[session]:
+        if not self.is_out(session, frame.address):
             return False
         if frame.epoch:
             return True
         self._may_again(session, frame.address)
         return False
+
+    def is_out(self, session: Session, address: Address) -> bool:
+        """Whether it was taken out of a room, and was not told that it may come in again."""
+        return session in self._removed and address in self._removed[session]
 
     def _may_again(self, session: Session, address: Address) -> None:
         removed = self._removed.get(session, {})
@@ -404,7 +455,7 @@ class Rooms:
 
     def _give_up(self, session: Session, room: Room) -> None:
         self._counters.room_not_pulling += 1
-        self.remove(session, room, UnsubscribedCode.NOT_PULLING).addErrback(
+        self.remove(session, room.address, UnsubscribedCode.NOT_PULLING).addErrback(
             lambda failure: log.failure("leaving a room failed", failure)
         )
 
@@ -445,9 +496,12 @@ class Rooms:
     # ----------------------------------------------------------------------------------------------- resuming
 
     def prepare(
-        self, session: Session, points: Iterable[ResumePoint], most: int
-    ) -> Deferred[list[Room]] | None:
+        self, session: Session, points: Sequence[ResumePoint], most: int, linger_s: float
+    ) -> Deferred[Sequence[Room]] | None:
         """Rooms that a greeting names, once they are there and the session is in them; None: none.
+
+        Nobody waits long for a server that is away. The session comes into its rooms when it may; its client
+        is to subscribe to what Welcome does not name, within `linger_s`, or they are left again.
 
         :param most: rooms that it may be in, with those that it is in already, named or not.
         """
@@ -458,19 +512,59 @@ class Rooms:
             for one in wanted
             if one not in removed and self.policy.may(session.identity, "subscribe", one)
         ]
-        held = {room.address for room in session.rooms}
+        held = {room.address for room in session.rooms}.union(self.coming(session.key))
         # Else each greeting could name others, and the session would be in all of them.
         others = [one for one in may if one not in held][: max(0, most - len(held))]
         may = [one for one in may if one in held] + others
-        if not may:
+        if not may and not any(point.address.kind in RING_KINDS for point in points):
             return None
         found: list[Room] = []
-        joining = [self.join(session, address).addCallbacks(found.append, _not_joined) for address in may]
-        return DeferredList(joining).addCallback(lambda results: found)
 
-    def _join(self, room: Room, session: Session) -> Deferred[Room]:
+        def came(room: Room) -> None:
+            found.append(room)
+            if ready.called:
+                self._arm(self._now() + linger_s, lambda now: self._forget(session))
+
+        def go_on(_: object) -> None:
+            if not ready.called:
+                ready.callback(found)
+
+        ready: Deferred[Sequence[Room]] = Deferred()
+        joining = [self.join(session, address).addCallbacks(came, _not_joined) for address in may]
+        DeferredList(joining).addCallback(self.look, points).addCallback(go_on)
+        if not ready.called:
+            self._arm(self._now() + PATIENCE_S, go_on)
+        return ready
+
+    def look(self, joined: T, points: Iterable[ResumePoint]) -> T | Deferred[T]:
+        """Ask where those rings stand of which a client knows more than this node was told: it was shown that
+        elsewhere, and here it is late, or lost. Not before it has joined: a question that is under way by
+        then was asked after it knew. Where nobody answers it will be told of a gap.
+
+        :returns: `joined`, then.
+        """
+        looking = []
+        for point in points:
+            audience = self.audiences.get(point.address)
+            if audience is None or audience.watching is not None:
+                continue
+            for lane in audience.lanes:
+                if (lane.log.lane, lane.epoch) == (point.lane, point.epoch) and point.seq > lane.head:
+                    asking = maybeDeferred(self._broker.watch, lane.log)
+                    looking.append(asking.addCallback(self._looked, lane.log))
+        if not looking:
+            return joined
+        return DeferredList(looking, consumeErrors=True).addCallback(lambda results: joined)
+
+    def _looked(self, position: Position, log: LogKey) -> None:
+        self.moved(log, position.epoch, position.head)
+
+    def _join(self, room: Room, session: Session, coming: Coming) -> Room | Deferred[Room]:
+        there = self._sessions.get(session.key)  # perhaps a newer one of it
+        if coming.answer.called or there is None:
+            return room
         areas = tuple([area.address.id for area in room.areas])
-        joining = maybeDeferred(self._broker.join, session.key, session.generation, room.address, areas)
+        joining = maybeDeferred(self._broker.join, there.key, there.generation, room.address, areas)
         return joining.addCallbacks(lambda _: room, self._unjoined, errbackArgs=(room,))
 
     def _unjoined(self, failure: Failure, room: Room) -> Failure:
@@ -483,8 +577,9 @@ class Rooms:
         """The link is open: go on where the client says that it is, in what it named."""
         resumed: list[Resumed] = []
         for room in rooms:
-            mine = [point for point in points if point.address == room.address]
-            resumed += self.enter(session, room, mine[0].mode, mine)
+            if room in session.rooms:  # else it was taken out meanwhile
+                mine = [point for point in points if point.address == room.address]
+                resumed += self.enter(session, room, mine[0].mode, mine)
         for address in dict.fromkeys(one.address for one in points if one.address.kind in ("area", "all")):
             audience = self.find(session, address)
             if audience is not None:
@@ -504,7 +599,6 @@ class Rooms:
         others = [room for room in session.rooms if session not in room.members]
         for room in others:
             if session in room.invited:
-                room.stays += 1
                 self._tell_in(session, room, Mode.PUSH)
         if any(session not in room.members for room in session.rooms):
             self._arm(self._now() + linger_s, lambda now: self._forget(session))
@@ -512,7 +606,7 @@ class Rooms:
     def _forget(self, session: Session) -> None:
         if session.link is not None:
             for room in session.rooms:
-                if session not in room.members:
+                if session not in room.members and not self.is_coming(session.key, room.address):
                     self.leave(session, room)
 
     def _tell_in(self, session: Session, room: Room, mode: Mode) -> None:
@@ -528,36 +622,72 @@ class Rooms:
         )
 
     def join(self, session: Session, address: Address) -> Deferred[Room]:
-        """The room, once the session is in it as far as the broker is concerned. To be followed by `enter`,
-        or by `release`; not if it fails."""
-        return self.room(address).addCallback(self._join, session)
+        """The room, once the session is in it, whatever becomes of its link meanwhile. It is told of nothing
+        there until it is to `enter`. This takes as long as a server is away.
 
-    def put(self, session: Session, address: Address, mode: Mode) -> Deferred[None]:
-        """The business puts a session into a room: its client is told, as soon as it has a link."""
+        :raises Withdrawn: (in the Deferred) it left, or was taken out, before it was in.
+        """
+        coming = Coming(address)
+        self._coming.setdefault(session.key, []).append(coming)
+        joining: Deferred[Any] = self.room(address).addCallback(self._join, session, coming)
+        about = session.key, coming
+        joining.addCallbacks(self._joined, self._failed, about, errbackArgs=about)
+        return coming.answer
+
+    def _joined(self, room: Room, key: SessionKey, coming: Coming) -> None:
+        if coming.answer.called:
+            self.release(room)
+            return
+        self._arrives(key, coming)
+        there = self._sessions.get(key)
+        if there is None or room in there.rooms:
+            self.release(room)
+        else:
+            there.rooms = (*there.rooms, room)
+        coming.answer.callback(room)
+
+    def _failed(self, failure: Failure, key: SessionKey, coming: Coming) -> None:
+        if not coming.answer.called:
+            self._arrives(key, coming)
+            coming.answer.errback(failure)
+
+    def coming(self, key: SessionKey) -> list[Address]:
+        """Rooms that a session is on its way into."""
+        return [one.address for one in self._coming.get(key, ())]
+
+    def is_coming(self, key: SessionKey, address: Address) -> bool:
+        """Whether a session is on its way into this one."""
+        return address in self.coming(key)
+
+    def put(self, session: Session, address: Address, mode: Mode) -> Deferred[bool]:
+        """The business puts a session into a room: its client is told, as soon as it has a link. False: it
+        has ended, or was taken out, meanwhile."""
         self._may_again(session, address)
-        return self.join(session, address).addCallback(self._put, session, mode)
+        joining = self.join(session, address)
+        return joining.addCallbacks(self._put, _not_put, (session, mode))
 
-    def _put(self, room: Room, session: Session, mode: Mode) -> None:
+    def _put(self, room: Room, session: Session, mode: Mode) -> bool | Deferred[bool]:
+        there = self._sessions.get(session.key)
+        if there is None:
+            return False
+        if there is not session:  # its client came back, and the broker may have taken the older one for gone
+            return self.put(there, room.address, mode)
         if session.link is not None and session.form is not None:
             self._tell_in(session, room, mode)
-        elif self.keep(session, room):
+        else:
             room.invited[session] = None
-
-    def keep(self, session: Session, room: Room) -> bool:
-        """The link went before it could `enter`: the session is in the room until it comes back or ends.
-
-        False: it was in it before, or has ended.
-        """
-        if room in session.rooms or not self._sessions.has(session):
-            self.release(room)
-            return False
-        session.rooms = (*session.rooms, room)
         return True
 
 
 def _not_joined(failure: Failure) -> None:
     # A greeting goes on without: its client subscribes to what Welcome does not name.
-    log.failure("joining a room failed", failure)
+    if not failure.check(Withdrawn):
+        log.failure("joining a room failed", failure)
+
+
+def _not_put(failure: Failure) -> bool:
+    failure.trap(Withdrawn)
+    return False
 
 
 def _first(failure: Failure) -> Failure:

@@ -427,7 +427,7 @@ class Rounds:
                 lag.epochs[number], lag.places[number] = lane.epoch, 0
             if lag.places[number] < lane.sent:
                 lag.queued = True
-                self._delivery.read(partial(self._read, lag, number))
+                self._delivery.read(lane.log, partial(self._read, lag, number))
                 return
         del audience.lags[session]
         if audience.round is not None:
@@ -447,10 +447,11 @@ class Rounds:
         lane, link = audience.lanes[number], session.link
         if audience.lags.get(session) is not lag or link is None:
             return
-        if batch.epoch != lane.epoch:
+        is_same = lag.epochs[number] == lane.epoch  # else it began anew meanwhile, and is read again
+        if is_same and batch.epoch != lane.epoch:
             lane.restart(batch.epoch, batch.head)
             self.news(audience)
-        elif not link.clogged:
+        elif is_same and not link.clogged:
             place = lag.places[number]
             if batch.after < place and not isinstance(audience, Room):
                 # Nobody told its client where it is, so that it would show what came before.

@@ -155,7 +155,7 @@ class Node:
         self.ingress = Ingress(
             self.hub, broker, policy, self.quotas, limits, interceptors, now, wall_ms, self.counters
         )
-        self.subscriptions = Subscriptions(self.hub, self.quotas, limits, now, self.counters)
+        self.subscriptions = Subscriptions(self.hub, self.quotas, limits, now, arm, self.counters)
         self.exchange = Exchange(
             self.hub,
             self.login,
@@ -359,6 +359,7 @@ class Node:
                 limits.max_addresses_service,
                 limits.publish_window,
                 self._broker.dedup_s,
+                rooms_dedup_s=self.settings.rooms.dedup_s,
             )
         return Limits(
             limits.max_body_bytes,
@@ -372,6 +373,7 @@ class Node:
             quota.pair_burst,
             quota.request_rate,
             quota.subscribe_rate,
+            self.settings.rooms.dedup_s,
         )
 
     # --------------------------------------------------------------------------- for business code (IGateway)

@@ -216,13 +216,15 @@ class Shelf:
     to `SHELF_BYTES`."""
 
     def __init__(self) -> None:
-        self._shares: OrderedDict[tuple[LogKey, int, int, int, bool], tuple[Share, ...]] = OrderedDict()
+        self._shares: OrderedDict[tuple[LogKey, int, int, int, bool, bool], tuple[Share, ...]] = OrderedDict()
         self._bytes = 0
 
     def of(self, log: LogKey, batch: Batch, upto: int) -> tuple[Share, ...]:
         """The block as far as `upto`."""
         end = max(batch.after, min(batch.upto, upto)) if upto else batch.upto
-        key = (log, batch.epoch, batch.after, end, batch.gap)
+        # How far the ring goes is not written anew for each message that comes, but a reader must hear that
+        # there is more: it asks on as long as there is.
+        key = (log, batch.epoch, batch.after, end, batch.gap, batch.head > end)
         shares = self._shares.get(key)
         if shares is None:
             entries = batch.entries

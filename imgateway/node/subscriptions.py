@@ -2,7 +2,7 @@
 what clients ask about the logs that they follow.
 
 Who subscribes too often waits, as with publishes. An answer that is there at once goes out at once; only
-where the broker has to be waited for is the link not read meanwhile.
+where the broker has to be waited for is the link not read meanwhile, and not for long.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ from imgateway.interfaces import IPolicy
 from imgateway.node.audience import Room
 from imgateway.node.hub import Hub
 from imgateway.node.link import Link, Pause
+from imgateway.node.rooms import PATIENCE_S, Withdrawn
 
 __all__ = ("Subscriptions",)
 
@@ -46,10 +47,23 @@ log = Logger()
 
 UNSENT_BYTES = 65_536
 """A link with so much unsent is not read on in this turn: pulls are small, and their answers are not."""
+MOST_LATE = {Pause.ROOM: 1_000, Pause.PULL: 16}
+"""With so many late answers a link is not read until there is one. Those of pulls come with what was read."""
+
+
+class Waiting:
+    """A link waits for an answer. `why`: why it is not read; `is_late`: it is, and the answer is late."""
+
+    __slots__ = ("is_late", "is_over", "link", "why")
+
+    def __init__(self, link: Link, why: Pause) -> None:
+        self.link = link
+        self.why = why
+        self.is_late = self.is_over = False
 
 
 class Subscriptions:
-    """:param now: monotonic seconds."""
+    """:param now: monotonic seconds. :param arm: ``arm(due, wake)`` on the node's wheel."""
 
     def __init__(
         self,
@@ -57,6 +71,7 @@ class Subscriptions:
         quotas: Quotas,
         limits: LimitSettings,
         now: Callable[[], float],
+        arm: Callable[[float, Callable[[float], None]], object],
         counters: Counters,
     ) -> None:
         self.limits = limits
@@ -64,7 +79,10 @@ class Subscriptions:
         self._rooms = hub.rooms
         self._quotas = quotas
         self._now = now
+        self._arm = arm
         self._counters = counters
+        # Answers, of the links that have been read on without them.
+        self._late: dict[tuple[Link, Pause], int] = {}
 
     # --------------------------------------------------------------------------------------------- in and out
 
@@ -74,18 +92,27 @@ class Subscriptions:
         if self._rooms.was_removed(session, frame):
             link.send(Unsubscribed(frame.address, UnsubscribedCode.REMOVED))
             return True
-        is_new = not any(room.address == frame.address for room in session.rooms)
-        if is_new and len(session.rooms) >= self.limits.rooms:
+        held = {room.address for room in session.rooms}.union(self._rooms.coming(session.key))
+        if frame.address not in held and len(held) >= self.limits.rooms:
             return False
         joining = self._rooms.join(session, frame.address)
+        joining.addCallback(self._rooms.look, (_point(frame),))
         joining.addCallbacks(
             self._joined, self._not_joined, (link, session, frame), errbackArgs=(link, frame)
         )
-        self._wait(joining, link, Pause.ROOM)
+        self.wait(joining, link, Pause.ROOM)
         return True
 
     def _not_joined(self, failure: Failure, link: Link, frame: Subscribe) -> None:
-        log.failure("joining a room failed", failure, **link.about())
+        if not failure.check(Withdrawn):
+            log.failure("joining a room failed", failure, **link.about())
+        self._is_not_in(link, frame)
+
+    def _is_not_in(self, link: Link, frame: Subscribe) -> None:
+        session = link.session
+        if session is not None and self._rooms.is_out(session, frame.address):
+            link.send(Unsubscribed(frame.address, UnsubscribedCode.REMOVED))
+            return
         self._counters.refused[RefusedCode.UNAVAILABLE] += 1
         if link.state is LinkState.OPEN:
             where = address_text(frame.address)
@@ -93,9 +120,11 @@ class Subscriptions:
 
     def _joined(self, room: Room, link: Link, session: Session, frame: Subscribe) -> None:
         if link.session is not session:
-            self._rooms.keep(session, room)
             return
-        point = ResumePoint(frame.address, frame.lane, frame.epoch, frame.seq)
+        if room not in session.rooms:  # it left while it was looked where the room stands
+            self._is_not_in(link, frame)
+            return
+        point = _point(frame)
         if frame.last and not frame.epoch and session not in room.members:
             lane = room.lanes[frame.lane]  # right before its newest entry
             point = ResumePoint(frame.address, frame.lane, lane.epoch, max(0, lane.head - 1))
@@ -106,17 +135,15 @@ class Subscriptions:
     def unsubscribe(self, link: Link, session: Session, frame: Unsubscribe) -> None:
         """To leave a room that one is not in is done already."""
         self._charge(link, session)
-        room = self._room(session, frame.address)
-        leaving = self._rooms.leave(session, room) if room is not None else succeed(None)
+        room = next((room for room in session.rooms if room.address == frame.address), None)
+        rooms = self._rooms
+        leaving = rooms.turn_back(session, frame.address) if room is None else rooms.leave(session, room)
         leaving.addCallback(self._unsubscribed, link, frame.address)
-        self._wait(leaving, link, Pause.ROOM)
+        self.wait(leaving, link, Pause.ROOM)
 
     def _unsubscribed(self, _: object, link: Link, address: Address) -> None:
         if link.state is LinkState.OPEN:
             link.send(Unsubscribed(address, UnsubscribedCode.ASKED))
-
-    def _room(self, session: Session, address: Address) -> Room | None:
-        return next((room for room in session.rooms if room.address == address), None)
 
     def _charge(self, link: Link, session: Session) -> None:
         if session.identity.service:
@@ -126,12 +153,44 @@ class Subscriptions:
         if wait:
             link.owe(wait)
 
-    def _wait(self, asked: Deferred[Any], link: Link, why: Pause) -> None:
-        """Read on when it is answered; at once, if it is."""
-        if not asked.called or asked.paused:  # paused: it was called, and now waits for a step of its own
-            link.pause(why)
-            asked.addCallback(lambda _: link.resume(why))
+    def wait(self, asked: Deferred[Any], link: Link, why: Pause) -> None:
+        """Read on when it is answered; at once, if it is.
+
+        A server that is away holds up nobody's link for long: after a while that is read on, and the answer
+        follows when there is one. While one is late, more of its kind are not waited for.
+        """
         asked.addErrback(link.broken)
+        if asked.called and not asked.paused:  # paused: it was called, and now waits for a step of its own
+            return
+        waiting = Waiting(link, why)
+        asked.addCallback(self._answered, waiting)
+        late = self._late.get((link, why), 0)
+        if 0 < late < MOST_LATE[why]:
+            self._is_late(waiting)
+        else:
+            link.pause(why)
+            if not late:
+                self._arm(self._now() + PATIENCE_S, lambda now: self._overdue(waiting))
+
+    def _overdue(self, waiting: Waiting) -> None:
+        if not waiting.is_over:
+            self._is_late(waiting)
+            waiting.link.resume(waiting.why)
+
+    def _is_late(self, waiting: Waiting) -> None:
+        waiting.is_late = True
+        late = waiting.link, waiting.why
+        self._late[late] = self._late.get(late, 0) + 1
+
+    def _answered(self, _: object, waiting: Waiting) -> None:
+        waiting.is_over = True
+        if not waiting.is_late:
+            waiting.link.resume(waiting.why)
+            return
+        late = waiting.link, waiting.why
+        self._late[late] -= 1
+        if not self._late[late]:
+            del self._late[late]
 
     # ------------------------------------------------------------------------------------------------- topics
 
@@ -141,7 +200,7 @@ class Subscriptions:
         topics = self._hub.topics
         if topics.find(session, frame.address) is None and topics.count(session) >= self.limits.rooms:
             return False
-        self._wait(topics.subscribe(link, session, frame), link, Pause.ROOM)
+        self.wait(topics.subscribe(link, session, frame), link, Pause.ROOM)
         return True
 
     def unfollow(self, link: Link, session: Session, frame: Unsubscribe) -> None:
@@ -149,7 +208,7 @@ class Subscriptions:
         self._charge(link, session)
         leaving = self._hub.topics.unsubscribe(session, frame.address)
         leaving.addCallback(self._unsubscribed, link, frame.address)
-        self._wait(leaving, link, Pause.ROOM)
+        self.wait(leaving, link, Pause.ROOM)
 
     # ------------------------------------------------------------------------------------------------ reading
 
@@ -157,21 +216,21 @@ class Subscriptions:
         """Answer with the block that has the first entry after `after`. False: neither is the session there,
         nor may it read."""
         address = frame.address
-        audience = self._rooms.find(session, address)
-        if audience is None and not policy.may(session.identity, "read", address):
+        if self._rooms.find(session, address) is None and not policy.may(session.identity, "read", address):
             return False
         self._counters.room_pulls += 1
 
         def answer(batch: Batch) -> None:
             if link.session is session:
                 upto = self._rooms.answer(link, session, where, batch, frame)
-                if audience is not None:
-                    self._rooms.pulled(audience, session, frame.lane, upto)
+                there = self._rooms.find(session, address)
+                if there is not None:
+                    self._rooms.pulled(there, session, frame.lane, upto)
 
         where = log_of(address, frame.lane)
         reading = self._hub.broker.read(where, frame.after, 0, 0)
         reading.addCallback(answer)
-        self._wait(reading, link, Pause.PULL)
+        self.wait(reading, link, Pause.PULL)
         if link.connection.unsent() >= UNSENT_BYTES:
             link.pause(Pause.ROOM)
             self._rooms.rounds.later(lambda: link.resume(Pause.ROOM))
@@ -180,16 +239,20 @@ class Subscriptions:
     # --------------------------------------------------------------------------------------- business code
 
     def put(self, key: SessionKey, address: Address, mode: Mode) -> Deferred[bool]:
-        """Put a session into a room; False: it is not here."""
+        """Put a session into a room; False: it is not here, or was taken out meanwhile."""
         session = self._hub.sessions.get(key)
         if session is None:
             return succeed(False)
-        return self._rooms.put(session, address, mode).addCallback(lambda _: True)
+        return self._rooms.put(session, address, mode)
 
     def take_out(self, key: SessionKey, address: Address) -> Deferred[bool]:
-        """Take a session out of a room; False: it is not in it."""
+        """Take a session out of a room; False: it is not in it, nor on its way in."""
         session = self._hub.sessions.get(key)
-        room = self._room(session, address) if session is not None else None
-        if session is None or room is None:
+        if session is None:
             return succeed(False)
-        return self._rooms.remove(session, room, UnsubscribedCode.REMOVED).addCallback(lambda _: True)
+        return self._rooms.remove(session, address, UnsubscribedCode.REMOVED)
+
+
+def _point(frame: Subscribe) -> ResumePoint:
+    """Where its client is."""
+    return ResumePoint(frame.address, frame.lane, frame.epoch, frame.seq)

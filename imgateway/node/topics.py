@@ -18,9 +18,12 @@ from imgateway.frames import (
     Address,
     Mode,
     Position,
+    Refused,
+    RefusedCode,
     ResumePoint,
     Subscribe,
     Subscribed,
+    address_text,
     log_of,
 )
 from imgateway.interfaces import Followed, IBroker
@@ -30,6 +33,8 @@ from imgateway.node.link import Link
 
 __all__ = ("Topics",)
 
+LEFT = "you unsubscribed before it was there"
+
 
 class Topics:
     """Who follows what on this node."""
@@ -38,6 +43,8 @@ class Topics:
         self._broker = broker
         self._delivery = delivery
         self._crowds = Crowds(delivery, reactor)
+        # Subscribes that have no answer yet.
+        self._asked: dict[Follow, int] = {}
         # Straight through: what the broker says.
         self.arrived = self._crowds.arrived
         self.moved = self._crowds.moved
@@ -70,6 +77,9 @@ class Topics:
         follow = self.find(session, frame.address)
         if follow is not None:
             follow.receipts = frame.acks
+            if follow in self._asked:  # the answer is late, and will be for each
+                self._asked[follow] += 1
+                return succeed(None)
             self._tell(link, follow, follow.acked, False)
             if not frame.acks:
                 self._delivery.took_all(follow)
@@ -79,6 +89,7 @@ class Topics:
         if session.follows is None:
             session.follows = Follows(session)
         session.follows[frame.address] = follow
+        self._asked[follow] = 1
         self._crowds.enter(follow)
         watching = self._broker.watch(follow.log)
         return watching.addCallback(self._watched, link, follow, frame)
@@ -123,7 +134,8 @@ class Topics:
         follow.clog()
         if resume.gap:
             self._delivery.told_gap(follow, follow.address)
-        self._tell(link, follow, start, resume.gap)
+        for _ in range(self._asked.pop(follow)):
+            self._tell(link, follow, start, resume.gap)
         self._delivery.start(follow.session)
 
     def _tell(self, link: Link, follow: Follow, position: int, gap: bool) -> None:
@@ -138,11 +150,14 @@ class Topics:
         """Follow a log no more; the device's position in it is forgotten."""
         follow = self.find(session, address)
         if follow is not None and session.follows is not None:
+            link, late = session.link, self._asked.get(follow, 0)
             session.follows.leave(address)
             if len(session.follows) == 1:
                 session.follows = None
             self._drop(follow)
             self._delivery.start(session)  # what was reserved for this log is free for the others
+            for _ in range(late):
+                link.send(Refused("subscribe", address_text(address), RefusedCode.UNAVAILABLE, LEFT))
         return self._broker.unfollow(session.key, session.generation, log_of(address))
 
     def detached(self, session: Session) -> None:
@@ -153,6 +168,7 @@ class Topics:
                 self._drop(follow)
 
     def _drop(self, follow: Follow) -> None:
+        self._asked.pop(follow, None)
         follow.clog()  # nothing that is being read for it counts
         if self._crowds.leave(follow):
             self._broker.unwatch(follow.log)

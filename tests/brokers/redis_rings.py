@@ -96,7 +96,7 @@ class Node:
         return box[0]
 
     def emit(self, address: Address = ROOM, **more: Any) -> None:
-        self.rings.emit(self.publication(**more), address, b"x")
+        self.rings.emit(self.publication(**more), address, b"x", lambda outcome: None)
 
     def watch(self, address: Address = ROOM, lane: int = 0) -> Position:
         position: Position = self.desk.run(self.rings.watch(log_of(address, lane)))

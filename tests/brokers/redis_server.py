@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -165,6 +166,22 @@ class RedisServer:
         if self._process is not None:
             self.stop()
         assert self.start(loaded), self.log_text()
+
+    def copy(self) -> Path:
+        """A copy of what it has on disk, from between its end and its next start."""
+        self.kill9()
+        copy = self.folder.with_name(f"{self.folder.name}.{len(list(self.folder.parent.iterdir()))}")
+        shutil.copytree(self.folder, copy)
+        self.restart()
+        return copy
+
+    def put_back(self, copy: Path, restart: bool = True) -> None:
+        """In the place of what it has."""
+        self.kill9()
+        shutil.rmtree(self.folder)
+        shutil.copytree(copy, self.folder)
+        if restart:
+            self.restart()
 
     def _end(self, number: int) -> None:
         if self._process is not None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from imgateway.errors import CloseCode
 from imgateway.frames import SessionKey, Start, log_of, parse_address
-from imgateway.interfaces import LoginPolicy, Verdict
+from imgateway.interfaces import Followed, LoginPolicy, Verdict
 from imgateway.testing.disk import Rig, disk_error, opening
 
 MAILBOX = log_of(parse_address("user:bob"))
@@ -200,6 +200,7 @@ def test_a_device_that_came_back_while_it_was_being_forgotten(rig: Rig) -> None:
     rig.steps.report()  # d is being entered, and a will be forgotten for it
     back = rig.later(opening(rig.broker, rig.claim("bob", "a")))
     rig.steps.lanes["reader"].step()
+    rig.steps.lanes["writer"].step()
     rig.run()
     assert new[0].verdict == back[0].verdict == Verdict.OK
     rig.publish("user:bob", msg_id="1")
@@ -208,6 +209,66 @@ def test_a_device_that_came_back_while_it_was_being_forgotten(rig: Rig) -> None:
     close(rig, "a", back[0].generation)
     rig.crash()
     assert (opened(rig, "a").known, opened(rig, "a").places[0].acked) == (True, 1)
+
+
+def grow(rig: Rig, address: str, count: int) -> None:
+    for n in range(count):
+        rig.publish(address, msg_id=f"{address} {n}")
+    rig.run()
+
+
+def test_and_stands_where_it_stood_as_soon_as_it_is_entered_again(rig: Rig) -> None:
+    """Whatever others have, and whenever the process ends."""
+    topic, a = log_of(parse_address("topic:t")), SessionKey("bob", "a")
+    grow(rig, "user:bob", 10)
+    grow(rig, "topic:t", 9)
+    for device in ("a", "b", "c"):
+        generation = opened(rig, device).generation
+        if device == "a":
+            rig.now(rig.broker.follow(a, generation, topic, 3))
+            rig.broker.advance(a, generation, [(MAILBOX, 2), (topic, 4)], [(MAILBOX, 1), (topic, 2)])
+            rig.broker.record(a, generation, b"kept")
+        close(rig, device, generation)
+        rig.wall_ms += 10_000
+    other = opened(rig, "b")
+    rig.broker.advance(SessionKey("bob", "b"), other.generation, [(MAILBOX, 10)])
+    close(rig, "b", other.generation)
+    rig.pass_time(60)  # all of it is on disk
+    new = rig.later(opening(rig.broker, rig.claim("bob", "d")))
+    rig.steps.lanes["reader"].step()
+    rig.steps.report()
+    back = rig.later(opening(rig.broker, rig.claim("bob", "a")))
+    rig.steps.lanes["reader"].step()
+    rig.steps.lanes["writer"].step()  # "a" is forgotten, which is reported after it was let in
+    rig.run()
+    assert new
+    assert (back[0].known, back[0].places[0].acked) == (True, 2)
+    close(rig, "a", back[0].generation)
+    again = opened(rig, "a")
+    assert (again.known, again.places[0].acked) == (True, 2)
+    rig.crash()
+    again = opened(rig, "a")
+    assert (again.known, again.record) == (True, b"kept")
+    assert (again.places[0].acked, again.places[0].parked) == (2, (1,))
+    assert rig.now(rig.broker.follow(a, again.generation, topic, 9)) == Followed(True, 4, (2,))
+
+
+def test_who_comes_while_the_disk_takes_nothing_makes_place_for_nobody(rig: Rig) -> None:
+    for device in ("a", "b", "c"):
+        close(rig, device, opened(rig, device).generation)
+        rig.wall_ms += 10_000
+    assert rig.disk is not None
+    rig.disk.fail(disk_error("SQLITE_FULL"), lambda statement: statement.startswith(("INSERT", "COMMIT")))
+    new = rig.later(opening(rig.broker, rig.claim("bob", "d")))
+    rig.pass_time(5)
+    assert opened(rig, "a").known
+    rig.disk.mend()
+    before = len(rig.disk.statements)
+    rig.pass_time(5)
+    assert new
+    forgotten = [one for one in rig.disk.statements[before:] if one.startswith("DELETE FROM device")]
+    assert len(forgotten) == 1
+    assert {one.session.device for one in rig.now(rig.broker.sessions("bob"))} == {"a", "c", "d"}
 
 
 def test_a_forgotten_seat_that_was_not_written_yet_is_gone(rig: Rig) -> None:

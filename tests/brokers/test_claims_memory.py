@@ -148,6 +148,6 @@ def play(rig: Rig, seed: int, actions: list[Any], crowded: bool) -> None:
     assert len(broker._tails) == 0
     counts = (broker._tails.pins, sessions._saving, sessions._unfollowing)
     assert list(counts) == [{}, {}, {}]
-    tables = ("_dirty", "_waiting", "_forgotten", "_moved", "_following")
+    tables = ("_seen", "_dirty", "_waiting", "_forgotten", "_moved", "_following")
     assert {name: getattr(sessions, name) for name in tables} == {name: {} for name in tables}
     rig.stop()

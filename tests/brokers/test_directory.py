@@ -3,11 +3,13 @@ be used."""
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import sqlite3
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +18,11 @@ import pytest
 from imgateway.brokers.backup import backup, restore
 from imgateway.brokers.directory import Directory, Mark
 from imgateway.brokers.schema import VERSION, fault_text
+from imgateway.config import RetentionSettings
 from imgateway.errors import StoreError
-from imgateway.frames import log_of, parse_address
-from imgateway.testing.disk import Rig, disk_error
+from imgateway.frames import Message, OutcomeCode, SessionKey, Start, log_of, parse_address
+from imgateway.interfaces import Publication
+from imgateway.testing.disk import Rig, disk_error, opening
 from imgateway.wire.messages import decode_message
 
 MAILBOX = log_of(parse_address("user:bob"))
@@ -70,6 +74,26 @@ def test_a_second_process_too_and_its_end_frees_it(tmp_path: Path) -> None:
     directory.unlock()
     assert (tmp_path / "messages.lock").read_bytes() == b"", "nobody has it"
     directory.unlock()
+
+
+@pytest.mark.parametrize("call", ["ftruncate", "pwrite"])
+def test_a_disk_that_does_not_take_who_has_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    """The start fails as it always does, and holds nothing."""
+
+    def fails(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, call, fails)
+        with pytest.raises(StoreError, match=r"cannot use the data directory .*: No space left on device"):
+            Rig(tmp_path / "data").start()
+    rig = Rig(tmp_path / "data").start()
+    with monkeypatch.context() as patched:
+        patched.setattr(os, call, fails)
+        rig.stop()
+    Rig(tmp_path / "data").start().stop()
 
 
 def test_a_directory_that_cannot_be_made(tmp_path: Path) -> None:
@@ -300,6 +324,100 @@ def test_an_epoch_of_one_log_survives_a_restart(rig: Rig) -> None:
     assert send(rig, "2").epoch == epoch
 
 
+# ------------------------------------------------------------------------------------------------ old numbers
+
+
+HALF = 1 << 31
+# As if so many messages had been sent to the log before.
+OLDER = (
+    "UPDATE entry SET key = key + ?2 WHERE key >> 32 = ?1",
+    "UPDATE trimmed SET key = key + ?2 WHERE key >> 32 = ?1",
+    "UPDATE log SET head = head + ?2, lost = lost + ?2, seen = seen + ?2 WHERE id = ?1",
+    "UPDATE cursor SET acked = acked + ?2,"
+    " parked = (SELECT json_group_array(value + ?2) FROM json_each(parked)) WHERE log = ?1",
+)
+
+
+@pytest.fixture
+def worn(tmp_path: Path) -> Any:
+    """A mailbox that lost its first message to a quota, and another; "phone" has three of it, "web" two."""
+    rig = Rig(tmp_path / "data", retention=RetentionSettings(entries=6)).start()
+    for n in range(1, 7):
+        send(rig, str(n))
+    for device, upto in (("phone", 3), ("web", 2)):
+        claim = rig.claim("bob", device, start=Start.OLDEST)
+        generation = rig.now(opening(rig.broker, claim)).generation
+        session = SessionKey("bob", device)
+        rig.broker.advance(session, generation, [(MAILBOX, upto)], [(MAILBOX, 2)])
+        rig.now(rig.broker.close_session(session, generation))
+    assert send(rig, "7").seq == 7
+    rig.now(rig.broker.publish(Publication(Message("7", "alice", "phone"), (parse_address("user:eve"),))))
+    rig.stop()
+    started_anew(rig)  # what waited in the journal is with its logs
+    rig.stop()
+    yield rig
+    rig.stop()
+
+
+def database(rig: Rig, *statements: str, by: int = 0) -> list[list[Any]]:
+    """What is in it after these."""
+    assert rig.path is not None
+    connection = sqlite3.connect(rig.path / "messages.sqlite3")
+    try:
+        (log,) = connection.execute("SELECT id FROM log WHERE address = 'user:bob'").fetchone()
+        for statement in statements:
+            connection.execute(statement, (log, by) if "?2" in statement else (log,))
+        connection.commit()
+        return [
+            connection.execute(f"SELECT * FROM {table} ORDER BY 1, 2, 3").fetchall()
+            for table in ("entry WHERE key > 0", "trimmed", "cursor", "log")
+        ]
+    finally:
+        connection.close()
+
+
+def test_a_log_that_used_half_of_its_numbers_is_numbered_anew(worn: Rig) -> None:
+    """As it was with small numbers, but for its epoch: so its readers are told of a gap."""
+    small = database(worn)
+    assert len(small[1]) == 1, "one was trimmed"
+    assert database(worn, *OLDER, by=HALF) != small
+    started_anew(worn)
+    found = worn.now(opening(worn.broker, worn.claim("bob"))).places[0]
+    assert (found.acked, found.parked, found.first, found.head) == (3, (2,), 2, 7)
+    assert found.epoch not in (0, worn.now(worn.broker.watch(log_of(parse_address("user:eve")))).epoch)
+    assert ids(worn) == ["2", "3", "4", "5", "6", "7"]
+    assert send(worn, "1") == (OutcomeCode.DUPLICATE, found.epoch, 1)
+    assert send(worn, "7") == (OutcomeCode.DUPLICATE, found.epoch, 7)
+    worn.crash()
+    assert worn.now(worn.broker.watch(MAILBOX)).epoch == found.epoch
+    worn.stop()
+    anew = database(worn)
+    assert [[row[0] for row in rows] for rows in anew[:2]] == [[row[0] for row in rows] for rows in small[:2]]
+    assert anew[2] == small[2]
+    assert anew[3] == [(*row[:3], found.epoch if row[1] == "user:bob" else 0, *row[4:]) for row in small[3]]
+    started_anew(worn)
+    assert send(worn, "8").seq == 8
+
+
+def test_and_one_of_which_nothing_is_left_begins_anew(worn: Rig) -> None:
+    gone = ("DELETE FROM entry WHERE key >> 32 = ?1", "DELETE FROM trimmed WHERE key >> 32 = ?1")
+    heads = "UPDATE log SET head = 7, lost = 7 WHERE id = ?1"
+    database(worn, *gone, heads, *OLDER, by=HALF)
+    started_anew(worn)
+    found = worn.now(opening(worn.broker, worn.claim("bob"))).places[0]
+    assert (found.acked, found.parked, found.first, found.head) == (0, (), 1, 0)
+    assert send(worn, "8").seq == 1
+
+
+def test_but_not_while_the_day_before_has_small_numbers(worn: Rig) -> None:
+    few = database(worn, *OLDER, by=HALF - 1)
+    started_anew(worn)
+    worn.stop()
+    assert database(worn) == few
+    started_anew(worn)
+    assert send(worn, "8").seq == HALF + 7
+
+
 def test_a_mark_that_cannot_be_written_or_read(rig: Rig, tmp_path: Path) -> None:
     send(rig, "1")
     blocked = tmp_path / "data" / "messages.new"
@@ -418,16 +536,34 @@ def test_a_restore_syncs_its_mark_before_anything_goes(
     ]
 
 
+def half_moved(database: Path) -> None:
+    """As a kill leaves it that comes while the log of changes is moved into the database: every other page
+    is."""
+    before = database.read_bytes()
+    with tempfile.TemporaryDirectory() as folder:
+        whole = Path(folder, database.name)
+        for suffix in ("", "-wal"):
+            shutil.copy(f"{database}{suffix}", f"{whole}{suffix}")
+        connection = sqlite3.connect(whole)
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        connection.close()
+        after = whole.read_bytes()
+    starts = range(0, len(after), 4096)
+    pages = [(after if start // 4096 % 2 else before)[start : start + 4096] for start in starts]
+    database.write_bytes(b"".join(page.ljust(4096, b"\0") for page in pages))
+
+
 def test_a_restore_that_breaks_off(rig: Rig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The old database without its log of changes has lost its newest commits: their seqs are not given
-    again."""
+    """The old database is whole without its log of changes; and has another epoch."""
     send(rig, "1")
     rig.pass_time(1)
     backup(tmp_path / "data", tmp_path / "copy")
-    lost = send(rig, "2")
+    for n in range(2, 100):
+        last = send(rig, str(n))
     assert rig.disk is not None
-    rig.broker._directory.unlock()  # type: ignore[union-attr]  # killed: no checkpoint
+    rig.broker._directory.unlock()  # type: ignore[union-attr]  # killed
     rig.disk.crash()
+    half_moved(tmp_path / "data" / "messages.sqlite3")
 
     def replace(source: Path, target: Path, real: Any = os.replace) -> None:
         if target == tmp_path / "data" / "messages.sqlite3":
@@ -438,10 +574,27 @@ def test_a_restore_that_breaks_off(rig: Rig, tmp_path: Path, monkeypatch: pytest
     with pytest.raises(StoreError, match="the power went"):
         restore(tmp_path / "copy", tmp_path / "data")
     monkeypatch.undo()
+    assert not (tmp_path / "data" / "messages.sqlite3-wal").exists()
+    started_anew(rig)
+    assert ids(rig) == [str(n) for n in range(1, 100)]
+    other = send(rig, "100")
+    assert (other.seq, other.epoch != last.epoch) == (100, True)
+
+
+@pytest.mark.parametrize("content", [None, b"", b"nothing that sqlite knows" * 1000])
+def test_a_restore_takes_the_place_of_anything(rig: Rig, tmp_path: Path, content: bytes | None) -> None:
+    send(rig, "1")
+    backup(tmp_path / "data", tmp_path / "copy")
+    send(rig, "2")
+    rig.broker._directory.unlock()  # type: ignore[union-attr]  # killed
+    database = tmp_path / "data" / "messages.sqlite3"
+    if content is None:
+        database.unlink()
+    else:
+        database.write_bytes(content)
+    restore(tmp_path / "copy", tmp_path / "data")
     started_anew(rig)
     assert ids(rig) == ["1"]
-    other = send(rig, "3")
-    assert (other.seq, other.epoch != lost.epoch) == (lost.seq, True)
 
 
 def test_backups_refusals(rig: Rig, tmp_path: Path) -> None:

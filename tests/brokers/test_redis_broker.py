@@ -238,6 +238,26 @@ def test_rings_that_wait_are_told(sit: Callable[..., BrokerDesk], server: RedisS
     assert desk.listener.named("congested") == [(True,), (False,)]
 
 
+def test_qos_0_that_waits_is_told_and_told_off_and_more_is_dropped(
+    sit: Callable[..., BrokerDesk], server: RedisServer
+) -> None:
+    desk = sit(server, settings={"waiting_entries": 1000, "batch_entries": 1}).start()
+    desk.now(desk.broker.watch(log_of(ROOM)))
+    server.kill9()
+    desk.loop.until(lambda: health(desk))
+    for n in range(1500):
+        desk.broker.emit(Publication(Message(str(n), "alice", "phone"), (ROOM,), exempt=True))
+    assert desk.listener.named("congested") == [(True,)]
+    assert desk.broker._rings.waiting == 1000
+    server.restart()
+    desk.run()
+    assert desk.listener.named("congested") == [(True,), (False,)]
+    # From here on none is dropped.
+    desk.broker.emit(Publication(Message("last", "alice", "phone"), (ROOM,), exempt=True))
+    desk.run()
+    assert ids(desk, log_of(ROOM))[-1] == "last"
+
+
 def test_logs_and_rings_on_servers_of_their_own(
     sit: Callable[..., BrokerDesk], start: Callable[..., RedisServer]
 ) -> None:
@@ -468,3 +488,15 @@ def test_its_name_has_no_password(loop: Loop) -> None:
     settings = BrokerSettings(url="redis://:s3cret@a:1,redis+sentinel://s/main")
     broker = RedisBroker(reactor=loop, settings=settings, redis=RedisSettings(dedup_s=60))
     assert (broker.name, broker.dedup_s) == ("redis:a:1,redis:main", 60)
+
+
+def test_a_log_is_with_its_primary_and_a_ring_with_that_of_the_rings(
+    sit: Callable[..., BrokerDesk], start: Callable[..., RedisServer]
+) -> None:
+    desk = sit(start(), start(), rings=[start(*ALWAYS)]).start()
+    users = {desk.broker.server(log_of(parse_address(f"user:{n}"))) for n in range(50)}
+    topics = {desk.broker.server(log_of(parse_address(f"topic:{n}"))) for n in range(50)}
+    rooms = {desk.broker.server(log_of(parse_address(f"room:{n}"))) for n in range(50)}
+    assert (len(users), len(rooms)) == (2, 1)
+    assert topics == users
+    assert not rooms & users

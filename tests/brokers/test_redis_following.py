@@ -214,6 +214,47 @@ def test_a_login_that_is_displaced_while_it_asks_for_its_places(desk: SessionDes
     assert set(desk.online()) == {"web"}
 
 
+@pytest.mark.parametrize("lost", ["the last writes", "the claim as well", "what is elsewhere"])
+def test_what_a_promoted_replica_has_never_heard_of_is_written_again(
+    desks: Any, servers: list[RedisServer], monkeypatch: pytest.MonkeyPatch, lost: str
+) -> None:
+    monkeypatch.setattr("imgateway.brokers.redis.sessions.CHECK_BATCH", 1)
+    desk, other = desks("n.1", "n.2")
+    desk.grow("user:bob", 20)
+    for text in (NEWS, ORDERS):
+        other.grow(text, 5)
+    server = server_of(desk, servers, ORDERS if lost == "what is elsewhere" else "bob")
+    assert server_of(desk, servers, NEWS) is not server_of(desk, servers, ORDERS)
+    quiet = desk.open(device="pad")  # it has nothing but its claim
+    generation = desk.open().generation if lost == "the last writes" else 0
+    older = {key: server.cli("DUMP", key) for key in server.cli("KEYS", "ig:{*}:[uxc]:*")}
+    generation = generation or desk.open().generation
+    desk.sessions.record(BOB, generation, b"subscriptions")
+    for text in (NEWS, ORDERS):
+        desk.follow(generation, text)
+        desk.ack(generation, 3, text)
+    desk.ack(generation, 15)
+    desk.sessions.flush()
+    desk.settle()
+    for key in server.cli("KEYS", "ig:{*}:[uxc]:*"):
+        server.cli("DEL", key)
+    for key, value in older.items():
+        server.cli("RESTORE", key, 0, value)
+    server.cli("HINCRBY", "ig:primary", "n", 1)
+    for node in (desk, other):
+        node.primaries.each()[servers.index(server)]._line.drop(ConnectionError("the primary is away"))
+    for node in (desk, other):
+        node.settle()
+    desk.pass_time(6)
+    for node in (desk, other):
+        node.settle()
+    assert desk.told == []
+    again = other.open()
+    assert (again.record, again.places[0].acked) == (b"subscriptions", 15)
+    assert places(again) == [("news", 3), ("orders", 3)]
+    assert desk.online()["pad"] == ("n.1", quiet.generation)
+
+
 @pytest.mark.parametrize("seed", range(6))
 def test_orders_of_events_agree(desks: Any, seed: int) -> None:
     """Logins at one node or the other, subscriptions, departures and acknowledgements: what a device is told

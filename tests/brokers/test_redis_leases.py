@@ -332,16 +332,18 @@ def test_what_is_written_before_a_promoted_replica_was_asked(desks: Any, redis: 
     found = one.open(issued_at_s=5)
     generation = found.generation
     one.cli(redis, "HDEL", "bob", "u", "d:phone")
+    one.renewed = lambda primary: None  # the subscription, which asks, is not there yet
     redis.cli("HINCRBY", "ig:primary", "n", 1)
     assert one.follow(generation, "topic:news", 3).acked == 3
     assert one.run(one.sessions.renew(BOB, generation, 6)) == Verdict.OK
     two.run(two.sessions.revoke("bob", 6))
     assert one.run(one.sessions.renew(BOB, generation, 5)) == Verdict.REVOKED
     assert one.online() == {}
-    one.sessions.record(BOB, generation, b"kept")
+    kept = one.later(one.sessions.record(BOB, generation, b"kept"))
     one.ack(generation, 4)
     one.settle()
     one.settle()
+    assert kept == [True]
     assert (one.told, two.online()) == ([], {"phone": ("n.1", generation)})
     again = two.open(issued_at_s=6)
     assert (again.record, [place.acked for place in again.places]) == (b"kept", [4, 3])

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import socket
+import time
 from collections.abc import Callable
 from typing import Any
 
+import hiredis
 import pytest
 from twisted.internet.defer import CancelledError
 from twisted.python.failure import Failure
@@ -67,8 +70,8 @@ def test_what_only_reads_has_a_line_of_its_own(desk: RedisDesk, server: RedisSer
     note(desk, range(3))
     desk.settle()
     assert desk.run(desk.primary.ask("count")) == 3
-    # Its line is not one that the others fence.
-    assert server.cli("HLEN", "ig:lines") == 1
+    # Its line has no numbers.
+    assert server.cli("KEYS", "ig:line:*") == [b"ig:line:n.1"]
 
 
 def test_a_wrong_script_fails_its_call_only(
@@ -120,10 +123,12 @@ def test_a_hint_for_nobody_is_answered(desk: RedisDesk) -> None:
 def test_scripts_of_a_running_server_are_not_loaded_again(
     desk: RedisDesk, sit: Callable[..., RedisDesk], server: RedisServer
 ) -> None:
+    def loads() -> str:
+        return server.info("commandstats")["cmdstat_script|load"].partition(",")[0]
+
+    before = loads()
     sit(server).start()
-    # The first line found its scripts missing; the second did not have to send the others greeting again.
-    assert len(server.cli("HKEYS", "ig:lines")) == 2
-    assert (server.cli("HGET", "ig:lines", "n.1")) == b"n.1.1"
+    assert loads() == before
 
 
 # ------------------------------------------------------------------------------------------------ bad weather
@@ -187,6 +192,25 @@ def test_half_a_minute_away_loses_nothing(desk: RedisDesk, server: RedisServer) 
     assert desk.primary.generation == before
 
 
+def test_who_gives_up_while_it_is_away_does_not_wait_in_the_line(
+    desk: RedisDesk, server: RedisServer
+) -> None:
+    server.kill9()
+    desk.loop.until(lambda: not desk.primary.is_up)
+    before = desk.primary.unanswered
+    asked = [desk.primary.call("note", number) for number in range(50)]
+    boxes = note(desk, range(50, 53))
+    for one in asked:
+        one.addErrback(lambda failure: failure.trap(CancelledError))
+        one.cancel()
+    assert desk.primary.unanswered == before + 53
+    desk.pass_time(1)
+    assert desk.primary.unanswered == before + 3
+    server.restart()
+    assert answered(desk, boxes) == [1, 2, 3]
+    assert noted(server) == [50, 51, 52]
+
+
 def test_a_server_that_hangs_is_left_and_found_again(desk: RedisDesk, server: RedisServer) -> None:
     server.freeze()
     boxes = note(desk, range(20))
@@ -232,6 +256,121 @@ def test_out_of_memory_waits_and_nothing_overtakes(desk: RedisDesk, server: Redi
     server.cli("CONFIG", "SET", "maxmemory", 0)
     assert answered(desk, boxes) == list(range(1, 1051))
     assert noted(server) == list(range(1050))
+
+
+class Refusal:
+    """What a server refuses calls with until it is over."""
+
+    def __init__(self, server: RedisServer, why: str) -> None:
+        self._server, self._why = server, why
+        self._busy: socket.socket | None = None
+
+    def begin(self) -> None:
+        if self._why == "BUSY":
+            self._server.cli("CONFIG", "SET", "busy-reply-threshold", 1)
+            self._busy = socket.create_connection(("127.0.0.1", self._server.port))
+            self._busy.sendall(hiredis.pack_command(("EVAL", "while true do end", 0)))
+            self._wait_until_busy(True)
+        elif self._why == "READONLY":
+            self._server.cli("REPLICAOF", "127.0.0.1", 1)
+        else:
+            self._set(1)
+
+    def end(self) -> None:
+        if self._busy is not None:
+            self._server.cli("SCRIPT", "KILL")
+            self._wait_until_busy(False)
+            self._busy.close()
+        elif self._why == "READONLY":
+            self._server.promote()
+        else:
+            self._set(0)
+
+    def _set(self, value: int) -> None:
+        name = {"NOREPLICAS": "min-replicas-to-write", "OOM": "maxmemory"}[self._why]
+        self._server.cli("CONFIG", "SET", name, value)
+
+    def _wait_until_busy(self, is_busy: bool) -> None:
+        end = time.monotonic() + 10
+        while self._is_busy() != is_busy:
+            assert time.monotonic() < end
+            time.sleep(0.01)
+
+    def _is_busy(self) -> bool:
+        try:
+            self._server.cli("PING")
+        except RedisError as problem:
+            return problem.code == "BUSY"
+        return False
+
+
+@pytest.mark.parametrize("why", ["NOREPLICAS", "OOM", "READONLY", "BUSY"])
+def test_what_is_refused_is_not_overtaken_when_that_ends(
+    desk: RedisDesk, server: RedisServer, why: str
+) -> None:
+    """Before the node has read that the first was refused; and where nothing can be written, no script can
+    leave a sign that it was."""
+    desk.hush()
+    boxes = note(desk, range(3))
+    desk.settle()
+    refusal = Refusal(server, why)
+    transport = desk.primary._line._connection.transport
+
+    def replies(count: int) -> bool:
+        """Whether so many have come, which nobody reads."""
+        try:
+            found = transport.socket.recv(65_536, socket.MSG_PEEK)
+        except BlockingIOError:
+            found = b""
+        return found.count(b"\r\n") >= count
+
+    transport.pauseProducing()
+    refusal.begin()
+    boxes += note(desk, range(3, 6))
+    desk.loop.until(lambda: replies(3))
+    refusal.end()
+    boxes += note(desk, range(6, 9))
+    desk.loop.until(lambda: replies(6))
+    assert not any(boxes[3:])
+    transport.resumeProducing()
+    assert answered(desk, boxes) == list(range(1, 10))
+    assert noted(server) == list(range(9))
+
+
+def test_the_greeting_of_an_older_connection_comes_too_late(desk: RedisDesk, server: RedisServer) -> None:
+    """A server that stood still finds it beside the newer one."""
+    answered(desk, note(desk, range(3)))
+    desk.primary._line.drop(ConnectionError("test"))
+    answered(desk, note(desk, range(3, 6)))
+    desk.settle()
+    before = server.cli("GET", "ig:line:n.1")
+    assert before.split(b".")[1:] == [b"2", b"3"]
+    greet = scripts()["greet"].sha
+    known = ("an:address", 1, 1, desk.primary.generation, "primary 1 of 1")
+    with pytest.raises(RedisError, match="FENCED"):
+        server.cli("EVALSHA", greet, 0, 0, "n.1", *known, 1, 0, 0)
+    assert server.cli("GET", "ig:line:n.1") == before
+    assert answered(desk, note(desk, range(6, 7))) == [7]
+
+
+def test_what_only_says_something_needs_no_number(desk: RedisDesk, server: RedisServer) -> None:
+    """So it costs no write; and it is said after what was called before it."""
+    answered(desk, note(desk, range(3)))
+    desk.settle()
+    before = server.cli("GET", "ig:line:n.1")
+    desk.run(desk.primary.call("tell", "n.1", "hello"))
+    desk.settle()
+    assert server.cli("GET", "ig:line:n.1") == before
+    server.cli("SET", "ig:line:n.1", before + b"0")  # as if another call were before it
+    assert desk.run(desk.primary.call("tell", "n.1", "hello")) == 1
+    assert server.cli("GET", "ig:line:n.1").split(b".")[1:] == [b"2", b"0"]
+
+
+def test_a_primary_that_forgot_only_its_generation(desk: RedisDesk, server: RedisServer) -> None:
+    before = desk.primary.generation
+    server.cli("DEL", "ig:primary")
+    assert answered(desk, note(desk, range(1))) == [1]
+    assert desk.primary.generation == before + 1
 
 
 def test_a_server_that_is_loading_is_waited_for(desk: RedisDesk, server: RedisServer) -> None:

@@ -3,6 +3,7 @@ and what was lost is told."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from random import Random
@@ -12,7 +13,7 @@ import pytest
 
 from imgateway.frames import OutcomeCode
 from tests.brokers.redis_logs import LogsDesk, Reader, log
-from tests.brokers.redis_server import Loop, RedisServer
+from tests.brokers.redis_server import Loop, RedisServer, free_port
 
 pytestmark = pytest.mark.server
 
@@ -268,6 +269,246 @@ def test_the_same_primary_comes_back_without_a_jump(
         server.restart()
         assert desk.send("user:bob", msg_id=str(n))[0].seq == n + 1
     assert desk.read("user:bob").gap is False
+
+
+# ------------------------------------------------------------------------------- older data than a node knows
+
+
+def swap(server: RedisServer, other: RedisServer) -> None:
+    """`other`, as it is, is at the address of `server` from here on; that lives elsewhere."""
+    port, aside = server.port, free_port()
+    server.cli("CONFIG", "SET", "port", aside)
+    other.cli("CONFIG", "SET", "port", port)
+    server.port, other.port = aside, port
+    server.cli("CLIENT", "KILL", "TYPE", "pubsub")
+    server.cli("CLIENT", "KILL", "TYPE", "normal")
+
+
+def has_its_file(server: RedisServer) -> None:
+    """A replica writes its file anew with what it got."""
+    end = time.monotonic() + 10
+    while any(
+        server.info("persistence")[f"aof_rewrite_{what}"] != "0" for what in ("in_progress", "scheduled")
+    ):
+        assert time.monotonic() < end, "its file is never written"
+        time.sleep(0.01)
+
+
+def nothing_is_silent(reader: Reader, lost: list[Any], new: list[Any]) -> None:
+    """No message has the seq of one that was lost; `reader`, which was shown those, is told of a gap, and
+    shown what came."""
+    assert not {one[1:] for one in lost} & {one[1:] for one in new}
+    before = reader.at
+    assert before == lost[-1].seq
+    reader.go_on()
+    reader.read()
+    seqs = [seq for seq, _ in reader.shown]
+    assert seqs == sorted(set(seqs))
+    assert {one.seq for one in new} <= set(seqs)
+    assert before in [after for after, _ in reader.gaps]
+
+
+def sent(desk: LogsDesk, *names: str) -> list[Any]:
+    return [desk.send("user:bob", msg_id=name)[0] for name in names]
+
+
+def shown(desk: LogsDesk) -> Reader:
+    reader = Reader(desk, "user:bob")
+    reader.read()
+    return reader
+
+
+def test_after_a_failover_the_old_disk_comes_back(
+    desks: Callable[..., LogsDesk], servers: Callable[[], RedisServer], server: RedisServer
+) -> None:
+    """Its generation, and one more, were there before, at the one that stood in for it."""
+    desk, other, replica = desks(), desks(), servers()
+    sent(desk, "0", "1", "2")
+    replica.replica_of(server)
+    fail_over(server, replica)
+    for one in (desk, other):
+        one.settle()
+    generation = desk.primary.generation
+    lost = sent(desk, "lost 0", "lost 1", "lost 2")
+    reader = shown(other)
+    replica.kill9()
+    boxes = [desk.publish("user:bob", msg_id=f"new {n}") for n in range(4)]
+    server.restart()
+    desk.answered(*boxes)
+    nothing_is_silent(reader, lost, [box[0][0] for box in boxes])
+    assert desk.primary.generation == other.primary.generation == generation + 1
+    assert [after for after, _ in reader.gaps if after >= lost[-1].seq] == [lost[-1].seq], "told once"
+
+
+def test_the_old_primary_had_only_lost_its_place(
+    desks: Callable[..., LogsDesk], servers: Callable[[], RedisServer], server: RedisServer
+) -> None:
+    """It runs on, so that its generation is what it was."""
+    desk, other, replica = desks(), desks(), servers()
+    sent(desk, "0", "1", "2")
+    replica.replica_of(server)
+    replica.promote()
+    generation = desk.primary.generation
+    swap(server, replica)
+    for one in (desk, other):
+        one.loop.until(lambda one=one: one.primary.generation == generation + 1)
+        one.settle()
+    lost = sent(desk, "lost 0", "lost 1", "lost 2")
+    reader = shown(other)
+    boxes = [desk.publish("user:bob", msg_id=f"new {n}") for n in range(4)]
+    desk.answered(*boxes)
+    lost += [box[0][0] for box in boxes]
+    reader.go_on()
+    swap(replica, server)
+    for one in (desk, other):
+        one.loop.until(lambda one=one: one.primary.generation > generation + 1)
+    nothing_is_silent(reader, lost, sent(desk, "newer"))
+    assert desk.primary.generation == other.primary.generation == generation + 2
+
+
+@pytest.mark.parametrize("first", ["ran on", "fresh"])
+def test_a_backup_is_seen_whoever_finds_it_first(
+    desks: Callable[..., LogsDesk], server: RedisServer, first: str
+) -> None:
+    """Who is new cannot tell; it learns of it from those who can."""
+    desk = desks()
+    sent(desk, "0", "1", "2")
+    backup = server.copy()
+    desk.settle()
+    generation = desk.primary.generation
+    lost = sent(desk, "lost 0", "lost 1", "lost 2")
+    reader = shown(desk)
+    server.put_back(backup, restart=False)
+    boxes = [desk.publish("user:bob", msg_id=f"new {n}") for n in range(4)]
+    new = []
+    if first == "fresh":
+        line = desk.primary._line
+        desk.loop.until(lambda: line._timer is not None)
+        line._timer.reset(3_600)
+        server.restart()
+        fresh = desks()
+        assert fresh.primary.generation == generation
+        sent(fresh, "too early")  # has the seq of one that was lost; it is behind a gap
+        line.retry_now()
+        desk.answered(*boxes)
+        fresh.loop.until(lambda: fresh.primary.generation > generation)
+        fresh.settle()
+        new = sent(fresh, "newer")
+    else:
+        server.restart()
+    desk.answered(*boxes)
+    nothing_is_silent(reader, lost, [box[0][0] for box in boxes] + new)
+    assert desk.primary.generation == generation + 1
+
+
+def test_the_same_backup_comes_back_twice(desks: Callable[..., LogsDesk], server: RedisServer) -> None:
+    desk = desks()
+    sent(desk, "0", "1", "2")
+    backup = server.copy()
+    desk.settle()
+    generation = desk.primary.generation
+    reader, lost = shown(desk), []
+    for n in range(1, 4):
+        server.put_back(backup)
+        desk.loop.until(lambda n=n: desk.primary.generation == generation + n)
+        desk.settle()
+        new = sent(desk, f"{n} 0", f"{n} 1", f"{n} 2")
+        if lost:
+            nothing_is_silent(reader, lost, new)
+        lost, reader = new, shown(desk)
+
+
+def test_a_replica_is_taken_for_the_primary(
+    desks: Callable[..., LogsDesk], servers: Callable[[], RedisServer], server: RedisServer
+) -> None:
+    """Behind one address a replica that lags is started as if it had never been one: all that tells it apart
+    is what did not run there."""
+    desk, other, replica = desks(), desks(), servers()
+    sent(desk, "0", "1", "2")
+    replica.replica_of(server)
+    has_its_file(replica)
+    replica.cli("REPLICAOF", "127.0.0.1", 1)
+    generation = desk.primary.generation
+    lost = sent(desk, "lost")
+    reader = shown(other)
+    server.kill9()
+    replica.kill9()
+    boxes = [desk.publish("user:bob", msg_id=f"new {n}") for n in range(4)]
+    replica.port = server.port
+    replica.start()
+    desk.answered(*boxes)
+    nothing_is_silent(reader, lost, [box[0][0] for box in boxes])
+    assert desk.primary.generation == other.primary.generation == generation + 1
+
+
+def test_an_operator_says_that_it_is_a_backup(
+    desks: Callable[..., LogsDesk], servers: Callable[[], RedisServer], server: RedisServer
+) -> None:
+    """No node knows what came after it: a failover, too."""
+    address = f"127.0.0.1:{server.port}"
+    server.cli("HSET", "ig:primary", "n", 1_000, "base", 1_000, "epoch", 77, "address", address)
+    desk, replica = desks(), servers()
+    old = sent(desk, "0", "1", "2")
+    replica.replica_of(server)
+    fail_over(server, replica)
+    lost = sent(desk, "lost")
+    replica.kill9()
+    desk.logs.stop()
+    desk.primaries.stop()
+    server.restart()
+    server.cli("HDEL", "ig:primary", "address")
+    new = sent(desks(), "new")
+    assert old[0].epoch == lost[0].epoch == new[0].epoch == 77
+    assert lost[0].seq == JUMP + 4
+    assert new[0].seq > lost[0].seq + JUMP
+
+
+def test_an_empty_primary_that_somebody_new_finds_first(
+    desks: Callable[..., LogsDesk], server: RedisServer
+) -> None:
+    """No generation of before comes again: sessions, and what other primaries keep of them, contain it."""
+    desk = desks()
+    server.cli("HINCRBY", "ig:primary", "n", 10)  # so many failovers
+    sent(desk, "0")
+    known, line = desk.primary.generation, desk.primary._line
+    empty = server.folder.with_name("empty")
+    empty.mkdir()
+    server.put_back(empty, restart=False)
+    desk.loop.until(lambda: line._timer is not None)
+    line._timer.reset(3_600)
+    server.restart()
+    fresh = desks()
+    assert fresh.primary.generation < known
+    line.retry_now()
+    for one in (desk, fresh):
+        one.loop.until(lambda one=one: one.primary.generation == known + 1)
+        one.settle()
+    assert [one.code for one in sent(fresh, "0")] == [OK]
+
+
+def test_failovers_that_lose_nothing_are_told_once_each(
+    desks: Callable[..., LogsDesk], servers: Callable[[], RedisServer], server: RedisServer
+) -> None:
+    """As when the servers are updated one after the other: whatever each of the nodes knows."""
+    nodes = [desks() for _ in range(3)]
+    generation = nodes[0].primary.generation
+    reader = shown(nodes[2])
+    for n in range(1, 4):
+        for desk in nodes[:n]:
+            sent(desk, f"{n} by {desk.incarnation}")
+        replica = servers()
+        replica.replica_of(server)
+        fail_over(server, replica)
+        server = replica
+        for desk in nodes:
+            desk.settle()
+        assert [desk.primary.generation for desk in nodes] == [generation + n] * 3
+        reader.go_on()
+        reader.read()
+    assert [name for _, name in reader.shown] == [
+        f"{n} by n.{m}" for n in range(1, 4) for m in range(1, n + 1)
+    ]
+    assert len(reader.gaps) == 3
 
 
 def test_an_empty_primary_has_another_epoch(desks: Callable[..., LogsDesk], server: RedisServer) -> None:

@@ -130,6 +130,23 @@ def test_a_watch_of_what_is_watched_says_how_far_was_told(desk: LogsDesk) -> Non
     assert desk.watch("user:bob").head == 3
 
 
+@pytest.mark.parametrize("text", ["user:bob", "topic:news"])
+def test_a_watch_of_what_is_watched_says_what_was_not_told_yet(
+    desk: LogsDesk, other: LogsDesk, text: str
+) -> None:
+    """Whoever asks may have been shown it at another node."""
+    desk.watch(text)
+    late: list[Any] = []
+    desk.heard = lambda primary, item: late.append(item)
+    other.send(text, msg_id="1")
+    desk.settle()
+    assert desk.watch(text).head == 1
+    assert desk.told(text) == []
+    for item in late:
+        desk.logs.heard(desk.primary, item)
+    assert desk.told(text) == [(0, 1, ["1"])]
+
+
 def test_watch_unwatch_watch_in_one_turn(desk: LogsDesk, other: LogsDesk) -> None:
     desk.send("user:bob", msg_id="0")
     first = other.later(other.logs.watch(log("user:bob")))

@@ -7,21 +7,23 @@ import re
 from typing import Any
 
 import pytest
-from twisted.internet.defer import CancelledError
+from twisted.internet.defer import CancelledError, succeed
 
 from imgateway.brokers.redis import watches, watching
 from imgateway.brokers.redis.urls import parse_urls
 from imgateway.brokers.redis.whereabouts import Whereabouts
 from imgateway.errors import CloseCode, StoreError
-from imgateway.frames import Message, SessionKey, log_of, parse_address
+from imgateway.frames import Keep, Message, OutcomeCode, SessionKey, log_of, parse_address
 from imgateway.interfaces import LoginPolicy, Publication, Verdict
 from imgateway.testing.disk import opening
 from tests.brokers.broker_desk import BrokerDesk
 from tests.brokers.redis_server import RedisServer
+from tests.protocols.mqtt import Peer, publish
 
 pytestmark = pytest.mark.server
 
 BOB, ROOM = SessionKey("bob", "phone"), parse_address("room:7")
+ALICE = SessionKey("alice", "phone")
 MAILBOX = log_of(parse_address("user:bob"))
 
 
@@ -353,9 +355,180 @@ def test_a_backup_that_was_put_back_is_seen(sit: Any, server: RedisServer) -> No
         desk.now(desk.broker._leases.renew(primary_of(desk)))
     server.restart()
     one.run()
-    assert primary_of(one).generation == n
-    server.cli("SET", "ig:leased", int(server.cli("GET", "ig:leased")) - 1000)
-    server.restart()
+    two.run()
+    assert primary_of(one).generation == primary_of(two).generation == n
+    backup = server.copy()
+    for desk in (one, two):
+        desk.now(desk.broker._leases.renew(primary_of(desk)))
+    server.put_back(backup)
     one.run()
     two.run()
     assert primary_of(one).generation == primary_of(two).generation == n + 1
+
+
+# ---------------------------------------------------------------------------------- records and what follows
+
+LATE = {"flush_positions_s": 3_600.0}
+
+
+class Device(Peer):
+    """An MQTT client and its connections as a node has them: what follows a record is published once that is
+    kept. It does not count its packet ids, so that each publish has a record of its own."""
+
+    def come(self, desk: BrokerDesk, opened: Any) -> Device:
+        self.desk, self.generation, self.record = desk, opened.generation, opened.record
+        self.kept: Any = succeed(True)
+        self.login(clean=False)
+        return self
+
+    def report(self, body: bytes, dup: bool = False, to: str = "bob") -> list[Any]:
+        """What became of it, once that is known."""
+        box: list[Any]
+        (box,) = self.take(publish(f"user/{to}", body, 1, dup=dup))
+        return box
+
+    def _took(self, items: Any) -> list[Any]:
+        boxes = []
+        for item in items:
+            if isinstance(item, Keep):
+                self.kept = self.desk.broker.record(ALICE, self.generation, item.data)
+            else:
+                boxes.append([])
+                self.kept.addCallback(self._publish, item, boxes[-1])
+        return boxes
+
+    def _publish(self, is_kept: bool, frame: Any, box: list[Any]) -> bool:
+        if is_kept:
+            message = Message(frame.msg_id, *ALICE, "", frame.body, self.desk.wall_ms)
+            publication = Publication(message, frame.to, resent=frame.resent)
+            self.desk.broker.publish(publication).addCallback(box.extend)
+        return is_kept
+
+
+def come(desk: BrokerDesk, device: Device | None = None) -> Device:
+    opened = desk.now(opening(desk.broker, desk.claim(*ALICE)))
+    return (device or Device()).come(desk, opened)
+
+
+def mailed(desk: BrokerDesk) -> int:
+    return int(desk.now(desk.broker.mailbox("bob")).head)
+
+
+@pytest.mark.parametrize("dup", [False, True])
+def test_what_is_acknowledged_after_an_outage_has_its_record(
+    sit: Any, server: RedisServer, dup: bool
+) -> None:
+    """The node dies as soon as it is: neither is the next report taken for this one, nor is this one stored
+    a second time when it is repeated."""
+    one, two = sit(server, settings=LATE).start(), sit(server).start()
+    alice = come(one)
+    first = alice.report(b"ON")
+    one.run()
+    server.kill9()
+    one.loop.until(lambda: not primary_of(one, "alice").is_up)
+    second = alice.report(b"OFF")
+    server.restart()
+    one.loop.until(lambda: second)
+    assert [box[0].code for box in (first, second)] == [OutcomeCode.OK] * 2
+    one.broker._sessions._positions._timers.cancel_all()
+    one.listener.events.clear()
+    come(two, alice)
+    third = alice.report(b"OFF", dup)
+    two.loop.until(lambda: third)
+    assert third[0].code == (OutcomeCode.DUPLICATE if dup else OutcomeCode.OK)
+    assert mailed(two) == 3 - dup
+
+
+def test_what_relies_on_another_primary_waits_for_it(sit: Any, start: Any) -> None:
+    """The message could be stored, but not what a repeat of it would be known by."""
+    servers = [start(), start()]
+    one = sit(*servers, settings=LATE).start()
+    hers, alice = primary_of(one, "alice"), come(one)
+    him = next(name for name in (f"u{n}" for n in range(99)) if primary_of(one, name) is not hers)
+    one.run()
+    servers[hers.index].kill9()
+    one.loop.until(lambda: not hers.is_up)
+    box = alice.report(b"ON", to=him)
+    other = one.publish(f"user:{him}", msg_id="1", sender="eve")
+    one.loop.until(lambda: other)
+    assert box == []
+    servers[hers.index].restart()
+    one.loop.until(lambda: box)
+    assert (box[0].code, box[0].seq) == (OutcomeCode.OK, 2)
+
+
+def test_whoever_lost_the_session_publishes_nothing_new_for_it(sit: Any, server: RedisServer) -> None:
+    """The client went to another node, which has not heard of this publish: there it is sent again."""
+    one, two = sit(server).start(), sit(server).start()
+    one.broker._sessions.heard = lambda primary, item: None  # the kick gets lost
+    old, new = come(one), Device()
+    one.run()
+    come(two, new)
+    box = old.report(b"ON")
+    later = old.report(b"OFF")
+    one.run()
+    assert one.now(old.kept) is False
+    assert [event[2] for event in one.listener.named("displaced")] == [CloseCode.STALE]
+    again = new.report(b"ON", dup=True)
+    two.loop.until(lambda: again)
+    assert (box, later, again[0].code, mailed(two)) == ([], [], OutcomeCode.OK, 1)
+    assert one.now(one.broker.record(ALICE, old.generation, b"late")) is False
+
+
+def test_a_record_that_is_not_written_any_more_says_so(sit: Any, server: RedisServer) -> None:
+    one = sit(server).start()
+    generation = login(one)
+    primary = primary_of(one)
+    server.kill9()
+    one.loop.until(lambda: not primary.is_up)
+    kept = [one.later(one.broker.record(BOB, generation, b"%d" % n)) for n in range(3)]
+    one.loop.iterate(0)
+    kept += [one.later(one.broker.record(BOB, generation, b"%d" % n)) for n in range(3, 5)]
+    one.broker._sessions._part(BOB, one.broker._sessions._seats.get(BOB), CloseCode.KICKED)()
+    assert kept == [[], [], [], [False], [False]]
+    server.restart()
+    one.run()
+    assert kept == [[True], [True], [True], [False], [False]]
+    assert not one.broker._sessions._positions._recording
+
+
+def test_records_that_came_while_a_primary_was_away_are_one_when_it_is_back(
+    sit: Any, server: RedisServer
+) -> None:
+    one = sit(server, settings=LATE).start()
+    generation = login(one)
+    primary = primary_of(one)
+    server.kill9()
+    one.loop.until(lambda: not primary.is_up)
+    kept = []
+    for n in range(50):
+        kept.append(one.later(one.broker.record(BOB, generation, b"%d" % n)))
+        kept.append(one.later(one.broker.record(BOB, generation, b"%d" % n)))  # the same, and not there yet
+        one.loop.iterate(0)
+    assert not any(kept)
+    server.restart()
+    one.loop.until(lambda: all(kept))
+    assert kept == [[True]] * 100
+    calls = primary.unanswered
+    assert one.now(one.broker.record(BOB, generation, b"49")) is True
+    assert calls == 0, "it is there"
+    assert one.now(opening(one.broker, one.claim(*BOB))).record == b"49"
+
+
+def test_records_follow_one_another_without_waiting(sit: Any, server: RedisServer) -> None:
+    one = sit(server, settings=LATE).start()
+    generation, primary = login(one), primary_of(one)
+    one.run()
+    server.freeze()
+    kept = []
+    for n in range(3):
+        before = primary.unanswered
+        kept.append(one.later(one.broker.record(BOB, generation, b"%d" % n)))
+        one.loop.iterate(0)
+        one.loop.iterate(0)
+        assert primary.unanswered > before
+    server.thaw()
+    one.loop.until(lambda: all(kept))
+    assert kept == [[True]] * 3
+    assert not one.broker._sessions._positions.is_recording(BOB)
+    assert one.now(opening(one.broker, one.claim(*BOB))).record == b"2"

@@ -113,6 +113,31 @@ def test_what_no_replica_confirmed_is_sent_again(desk: RedisDesk, server: Script
     assert boxes == [[3], [4], [5]]
 
 
+@pytest.mark.parametrize("end", ["drop", "stop"])
+def test_an_answer_that_ends_the_connection_is_not_the_last_of_its_wait(
+    desk: RedisDesk, server: ScriptedRedis, end: str
+) -> None:
+    """The replica has them all: none is sent again."""
+    line = desk.primary._line
+    ends = {"drop": lambda: line.drop(ConnectionError("test")), "stop": line.stop}
+    said: list[Any] = []
+
+    def told(answer: Any) -> None:
+        said.append(answer)
+        ends[end]()
+
+    desk.primary.call("tell", "a", "").addCallback(told)
+    (box,) = call(desk, "b")
+    server.answer([1, 1])
+    desk.loop.until(lambda: box)
+    assert (said, box) == ([1], [2])
+    if end == "drop":
+        later = call(desk, "c")
+        server.answer([1, 1])
+        desk.loop.until(lambda: all(later))
+    assert server.calls == [b"a", b"b", b"c"][: 2 + (end == "drop")]
+
+
 def test_a_wait_that_is_refused_is_tried_on_a_new_connection(desk: RedisDesk, server: ScriptedRedis) -> None:
     (box,) = call(desk, "a")
     server.answer(Exception("ERR WAITAOF cannot be used when appendonly is disabled"))

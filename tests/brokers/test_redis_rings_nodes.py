@@ -247,6 +247,27 @@ def test_a_hole_is_told_so_that_it_is_read(house: House) -> None:
     assert node.rings.read(log_of(ROOM), 1).called
 
 
+def test_a_watch_of_what_is_watched_says_what_was_not_told_yet(house: House) -> None:
+    """Whoever asks may have been shown it at another node."""
+    node, other = house.node(), house.node()
+    log, late = log_of(ROOM), []
+    epoch = node.watch().epoch
+    node.desk.heard = lambda primary, item: late.append(item)
+    other.publish()
+    house.settle()
+    boxes = [node.desk.later(node.rings.watch(log)) for _ in range(2)]
+    for item in late:
+        node.rings.heard(node.desk.primary, item)
+    node.desk.heard = node.rings.heard
+    house.settle()
+    assert boxes == [[(epoch, 1, 1)]] * 2
+    assert (node.moved, node.told) == ([(log, epoch, 1)], []), "the others read it"
+    assert node.seqs() == [1]
+    other.publish()
+    house.settle()
+    assert [told[2:4] for told in node.told] == [(1, 2)]
+
+
 def test_hints_that_come_before_the_answer_wait_for_it(house: House) -> None:
     node, other = house.node(), house.node()
     epoch = other.publish().epoch

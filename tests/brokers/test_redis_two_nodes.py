@@ -183,7 +183,7 @@ def test_a_session_is_at_one_node_and_each_that_was_displaced_is_told(
         elif act < 0.55:
             answers.append(desk.broker.revoke(session.user, step - random.randrange(20)))
         elif act < 0.6 and session in live[n]:
-            desk.broker.record(session, live[n][session], b"%d" % step)
+            answers.append(desk.broker.record(session, live[n][session], b"%d" % step))
         elif act < 0.85:
             desk.loop.iterate(0)
         else:

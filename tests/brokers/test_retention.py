@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from imgateway.brokers import store
 from imgateway.config import BrokerSettings, RetentionSettings
 from imgateway.frames import OutcomeCode, SessionKey, Start, log_of, parse_address
 from imgateway.testing.disk import Rig, disk_error, opening
@@ -59,6 +60,27 @@ def test_unread_mail_is_never_dropped(rig: Rig) -> None:
     assert send(rig, "x", "user:carol").code == OutcomeCode.OK
 
 
+@pytest.mark.parametrize("ttl_s", [0, 60])
+def test_a_log_without_numbers_takes_nothing_and_costs_others_nothing(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, flush_logged_errors: Any, ttl_s: int
+) -> None:
+    """Beyond them its entries would stand where another log's do."""
+    monkeypatch.setattr(store, "LAST_SEQ", 5)
+    assert [send(rig, n, "service:uplink", ttl_s=ttl_s).seq for n in range(4)] == [1, 2, 3, 4]
+    boxes = [rig.publish("service:uplink", "user:eve", msg_id=f"more {n}", ttl_s=ttl_s) for n in range(2)]
+    rig.run()
+    # What one commit brings to a log has its place there together, or is refused together.
+    assert [[one.code for one in box[0]] for box in boxes] == [[OutcomeCode.FULL, OutcomeCode.OK]] * 2
+    assert send(rig, "last", "service:uplink", ttl_s=ttl_s) == (OutcomeCode.OK, read(rig).epoch, 5)
+    assert send(rig, "beyond", "service:uplink", ttl_s=ttl_s).code == OutcomeCode.FULL
+    assert send(rig, "last", "service:uplink", ttl_s=ttl_s).code == OutcomeCode.DUPLICATE
+    assert send(rig, "another", "user:eve").seq == 3
+    assert len(flush_logged_errors("service:uplink has no numbers left")) == 1, "it is said once"
+    rig.crash()
+    assert [entry.seq for entry in read(rig, 0, "service:uplink").entries] == [1, 2, 3, 4, 5]
+    assert [entry.seq for entry in read(rig, 0, "user:eve").entries] == [1, 2, 3]
+
+
 def test_full_is_final_but_a_later_try_is_new(rig: Rig) -> None:
     generation = opened(rig).generation
     for n in range(11):
@@ -83,6 +105,18 @@ def test_over_quota_what_all_devices_have_goes_first(rig: Rig) -> None:
     assert [place.acked for device in ("phone", "web") for place in opened(rig, device).places] == [8, 3]
     assert read(rig, 3).gap is False
     assert read(rig, 2).gap is True
+    assert opened(rig, "pad").places[0].acked == 8
+
+
+def test_who_started_at_the_head_lets_mail_go_that_nobody_has(rig: Rig) -> None:
+    for n in range(10):
+        send(rig, n)
+    opened(rig, start=Start.HEAD)
+    assert send(rig, 10).code == OutcomeCode.OK
+    assert seqs(rig)[0] > 1
+    rig.crash()
+    assert opened(rig, "web").places[0].acked == 0
+    assert read(rig, 0).gap is True
 
 
 def test_a_device_long_unseen_holds_nothing_back(rig: Rig) -> None:

@@ -67,6 +67,7 @@ def test_welcome_says_who_and_how(house: House, wire: Wire) -> None:
         64,
         14_400 if wire.on_redis else 86_400,
     )
+    assert limits.rooms_dedup_s == 600
     (mailbox,) = welcome.resumed
     assert (mailbox.address, mailbox.position, mailbox.head, mailbox.gap) == (user("bob"), 0, 0, False)
     assert mailbox.epoch

@@ -282,6 +282,10 @@ class BrokerContract:
             self.send(desk, "user:bob", msg_id="2")
             assert len(desk.listener.named("arrived")) == 1
 
+    def test_a_log_has_one_server(self, desk: Any) -> None:
+        for text in ("user:bob", "topic:news", "room:7"):
+            assert hash(desk.broker.server(log(text))) == hash(desk.broker.server(log(text)))
+
     def test_generations_rise(self, desk: Any) -> None:
         generations = [self.open(desk, user).generation for user in ("bob", "bob", "carol", "bob")]
         assert generations == sorted(set(generations))
@@ -305,6 +309,24 @@ class BrokerContract:
         again = self.open(desk, "bob", "first", start=Start.HEAD)
         assert (again.known, again.places[0].acked) == (True, 3)
 
+    def test_who_starts_at_the_head_has_acknowledged_nothing(self, desk: Any) -> None:
+        where, session = log("user:bob"), SessionKey("bob", "probe")
+        for n in range(4):
+            self.send(desk, "user:bob", msg_id=str(n))
+        probe = self.open(desk, "bob", "probe", start=Start.HEAD)
+        assert probe.places[0].acked == 4
+        assert self.open(desk, "bob", "first").places[0].acked == 0
+        desk.broker.advance(session, probe.generation, [], [(where, 2)])  # something is to be written of it
+        desk.now(desk.broker.close_session(session, probe.generation))
+        assert self.open(desk, "bob", "second").places[0].acked == 0
+        assert desk.now(desk.broker.mailbox("bob")).seen == 0
+        self.send(desk, "user:bob", msg_id="4")
+        probe = self.open(desk, "bob", "probe")
+        assert probe.places[0].acked == 4
+        desk.broker.advance(session, probe.generation, [(where, 5)])
+        assert self.open(desk, "bob", "third").places[0].acked == 5
+        assert desk.now(desk.broker.mailbox("bob")).seen == 5
+
     def test_the_same_device_replaces_itself(self, desk: Any) -> None:
         old = self.open(desk, "bob")
         new = self.open(desk, "bob")
@@ -321,7 +343,7 @@ class BrokerContract:
         desk.listener.events.clear()
         desk.broker.advance(session, old.generation, [(log("user:bob"), 1)])
         desk.broker.unpark(session, old.generation, log("user:bob"), 1)
-        desk.broker.record(session, old.generation, b"old")
+        assert desk.now(desk.broker.record(session, old.generation, b"old")) is False
         assert [told[:3] for told in desk.listener.named("displaced")] == [
             (session, old.generation, CloseCode.STALE)
         ] * 3
@@ -411,7 +433,8 @@ class BrokerContract:
         for n in range(40):
             desk.publish("user:bob", msg_id=str(n))
         opened = self.open(desk, "bob")
-        desk.broker.record(session, opened.generation, b"\x00state")
+        assert desk.now(desk.broker.record(session, opened.generation, b"\x00state")) is True
+        assert desk.now(desk.broker.record(session, opened.generation, b"\x00state")) is True
         desk.broker.advance(session, opened.generation, [(where, 40)], [(where, n) for n in range(1, 36)])
         desk.broker.unpark(session, opened.generation, where, 35)
         desk.now(desk.broker.close_session(session, opened.generation))

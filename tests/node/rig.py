@@ -114,10 +114,12 @@ class FakeBroker:
         self.rings: set[LogKey] = set()
         self.rooms: dict[Address, set[SessionKey]] = {}
         self.records: dict[SessionKey, bytes] = {}
+        self.is_kept = True
         self.generation = 0
         self.verdict = Verdict.OK
         self.fails: Exception | None = None
         self.read_batch: Callable[[Batch], Batch] = lambda batch: batch
+        self.servers: dict[LogKey, str] = {}
 
     def named(self, *names: str) -> list[tuple[Any, ...]]:
         return [call[1:] for call in self.calls if call[0] in names]
@@ -222,6 +224,9 @@ class FakeBroker:
         self.calls.append(("unwatch", log))
         self.watched.discard(log)
 
+    def server(self, log: LogKey) -> str:
+        return self.servers.get(log, "")
+
     def read(self, log: LogKey, after: int, limit: int, max_bytes: int) -> Deferred[Any]:
         self.calls.append(("read", log, after, limit, max_bytes))
 
@@ -296,9 +301,11 @@ class FakeBroker:
     def linger(self, session: SessionKey, generation: int) -> None:
         self.lingering.append((session, generation))
 
-    def record(self, session: SessionKey, generation: int, data: bytes) -> None:
+    def record(self, session: SessionKey, generation: int, data: bytes) -> Deferred[Any]:
+        """`is_kept` is the answer."""
         self.calls.append(("record", session, data))
         self.records[session] = data
+        return self.answer("record", lambda: self.is_kept)
 
     def reset_log(self, log: LogKey) -> Deferred[Any]:
         self.calls.append(("reset", log))

@@ -170,6 +170,19 @@ def test_the_client_goes() -> None:
     assert [one.code for one in ask(rig)] == [ResponseCode.GONE]
 
 
+def test_a_question_too_many_for_a_client_that_does_not_read() -> None:
+    rig = Rig(set={"limits.control_pause_bytes": 1_000, "limits.control_abort_bytes": 2_000})
+    bob = rig.login("bob")
+    bob.stop_reading()
+    found: list[int] = []
+    for _ in range(4):
+        asking = rig.node.request(KEY, "s", "m", b"x" * 900)
+        asking.addErrback(lambda failure: found.append(failure.trap(RequestFailed) and failure.value.code))
+        rig.settle()
+    assert bob.link.session is None
+    assert found == [ResponseCode.GONE] * 4
+
+
 def test_not_before_welcome() -> None:
     rig = Rig()
     rig.broker.hold = {"watch"}

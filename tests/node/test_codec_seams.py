@@ -29,6 +29,7 @@ from imgateway.frames import (
     user_address,
 )
 from imgateway.interfaces import Identity, Verdict
+from imgateway.node import ingress
 from imgateway.node.link import Pause
 from imgateway.wire.messages import decode_message
 from tests.node.rig import EPOCH, AsciiWire, Diary, Rig
@@ -117,6 +118,138 @@ def test_a_record_is_on_its_way_before_what_follows_it() -> None:
     order = [call[2] if call[0] == "record" else call[1].message.msg_id for call in rig.broker.calls[-6:]]
     assert order == [b"0", "0", b"1", "1", b"2", "2"]
     assert bob.of(PublishAck)
+
+
+def ids(rig: Rig, *names: str) -> list[str]:
+    return [one[0].message.msg_id for one in rig.broker.named(*names)]
+
+
+@pytest.mark.parametrize("qos", [0, 1])
+def test_what_follows_a_record_is_published_once_that_is_kept(qos: int) -> None:
+    rig = Rig()
+    wire = AsciiWire()
+    wire.reads = lambda frame: keeping(frame) if getattr(frame, "msg_id", "") in "03" else (frame,)
+    bob, eve = rig.login("bob", wire=wire), rig.login("eve")
+    rig.broker.hold.add("record")
+    to = (user_address("eve"),)
+    bob.together(*(Publish(str(n), to, qos=qos) for n in range(3)))
+    bob.send(Ping(7))
+    bob.together(*(Publish(str(n), to, qos=qos) for n in range(3, 5)))
+    eve.publish("e", "user:bob")
+    assert ids(rig, "publish", "emit") == ["e"], "others do not wait"
+    assert bob.of(Pong), "and what is no publish does not"
+    rig.broker.release("record")
+    assert ids(rig, "publish", "emit") == ["e", "0", "1", "2"]
+    rig.broker.release("record")
+    rig.settle()
+    assert ids(rig, "publish", "emit") == ["e", "0", "1", "2", "3", "4"]
+    assert [ack.msg_id for ack in bob.of(PublishAck)] == (["0", "1", "2", "3", "4"] if qos else [])
+    assert rig.session("bob").chain is None
+    bob.together(Publish("5", to, qos=qos))
+    assert ids(rig, "publish", "emit")[-1] == "5"
+
+
+def test_records_that_are_kept_in_another_order_change_nothing() -> None:
+    rig = Rig()
+    wire = AsciiWire()
+    wire.reads = keeping
+    bob = rig.login("bob", wire=wire)
+    rig.broker.hold.add("record")
+    bob.together(*(Publish(str(n), (user_address("eve"),)) for n in range(3)))
+    rig.broker.release("record", 1)
+    assert ids(rig, "publish") == []
+    rig.broker.release("record")
+    assert ids(rig, "publish") == ["0", "1"]
+    rig.broker.release("record")
+    assert ids(rig, "publish") == ["0", "1", "2"]
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_without_its_record_nothing_is_published(late: bool) -> None:
+    """Somebody else has the session: there the client sends it again."""
+    rig = Rig()
+    wire = AsciiWire()
+    wire.reads = lambda frame: keeping(frame) if getattr(frame, "msg_id", "") == "1" else (frame,)
+    bob = rig.login("bob", wire=wire)
+    rig.broker.is_kept = False
+    if late:
+        rig.broker.hold.add("record")
+    bob.together(*(Publish(str(n), (user_address("eve"),)) for n in range(3)))
+    if late:
+        rig.broker.release("record")
+    bob.publish("3", "user:eve")
+    assert ids(rig, "publish") == ["0"]
+    assert bob.code is None, "why it must go it is told by whoever knows"
+    rig.broker.listener.displaced(BOB, rig.session("bob").generation, CloseCode.REPLACED, "taken over")
+    rig.settle()
+    assert bob.code is CloseCode.REPLACED
+    assert ids(rig, "publish") == ["0"]
+
+
+def test_a_record_that_comes_to_nothing_after_its_link_changes_nothing() -> None:
+    rig = Rig()
+    wire = AsciiWire()
+    wire.reads = keeping
+    bob = rig.login("bob", wire=wire)
+    rig.broker.hold.add("record")
+    bob.publish("0", "user:eve")
+    bob.cut()
+    rig.broker.is_kept = False
+    rig.broker.release("record")
+    assert ids(rig, "publish") == []
+    rig.broker.is_kept = True
+    again = rig.login("bob", wire=wire)
+    again.publish("0", "user:eve")
+    rig.broker.release("record")
+    assert ids(rig, "publish") == ["0"]
+
+
+def test_what_was_said_before_the_link_was_lost_is_published_when_its_record_is_kept() -> None:
+    """Clients say goodbye without waiting for their answers."""
+    rig = Rig()
+    wire = AsciiWire()
+    wire.reads = keeping
+    bob = rig.login("bob", wire=wire)
+    rig.broker.hold.add("record")
+    bob.together(Publish("0", (user_address("eve"),)), Bye(CloseCode.NORMAL))
+    assert ids(rig, "publish") == []
+    rig.broker.release("record")
+    assert ids(rig, "publish") == ["0"]
+
+
+def test_a_record_that_fails_closes_the_link(flush_logged_errors: Any) -> None:
+    rig = Rig()
+    wire = AsciiWire()
+    wire.reads = keeping
+    bob = rig.login("bob", wire=wire)
+    rig.broker.hold.add("record")
+    bob.together(*(Publish(str(n), (user_address("eve"),)) for n in range(3)))
+    rig.broker.fail("record", ZeroDivisionError())
+    rig.settle()
+    assert bob.code is CloseCode.INTERNAL_ERROR
+    assert ids(rig, "publish") == []
+    assert flush_logged_errors(ZeroDivisionError)
+
+
+def test_all_that_waits_for_records_together_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ingress, "CHAINED_BYTES", 4_000)
+    rig = Rig()
+    wire = AsciiWire()
+    wire.reads = lambda frame: keeping(frame) if getattr(frame, "msg_id", "") == "0" else (frame,)
+    peers = [rig.login(name, wire=wire) for name in ("bob", "ann", "joe")]
+    rig.broker.hold.add("record")
+    for peer in peers:
+        for n in range(4):
+            peer.publish(str(n), "user:eve")
+    held = [len(rig.session(name).chain) - 1 for name in ("bob", "ann", "joe")]
+    assert held == [4, 1, 1]
+    assert not any(peer.server.reading for peer in peers[1:])
+    for _ in peers:
+        rig.broker.release("record")
+        rig.settle()
+    assert all(peer.server.reading for peer in peers)
+    assert ids(rig, "publish") == ["0", "1", "2", "3"] * 3
+    assert rig.node.ingress._chained == 0
 
 
 def test_the_record_comes_back_before_welcome_and_its_frames_after_it() -> None:

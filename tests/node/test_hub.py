@@ -17,6 +17,7 @@ from imgateway.frames import (
     DeliverAck,
     Entry,
     Ping,
+    Pong,
     Pull,
     Refused,
     RefusedCode,
@@ -313,7 +314,7 @@ def test_the_bytes_held_follow_the_formula(peers: int) -> None:
             peer.publish("p", "user:nobody").send(Ping())
         per_link = limits.deliver_window_bytes + body + 100 + limits.control_abort_bytes + 100
         assert sum(peer.server.unsent() for peer in deaf) <= peers * per_link
-    assert not rig.hub.delivery._readers
+    assert not any(reads.waiting for reads in rig.hub.delivery._reads.values())
 
 
 def test_so_many_reads_at_once() -> None:
@@ -334,7 +335,59 @@ def test_so_many_reads_at_once() -> None:
             rig.settle()
             assert len(rig.broker.waiting) <= 2
     assert [peer.shown() for peer in peers] == [[], ["m1"], [], ["m1", "m1"], ["m1"], ["m1"]]
-    assert rig.hub.delivery._reads == 0
+    assert [reads.under_way for reads in rig.hub.delivery._reads.values()] == [0]
+
+
+def test_a_pull_that_takes_long_does_not_hold_up_a_link() -> None:
+    rig = Rig(set={"limits.reads_in_flight": 1})
+    rig.mail("bob", b"hello")
+    bob, eve, dan = map(rig.login, ("bob", "eve", "dan"))
+    bob.ack(1).take()
+    rig.broker.hold = {"read"}
+    for peer in (eve, dan):
+        peer.send(Pull(user_address(peer.user)))
+    bob.send(Pull(user_address("bob")), Ping(1))
+    rig.advance(1.75)
+    assert bob.take() == []
+    rig.advance(0.5)
+    assert [type(one) for one in bob.take()] == [Pong]
+    eve.cut()  # it is read for
+    dan.cut()  # it waits for its turn
+    rig.broker.release("read")
+    rig.broker.release("read")
+    rig.settle()
+    assert bob.shown() == ["m1"]
+    assert not rig.node.subscriptions._late
+    bob.send(Pull(user_address("bob")), Ping(2))  # all is well again, and it waits as before
+    assert bob.of(Pong) == []
+    rig.broker.release("read")
+    rig.settle()
+    assert len(bob.of(Pong)) == 1
+
+
+def test_reads_that_wait_for_a_server_do_not_hold_up_those_of_another() -> None:
+    rig = Rig(set={"limits.reads_in_flight": 2})
+    users = [f"u{n}" for n in range(4)]
+    rig.broker.servers = {log_of(user_address("bob")): "another"}
+    peers = [rig.login(user) for user in users]
+    rig.broker.hold = {"read"}
+    for peer in peers:
+        peer.send(Pull(user_address(peer.user), after=0))  # of what has gone away
+    assert len(reads(rig)) == 2
+    rig.broker.store(log_of(user_address("bob")), entry(1))
+    bob = rig.login("bob")
+    rig.broker.release("read", 2)
+    rig.settle()
+    assert bob.shown() == ["m1"]
+    bob.send(Pull(user_address("bob"), after=0))
+    rig.broker.release("read", 2)
+    rig.settle()
+    assert bob.shown() == ["m1", "m1"]
+    assert not any(peer.of(Deliver) for peer in peers)
+    while rig.broker.waiting:  # it is back
+        rig.broker.release("read")
+        rig.settle()
+    assert all(len(peer.of(Deliver)) == 1 for peer in peers)
 
 
 # -------------------------------------------------------------------------------------------- several devices

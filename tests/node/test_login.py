@@ -599,9 +599,23 @@ def test_a_check_that_never_ends_holds_nobody_for_long() -> None:
     assert rig.gate._checks == {}
 
 
+def test_a_check_is_not_begun_for_who_has_closed() -> None:
+    rig = Rig(set={"limits.checks_in_flight": 1})
+    rig.tokens.hold = True
+    waiting, stuck = rig.connect(), rig.connect()
+    stuck.send(Hello("a"))
+    waiting.send(Hello("b"))
+    rig.advance(10.25)  # who waits came first, and goes first: the check that ends makes room
+    assert stuck.code is waiting.code is CloseCode.LOGIN_TIMEOUT
+    assert [token for _, token in rig.tokens.checks] == ["a"]
+    assert rig.gate.checking == 0
+    rig.tokens.hold = False
+    assert rig.login("c").of(Welcome)
+
+
 def test_pauses_are_told_apart() -> None:
     names = [pause.name for pause in Pause]
-    assert len(names) == len(set(names)) == 11
+    assert len(names) == len(set(names)) == 12
     assert FakeBroker().dedup_s
 
 

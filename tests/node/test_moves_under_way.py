@@ -207,3 +207,19 @@ def test_a_room_that_was_being_entered_when_the_session_went_is_left_as_well() -
     joining.callback(None)
     cluster.advance(61)
     assert ("close_session", BOB, generation, False) in facet.calls
+
+
+def test_a_room_that_is_being_entered_again_when_others_are_left_is_not_left() -> None:
+    rig = Rig()
+    rig.login("bob").send(Subscribe(ROOM), Subscribe(OTHER))
+    rig.broker.listener.displaced(BOB, rig.broker.generation, CloseCode.REPLACED, "it is at another node")
+    assert rig.session("bob") is None
+    bob = rig.login("bob")
+    rig.advance(rig.hub.linger_s - 10)
+    rig.broker.hold = {"join"}
+    bob.send(Subscribe(ROOM))
+    rig.advance(20)
+    rig.broker.release("join")
+    rig.settle()
+    assert [room.address for room in rig.session("bob").rooms] == [ROOM]
+    assert (BOB in rig.broker.rooms[ROOM], BOB in rig.broker.rooms[OTHER]) == (True, False)

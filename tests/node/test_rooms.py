@@ -655,6 +655,63 @@ def test_a_position_of_another_ring_is_told_as_a_gap(epoch: int, seq: int) -> No
     assert bob.of(Subscribed)[0].gap
 
 
+@pytest.mark.parametrize("by", ["greeting", "subscribe"])
+def test_who_was_shown_more_at_another_node_goes_on_there(by: str) -> None:
+    broker, log = FakeBroker(), LogKey(ROOM)
+    rig, _, eve = rig_with("eve", broker=broker)
+    broker.store(log, entry(1), entry(2), tell=False)  # that is under way, or lost
+    broker.hold = {"watch", "read"}
+    if by == "greeting":
+        bob = rig.login("bob", resume=(ResumePoint(ROOM, 0, EPOCH, 2),))
+        broker.release("watch")  # of its mailbox
+        assert bob.of(Welcome) == []
+        broker.release("watch")
+        rig.settle()
+        assert bob.of(Welcome)[0].resumed[1] == Resumed(ROOM, 0, EPOCH, 2, 2)
+    else:
+        broker.hold = {"read"}
+        bob = rig.login("bob")
+        broker.hold = {"watch", "read"}
+        bob.send(Subscribe(ROOM, epoch=EPOCH, seq=2))
+        assert bob.of(Subscribed) == []
+        broker.release("watch")
+        rig.settle()
+        assert [(one.position, one.head, one.gap) for one in bob.of(Subscribed)] == [(2, 2, False)]
+    broker.release("read")
+    broker.store(log, entry(3))
+    rig.advance(1)
+    assert bodies(eve) == ["m1", "m2", "m3"]
+    assert not any(one.gap for one in bob.of(Deliver))
+    assert [one.seq for frame in bob.of(Deliver) for one in frame.entries if one.seq > 2] == [3]
+
+
+def test_who_was_shown_more_of_what_all_get_goes_on_there() -> None:
+    broker = FakeBroker()
+    rig = Rig(broker)
+    broker.store(LogKey(ALL), entry(1), tell=False)
+    bob = rig.login("bob", resume=(ResumePoint(ALL, 0, EPOCH, 1),))
+    assert bob.of(Welcome)[0].resumed[1] == Resumed(ALL, 0, EPOCH, 1, 1)
+
+
+def test_who_was_shown_more_of_another_ring_is_told_of_a_gap() -> None:
+    broker, log = FakeBroker(), LogKey(ROOM)
+    rig, *_ = rig_with("eve", broker=broker)
+    broker.epochs[log] = EPOCH + 1  # and nobody told it here
+    bob = rig.login("bob", resume=(ResumePoint(ROOM, 0, EPOCH, 2),))
+    assert bob.of(Welcome)[0].resumed[1] == Resumed(ROOM, 0, EPOCH + 1, 0, 0, gap=True)
+
+
+def test_who_seems_to_have_been_shown_more_gets_in_though_nobody_answers() -> None:
+    broker = FakeBroker()
+    rig, *_ = rig_with("eve", broker=broker)
+    bob = rig.login("bob")
+    broker.hold = {"watch"}
+    bob.send(Subscribe(ROOM, epoch=EPOCH, seq=2))
+    broker.fail("watch", ValueError("no"))
+    rig.settle()
+    assert [(one.position, one.gap) for one in bob.of(Subscribed)] == [(0, True)]
+
+
 def test_a_room_that_is_not_named_is_left_after_a_while_unless_it_is() -> None:
     diary = Diary()
     rig, svc, bob = rig_with("bob", listeners=[diary])
@@ -802,6 +859,27 @@ def test_pulls_are_answered_with_blocks_without_a_pause(monkeypatch: Any) -> Non
     assert rig.counters.room_pulls == 8
 
 
+def test_a_pull_of_what_was_the_newest_block_says_that_there_is_more_now() -> None:
+    _, svc, bob = rig_with("bob", set={"rooms.classes": QUICK})
+    for number in range(32):  # a whole block
+        svc.publish(str(number), "room:7")
+    bob.take()
+    bob.send(Pull(ROOM, after=0))
+    assert [(one.upto, one.head) for one in bob.of(Deliver)] == [(32, 32)]
+    assert len(bodies(bob)) == 32
+    for number in range(32, 40):
+        svc.publish(str(number), "room:7")
+    svc.take()
+    shown: list[str] = []
+    upto, head = 0, 1
+    while upto < head:
+        svc.send(Pull(ROOM, after=upto))
+        (found,) = svc.of(Deliver)
+        upto, head = found.upto, found.head
+        shown += bodies(svc)
+    assert shown == [str(number) for number in range(40)]
+
+
 def test_an_area_is_read_by_who_is_in_it() -> None:
     rig, svc, bob = rig_with("bob", room=GAMES)
     svc.publish("1", "area:games", "all")
@@ -917,6 +995,42 @@ def test_a_read_that_is_overtaken_by_another_epoch() -> None:
     broker.release("read")
     rig.settle()
     assert [(one.epoch, one.upto) for one in bob.of(Deliver)] == [(EPOCH + 1, 1)]
+
+
+@pytest.mark.parametrize("answer", [EPOCH, EPOCH + 1])
+def test_what_is_read_of_a_ring_that_is_no_more_changes_nothing(answer: int) -> None:
+    broker = FakeBroker()
+    rig, _, bob = rig_with("bob", broker=broker, set={"rooms.classes": QUICK})
+    log = LogKey(ROOM)
+    broker.store(log, entry(1), entry(2))
+    eve = rig.login("eve")
+    broker.hold = {"read"}
+    eve.send(Subscribe(ROOM, epoch=EPOCH, seq=1))
+    rig.settle()
+    assert len(broker.waiting) == 1
+    broker.logs[log], broker.epochs[log] = [], EPOCH + 1
+    broker.store(log, entry(1))
+    rig.settle()
+    assert [(one.epoch, one.gap) for one in bob.of(Deliver)][1:] == [(EPOCH + 1, True)]
+    bob.take()
+    broker.read_batch = lambda batch: replace(batch, epoch=answer)
+    broker.release("read")
+    broker.read_batch = lambda batch: batch
+    broker.hold = set()
+    rig.settle()
+    while broker.waiting:
+        broker.release("read")
+        rig.settle()
+    broker.store(log, entry(2))
+    rig.advance(1)
+    assert rig.hub.rooms.audiences[ROOM].lanes[0].epoch == EPOCH + 1
+    assert [(one.epoch, one.after, one.upto, one.gap) for one in bob.of(Deliver)] == [
+        (EPOCH + 1, 1, 2, False)
+    ]
+    assert [(one.epoch, one.after, one.upto) for one in eve.of(Deliver)] == [
+        (EPOCH + 1, 0, 1),
+        (EPOCH + 1, 1, 2),
+    ]
 
 
 def test_a_hole_larger_than_a_read() -> None:

@@ -17,6 +17,8 @@ from imgateway.frames import (
     Notify,
     Ping,
     Pong,
+    PublishAck,
+    Pull,
     Refused,
     RefusedCode,
     ResumePoint,
@@ -30,7 +32,10 @@ from imgateway.frames import (
     parse_address,
 )
 from imgateway.interfaces import Identity
+from imgateway.node.link import Pause
+from imgateway.protocols.mqtt.adapter import MqttAdapter
 from tests.node.rig import EPOCH, Diary, FakeBroker, Rig, entry
+from tests.protocols import mqtt
 
 ROOM, OTHER = parse_address("room:7"), parse_address("room:8")
 
@@ -377,6 +382,201 @@ def test_what_a_round_could_not_bring_is_read_instead(flush_logged_errors: Any) 
         assert list(dict.fromkeys(peer.shown())) == ["1", "2"]
 
 
+# ------------------------------------------------------------------------------------ a server that is away
+
+
+def rooms_of(rig: Rig) -> list[str]:
+    return [room.address.id for room in rig.session("bob").rooms]
+
+
+def test_a_greeting_does_not_wait_long_for_a_room() -> None:
+    rig = Rig()
+    rig.broker.hold = {"join"}
+    bob = rig.login("bob", resume=POINTS)
+    rig.broker.release("join")  # of the one; that of the other is away
+    rig.advance(1.75)
+    assert bob.take() == []
+    rig.advance(0.5)
+    (welcome,) = bob.of(Welcome)
+    assert [one.address.id for one in welcome.resumed] == ["bob", "7", "7"]
+    bob.take()
+    bob.send(Subscribe(OTHER, Mode.PUSH, 0, EPOCH, 0), Ping(1))  # as it is told to
+    rig.advance(2.25)
+    assert [type(one) for one in bob.take()] == [Pong]
+    rig.broker.release("join")
+    assert rooms_of(rig) == ["7", "8"]
+    rig.broker.release("join")
+    rig.settle()
+    assert [one.address for one in bob.of(Subscribed)] == [OTHER]
+    rig.advance(rig.hub.linger_s + 1)
+    assert rooms_of(rig) == ["7", "8"]
+    assert rig.hub.rooms.audiences[OTHER].stays == 1
+
+
+def test_a_room_that_a_greeting_did_not_wait_for_is_left_if_nobody_asks_for_it() -> None:
+    rig = Rig()
+    rig.broker.hold = {"join"}
+    bob = rig.login("bob", resume=POINTS[:1])
+    rig.advance(2.25)
+    assert [one.address.id for one in bob.of(Welcome)[0].resumed] == ["bob"]
+    rig.broker.release("join")
+    assert rooms_of(rig) == ["7"]
+    rig.advance(rig.hub.linger_s - 1)
+    assert rooms_of(rig) == ["7"]
+    rig.advance(2)
+    is_out(rig)
+
+
+def test_a_room_that_is_asked_for_late_is_not_left_meanwhile() -> None:
+    rig = Rig()
+    rig.login("bob").send(Subscribe(ROOM)).cut()
+    bob = rig.login("bob")
+    rig.broker.hold = {"join"}
+    rig.advance(rig.hub.linger_s - 10)
+    bob.send(Subscribe(ROOM, Mode.PUSH, 0, EPOCH, 0))
+    rig.advance(20)
+    rig.broker.release("join")
+    rig.settle()
+    assert len(bob.of(Subscribed)) == 1
+    assert rooms_of(rig) == ["7"]
+    assert rig.broker.rooms[ROOM] == {SessionKey("bob", "phone")}
+
+
+def test_a_room_that_is_away_does_not_hold_up_a_link() -> None:
+    rig = Rig()
+    rig.broker.hold = {"join"}
+    bob = rig.login("bob")
+    bob.take()
+    bob.send(Subscribe(ROOM), Subscribe(OTHER)).publish("1", "user:eve").send(Ping(1))
+    rig.advance(1.75)
+    assert bob.take() == []
+    rig.advance(0.5)  # one wait is enough
+    assert [type(one) for one in bob.take()] == [PublishAck, Pong]
+    rig.broker.release("join", 1)
+    rig.broker.release("join")
+    rig.settle()
+    assert [one.address for one in bob.of(Subscribed)] == [OTHER, ROOM]
+    bob.take()
+    bob.send(Subscribe(ROOM, Mode.NOTIFY), Ping(2))  # all is well again, and it waits as before
+    rig.advance(1.75)
+    assert bob.take() == []
+    rig.broker.release("join")
+    rig.settle()
+    assert [type(one) for one in bob.take()] == [Subscribed, Pong]
+    rig.advance(1)
+    assert not rig.node.subscriptions._late
+
+
+def test_who_leaves_a_room_that_is_away_does_not_come_in() -> None:
+    rig = Rig()
+    rig.broker.hold = {"join"}
+    bob = rig.login("bob")
+    bob.take()
+    bob.send(Subscribe(ROOM), Unsubscribe(ROOM))
+    rig.advance(2.25)
+    # To each its answer, and in their order: some wires tell them apart by nothing else.
+    assert [type(one) for one in bob.take()] == [Refused, Unsubscribed]
+    rig.broker.release("join")
+    rig.settle()
+    assert bob.take() == []
+    is_out(rig)
+
+
+@pytest.mark.parametrize("topic", ["room/7", "topic/news"])
+def test_a_client_of_mqtt_gets_an_answer_to_each_packet(topic: str) -> None:
+    rig = Rig()
+    rig.tokens.identities["bob"] = Identity("bob", claims={"topics": ["news"]})
+    device = rig.connect(MqttAdapter(0, lambda: rig.wall_ms))
+    heard: list[bytes] = []
+    device.received = heard.append  # type: ignore[method-assign,assignment]
+    device.raw(mqtt.connect(5, client_id="phone", token=b"bob"))
+    rig.broker.hold = {"join", "watch"}
+    heard.clear()
+    device.raw(mqtt.subscribe((topic, 0), packet_id=1, v5=True))
+    device.raw(mqtt.subscribe((topic, 0), packet_id=2, v5=True))
+    device.raw(mqtt.unsubscribe(topic, packet_id=3, v5=True))
+    device.raw(mqtt.subscribe((topic, 0), packet_id=4, v5=True))
+    rig.advance(2.25)
+    while rig.broker.waiting:
+        rig.broker.release(rig.broker.waiting[0][0])
+        rig.settle()
+    said = b"".join(heard)
+    kinds = [said[at : at + 1] + said[at + 3 : at + 4] for at in range(0, len(said), 6)]
+    assert kinds == [b"\x90\x01", b"\x90\x02", b"\xb0\x03", b"\x90\x04"]
+
+
+def test_an_answer_that_is_late_is_for_who_asked() -> None:
+    rig = Rig()
+    bob = rig.login("bob").send(Subscribe(ROOM))
+    rig.broker.hold = {"leave", "join"}
+    bob.send(Unsubscribe(ROOM), Subscribe(OTHER))
+    rig.advance(2.25)
+    again = rig.login("bob")
+    for name in ("leave", "join"):
+        rig.broker.release(name)
+    rig.settle()
+    assert bob.of(Unsubscribed) == again.of(Unsubscribed) == again.of(Subscribed) == []
+    assert not rig.node.subscriptions._late
+
+
+def test_who_leaves_while_it_is_looked_where_its_room_stands_is_out() -> None:
+    rig = Rig()
+    bob = rig.login("bob").send(Subscribe(ROOM))
+    bob.take()
+    rig.broker.hold = {"watch"}
+    bob.send(Subscribe(ROOM, Mode.PUSH, 0, EPOCH, 9))
+    rig.node.leave(SessionKey("bob", "phone"), ROOM)
+    rig.broker.release("watch")
+    rig.settle()
+    assert bob.take() == [Unsubscribed(ROOM, UnsubscribedCode.REMOVED)] * 2  # and the Subscribe is answered
+    is_out(rig)
+
+
+def test_rooms_that_are_away_count_as_rooms() -> None:
+    rig = Rig(set={"limits.rooms": 2})
+    rig.broker.hold = {"join"}
+    bob = rig.login("bob")
+    bob.take()
+    bob.send(*(Subscribe(parse_address(f"room:{n}")) for n in (1, 2, 3, 2)))
+    rig.advance(2.25)
+    assert [(one.id, one.code) for one in bob.of(Refused)] == [("room:3", RefusedCode.RATE)]
+    assert len(rig.broker.waiting) == 3
+
+
+@pytest.mark.parametrize("what", ["Subscribe", "Pull"])
+def test_only_so_many_answers_may_be_late(what: str, monkeypatch: Any) -> None:
+    monkeypatch.setattr("imgateway.node.subscriptions.MOST_LATE", dict.fromkeys(Pause, 2))
+    rig = Rig()
+    bob = rig.login("bob").send(Subscribe(ROOM))
+    bob.take()
+    rig.broker.hold = {"join", "read"}
+    frame = Subscribe(ROOM) if what == "Subscribe" else Pull(ROOM)
+    bob.send(frame, frame, frame, Ping(1))
+    rig.advance(10)
+    assert len(rig.broker.waiting) == 3
+    assert bob.take() == []
+    rig.broker.release("join" if what == "Subscribe" else "read", 2)
+    rig.settle()
+    assert [type(one) for one in bob.take()] == [Subscribed if what == "Subscribe" else Deliver, Pong]
+
+
+def test_a_pull_that_is_answered_late_goes_to_who_is_there() -> None:
+    rig = Rig(set={"rooms.classes": ("*: tick=0ms",)})
+    bob = rig.login("bob").send(Subscribe(ROOM, Mode.NOTIFY))
+    rig.broker.store(LogKey(ROOM), entry(1))
+    rig.settle()
+    assert len(bob.of(Notify)) == 1
+    bob.take()
+    rig.broker.hold = {"read"}
+    bob.send(Pull(ROOM), Unsubscribe(ROOM))
+    rig.advance(2.25)
+    assert [type(one) for one in bob.take()] == [Unsubscribed]
+    rig.broker.release("read")
+    rig.settle()
+    assert bob.shown() == ["m1"]
+    is_out(rig)
+
+
 # -------------------------------------------------------------------------------------- put out, and let in
 
 
@@ -421,6 +621,201 @@ def test_who_is_put_in_again_is_in() -> None:
     bob = rig.login("bob", resume=POINTS)
     assert bob.of(Unsubscribed) == []
     assert [room.address for room in rig.session("bob").rooms] == [ROOM, OTHER]
+
+
+def test_who_is_taken_out_while_its_subscribe_is_under_way_is_out() -> None:
+    rig = Rig(set={"rooms.classes": ("*: tick=0ms",)})
+    bob = rig.login("bob").send(Subscribe(ROOM))
+    bob.take()
+    taken: list[bool] = []
+    rig.broker.hold = {"join"}
+    bob.send(Subscribe(ROOM, lane=1), Ping(1))
+    rig.node.leave(SessionKey("bob", "phone"), ROOM).addCallback(taken.append)
+    rig.broker.release("join")
+    rig.settle()
+    assert taken == [True]
+    removed = Unsubscribed(ROOM, UnsubscribedCode.REMOVED)
+    assert bob.take() == [removed, removed, Pong(1, rig.wall_ms)]  # its Subscribe is answered, too
+    is_out(rig)
+    rig.broker.hold = set()
+    bob.send(Subscribe(ROOM))  # that it may is the policy's business
+    assert len(bob.of(Subscribed)) == 1
+
+
+def test_who_is_taken_out_before_it_is_in_does_not_come_in() -> None:
+    rig = Rig()
+    bob = rig.login("bob")
+    taken: list[bool] = []
+    rig.broker.hold = {"watch"}
+    bob.take()
+    bob.send(Subscribe(ROOM))
+    rig.node.leave(SessionKey("bob", "phone"), ROOM).addCallback(taken.append)
+    for _ in range(2):
+        rig.broker.release("watch")
+    rig.settle()
+    assert taken == [True]
+    assert bob.take() == [Unsubscribed(ROOM, UnsubscribedCode.REMOVED)]
+    assert rig.broker.named("join") == []
+    assert rig.session("bob").rooms == ()
+    assert ROOM not in rig.hub.rooms.audiences
+    rig.node.leave(SessionKey("bob", "phone"), ROOM).addCallback(taken.append)
+    assert taken == [True, False]
+    assert not rig.hub.rooms._coming
+
+
+def test_who_cannot_come_in_after_it_was_taken_out_is_told_once(flush_logged_errors: Any) -> None:
+    rig = Rig()
+    bob = rig.login("bob")
+    rig.broker.hold = {"join"}
+    bob.take()
+    bob.send(Subscribe(ROOM))
+    rig.node.leave(SessionKey("bob", "phone"), ROOM)
+    rig.broker.fail("join", RuntimeError("broken"))
+    rig.settle()
+    assert bob.take() == [Unsubscribed(ROOM, UnsubscribedCode.REMOVED)]
+    assert not flush_logged_errors()
+    is_out(rig)
+
+
+def test_who_is_taken_out_while_its_login_is_under_way_is_out() -> None:
+    rig = Rig(set={"rooms.classes": ("*: tick=0ms",)})
+    rig.login("bob").send(Subscribe(ROOM)).cut()
+    taken: list[bool] = []
+    rig.broker.hold = {"join"}
+    bob = rig.login("bob", resume=POINTS)
+    rig.node.leave(SessionKey("bob", "phone"), ROOM).addCallback(taken.append)
+    for _ in range(2):
+        rig.broker.release("join")
+    rig.settle()
+    assert taken == [True]
+    assert [one.address.id for one in bob.of(Welcome)[0].resumed] == ["bob", "8", "8"]
+    assert bob.of(Unsubscribed) == [Unsubscribed(ROOM, UnsubscribedCode.REMOVED)]
+    is_out(rig)
+
+
+def test_who_is_taken_out_while_its_login_waits_for_another_room_is_out() -> None:
+    rig = Rig()
+    rig.broker.hold = {"join"}
+    taken: list[bool] = []
+    bob = rig.login("bob", resume=POINTS)
+    rig.broker.release("join")
+    rig.node.leave(SessionKey("bob", "phone"), ROOM).addCallback(taken.append)
+    rig.broker.release("join")
+    rig.settle()
+    assert taken == [True]
+    assert [one.address.id for one in bob.of(Welcome)[0].resumed] == ["bob", "8", "8"]
+    assert bob.of(Unsubscribed) == [Unsubscribed(ROOM, UnsubscribedCode.REMOVED)]
+    is_out(rig)
+
+
+def test_who_is_taken_out_while_it_is_put_in_again_is_out() -> None:
+    rig = Rig(set={"rooms.classes": ("*: tick=0ms",)})
+    bob = rig.login("bob").send(Subscribe(ROOM))
+    bob.take()
+    rig.broker.hold = {"join"}
+    put: list[bool] = []
+    rig.node.join(SessionKey("bob", "phone"), ROOM).addCallback(put.append)
+    rig.node.leave(SessionKey("bob", "phone"), ROOM)
+    rig.broker.release("join")
+    rig.settle()
+    assert put == [False]
+    assert bob.take() == [Unsubscribed(ROOM, UnsubscribedCode.REMOVED)]
+    is_out(rig)
+
+
+def test_who_is_taken_out_and_goes_while_its_subscribe_is_under_way_is_out() -> None:
+    rig = Rig()
+    bob = rig.login("bob").send(Subscribe(ROOM))
+    rig.broker.hold = {"join"}
+    bob.send(Subscribe(ROOM, lane=1))
+    rig.node.leave(SessionKey("bob", "phone"), ROOM)
+    bob.cut()
+    rig.broker.release("join")
+    is_out(rig)
+
+
+def is_out(rig: Rig) -> None:
+    """bob is not in the room, whomever one asks."""
+    session = rig.session("bob")
+    assert all(room.address != ROOM for room in session.rooms)
+    assert ROOM not in rig.hub.rooms.audiences
+    assert SessionKey("bob", "phone") not in rig.broker.rooms[ROOM]
+
+
+def test_who_is_put_in_while_it_comes_back_is_in() -> None:
+    rig = Rig()
+    bob = rig.login("bob")
+    rig.broker.hold = {"join"}
+    put: list[bool] = []
+    rig.node.join(SessionKey("bob", "phone"), ROOM).addCallback(put.append)
+    bob.cut()
+    bob = rig.login("bob")
+    rig.broker.release("join")
+    assert put == []  # the broker may have passed over what was said of an older generation
+    rig.broker.release("join")
+    rig.settle()
+    assert put == [True]
+    assert [(one.address, one.lane) for one in bob.of(Subscribed)] == [(ROOM, 0), (ROOM, 1)]
+    assert rig.session("bob") in rig.hub.rooms.audiences[ROOM].members
+    assert rig.hub.rooms.audiences[ROOM].stays == 1
+    assert SessionKey("bob", "phone") in rig.broker.rooms[ROOM]
+
+
+def test_the_broker_is_asked_for_who_is_there() -> None:
+    """And not for who was, when a room's server comes back: it would pass over an older generation."""
+    rig = Rig()
+    rig.login("bob")
+    rig.login("eve")
+    joined: list[int] = []
+    joining = rig.broker.join
+
+    def join(session: SessionKey, generation: int, *more: Any) -> Any:
+        joined.append(generation)
+        return joining(session, generation, *more)
+
+    rig.broker.join = join
+    rig.broker.hold = {"watch"}
+    put: list[bool] = []
+    for user in ("bob", "eve"):
+        rig.node.join(SessionKey(user, "phone"), ROOM).addCallback(put.append)
+    rig.node.kick("eve", None, "")
+    rig.broker.hold = set()
+    rig.login("bob")
+    while rig.broker.waiting:
+        rig.broker.release("watch")
+    rig.settle()
+    assert sorted(put) == [False, True]
+    assert set(joined) == {rig.session("bob").generation}
+    assert rig.hub.rooms.audiences[ROOM].stays == 1
+
+
+def test_who_ends_while_it_is_put_in_is_not_in() -> None:
+    rig = Rig()
+    rig.login("bob")
+    rig.broker.hold = {"join"}
+    put: list[bool] = []
+    rig.node.join(SessionKey("bob", "phone"), ROOM).addCallback(put.append)
+    rig.node.kick("bob", None, "")
+    rig.broker.release("join")
+    assert put == [False]
+    assert ROOM not in rig.hub.rooms.audiences
+    assert SessionKey("bob", "phone") not in rig.broker.rooms[ROOM]
+
+
+def test_who_comes_back_while_it_subscribes_is_in() -> None:
+    rig = Rig()
+    bob = rig.login("bob")
+    rig.broker.hold = {"join"}
+    bob.send(Subscribe(ROOM))
+    bob = rig.login("bob")
+    rig.broker.release("join")
+    rig.settle()
+    assert rooms_of(rig) == ["7"]  # as the broker says, until its client names it or ends
+    assert rig.hub.rooms.audiences[ROOM].stays == 1
+    bob.take()
+    rig.broker.hold = set()
+    bob.send(Unsubscribe(ROOM))
+    is_out(rig)
 
 
 def test_what_a_session_was_taken_out_of_is_forgotten_with_it(monkeypatch: Any) -> None:

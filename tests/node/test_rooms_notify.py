@@ -90,6 +90,49 @@ def test_who_asks_on_is_left_alone_until_it_does_not() -> None:
     assert told(bob) == [[("7", 0, 80)]]
 
 
+def came(rig: Rig, seq: int) -> None:
+    """The room's ring has one more."""
+    rig.broker.store(LogKey(ROOM), entry(seq))
+    rig.settle()
+
+
+def begun_anew(rig: Rig) -> None:
+    """The room's ring is another one, whose numbers begin at 1."""
+    log = LogKey(ROOM)
+    rig.broker.logs[log] = []
+    rig.broker.epochs[log] = EPOCH + 1
+    rig.broker.listener.moved(log, EPOCH + 1, 0)
+    rig.settle()
+
+
+def test_a_notice_of_a_ring_that_is_no_more_is_answered_by_any_pull() -> None:
+    rig, _, bob = notified(broker=FakeBroker())
+    came(rig, 1000)
+    assert told(bob) == [[("7", 0, 1000)]]
+    begun_anew(rig)
+    assert told(bob) == []  # it has a notice, and the pull will find what became of the room
+    bob.send(Pull(ROOM))
+    assert [(one.epoch, one.upto) for one in bob.of(Deliver)] == [(EPOCH + 1, 0)]
+    for seq in (1, 2):
+        came(rig, seq)
+        assert told(bob) == [[("7", 0, seq)]]
+        bob.send(Pull(ROOM, after=seq - 1))
+
+
+@pytest.mark.parametrize("head", [0, 1])
+def test_a_notice_is_repeated_with_a_place_in_the_ring_that_there_is(head: int) -> None:
+    rig, _, bob = notified(broker=FakeBroker())
+    came(rig, 999)
+    bob.send(Pull(ROOM))
+    came(rig, 1000)
+    begun_anew(rig)
+    for seq in range(1, head + 1):
+        came(rig, seq)
+    bob.take()
+    rig.advance(10.5)
+    assert bob.of(Notify) == [Notify((Told(ROOM, 0, EPOCH + 1, head, 0),), 0)]
+
+
 def test_who_does_not_pull_is_told_twice_more_and_then_removed() -> None:
     rig, svc, bob = notified()
     svc.publish("1", "room:7")

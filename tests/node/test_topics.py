@@ -19,6 +19,8 @@ from imgateway.frames import (
     Entry,
     LogKey,
     Mode,
+    Ping,
+    Pong,
     Publish,
     PublishAck,
     Pull,
@@ -288,6 +290,37 @@ def test_to_subscribe_again_changes_nothing() -> None:
     ack(bob, 1)
     assert bob.code is None
     assert len(rig.hub.topics) == 1
+
+
+def test_a_topic_that_is_away_does_not_hold_up_a_link() -> None:
+    rig, _, bob = rig_with("bob", broker=FakeBroker())
+    rig.broker.hold = {"watch"}
+    bob.take()
+    bob.send(Subscribe(NEWS), Ping(1))
+    assert bob.take() == []
+    rig.advance(2.25)
+    assert [type(one) for one in bob.take()] == [Pong]
+    bob.send(Subscribe(NEWS), Ping(2))
+    assert [type(one) for one in bob.take()] == [Pong]
+    rig.broker.release("watch")
+    rig.settle()
+    assert [one.address for one in bob.of(Subscribed)] == [NEWS, NEWS]  # to each its answer
+    store(rig, NEWS_LOG, entry(1))
+    assert bob.shown() == ["m1"]
+
+
+def test_who_unsubscribes_from_a_topic_that_is_away_does_not_follow_it() -> None:
+    rig, _, bob = rig_with("bob", broker=FakeBroker())
+    rig.broker.hold = {"watch"}
+    bob.take()
+    bob.send(Subscribe(NEWS), Unsubscribe(NEWS))
+    rig.advance(2.25)
+    assert [type(one) for one in bob.take()] == [Refused, Unsubscribed]
+    rig.broker.release("watch")
+    rig.settle()
+    assert bob.take() == []
+    assert rig.session("bob").follows is None
+    assert not rig.hub.topics._asked
 
 
 def test_what_its_wire_could_not_say_is_offered_again() -> None:

@@ -33,7 +33,17 @@ from imgateway.brokers.redis.sessions import Sessions
 from imgateway.brokers.redis.urls import RedisUrl, parse_urls
 from imgateway.config import BrokerSettings, RedisSettings, RetentionSettings, RoomSettings
 from imgateway.errors import ConfigError, StoreError
-from imgateway.frames import RING_KINDS, Address, Batch, LogKey, Message, Outcome, Position, SessionKey
+from imgateway.frames import (
+    RING_KINDS,
+    Address,
+    Batch,
+    LogKey,
+    Message,
+    Outcome,
+    Position,
+    SessionKey,
+    address_text,
+)
 from imgateway.interfaces import Claim, Followed, IBroker, Mailbox, Presence, Publication, Verdict
 
 __all__ = ("RedisBroker", "find_primaries")
@@ -335,6 +345,11 @@ class RedisBroker:
         else:
             self._logs.unwatch(log)
 
+    def server(self, log: LogKey) -> Primary:
+        if log.address.kind in RING_KINDS:
+            return self._primaries.rings_of(address_text(log.address))[0]
+        return self._logs.server(log)
+
     def read(self, log: LogKey, after: int, limit: int, max_bytes: int) -> Deferred[Batch]:
         if log.address.kind in RING_KINDS:
             return self._rings.read(log, after)
@@ -372,8 +387,8 @@ class RedisBroker:
     def linger(self, session: SessionKey, generation: int) -> None:
         self._sessions.linger(session, generation)
 
-    def record(self, session: SessionKey, generation: int, data: bytes) -> None:
-        self._sessions.record(session, generation, data)
+    def record(self, session: SessionKey, generation: int, data: bytes) -> Deferred[bool]:
+        return self._sessions.record(session, generation, data)
 
     def renew_session(self, session: SessionKey, generation: int, issued_at_s: int) -> Deferred[Verdict]:
         return self._sessions.renew(session, generation, issued_at_s)

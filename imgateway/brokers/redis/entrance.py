@@ -35,8 +35,7 @@ class Entrance:
         taken: Deferred[Outcome] = Deferred()
 
         def answer(outcome: Outcome) -> None:
-            if self._are_rings:
-                self._relax()
+            self._relax()
             taken.callback(outcome)
 
         self._rings.publish(publication, address, encoded, answer)
@@ -49,9 +48,10 @@ class Entrance:
         return self.publish(publication, address, encoded).addCallback(lambda outcome: (outcome,))
 
     def emit(self, publication: Publication, address: Address, encoded: bytes) -> None:
-        """qos 0: nobody waits for an answer."""
-        self._rings.emit(publication, address, encoded)
-        self._check()
+        """qos 0: nobody waits for an answer, and when too much waits it is dropped."""
+        if not self._are_rings:
+            self._rings.emit(publication, address, encoded, self._emitted)
+            self._check()
 
     def logs_congested(self, on: bool) -> None:
         """What the logs say of themselves."""
@@ -62,9 +62,16 @@ class Entrance:
         if not self._are_rings and (rings.waiting >= self._entries or rings.waiting_bytes >= self._bytes):
             self._tell(self._are_logs, True)
 
+    def _emitted(self, outcome: Outcome) -> None:
+        self._relax()  # what waits may be of qos 0 alone
+
     def _relax(self) -> None:
         rings = self._rings
-        if rings.waiting <= self._entries // 2 and rings.waiting_bytes <= self._bytes // 2:
+        if (
+            self._are_rings
+            and rings.waiting <= self._entries // 2
+            and rings.waiting_bytes <= self._bytes // 2
+        ):
             self._tell(self._are_logs, False)
 
     def _tell(self, logs: bool, rings: bool) -> None:

@@ -98,7 +98,6 @@ class Leases:
             return reply
         now_ms, others, dead = reply
         self._others[primary] = others
-        primary.leased_ms = now_ms
         until_ms, generation = self._until_ms.get(primary), self._generations.get(primary)
         self._until_ms[primary] = now_ms + self._lease_ms
         self._generations[primary] = primary.generation

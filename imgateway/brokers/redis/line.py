@@ -2,8 +2,8 @@
 
 Many calls are under way at once. When the connection breaks, or the server answers that it cannot just now,
 everything without an answer is sent again, in order, on the next good connection. A script that ran already
-answers the same again, so nothing is done twice; and no call overtakes one before it, because scripts refuse
-to run on a line that left one undone (see lua/common.lua).
+answers the same again, so nothing is done twice; and no call overtakes one before it: each has a number, and
+runs only when the one before it did (see lua/common.lua).
 """
 
 from __future__ import annotations
@@ -57,8 +57,9 @@ class Call:
 class Line(Persistent):
     """Everything by keyword; see `Persistent` for the others.
 
-    :param greet: ``(connection, mark)``: says who we are, loads scripts. `mark` is what the calls on this
-        connection carry as their last argument.
+    :param greet: ``(connection, number, heard)``: says who we are, loads scripts. `number`: of this
+        connection; `heard`: the last one that was greeted, and how many of the calls that count were answered
+        on it. Data in which these did not run is not what it was.
     :param state: called with (up, failure or None) when it is ready, when it is lost and after every try.
     :param mark: names this line among all of the primary; empty: its calls only read, and need no order.
     """
@@ -68,7 +69,7 @@ class Line(Persistent):
         *,
         reactor: Any,
         connect: Callable[[], Awaitable[Connection]],
-        greet: Callable[[Connection, str], Awaitable[None]],
+        greet: Callable[[Connection, int, tuple[int, int]], Awaitable[None]],
         wait: RetryPolicy,
         state: Callable[[bool, Failure | None], None],
         mark: str = "",
@@ -78,7 +79,9 @@ class Line(Persistent):
         self._state = state
         self._mark = mark
         self._numbers = count(1)
-        self._current = ""
+        self._place = ""
+        self._sent = 0  # of the calls that count, on this connection
+        self._heard = (0, 0)
         self._calls: deque[Call] = deque()
         self._answers_seen = True
         self._silent = 0
@@ -126,6 +129,8 @@ class Line(Persistent):
 
     def tick(self) -> None:
         """Once a second."""
+        if not self.is_up:
+            self._forget_cancelled()
         self._silent = self._silent + 1 if self.unanswered and self.is_up and not self._answers_seen else 0
         self._answers_seen = False
         if self._silent >= SILENT_S:
@@ -145,16 +150,24 @@ class Line(Persistent):
     def _send(self, call: Call) -> None:
         connection = self._connection
         assert connection is not None
-        connection.send(self._replied, b"EVALSHA", call.script.sha, 0, *call.args, self._current)
+        place = ""
+        if self._mark:
+            before = self._sent
+            self._sent += call.script.counts
+            place = f"{self._place} {before} {self._sent}"
+        connection.send(self._replied, b"EVALSHA", call.script.sha, 0, *call.args, place)
 
     def _replied(self, reply: Any) -> None:
         self._answers_seen = True
         if type(reply) is RedisError and reply.code in TRANSIENT:
-            # What was sent after this call runs nowhere, or is run again: see lua/common.lua.
+            # What was sent after this call does not run, or runs again: see lua/common.lua.
             self.drop(reply)
             return
         self._attempt = 0
-        self._settle(self._calls.popleft(), reply)
+        call = self._calls.popleft()
+        if call.script.counts:
+            self._heard = (self._heard[0], self._heard[1] + 1)
+        self._settle(call, reply)
         if self._idle:
             self._look_idle()
 
@@ -174,19 +187,22 @@ class Line(Persistent):
     # ------------------------------------------------------------------------------------------- connections
 
     async def _greet(self, connection: Connection) -> None:
-        mark = f"{self._mark}.{next(self._numbers)}" if self._mark else ""
-        await self._say_hello(connection, mark)
-        self._current = mark
+        number = next(self._numbers)
+        await self._say_hello(connection, number, self._heard)
+        self._place, self._sent, self._heard = f"{self._mark} {number}", 0, (number, 0)
 
     def _opened(self) -> None:
         self._answers_seen = True
         if not self._calls:
             self._attempt = 0
-        # Who was cancelled is not sent again.
-        self._calls = deque(call for call in self._calls if not call.deferred.called)
+        self._forget_cancelled()
         for call in self._calls:
             self._send(call)
         self._state(True, None)
+
+    def _forget_cancelled(self) -> None:
+        """They are not sent, or not again. To be called while nothing is under way."""
+        self._calls = deque(call for call in self._calls if not call.deferred.called)
 
     def _broken(self, failure: Failure) -> None:
         for said in tuple(self._said):
@@ -247,8 +263,10 @@ class ReplicaLine(Line):
             self._lags = not has_it
             self._lagging(self._lags)
         if has_it:
-            for _ in range(covered):
-                super()._settle(*self._answered.popleft())
+            # Whoever hears of one may drop this connection: the others are done all the same.
+            done = [self._answered.popleft() for _ in range(covered)]
+            for call, answer in done:
+                super()._settle(call, answer)
             self._look_idle()
         elif self._asked:
             self._asked[0] += covered

@@ -285,6 +285,10 @@ class Logs:
         """The primary's hints may have been lost."""
         self._watches.renewed(primary)
 
+    def server(self, log: LogKey) -> Primary:
+        """As `IBroker.server`, of a durable log."""
+        return self._place(log)[0]
+
     def read(self, log: LogKey, after: int, limit: int, max_bytes: int) -> Deferred[Batch]:
         """As `IBroker.read`, of a durable log."""
         primary, bucket, name = self._place(log)

@@ -4,10 +4,15 @@ The node that has a session is the only one that writes it, so it writes the who
 write that comes twice changes nothing more. Positions wait for others, a few seconds at most; records and
 absences wait for the end of the reactor's turn. All go to their primary in batches. Whoever lost the session
 to another writes nothing: the script says so, and the session is told that it is stale.
+
+What relies on a record may go to another primary, and waits until this one has answered. So the first record
+goes into the line of a primary that is away, too: it is written as soon as that is back, and those that came
+meanwhile are written as one.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -28,6 +33,9 @@ BATCH = 100
 TOUCH_S = 21_600.0
 """Whoever is online and follows a log says so this often, or it would count as unseen there (by default after
 a week) and hold back nothing."""
+
+Row = tuple[SessionKey, int, tuple[Any, ...], list[Deferred[bool]]]
+"""What is written of a session: (session, generation, values, who waits for its record)."""
 
 
 class Positions:
@@ -58,11 +66,12 @@ class Positions:
         self._dirty: dict[SessionKey, Seat] = {}
         self._soon: dict[SessionKey, Seat] = {}  # of the dirty ones, those that are written with this turn
         # Of the dirty ones: whose record is to be written, whose place in which logs, and whose list of them.
-        self._recorded: set[SessionKey] = set()
+        self._recorded: dict[SessionKey, list[Deferred[bool]]] = {}
         self._moved: dict[SessionKey, set[LogKey]] = {}
         self._listed: set[SessionKey] = set()
         self.away: set[SessionKey] = set()
         """Sessions whose clients are gone, and may come back."""
+        self._recording: Counter[SessionKey] = Counter()  # records on their way, without an answer
         self._under_way: set[Deferred[Any]] = set()
         self._timers.later("touch", TOUCH_S, self._touch)
 
@@ -84,10 +93,32 @@ class Positions:
         self._listed.add(session)
         self.mark(session, seat)
 
-    def mark_recorded(self, session: SessionKey, seat: Seat) -> None:
-        """What its wire keeps: written with this turn."""
-        self._recorded.add(session)
+    def mark_recorded(self, session: SessionKey, seat: Seat) -> Deferred[bool]:
+        """What its wire keeps: written with this turn. Fires with True when it is, with False if the session
+        is not ours any more."""
+        kept: Deferred[bool] = Deferred()
+        self._recorded.setdefault(session, []).append(kept)
         self._mark_soon(session, seat)
+        return kept
+
+    def mark_all(self, session: SessionKey, seat: Seat) -> None:
+        """Its primary may have lost what was written last."""
+        self.mark(session, seat)
+        if seat.owed.record:
+            self.mark_recorded(session, seat)
+        if seat.owed.others:
+            self.mark_listed(session, seat)
+
+    def mark_places(self, primary: Primary) -> None:
+        """The same of a primary of logs beside mailboxes: whoever stands in them."""
+        for session, seat in self._seats.all():
+            for log in seat.owed.others:
+                if self._primaries.of(log_text(log))[0] is primary:
+                    self.mark_moved(session, seat, log)
+
+    def is_recording(self, session: SessionKey) -> bool:
+        """What its wire keeps is not written yet."""
+        return session in self._recorded or session in self._recording
 
     def mark_away(self, session: SessionKey, seat: Seat) -> None:
         """Its client is gone: written with this turn."""
@@ -96,7 +127,7 @@ class Positions:
 
     def _mark_soon(self, session: SessionKey, seat: Seat) -> None:
         self.mark(session, seat)
-        if self._is_up(session):
+        if self._is_up(session) or (session in self._recorded and session not in self._recording):
             if not self._soon:
                 self._timers.later("soon", 0, self._flush_soon)
             self._soon[session] = seat
@@ -104,10 +135,10 @@ class Positions:
     def forget(self, session: SessionKey) -> None:
         """It is not ours any more: nothing of it is to be written."""
         self._dirty.pop(session, None)
-        self._recorded.discard(session)
         self._moved.pop(session, None)
         self._listed.discard(session)
         self.away.discard(session)
+        _tell(self._recorded.pop(session, ()), False)
 
     def _touch(self) -> None:
         self._timers.later("touch", TOUCH_S, self._touch)
@@ -145,8 +176,8 @@ class Positions:
         return DeferredList(list(self._under_way))
 
     def _write(self, dirty: list[tuple[SessionKey, Seat]]) -> None:
-        saves: dict[Primary, list[tuple[SessionKey, int, tuple[Any, ...]]]] = {}
-        cursors: dict[Primary, list[tuple[SessionKey, int, tuple[Any, ...]]]] = {}
+        saves: dict[Primary, list[Row]] = {}
+        cursors: dict[Primary, list[Row]] = {}
         for session, seat in dirty:
             del self._dirty[session]
             user, device = session
@@ -155,33 +186,32 @@ class Positions:
             if session in self._listed:
                 self._listed.discard(session)
                 self.list_follows(session, seat)
-            has_record = session in self._recorded
-            self._recorded.discard(session)
+            waiting = self._recorded.pop(session, [])
+            if waiting:
+                self._recording[session] += 1
             row: tuple[Any, ...] = (
                 *(bucket, user, device, generation, seat.acked, seqs_text(owed.parked)),
-                *(int(session in self.away), int(has_record), owed.record if has_record else b""),
+                *(int(session in self.away), int(bool(waiting)), owed.record if waiting else b""),
             )
-            saves.setdefault(primary, []).append((session, generation, row))
+            saves.setdefault(primary, []).append((session, generation, row, waiting))
             for log in self._moved.pop(session, ()):
                 if log in owed.others:
                     text = log_text(log)
                     there, log_bucket = self._primaries.of(text)
                     acked, parked = owed.others[log]
                     row = (log_bucket, text, user, device, generation, acked, seqs_text(parked))
-                    cursors.setdefault(there, []).append((session, generation, row))
+                    cursors.setdefault(there, []).append((session, generation, row, []))
         for primary, rows in saves.items():
             self._send(primary, ("save", self._incarnation), rows)
         for primary, rows in cursors.items():
             self._send(primary, ("cursors",), rows)
 
-    def _send(
-        self, primary: Primary, begin: tuple[str, ...], rows: list[tuple[SessionKey, int, tuple[Any, ...]]]
-    ) -> None:
+    def _send(self, primary: Primary, begin: tuple[str, ...], rows: list[Row]) -> None:
         for start in range(0, len(rows), BATCH):
             batch = rows[start : start + BATCH]
-            values = [value for _, _, row in batch for value in row]
+            values = [value for _, _, row, _ in batch for value in row]
             self.wait_for(primary.call(*begin, *values)).addCallback(
-                self._written, [(session, generation) for session, generation, _ in batch]
+                self._written, [(session, generation, waiting) for session, generation, _, waiting in batch]
             )
 
     def list_follows(self, session: SessionKey, seat: Seat) -> Deferred[Any]:
@@ -193,7 +223,7 @@ class Positions:
         writing = primary.call("follows", bucket, user, device, generation, self._incarnation, logs)
 
         def written(code: int) -> bool:
-            self._written([code], [(session, generation)])
+            self._written([code], [(session, generation, [])])
             return not code
 
         return self.wait_for(writing.addCallback(written))
@@ -209,10 +239,29 @@ class Positions:
 
         return writing.addBoth(done)
 
-    def _written(self, codes: list[int] | None, sessions: Iterable[tuple[SessionKey, int]]) -> None:
-        for code, (session, generation) in zip(codes or (), sessions, strict=False):
+    def _written(
+        self, codes: list[int] | None, sessions: Iterable[tuple[SessionKey, int, list[Deferred[bool]]]]
+    ) -> None:
+        for code, (session, generation, waiting) in zip(codes or (), sessions, strict=False):
+            if waiting:
+                self._recording[session] -= 1
+                if not self._recording[session]:
+                    del self._recording[session]
             if code:
                 self._stale(session, generation, code)
+            seat = self._dirty.get(session)
+            if code < 0 and seat is not None and seat.generation == generation:
+                self._recorded.setdefault(session, [])[:0] = waiting  # it is written once more
+            else:
+                _tell(waiting, not code)
+            if seat is not None and session in self._recorded:
+                self._mark_soon(session, seat)  # what came while its primary was away
+
+
+def _tell(waiting: Iterable[Deferred[bool]], is_kept: bool) -> None:
+    """Those who wait for a record."""
+    for one in waiting:
+        one.callback(is_kept)
 
 
 def is_mailbox(log: LogKey, user: str) -> bool:

@@ -26,7 +26,7 @@ TICK_S = 1.0
 DEAF_TRIES = 3
 """A subscription that could not be made so often in turn is told to the operator."""
 PASSING = frozenset(
-    {"BUSY", "LOADING", "MASTERDOWN", "MISCONF", "NOREPLICAS", "NOSENTINEL", "OOM", "READONLY"}
+    {"BUSY", "FENCED", "LOADING", "MASTERDOWN", "MISCONF", "NOREPLICAS", "NOSENTINEL", "OOM", "READONLY"}
 )
 """What Redis may say to a greeting and unsay by itself. Anything else ends the start of a node."""
 
@@ -76,8 +76,6 @@ class Primary:
         """How often it came back with other data; see `lua/greet.lua`. 0: not reached yet."""
         self.epoch = 0
         """Of the logs on it that have none of their own."""
-        self.leased_ms = 0
-        """When it wrote down the last lease of this node: what it has must be as new, or it is a backup."""
         self._reactor = reactor
         self._url = url
         self._password = url.password or password
@@ -184,12 +182,13 @@ class Primary:
         if b"role:master" not in await connection.ask("INFO", "replication"):
             raise RedisError("READONLY this is a replica")
 
-    async def _greet_to_write(self, connection: Connection, mark: str) -> None:
+    async def _greet_to_write(self, connection: Connection, number: int, heard: tuple[int, int]) -> None:
         await self._introduce(connection)
         self._lossless = await check_server(
             connection, self.name, logs=self._logs, to_replica=self._to_replica, unsafe=self._unsafe
         )
-        generation, epoch, replid = await self._whose_data(connection, mark)
+        greeting = self._whose_data(connection, self._incarnation, number, *heard)
+        generation, epoch, replid = await greeting
         was = (self.generation, self.epoch)
         self.generation, self.epoch, self._replid = int(generation), int(epoch), replid
         if was[0] and was != (self.generation, self.epoch):
@@ -201,16 +200,16 @@ class Primary:
             self._reading.drop(ConnectionError("other data"))
             self.subscription.drop(ConnectionError("other data"))
 
-    async def _greet(self, connection: Connection, mark: str) -> None:
+    async def _greet(self, connection: Connection, number: int, heard: tuple[int, int]) -> None:
         await self._introduce(connection)
-        await self._whose_data(connection, mark)
+        await self._whose_data(connection, "", number, *heard)
 
-    async def _whose_data(self, connection: Connection, mark: str) -> Any:
+    async def _whose_data(self, connection: Connection, line: str, *numbers: int) -> Any:
         await self._load(connection)
         epoch = int.from_bytes(self._entropy(7), "big") >> 4 or 1
-        known = (connection.address, int(self._lossless), epoch, self.generation, self._place, self.leased_ms)
+        known = (connection.address, int(self._lossless), epoch, self.generation, self._place)
         try:
-            return await connection.ask("EVALSHA", self._scripts["greet"].sha, 0, 0, mark, *known)
+            return await connection.ask("EVALSHA", self._scripts["greet"].sha, 0, 0, line, *known, *numbers)
         except RedisError as problem:
             if problem.code != "PLACE":
                 raise
@@ -221,8 +220,7 @@ class Primary:
             ) from None
 
     async def _load(self, connection: Connection) -> None:
-        """What is missing. Whoever finds scripts missing makes all lines greet again, lest a call that found
-        none is overtaken by a later one that does."""
+        """What is missing."""
         every = tuple(self._scripts.values())
         there = await connection.ask("SCRIPT", "EXISTS", *[script.sha for script in every])
         missing = [script for script, is_there in zip(every, there, strict=True) if not is_there]
@@ -230,7 +228,6 @@ class Primary:
             return
         # What cannot be queued shows when all of it is to be done.
         connection.send(_ignored, "MULTI")
-        connection.send(_ignored, "DEL", "ig:lines")
         for script in missing:
             connection.send(_ignored, "SCRIPT", "LOAD", script.source)
         for reply in await connection.ask("EXEC"):

@@ -124,10 +124,12 @@ class RedisRings:
         mark = digest(DIGESTS, log, target, message.sender, message.device, message.msg_id)
         self._publish(publication, log, encoded, mark, answer)
 
-    def emit(self, publication: Publication, address: Address, encoded: bytes) -> None:
-        """qos 0: the same, but a repeat is not recognised and nobody hears what became of it."""
+    def emit(
+        self, publication: Publication, address: Address, encoded: bytes, answer: Callable[[Outcome], None]
+    ) -> None:
+        """qos 0: the same, but a repeat is not recognised; no answer for a lane that is not there."""
         if publication.lane == 0 or publication.lane == 1:
-            self._publish(publication, log_of(address, publication.lane), encoded, b"", lambda outcome: None)
+            self._publish(publication, log_of(address, publication.lane), encoded, b"", answer)
 
     def _publish(
         self,

@@ -17,12 +17,16 @@ PLACE = "-- the script stands here"
 PART = re.compile(r"^-- with (\w+)$", re.MULTILINE)
 # They stand alone: what the prelude looks for is not there yet when they run.
 BARE = frozenset({"greet"})
+# They only say something, and write nothing that could be refused: they need no number.
+SAYING = frozenset({"echo", "emit", "tell"})
 
 
 class Script(Struct, frozen=True):
     name: str
     source: bytes
     sha: bytes
+    counts: bool
+    """Whether each call has a number on its line; see `lua/common.lua`."""
 
 
 @cache
@@ -42,4 +46,4 @@ def compose(name: str, text: str) -> Script:
     if name not in BARE:
         text = (FOLDER / "common.lua").read_text().replace(PLACE, text)
     source = text.encode()
-    return Script(name, source, sha1(source).hexdigest().encode())
+    return Script(name, source, sha1(source).hexdigest().encode(), name not in SAYING)

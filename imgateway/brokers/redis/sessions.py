@@ -80,6 +80,7 @@ class Sessions:
             flush_s=flush_s,
         )
         self._following = Following(primaries=primaries, positions=self._positions)
+        self._data: dict[Primary, tuple[int, int]] = {}  # generation and epoch that are known here
         self._opening: dict[SessionKey, Opening] = {}
         self._waiting: dict[Seat, Deferred[Opened]] = {}  # logins that wait for their further places
         self._lobby = Lobby(self._claim)
@@ -242,11 +243,14 @@ class Sessions:
             acked, kept = seat.owed.others[log]
             self._following.keep(session, seat, log, acked, tuple(one for one in kept if one != seq))
 
-    def record(self, session: SessionKey, generation: int, data: bytes) -> None:
+    def record(self, session: SessionKey, generation: int, data: bytes) -> Deferred[bool]:
         seat = self._current(session, generation)
-        if seat is not None and seat.owed.record != data:
-            seat.owed = replace(seat.owed, record=data)
-            self._positions.mark_recorded(session, seat)
+        if seat is None:
+            return succeed(False)
+        if seat.owed.record == data and not self._positions.is_recording(session):
+            return succeed(True)
+        seat.owed = replace(seat.owed, record=data)
+        return self._positions.mark_recorded(session, seat)
 
     def linger(self, session: SessionKey, generation: int) -> None:
         seat = self._seat(session, generation)
@@ -334,13 +338,19 @@ class Sessions:
             self._opening[session].kicked[generation] = code
 
     def renewed(self, primary: Primary) -> None:
-        """Kicks may have been lost, or the primary may have lost claims: is what is here still ours?"""
+        """Kicks may have been lost, or the primary may have lost claims: is what is here still ours? If its
+        data is another than before, what was written last is written again."""
+        data = primary.generation, primary.epoch
+        is_other = self._data.setdefault(primary, data) != data
+        self._data[primary] = data
         for session, opening in self._opening.items():
             opening.is_doubted |= self._is_at(session.user, primary)
         mine = [session for session, _ in self._seats.all() if self._is_at(session.user, primary)]
-        self._check(primary, mine)
+        self._check(primary, mine, is_other)
+        if is_other:
+            self._positions.mark_places(primary)
 
-    def _check(self, primary: Primary, sessions: list[SessionKey]) -> None:
+    def _check(self, primary: Primary, sessions: list[SessionKey], is_other: bool = False) -> None:
         """A batch at a time, so that others are served in between."""
         rest = sessions[CHECK_BATCH:]
         asked: list[tuple[SessionKey, int]] = []
@@ -362,15 +372,18 @@ class Sessions:
 
         def answered(codes: list[int]) -> None:
             for (session, generation), code in zip(asked, codes, strict=True):
+                seat = self._seat(session, generation)
                 if code:
                     self._stale(session, generation, code)
+                elif is_other and seat is not None:
+                    self._positions.mark_all(session, seat)
             if rest:
-                self._check(primary, rest)
+                self._check(primary, rest, is_other)
 
         if asked:
             primary.call("check", self._incarnation, *values).addCallback(answered).addErrback(self._failed)
         elif rest:
-            self._check(primary, rest)
+            self._check(primary, rest, is_other)
 
     # ---------------------------------------------------------------------------------------------- internals
 

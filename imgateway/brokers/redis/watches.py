@@ -144,8 +144,9 @@ class Watches:
             epoch, first, head = next(places), next(places), next(places)
             state = self._heads.get(name)
             if type(state) is int:
-                # It was told of before, up to here; the rest is still to come.
-                answer.callback(Position(epoch, first, state))
+                # It was told of before, up to here; the rest is still to come. But whoever asks may have been
+                # shown that at another node.
+                answer.callback(Position(epoch, first, max(state, head)))
             elif state is asked and isinstance(state, Unanswered):
                 self._heads[name] = head
                 answer.callback(Position(epoch, first, head))

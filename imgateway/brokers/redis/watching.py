@@ -68,14 +68,14 @@ class Watching:
         self._again_ms = now_ms() + WATCH_AGAIN_S * 1000
 
     def watch(self, log: LogKey) -> Deferred[Position]:
-        """Tell of this log from now on."""
+        """Tell of this log from now on. Who asks again knows more than was told here: that may be lost."""
         place = self._place(log)
         mirror = self._watched.get(place.where)
         if mirror is None:
             mirror = self._watched[place.where] = Mirror(place)
             self._ask(mirror)
-        elif mirror.is_known:
-            return succeed(mirror.position())
+        elif mirror.is_known and not mirror.asked:
+            self._ask(mirror)
         position: Deferred[Position] = Deferred()
         mirror.waiting.append(position)
         return position

@@ -1,6 +1,7 @@
 -- What every script finds: put before it, and around it, when it is loaded.
 --
---   shift_ms             what tests move the time by; ARGV[1], the script's own arguments begin at ARGV[2]
+--   shift_ms             what tests move the time by; ARGV[1], the script's own arguments begin at ARGV[2], and
+--                        the last argument is taken away
 --   now                  the server's time in ms, moved by shift_ms
 --   primary_generation   how often this primary came back with other data (see greet.lua)
 --   key(bucket, kind, ...)          'ig:{bucket}:kind:rest:…'
@@ -14,18 +15,24 @@
 -- A script is run again, with the same arguments, when its answer was lost: it must answer the same and change
 -- nothing more.
 
--- A line that had to leave a call undone, or whose node has a newer one, is no longer sound: what was sent on it
--- after that call must not overtake it.
-local line = table.remove(ARGV)
-local line_of = line ~= '' and line:match('^(.*)%.')
-if line_of and redis.call('HGET', 'ig:lines', line_of) ~= line then
+local generation = redis.call('HGET', 'ig:primary', 'n') or '0'
+
+-- No call overtakes one that was sent before it. Redis may refuse one and a moment later take the next (NOREPLICAS,
+-- BUSY …), and of a refused one nothing can be written down; so each says which of the line's it is, and runs only
+-- when the last one before it did. A newer connection of the same node, or a new generation, ends a line as well.
+--   ig:line:node   'generation.connection.number' of the call that ran last
+-- The last argument: 'node connection number-of-the-last-before number', which are equal for one that does not count;
+-- '' on a line that only reads.
+local LINE_MS = '604800000'
+local line, connection, before, number = table.remove(ARGV):match('^(.*) (%d+) (%d+) (%d+)$')
+if line and redis.call('GET', 'ig:line:' .. line) ~= generation .. '.' .. connection .. '.' .. before then
   return {err = 'FENCED greet again, and send again what has no answer'}
 end
 
 local shift_ms = tonumber(ARGV[1])
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000) + shift_ms
-local primary_generation = tonumber(redis.call('HGET', 'ig:primary', 'n') or 0)
+local primary_generation = tonumber(generation)
 
 local function key(bucket, kind, ...)
   return table.concat({'ig:{' .. bucket .. '}', kind, ...}, ':')
@@ -103,7 +110,15 @@ local function once(kind, node, number, answered, work)
   return answer
 end
 
+-- The first write: when it is refused, nothing was changed.
+local function count()
+  if line and number ~= before then
+    redis.call('SET', 'ig:line:' .. line, generation .. '.' .. connection .. '.' .. number, 'PX', LINE_MS)
+  end
+end
+
 local function body()
+  count()
 -- the script stands here
 end
 
@@ -111,10 +126,6 @@ local ok, answer = pcall(body)
 if not ok then
   -- Some versions have a table of a command's error, some its text.
   local text = type(answer) == 'table' and answer.err or tostring(answer)
-  -- Refused at its first write, so nothing was changed: it will be sent again, and before what came after it.
-  if line_of and (text:find('^OOM') or text:find('^MISCONF') or text:find('^NOREPLICAS')) then
-    pcall(redis.call, 'HDEL', 'ig:lines', line_of)
-  end
   return {err = text:find('^%u+ ') and text or 'ERR ' .. text}
 end
 return answer

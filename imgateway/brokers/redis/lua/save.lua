@@ -13,11 +13,13 @@ for i = 3, #ARGV, 9 do
   local code = is_lost(state, generation) and -1 or fence(state, generation, node)
   codes[#codes + 1] = code
   if code == 0 then
+    -- Where a device began, which may be the head, nobody acknowledged.
+    local seen = acked > state[ACKED] and acked or 0
     state[ACKED] = math.max(state[ACKED], acked)
     state[PARKED], state[AWAY], state[SEEN_MS] = ARGV[i + 5], tonumber(ARGV[i + 6]), now
     keep(hash, device, state)
-    if acked > tonumber(redis.call('HGET', hash, 'seen') or 0) then
-      redis.call('HSET', hash, 'seen', acked)
+    if seen > tonumber(redis.call('HGET', hash, 'seen') or 0) then
+      redis.call('HSET', hash, 'seen', seen)
     end
     if ARGV[i + 7] == '1' then
       if ARGV[i + 8] == '' then
