@@ -160,7 +160,7 @@ async def test_a_router_is_killed_and_meanwhile_a_task_cancelled(
         door.begin()
         await soon(door.ready, START_S, "the router")
         told = await struck.ask()
-        assert told["state"] == "running"
+        assert told["state"] in ("queued", "running")
         assert 0 < told["taken"] < USERS
 
         await halted.begin()

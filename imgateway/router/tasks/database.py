@@ -30,6 +30,15 @@ TRIES = 3
 # No statement may hang on a dead server: the calls behind it would wait as well.
 STATEMENT_S = 30
 LOCK_S = 10.0
+# PostgreSQL's driver waits for ever: the server looks at the time, and the kernel whether its machine is
+# there. One that is frozen neither of them notices; `pulse` tells of it.
+POSTGRESQL = {
+    "options": f"-c statement_timeout={STATEMENT_S * 1000}",
+    "keepalives_idle": STATEMENT_S // 3,
+    "keepalives_interval": STATEMENT_S // 6,
+    "keepalives_count": 4,
+    "tcp_user_timeout": STATEMENT_S * 1000,
+}
 
 
 class Database:
@@ -67,9 +76,9 @@ class Database:
         else:
             arguments["pool_pre_ping"] = True  # the server may have been started anew meanwhile
             arguments["isolation_level"] = "READ COMMITTED"
-            limit = {"read_timeout": STATEMENT_S, "write_timeout": STATEMENT_S}
+            limit: dict[str, Any] = {"read_timeout": STATEMENT_S, "write_timeout": STATEMENT_S}
             if self.dialect == "postgresql":
-                limit = {"options": f"-c statement_timeout={STATEMENT_S * 1000}"}  # type: ignore[dict-item]
+                limit = POSTGRESQL
             arguments["connect_args"] = {"connect_timeout": 10, **limit}
         try:
             self.engine: Engine = create_engine(parsed, **arguments)

@@ -16,13 +16,15 @@ from imgateway.frames import address_text
 from imgateway.router.problems import Problem
 from imgateway.router.pushing import publish_of
 from imgateway.router.schema import Push
-from imgateway.router.tasks.orders import Message, Said, said
-from imgateway.router.tasks.store import Store, Task
+from imgateway.router.tasks.orders import BETWEEN, Message, Said, said
+from imgateway.router.tasks.store import NoSuchTask, Store, Task
 from imgateway.router.tasks.uploads import Bad, lines_of
 
 __all__ = ("BAD_LINES", "Making", "Order")
 
 BATCH = 1_000
+BATCH_CHARACTERS = 2_000_000
+"""Of lines' own fields in one statement: MariaDB takes 16 MB, and escapes make it some times as long."""
 BAD_LINES = 100
 """Bad lines that are told one by one; more are counted."""
 
@@ -57,7 +59,8 @@ class Making:
         kind, body = content
         self._fits(body)
         asked = order.message
-        return Said(order.msg_id, kind, body, tuple(asked.headers.items()), asked.ttl_s, asked.lane)
+        headers = tuple(asked.headers.items())
+        return Said(order.msg_id, kind, body, headers, asked.ttl_s, asked.lane, between=BETWEEN)
 
     def _fits(self, body: bytes) -> None:
         most = self.limits.max_body_bytes
@@ -79,6 +82,8 @@ class Making:
         )
         try:
             return self._fill(number, order, file, kind, first)
+        except NoSuchTask:
+            raise Problem("unavailable", "reading the list took too long", "send it again", 5.0) from None
         except BaseException:
             self._store.discard(number)
             raise
@@ -88,7 +93,7 @@ class Making:
     ) -> tuple[Task, list[Bad]]:
         batch: list[tuple[int, str, str | None]] = []
         bad: list[Bad] = []
-        total = failed = 0
+        total = failed = size = 0
         most = self.router.tasks_users
         try:
             for line in lines_of(file, kind, self.limits.max_body_bytes, first):
@@ -104,9 +109,10 @@ class Making:
                         "make several tasks, or set router.tasks_users",
                     )
                 batch.append((line.line, line.address, line.own))
-                if len(batch) == BATCH:
+                size += len(line.own or "")
+                if len(batch) == BATCH or size >= BATCH_CHARACTERS:
                     self._store.add(number, batch)
-                    batch = []
+                    batch, size = [], 0
         except ValueError as error:  # no line's fault, but the file's
             raise Problem("invalid-request", str(error)) from None
         if failed and (order.strict or not total):
@@ -139,6 +145,7 @@ class Making:
             publish.ttl_s,
             publish.lane,
             publish.qos,
+            BETWEEN,
         )
         at_ms = int(push.at.timestamp() * 1000) if push.at else 0
         values = {

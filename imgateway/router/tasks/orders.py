@@ -12,8 +12,10 @@ from imgateway.frames import MAX_MSG_ID_BYTES, Address, Publish
 from imgateway.router.reading import body_of
 from imgateway.router.schema import Headers
 
-__all__ = ("Content", "Message", "Own", "Said", "publish_id", "publish_of", "said")
+__all__ = ("BETWEEN", "Content", "Message", "Own", "Said", "publish_id", "publish_of", "said")
 
+BETWEEN = "·"
+"""In ids that are made of others. Given ones are printable ASCII: none of them is met by chance."""
 ContentType = Annotated[
     str,
     Meta(
@@ -55,7 +57,9 @@ class Own(Struct, frozen=True, omit_defaults=True):
 
 
 class Said(Struct, frozen=True, omit_defaults=True):
-    """A task's message as it is kept. `msg_id`: its receivers' id of it, from which others are made."""
+    """A task's message as it is kept. `msg_id`: its receivers' id of it, from which others are made.
+    `between`: what stands between the parts of those; a task keeps what it began with, which at first was a
+    point, as others' ids may have one."""
 
     msg_id: str
     content_type: str
@@ -64,6 +68,7 @@ class Said(Struct, frozen=True, omit_defaults=True):
     ttl_s: int = 0
     lane: int = 0
     qos: int = 1
+    between: str = "."
 
 
 def said(content: Content) -> tuple[str, bytes] | None:
@@ -77,14 +82,14 @@ def said(content: Content) -> tuple[str, bytes] | None:
     return content.content_type or kind, body
 
 
-def publish_id(base: str, n: int | None, attempt: int) -> str:
+def publish_id(base: str, n: int | None, attempt: int, between: str = BETWEEN) -> str:
     """The msg_id of one attempt at one item; `n` None: the item says what its task says.
 
     The same for whoever pushes it, so that a log takes it once.
     """
-    text = base if n is None else f"{base}.{n}"
+    text = base if n is None else f"{base}{between}{n}"
     if attempt:
-        text += f".r{attempt}"
+        text += f"{between}r{attempt}"
     return text if len(text.encode()) <= MAX_MSG_ID_BYTES else sha256(text.encode()).hexdigest()
 
 
@@ -107,7 +112,7 @@ def publish_of(
         headers = message.headers if line.headers is None else line.headers
         ttl_s = message.ttl_s if line.ttl_s is None else line.ttl_s
     return Publish(
-        msg_id=publish_id(message.msg_id, None if own is None else n, attempt),
+        msg_id=publish_id(message.msg_id, None if own is None else n, attempt, message.between),
         to=to,
         content_type=content_type,
         body=body,

@@ -277,7 +277,7 @@ class TaskPages:
             name=task.name,
             state=self._state(task),
             sender=task.sender,
-            router=task.owner,
+            router=task.owner if task.until_ms else "",
             rate=task.rate,
             at_ms=task.at_ms,
             created_ms=task.created_ms,
@@ -292,7 +292,7 @@ class TaskPages:
         )
 
     def _state(self, task: Task) -> str:
-        if task.state != "running" or task.owner:
+        if task.state != "running" or task.until_ms:
             return task.state
         return "scheduled" if task.at_ms > self._wall_ms() else "queued"
 

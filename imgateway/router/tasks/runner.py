@@ -12,9 +12,9 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from imgateway.frames import Outcome
-from imgateway.router.tasks.database import fault_text
+from imgateway.router.tasks.pulse import Pulse
 from imgateway.router.tasks.store import Drop, Lease, Store
-from imgateway.router.tasks.tenure import Call, Tenure
+from imgateway.router.tasks.tenure import Tenure
 
 __all__ = ("Runner",)
 
@@ -31,17 +31,17 @@ STOP_S = 8.0
 class Runner:
     """Tasks of one store, in this process.
 
+    :param pulse: what the store is asked through.
     :param owner: unique for each start of a process.
     :param clock: an IReactorTime.
     :param window: addresses of one task between pushed and written down.
     :param at_once: tasks that run side by side.
-    :param healthy: told (ok, why) when the database cannot be used, and when it can again.
     """
 
     def __init__(
         self,
         store: Store,
-        call: Call,
+        pulse: Pulse,
         publish: Callable[..., Deferred[tuple[Outcome, ...]]],
         clock: Any,
         *,
@@ -49,18 +49,16 @@ class Runner:
         window: int,
         at_once: int,
         keep_s: int,
-        healthy: Callable[[bool, str], None],
     ) -> None:
         self._store = store
-        self._call = call
+        self._pulse = pulse
+        self._call = pulse.call
         self._publish = publish
         self._clock = clock
         self._owner = owner
         self._window = window
         self._at_once = at_once
         self._keep_ms = keep_s * 1000
-        self._healthy = healthy
-        self._is_well = True
         self.outcomes = Counter({"taken": 0, "refused": 0, "unknown": 0})
         """What this process wrote down, by the names of `ItemState`."""
         self._tenures: dict[int, Tenure] = {}
@@ -117,6 +115,7 @@ class Runner:
 
     def _step(self) -> None:
         self._next = None
+        self._pulse.look()
         for tenure in list(self._tenures.values()):
             tenure.step()
         now = self._clock.seconds()
@@ -139,7 +138,6 @@ class Runner:
 
     def _claimed(self, leases: list[Lease], since: float) -> None:
         self._claiming = False
-        self._well(True, "")
         for lease in leases:
             tenure = Tenure(
                 lease,
@@ -152,7 +150,10 @@ class Runner:
                 outcomes=self.outcomes,
                 over=self._over,
             )
+            lapsed = self._tenures.get(tenure.number)
             self._tenures[tenure.number] = tenure
+            if lapsed is not None:
+                lapsed.end()
             if self._stopped is not None:
                 tenure.leave()
         if leases and self._next is not None:
@@ -161,17 +162,11 @@ class Runner:
 
     def _not_claimed(self, failure: Failure) -> None:
         self._claiming = False
-        self._well(False, f"push tasks: the database cannot be used: {fault_text(failure.value)}")
         self._perhaps_stopped()
 
-    def _well(self, ok: bool, why: str) -> None:
-        if ok != self._is_well:
-            self._is_well = ok
-            log.info("push tasks: the database can be used again") if ok else log.warn("{why}", why=why)
-            self._healthy(ok, why)
-
     def _over(self, tenure: Tenure) -> None:
-        del self._tenures[tenure.number]
+        if self._tenures.get(tenure.number) is tenure:
+            del self._tenures[tenure.number]
         self._claim_at = 0.0
         self._perhaps_stopped()
 
@@ -198,6 +193,5 @@ class Runner:
         self._sweep_at = 0.0 if drop.more else self._clock.seconds() + SWEEP_S
 
     def _not_swept(self, failure: Failure) -> None:
-        """The claim, which comes more often, says what is wrong."""
         self._sweeping = False
         self._sweep_at = self._clock.seconds() + CLAIM_S

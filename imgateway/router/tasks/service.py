@@ -22,6 +22,7 @@ from imgateway.router.schema import Push
 from imgateway.router.tasks.database import Database, fault_text
 from imgateway.router.tasks.deliveries import Deliveries
 from imgateway.router.tasks.making import Making, Order
+from imgateway.router.tasks.pulse import Pulse
 from imgateway.router.tasks.runner import Runner
 from imgateway.router.tasks.store import CHANGES, NoSuchTask, Standing, Store, Task, WrongState
 from imgateway.router.tasks.tables import ItemState
@@ -89,7 +90,6 @@ class Tasks:
         threads: Any = None,
     ) -> None:
         self._reactor = reactor
-        self._healthy = healthy
         self._wall_ms = wall_ms
         self._router = router
         url = router.tasks_url or f"sqlite:///{join(data_dir, FILE)}"
@@ -98,16 +98,16 @@ class Tasks:
         self._threads = threads or Threads(reactor)
         self._call = self._threads.call
         self._deliveries = Deliveries(self.store, self._call, gateway.mailbox)
+        self._pulse = Pulse(self._call, reactor.seconds, healthy)
         self.runner = Runner(
             self.store,
-            self._call,
+            self._pulse,
             gateway.publish,
             reactor,
             owner=owner,
             window=router.tasks_window,
             at_once=router.tasks_at_once,
             keep_s=router.tasks_keep_s,
-            healthy=healthy,
         )
         self._uploads = DeferredSemaphore(UPLOADS)
         self._is_open = self._stopping = self._waits = False
@@ -151,13 +151,12 @@ class Tasks:
 
     def _open(self) -> Deferred[None]:
         self._again = None
-        opened: Deferred[None] = self._call(self.store.open)
+        opened: Deferred[None] = self._pulse.call(self.store.open)
         return opened.addCallbacks(self._opened, self._not_opened)
 
     def _opened(self, _: None) -> None:
         if not self._is_open and not self._stopping:
             self._is_open = True
-            self._healthy(True, "")
             self.runner.start()
 
     def _not_opened(self, failure: Failure) -> None:
@@ -165,22 +164,18 @@ class Tasks:
             failure.trap(DBAPIError)  # what the operator must mend ends the start
         if not self._stopping:
             self._waits = True
-            why = f"push tasks: the database cannot be used: {fault_text(failure.value)}"
-            log.warn("{why}", why=why)
-            self._healthy(False, why)
             self._again = self._reactor.callLater(OPEN_S, self._open)
 
     def stop(self) -> Deferred[None]:
-        """Give running tasks back and close the database; fires within some 8 s."""
+        """Give running tasks back and close the database; fires within some 12 s, whatever that does."""
         self._stopping = True
         if self._again is not None:
             self._again.cancel()
             self._again = None
         stopped = self.runner.stop() if self._is_open else succeed(None)
-        stopped.addCallback(lambda _: self._call(self.store.close) if self._is_open else None)
-        stopped.addBoth(lambda _: self._threads.stop())
-        # A thread may just have been opening it: it has the file's lock until that is over.
-        return stopped.addBoth(lambda _: self.store.close())
+        # A thread may still write, or just be opening it: SQLite's file is locked until that is over, or
+        # else until the process is.
+        return stopped.addBoth(lambda _: self._threads.stop(self.store.close))
 
     # --------------------------------------------------------------------------------------- making a task
 

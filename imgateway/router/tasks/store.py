@@ -20,7 +20,7 @@ from msgspec import Struct
 from sqlalchemy import Connection, and_, delete, func, insert, or_, select, text, update
 
 from imgateway.router.tasks.database import Database
-from imgateway.router.tasks.tables import ItemState, insert_sql, items, tasks, update_sql
+from imgateway.router.tasks.tables import OWNER_CHARACTERS, ItemState, insert_sql, items, tasks, update_sql
 
 __all__ = (
     "CHANGES",
@@ -49,8 +49,10 @@ CHANGES: Mapping[str, tuple[frozenset[str], str]] = {
     "repush": (frozenset({"done", "cancelled"}), "running"),
 }
 """What is asked for → the states in which it may be, and the one that follows. Uploading becomes running when
-the upload is complete; running becomes done when every item has its outcome."""
+the upload is complete; running becomes done when every item has its outcome; what is old becomes deleting."""
 OVER = ("done", "cancelled")
+# Some of its items may be gone: it can be nothing else any more.
+DELETING = "deleting"
 
 
 class NoSuchTask(LookupError):
@@ -85,12 +87,15 @@ class Task(Struct, frozen=True):
     bad: int
     bad_lines: str
     owner: str
+    """Who runs it, if `until_ms`; else who may have pushed what is not written down: nobody knows."""
     tenure: int
+    until_ms: int
+    """The end of the lease; 0: nobody has it."""
 
 
 class Lease(Struct, frozen=True):
-    """The right to run a task. `resumed`: whoever ran it before did not say that it stopped, and may have
-    pushed what is not written down."""
+    """The right to run a task. `resumed`: some of what has no outcome may have been pushed, by somebody who
+    could not write it down."""
 
     task: Task
     tenure: int
@@ -118,7 +123,7 @@ class Standing(Struct, frozen=True):
 
 
 class Drop(Struct, frozen=True):
-    """What a sweep did: whether there is more, and how many tasks went."""
+    """What was deleted: whether there is more, and how many tasks went."""
 
     more: bool
     tasks: int
@@ -184,14 +189,17 @@ class Store:
             connection.execute(self._insert, {"task": number, "rows": _json(rows)})
 
     def complete(self, number: int, total: int, bad: int, bad_lines: str) -> Task:
-        """All lines were read: it runs when its time has come."""
+        """All lines were read: it runs when its time has come.
+
+        :raises NoSuchTask: it took so long that it was taken for broken off.
+        """
         with self._database.writing() as connection:
             connection.execute(
                 update(tasks)
                 .where(tasks.c.number == number, tasks.c.state == "uploading")
                 .values(state="running", total=total, unsent=total, bad=bad, bad_lines=bad_lines)
             )
-            return self._one(connection, tasks.c.number == number)
+            return self._one(connection, and_(tasks.c.number == number, tasks.c.state != DELETING))
 
     def put(self, id: str, values: Mapping[str, Any], rows: Sequence[tuple[int, str, str | None]]) -> Task:
         """A whole task at once; if there is one with this id, that one instead.
@@ -209,9 +217,12 @@ class Store:
             return self._one(connection, tasks.c.id == id)
 
     def discard(self, number: int) -> None:
-        """Delete a task with all its items; in several transactions, and no error if it is gone."""
-        while self._discard_some(number):
-            pass
+        """Delete an upload with all its items; in several transactions, and no error if it is gone, or has
+        become a task after all."""
+        more = True
+        while more:
+            with self._database.writing() as connection:
+                more = self._delete_some(connection, number, tasks.c.state.in_(("uploading", DELETING))).more
 
     # ---------------------------------------------------------------------------------------- looking at it
 
@@ -276,31 +287,27 @@ class Store:
             return self._one(connection, tasks.c.number == task.number)
 
     def repush(self, id: str, as_new: bool, rate: float | None, at_ms: int) -> Task:
-        """Push what was not delivered, after `judge` has said what was: what was never pushed as it was meant
-        to be, what was refused or lost as a new message; what waits in a mailbox, and what nobody can tell,
-        only if `as_new`, as a second message.
+        """Push what was not delivered, after `judge` has said what was: what was never pushed or was refused
+        as it was meant to be, what was lost as a new message; what waits in a mailbox, and what nobody can
+        tell, only if `as_new`, as a second message.
 
         :raises NoSuchTask:
         :raises WrongState: it is not over yet, or still finishing what was on its way.
         """
-        again = [ItemState.REFUSED, ItemState.GONE]
-        if as_new:
-            again += [ItemState.TAKEN, ItemState.UNKNOWN]
+        lost = [ItemState.GONE, ItemState.TAKEN, ItemState.UNKNOWN] if as_new else [ItemState.GONE]
         with self._database.writing() as connection:
             task = self._one(connection, tasks.c.id == id, lock=True)
             if task.state not in CHANGES["repush"][0] or self._is_held(connection, task):
                 raise WrongState(task.state)
-            mine = items.c.task == task.number
-            connection.execute(
-                update(items)
-                .where(mine, items.c.state.in_(again))
-                .values(state=int(ItemState.UNSENT), attempt=items.c.attempt + 1, code=0, epoch=0, seq=0)
-            )
-            count = select(func.count()).select_from(items).where(mine)
+            mine = update(items).where(items.c.task == task.number)
+            unsent = mine.values(state=int(ItemState.UNSENT), code=0, epoch=0, seq=0)
+            # A refused id was not used up: who has the message by another line, or another task with its
+            # msg_id, has no second one.
+            connection.execute(unsent.where(items.c.state == int(ItemState.REFUSED)))
+            connection.execute(unsent.where(items.c.state.in_(lost)).values(attempt=items.c.attempt + 1))
             values: dict[str, Any] = {
+                **self._counted(connection, task.number),
                 "state": CHANGES["repush"][1],
-                "unsent": connection.execute(count.where(items.c.state == int(ItemState.UNSENT))).scalar(),
-                "refused": connection.execute(count.where(items.c.state == int(ItemState.REFUSED))).scalar(),
                 "finished_ms": 0,
                 "at_ms": at_ms,
                 # What the last tenure may still try to write is about the old attempt.
@@ -314,12 +321,15 @@ class Store:
     # --------------------------------------------------------------------------------------------- running it
 
     def claim(self, owner: str, limit: int) -> list[Lease]:
-        """Take up to `limit` tasks whose time has come and that nobody runs, the oldest first."""
+        """Take up to `limit` tasks whose time has come and that nobody runs, the oldest first.
+
+        :param owner: of one that is too long the end is kept, which tells processes apart.
+        """
+        owner = owner[-OWNER_CHARACTERS:]
         found = []
         with self._database.writing() as connection:
             now = self._database.now_ms(connection)
-            free = or_(tasks.c.owner == "", tasks.c.until_ms <= now)
-            waits = and_(tasks.c.state == "running", tasks.c.at_ms <= now, free)
+            waits = and_(tasks.c.state == "running", tasks.c.at_ms <= now, tasks.c.until_ms <= now)
             wanted = select(*_TASK).where(waits).order_by(tasks.c.number).limit(limit)
             for row in connection.execute(wanted).all():
                 task = Task(*row)
@@ -334,7 +344,9 @@ class Store:
                     )
                 )
                 if taken.rowcount == 1:  # or another router was quicker
-                    found.append(Lease(task, task.tenure + 1, task.owner != ""))
+                    # As it is now: who had it last may have written more before its end.
+                    mine = self._one(connection, tasks.c.number == task.number)
+                    found.append(Lease(mine, mine.tenure, task.owner != ""))
         return found
 
     def unsent(self, number: int, after: int, limit: int) -> list[Item]:
@@ -355,9 +367,12 @@ class Store:
         unsent: int,
         refused: int,
         release: bool = False,
+        in_doubt: bool = False,
     ) -> str:
         """Outcomes, (n, state, code, epoch, seq), with the counts that the task has with them; renews the
-        lease, or gives it back. A task that is released with nothing unsent is done.
+        lease, or gives it back. Then it is counted anew, and with nothing unsent the task is done.
+
+        :param in_doubt: what is unsent may have been pushed: whoever takes the task next has it `resumed`.
 
         :returns: the state that the task is in.
         :raises LeaseLost: and nothing was written.
@@ -365,23 +380,25 @@ class Store:
         number = lease.task.number
         with self._database.writing() as connection:
             held = and_(tasks.c.number == number, tasks.c.tenure == lease.tenure)
-            wanted = select(tasks.c.state, tasks.c.owner).where(held).with_for_update()
+            wanted = select(tasks.c.state, tasks.c.until_ms).where(held).with_for_update()
             found = connection.execute(wanted).first()
             if found is None:
                 raise LeaseLost
             state = str(found.state)
+            if not release and not found.until_ms:
+                raise LeaseLost  # given back already
+            if rows:
+                connection.execute(self._write, _batch(number, rows))
             now = self._database.now_ms(connection)
             values: dict[str, Any] = {"unsent": unsent, "refused": refused, "until_ms": now + LEASE_MS}
             if release:
-                values |= {"owner": "", "until_ms": 0}
-                if state == "running" and not unsent:
+                values = {**self._counted(connection, number), "until_ms": 0}
+                if not (in_doubt and values["unsent"]):
+                    values["owner"] = ""
+                if state == "running" and not values["unsent"]:
                     state = "done"
                     values |= {"state": state, "finished_ms": now}
-            elif not found.owner:
-                raise LeaseLost  # given back already
             connection.execute(update(tasks).where(held).values(**values))
-            if rows:
-                connection.execute(self._write, _batch(number, rows))
             return state
 
     def sweep(self, keep_ms: int) -> Drop:
@@ -391,12 +408,13 @@ class Store:
             old = or_(
                 and_(tasks.c.state.in_(OVER), tasks.c.finished_ms < now - keep_ms),
                 and_(tasks.c.state == "uploading", tasks.c.created_ms < now - UPLOAD_MS),
+                tasks.c.state == DELETING,
             )
             wanted = select(tasks.c.number).where(old).order_by(tasks.c.number).limit(1)
             number = connection.execute(wanted).scalar()
-        if number is None:
-            return Drop(False, 0)
-        return Drop(True, int(not self._discard_some(number)))
+            if number is None:
+                return Drop(False, 0)
+            return Drop(True, self._delete_some(connection, number, old).tasks)
 
     # --------------------------------------------------------------------------------------------------------
 
@@ -409,26 +427,30 @@ class Store:
 
     def _is_held(self, connection: Connection, task: Task) -> bool:
         """Somebody still writes down what was on its way when it was cancelled."""
-        until = connection.execute(select(tasks.c.until_ms).where(tasks.c.number == task.number)).scalar_one()
-        return bool(task.owner) and until > self._database.now_ms(connection)
+        return task.until_ms > self._database.now_ms(connection)
 
-    def _discard_some(self, number: int) -> bool:
-        """:returns: whether there is more."""
-        with self._database.writing() as connection:
-            last = (
-                select(items.c.n)
-                .where(items.c.task == number)
-                .order_by(items.c.n)
-                .limit(1)
-                .offset(DELETE_ROWS)
-            )
-            n = connection.execute(last).scalar()
-            some = delete(items).where(items.c.task == number)
-            connection.execute(some if n is None else some.where(items.c.n < n))
-            if n is not None:
-                return True
-            connection.execute(delete(tasks).where(tasks.c.number == number))
-            return False
+    def _counted(self, connection: Connection, number: int) -> dict[str, int]:
+        """The counts of a task as its items have them."""
+        wanted = select(items.c.state, func.count()).where(items.c.task == number).group_by(items.c.state)
+        many: dict[int, int] = {int(state): int(count) for state, count in connection.execute(wanted)}
+        return {"unsent": many.get(ItemState.UNSENT, 0), "refused": many.get(ItemState.REFUSED, 0)}
+
+    def _delete_some(self, connection: Connection, number: int, which: Any) -> Drop:
+        """Delete a little of a task, if it is one of these; from then on nobody can do anything with it."""
+        mine = tasks.c.number == number
+        marked = connection.execute(update(tasks).where(mine, which).values(state=DELETING))
+        if not marked.rowcount:
+            return Drop(False, 0)  # it is gone, or was pushed again meanwhile
+        last = (
+            select(items.c.n).where(items.c.task == number).order_by(items.c.n).limit(1).offset(DELETE_ROWS)
+        )
+        n = connection.execute(last).scalar()
+        some = delete(items).where(items.c.task == number)
+        connection.execute(some if n is None else some.where(items.c.n < n))
+        if n is not None:
+            return Drop(True, 0)
+        connection.execute(delete(tasks).where(mine))
+        return Drop(False, 1)
 
 
 def _batch(number: int, rows: Sequence[Any]) -> dict[str, Any]:

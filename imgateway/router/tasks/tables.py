@@ -27,6 +27,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects import mysql
 
 __all__ = (
+    "OWNER_CHARACTERS",
     "SCHEMA_VERSION",
     "ItemState",
     "clock_sql",
@@ -42,6 +43,7 @@ __all__ = (
 SCHEMA_VERSION = 1
 # Its longest written form: device:USER/DEVICE, 64 bytes each, every one of them escaped.
 ADDRESS_CHARACTERS = 400
+OWNER_CHARACTERS = 64
 
 
 class ItemState(IntEnum):
@@ -91,7 +93,7 @@ tasks = Table(
     Column("bad", Integer, nullable=False, default=0),
     Column("bad_lines", _Long, nullable=False, default="[]"),
     # The lease: who runs the task, in the how-manieth tenure, and until when nobody else may.
-    Column("owner", String(64), nullable=False, default=""),
+    Column("owner", String(OWNER_CHARACTERS), nullable=False, default=""),
     Column("tenure", Integer, nullable=False, default=0),
     Column("until_ms", BigInteger, nullable=False, default=0),
     sqlite_autoincrement=True,  # the number of a task that was deleted is not used again

@@ -2,7 +2,8 @@
 
 Never more than `window` addresses are between pushed and written down. What was pushed and not written down
 when a process dies is pushed again by whoever takes the task over, under the same msg_id, so that it is there
-once; and since it is at most a window, the successor knows which items those may be (`RESENT`).
+once; and since it is at most a window, the successor knows which items those may be (`RESENT`). One that
+gives the task back before it has pushed them all hands that on.
 
 ::
 
@@ -142,6 +143,13 @@ class Tenure:
             self._phase = Phase.LEAVING
         self.step()
 
+    def end(self) -> None:
+        """Another has the task: nothing of it is written any more."""
+        if self._phase is not Phase.OVER:
+            self._phase = Phase.OVER
+            self._queue.clear()
+            self._over(self)
+
     # ---------------------------------------------------------------------------------------------- reading
 
     def _read(self) -> None:
@@ -202,6 +210,10 @@ class Tenure:
         resent = self._resent > 0 or first.n <= self._again
         self._resent -= len(group)
         self._on_its_way += len(group)
+        if resent and not self._message.qos:  # it may have been emitted, and is not to be repeated
+            unknown = (int(ItemState.UNKNOWN), int(OutcomeCode.OK), 0, 0)
+            self._answered += [(item.n, *unknown) for item in group]
+            return
         to = tuple([parse_address(item.address) for item in group])
         publish = publish_of(self._message, first.own, first.n, first.attempt, to, resent)
         try:
@@ -232,6 +244,7 @@ class Tenure:
     def _was_not_pushed(self, failure: Failure, group: list[Item]) -> None:
         """Whether it was taken is not known: it is pushed again, under the same msg_id."""
         self._on_its_way -= len(group)
+        self._resent += len(group)
         self._again = max(self._again, group[-1].n)
         self._queue.extendleft(reversed(group))
         self._trouble(self._gateway, failure, "it cannot be pushed just now")
@@ -252,7 +265,8 @@ class Tenure:
         self._written_at = self._seconds()
         unsent = self._unsent - len(rows)
         refused = self._refused + sum(row[1] == ItemState.REFUSED for row in rows)
-        called = self._call(self._store.write, self.lease, rows, unsent, refused, release)
+        in_doubt = self._resent > 0 or self._again > 0
+        called = self._call(self._store.write, self.lease, rows, unsent, refused, release, in_doubt)
         called.addCallbacks(
             self._was_written,
             self._was_not_written,
@@ -272,7 +286,8 @@ class Tenure:
         self._unsent, self._refused = unsent, refused
         self._database.works()
         if release:
-            self._end()
+            self.end()
+        if self._phase is Phase.OVER:
             return
         runs = state == "running" and not self._stopping
         self._phase = Phase.RUNNING if runs else Phase.LEAVING
@@ -281,16 +296,11 @@ class Tenure:
     def _was_not_written(self, failure: Failure, rows: list[Row]) -> None:
         self._writing = False
         if failure.check(LeaseLost):
-            log.info("push task {id}: another router has it", id=self.lease.task.id)
-            self._end()
+            log.info("push task {id}: another has it", id=self.lease.task.id)
+            self.end()
             return
         self._answered = rows + self._answered
         self._trouble(self._database, failure, "its outcomes cannot be written down")
-
-    def _end(self) -> None:
-        self._phase = Phase.OVER
-        self._queue.clear()
-        self._over(self)
 
     def _trouble(self, partner: _Partner, failure: Failure, what: str) -> None:
         """Nothing of it is final: it is tried again, ever more rarely."""

@@ -84,7 +84,7 @@ class TaskTold(Struct, frozen=True):
         str,
         Meta(
             description="uploading; scheduled; queued: nobody runs it just now; running; paused; cancelled; "
-            "done."
+            "done; deleting: it was over for long, and is going."
         ),
     ]
     sender: str

@@ -19,6 +19,7 @@ from imgateway.config import LimitSettings, RouterSettings
 from imgateway.frames import Address, Outcome, OutcomeCode, Publish, address_text
 from imgateway.interfaces import Mailbox
 from imgateway.router.tasks.database import Database
+from imgateway.router.tasks.pulse import Pulse
 from imgateway.router.tasks.runner import Runner
 from imgateway.router.tasks.service import Tasks
 from imgateway.router.tasks.store import Store, Task
@@ -100,8 +101,9 @@ class Calls:
     def start(self) -> None:
         self.started = True
 
-    def stop(self) -> Deferred[None]:
+    def stop(self, last: Callable[[], None]) -> Deferred[None]:
         self.stopped = True
+        last()
         return succeed(None)
 
     def call(self, function: Callable[..., Any], *arguments: Any) -> Deferred[Any]:
@@ -157,7 +159,7 @@ class Router:
         self.health: list[tuple[bool, str]] = []
         self.runner = Runner(
             rig.store,
-            calls.call,
+            Pulse(calls.call, self.clock.seconds, lambda ok, why: self.health.append((ok, why))),
             lambda publish, sender, device: calls.step(
                 "publish", lambda: rig.gateway.publish(publish, sender, device)
             ),
@@ -166,7 +168,6 @@ class Router:
             window=window,
             at_once=at_once,
             keep_s=1_000,
-            healthy=lambda ok, why: self.health.append((ok, why)),
         )
         self.runner.start()
 
@@ -212,6 +213,11 @@ class Rig:
         self.store.add(number, [(n, f"user:{n}", own) for n in range(1, many + 1)])
         self.store.complete(number, many, 0, "[]")
         return number
+
+    def forget(self) -> None:
+        """Sweep every task that is over."""
+        while self.store.sweep(-1).more:
+            pass
 
     def get(self, id: str = "t") -> Task:
         return self.store.get(id)

@@ -102,13 +102,24 @@ class SqlServer:
     def kill9(self) -> None:
         """With its children: PostgreSQL's answer what is asked of them until they notice."""
         assert self.process is not None
-        number = self.process.pid
-        children = Path(f"/proc/{number}/task/{number}/children").read_text().split()
+        children = self._children()
         self.process.send_signal(signal.SIGKILL)
         self.process.wait()
-        for child in children:
-            with suppress(ProcessLookupError):
-                os.kill(int(child), signal.SIGKILL)
+        _tell(children, signal.SIGKILL)
+
+    def freeze(self) -> None:
+        """It answers nothing, and closes nothing, until `thaw`."""
+        assert self.process is not None
+        _tell([self.process.pid, *self._children()], signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        assert self.process is not None
+        _tell([self.process.pid, *self._children()], signal.SIGCONT)
+
+    def _children(self) -> list[int]:
+        assert self.process is not None
+        number = self.process.pid
+        return [int(child) for child in Path(f"/proc/{number}/task/{number}/children").read_text().split()]
 
     def stop(self) -> None:
         """End it and take everything away."""
@@ -165,6 +176,12 @@ class MariaDB(SqlServer):
 
     def _url(self, database: str) -> str:
         return f"mysql+pymysql://root@localhost/{database}?unix_socket={self.directory}/s"
+
+
+def _tell(processes: list[int], number: int) -> None:
+    for process in processes:
+        with suppress(ProcessLookupError):
+            os.kill(process, number)
 
 
 def served(kind: type[SqlServer]) -> Iterator[SqlServer]:

@@ -22,6 +22,7 @@ from imgateway.router.schema import Push
 from imgateway.router.tasks.making import BAD_LINES
 from imgateway.router.tasks.routes import TaskPages
 from imgateway.router.tasks.service import OPEN_S, UPLOADS, WAITING
+from imgateway.router.tasks.store import UPLOAD_MS
 from tests.router.desk import Answer, Desk
 from tests.router.tasks.rig import EPOCH, WALL_MS, Calls, Rig, away, make_tasks
 
@@ -146,6 +147,31 @@ def test_the_message_may_be_json_in_the_query_or_in_the_first_line(office: Offic
     assert office.results(answer.json["task"]["id"])[0]["n"] == 2
 
 
+def test_the_ids_of_lines_meet_none_that_is_given(office: Office) -> None:
+    """Of a line that says something of its own, of a second attempt, and of another's choice."""
+    own = office.upload('{"user":"1","text":"own"}\n', TEXT + "&msg_id=2026-11-22").json["task"]["id"]
+    office.run()
+    office.gateway.first = {"1": 2}  # it was lost
+    assert office.desk.post(f"/v1/tasks/{own}/repush", {}).status == 200
+    office.run()
+    for given in ("2026-11-22", "2026-11-22.1", "2026-11-22.1.r1"):
+        office.make(1, f"{TEXT}&msg_id={given}")
+    push = {"to": ["user:1"], "text": "x", "at": "2023-11-14T22:13:22Z", "msg_id": "2026-11-22.r1"}
+    office.desk.post("/v1/push", push)
+    office.run(4)
+    assert [one.msg_id for one in office.gateway.publishes] == [
+        "2026-11-22·1",
+        "2026-11-22·1·r1",
+        "2026-11-22",
+        "2026-11-22.1",
+        "2026-11-22.1.r1",
+        "2026-11-22.r1",
+    ]
+    assert office.gateway.taken() == {"user:1": 6}
+    answer = office.upload('{"user":"1"}', TEXT + "&msg_id=a%C2%B71")
+    assert "msg_id" in office.desk.refused(400, "invalid-request", answer)
+
+
 def test_a_csv(office: Office) -> None:
     answer = office.upload("user,text\n1,\n2,Hi\n3\n", kind="Text/CSV; charset=utf-8")
     assert answer.json["task"]["total"] == 2
@@ -212,6 +238,55 @@ def test_large_uploads_are_written_in_batches(office: Office) -> None:
 def test_a_line_that_only_looks_like_a_task_is_a_bad_line(office: Office) -> None:
     task = office.upload('{"user":"1","task":1}\n{"user":"2"}\n').json["task"]
     assert task["bad_lines"] == [{"line": 1, "error": "Object contains unknown field `task`", "upto": 1}]
+
+
+def test_an_upload_whose_end_has_no_answer_is_pushed_whole_or_not_at_all(
+    office: Office, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = office.tasks.store
+    complete = store.complete
+
+    def loses(*arguments: Any) -> Any:
+        complete(*arguments)
+        raise away()
+
+    monkeypatch.setattr(store, "complete", loses)
+    lines = "".join(f'{{"user":"{n}"}}\n' for n in range(1, 13))
+    office.desk.refused(503, "unavailable", office.upload(lines, TEXT + "&msg_id=m"))
+    monkeypatch.undo()
+    assert office.upload(lines, TEXT + "&msg_id=m").status == 201
+    office.run(6)
+    assert [task.state for task in store.page(0, 9)] == ["done", "done"]
+    assert office.gateway.taken() == {f"user:{n}": 1 for n in range(1, 13)}
+
+
+def test_an_upload_that_took_too_long_is_to_be_sent_again(
+    office: Office, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was swept as one that was broken off."""
+    store = office.tasks.store
+    complete = store.complete
+
+    def late(*arguments: Any) -> Any:
+        office.clock.advance(UPLOAD_MS / 1000 + 1)
+        while store.sweep(2**40).more:
+            pass
+        return complete(*arguments)
+
+    monkeypatch.setattr(store, "complete", late)
+    said = office.desk.refused(503, "unavailable", office.upload('{"user":"1"}'))
+    assert said == "reading the list took too long | send it again"
+    assert store.page(0, 9) == []
+
+
+def test_a_task_that_was_given_back_in_doubt_is_queued_and_nobody_runs_it(office: Office) -> None:
+    task = office.make(1)
+    (lease,) = office.tasks.store.claim("other", 1)
+    told = office.task(task["id"])
+    assert (told["state"], told["router"]) == ("running", "other")
+    office.tasks.store.write(lease, [], 1, 0, release=True, in_doubt=True)
+    told = office.task(task["id"])
+    assert (told["state"], told["router"]) == ("queued", "")
 
 
 def test_a_task_for_later(office: Office) -> None:
@@ -536,7 +611,7 @@ def test_a_repush_reaches_who_has_not_got_it(office: Office, as_new: bool) -> No
     assert (told["state"], told["unsent"], told["rate"]) == ("queued", len(again), 100.0)
     office.run()
     pushed = [(int(to.id), one.msg_id) for one in office.gateway.publishes for to in one.to]
-    assert pushed == [(n, f"{id}.r1") for n in again]
+    assert pushed == [(n, id if n in (3, 7) else f"{id}·r1") for n in again]
     assert office.task(id)["state"] == "done"
     two = {f"user:{n}": 1 if n in (1, 3, 7) or (n in (2, 5, 6) and not as_new) else 2 for n in range(1, 8)}
     assert office.gateway.taken() == two
@@ -584,12 +659,14 @@ def test_a_database_that_is_found_wrong_later_is_told_and_tried_again(
     clock = Clock()
     tasks, _ = make_tasks(rig, tmp_path, clock)
     health: list[tuple[bool, str]] = []
-    tasks._healthy = lambda ok, why: health.append((ok, why))
+    tasks._pulse._healthy = lambda ok, why: health.append((ok, why))
     found: list[Exception] = [away(), StoreError("its push tasks are of version 9")]
+    right = tasks.store.open
 
     def open() -> None:
         if found:
             raise found.pop(0)
+        right()
 
     monkeypatch.setattr(tasks.store, "open", open)
     started: list[Any] = []
@@ -606,12 +683,12 @@ def test_a_database_that_is_found_wrong_later_is_told_and_tried_again(
 def test_a_database_that_is_away_at_the_start_is_waited_for(tmp_path: Path) -> None:
     office = Office(tmp_path)
     health: list[tuple[bool, str]] = []
-    office.tasks._healthy = lambda ok, why: health.append((ok, why))
+    office.tasks._pulse._healthy = lambda ok, why: health.append((ok, why))
     office.calls.fails = 2
     office.start()
     office.desk.refused(503, "unavailable", office.desk.get("/v1/tasks"))
     office.run(5)
-    assert [ok for ok, _ in health] == [False, False, True]
+    assert [ok for ok, _ in health] == [False, True]
     assert "the server is away" in health[0][1]
     assert office.make(1)["total"] == 1
     office.close()
@@ -654,7 +731,7 @@ def test_who_stops_while_it_opens_the_file_has_it_until_that_is_over(tmp_path: P
     first.lock()
     first.start()
     threads: Deferred[None] = Deferred()
-    calls.stop = lambda: threads  # type: ignore[method-assign]
+    calls.stop = lambda last: threads.addCallback(lambda _: last())  # type: ignore[method-assign]
     stopped: list[Any] = []
     first.stop().addCallback(stopped.append)
     with pytest.raises(StoreError, match="another process runs the push tasks"):

@@ -4,9 +4,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
-from imgateway.frames import Address, OutcomeCode
+from imgateway.frames import Address, Outcome, OutcomeCode
+from imgateway.router.tasks.database import STATEMENT_S
+from imgateway.router.tasks.orders import Said
 from imgateway.router.tasks.tables import ItemState
 from imgateway.router.tasks.tenure import RESENT
 from tests.router.tasks.rig import EPOCH, Rig
@@ -61,6 +64,17 @@ def test_lines_with_fields_of_their_own_have_ids_of_their_own(rig: Rig) -> None:
     assert rig.gateway.publishes[0].headers == (("a", "b"),)
 
 
+def test_a_task_that_was_begun_by_an_older_version_goes_on_under_its_ids(rig: Rig) -> None:
+    """It wrote none of what stands between the parts of an id: a point."""
+    number = rig.task(1, own='{"body":"aG8="}')
+    router = rig.router()
+    router.run(1)
+    rig.store.judge(number, [(1, ItemState.GONE, 1)])
+    rig.store.repush("t", False, None, 0)
+    router.run(2)
+    assert [one.msg_id for one in rig.gateway.publishes] == ["t.1", "t.1.r1"]
+
+
 def test_who_is_listed_twice_has_it_once(rig: Rig) -> None:
     number = rig.store.begin("t", "", "service:shop", b'{"msg_id":"t","content_type":"","body":""}', 0, 0)
     rig.store.add(number, [(1, "user:1", None), (2, "user:1", None), (3, "device:1/a", None)])
@@ -69,6 +83,76 @@ def test_who_is_listed_twice_has_it_once(rig: Rig) -> None:
     assert rig.gateway.taken() == {"user:1": 1}
     assert {one.seq for one in rig.store.standing(number, {1}, 0, 9)} == {1}
     assert [one.code for one in rig.store.standing(number, {1}, 0, 9)] == [0, 1, 1]
+
+
+def put_hint(rig: Rig, many: int) -> int:
+    """A push for later with qos 0."""
+    message = msgspec.json.encode(Said("m", "text/plain", b"hi", qos=0))
+    values = {"name": "", "sender": "service:shop", "message": message, "rate": 0.0, "at_ms": 0}
+    return rig.store.put("t", values, [(n, f"user:{n}", None) for n in range(1, many + 1)]).number
+
+
+@pytest.mark.parametrize("how", ["killed", "stopped"])
+def test_a_hint_that_may_have_been_given_is_not_repeated(rig: Rig, how: str) -> None:
+    """The database goes away between the push and what should be written of it."""
+    number = put_hint(rig, 2)
+    rig.gateway.held = True
+    first = rig.router()
+    first.run(0.5)
+    assert len(rig.gateway.publishes) == 1
+    first.calls.fails = 1_000_000
+    if how == "stopped":
+        first.runner.stop()
+        rig.gateway.answer()
+        first.run(9)
+    first.calls.dead = True
+    rig.later(15.1)
+    rig.gateway.held = False
+    second = rig.router(owner="r2")
+    second.run(3)
+    assert [one.qos for one in rig.gateway.publishes] == [0]
+    assert rig.get().state == "done"
+    found = rig.store.standing(number, range(6), 0, 9)
+    assert [(one.n, one.state, one.code) for one in found] == [(n, ItemState.UNKNOWN, 0) for n in (1, 2)]
+    assert second.runner.outcomes["unknown"] == 2
+
+
+def test_nor_is_one_whose_push_failed(rig: Rig) -> None:
+    put_hint(rig, 7)
+    rig.gateway.fails = True
+    router = rig.router()
+    router.run(0.5)
+    rig.gateway.fails = False
+    router.run(5)
+    assert [[to.id for to in one.to] for one in rig.gateway.publishes] == [list("12345"), ["6", "7"]]
+    assert (rig.get().state, rig.get().unsent) == ("done", 0)
+
+
+@pytest.mark.parametrize("twice", ["listed", "uploaded"])
+def test_a_repush_after_a_refusal_makes_no_second_message_for_who_has_it(rig: Rig, twice: str) -> None:
+    """Refused once, for the mailbox was full, and taken under the same id later."""
+    rows = [(1, "user:1", None), (2, "user:1", None)]
+    message = b'{"msg_id":"m","content_type":"","body":""}'
+    router = rig.router()
+    rig.gateway.refuses = {user(1): OutcomeCode.FULL}
+    take = rig.gateway._take
+
+    def take_and_make_room(to: Address, key: tuple[str, str, str]) -> Outcome:
+        outcome = take(to, key)
+        rig.gateway.refuses = {}
+        return outcome
+
+    rig.gateway._take = take_and_make_room  # type: ignore[method-assign]
+    for id, some in (("a", rows),) if twice == "listed" else (("a", rows[:1]), ("b", rows[:1])):
+        number = rig.store.begin(id, "", "service:shop", message, 0, 0)
+        rig.store.add(number, some)
+        rig.store.complete(number, len(some), 0, "[]")
+        router.run(2)
+    assert (rig.get("a").state, rig.get("a").refused) == ("done", 1)
+    assert rig.store.repush("a", False, None, 0).unsent == 1
+    router.run(2)
+    assert (rig.get("a").state, rig.get("a").refused) == ("done", 0)
+    assert rig.gateway.taken() == {"user:1": 1}
 
 
 @pytest.mark.parametrize("lags", [False, True], ids=["at-once", "later"])
@@ -91,7 +175,7 @@ def test_killed_at_any_call_and_resumed_elsewhere_nobody_misses_it_or_has_it_twi
         rig.later(15.1)
         rig.router(owner="r2", lags=lags).run(3)
         check_exactly_once(rig, number, 12)
-        rig.store.discard(number)
+        rig.forget()
         rig.gateway.logs.clear()
     check_exactly_once(rig, number, 12)
     assert {"claim", "unsent", "write", "publish"} <= set(died)
@@ -142,6 +226,67 @@ def test_who_takes_over_says_which_messages_may_be_there(rig: Rig) -> None:
     assert RESENT >= 5_000  # the largest window
 
 
+@pytest.mark.parametrize("what", ["stopped", "paused"])
+def test_who_gives_it_back_before_all_is_pushed_again_hands_that_on(rig: Rig, what: str) -> None:
+    """The first was killed, the second takes over and cannot push; only the third can."""
+    rig.task(12)
+    rig.gateway.held = True
+    first = rig.router(window=5)
+    first.run(0.5)
+    first.calls.dead = True
+    rig.later(15.1)
+    rig.gateway.fails = True
+    second = rig.router(owner="r2")
+    if what == "stopped":
+        second.runner.stop()
+    else:
+        rig.store.change("t", "pause")
+        second.run(2)
+        rig.store.change("t", "resume")
+        second.calls.dead = True
+    task = rig.get()
+    assert (task.owner, task.until_ms) == ("r2", 0)  # nobody has it, and something is not known
+    rig.gateway.fails = rig.gateway.held = False
+    rig.gateway.publishes.clear()
+    rig.router(owner="r3").run(3)
+    assert all(one.resent for one in rig.gateway.publishes)
+    assert rig.gateway.taken() == {f"user:{n}": 1 for n in range(1, 13)}
+    assert (rig.get().state, rig.get().owner) == ("done", "")
+
+
+def test_a_push_that_failed_before_it_was_given_back_is_said_to_be_one(rig: Rig) -> None:
+    rig.task(12)
+    rig.gateway.fails = True
+    first = rig.router()
+    first.run(0.5)
+    first.runner.stop()
+    assert rig.get().until_ms == 0
+    rig.gateway.fails = False
+    rig.gateway.publishes.clear()
+    rig.router(owner="r2").run(3)
+    assert all(one.resent for one in rig.gateway.publishes)
+
+
+def test_pushes_that_fail_use_up_nothing_of_what_may_be_there(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("imgateway.router.tasks.tenure.RESENT", 10)
+    rig.task(20)
+    first = rig.router(window=10)
+    rig.gateway.held = True
+    first.run(0.5)
+    first.calls.dead = True
+    rig.later(15.1)
+    rig.gateway.held, rig.gateway.fails = False, True
+    second = rig.router(owner="r2")
+    second.run(10)
+    rig.gateway.fails = False
+    rig.gateway.publishes.clear()
+    second.run(20)
+    pushed = [(one.to[0].id, one.resent) for one in rig.gateway.publishes]
+    assert pushed == [("1", True), ("6", True), ("11", False), ("16", False)]
+
+
 def test_two_that_push_the_same_make_one_message(rig: Rig) -> None:
     """The first was only held up: it comes back when the second is done already."""
     number = rig.task(12)
@@ -171,6 +316,54 @@ def test_an_answer_that_comes_after_the_lease_was_lost_is_nobodys(rig: Rig) -> N
     first.run(1)  # finds that it has no lease
     assert first.runner.running == 0
     rig.gateway.answer()
+    check_exactly_once(rig, number, 12)
+
+
+def test_a_lapsed_task_that_its_own_router_takes_again_goes_on_at_once(rig: Rig) -> None:
+    """The machine's clock was set, or there was an outage: what it knew of the task counts no more."""
+    number = rig.task(12)
+    router = rig.router()
+    rig.gateway.held = True
+    router.run(1.2)
+    rig.later(20)
+    router.runner.look(0)
+    router.run(0.1)
+    assert rig.get().tenure == 2
+    rig.gateway.held = False
+    rig.gateway.answer()
+    assert router.runner.running == 1
+    router.run(2)
+    check_exactly_once(rig, number, 12)
+    assert router.runner.running == 0
+    router.run(20)
+    assert rig.get().tenure == 2
+
+
+@pytest.mark.parametrize("lost", [False, True], ids=["was-its-own", "was-anothers"])
+def test_what_was_asked_before_it_took_the_task_again_revives_and_ends_nothing(rig: Rig, lost: bool) -> None:
+    number = rig.task(12)
+    rig.gateway.held = True
+    router = rig.router()
+    router.run(0.2)
+    if lost:
+        rig.later(20)
+        rig.store.claim("other", 1)
+    router.calls.held = []
+    router.run(0.6)
+    [answer_write] = router.calls.held
+    router.calls.held = None
+    rig.later(20)
+    router.runner.look(0)
+    router.run(0.1)
+    assert rig.get().tenure == 2 + lost
+    writes = router.calls.names.count("write")
+    answer_write()
+    assert router.runner.running == 1
+    rig.gateway.answer(1)
+    assert router.calls.names.count("write") == writes  # it would not be its own
+    rig.gateway.held = False
+    rig.gateway.answer()
+    router.run(3)
     check_exactly_once(rig, number, 12)
 
 
@@ -391,7 +584,8 @@ def test_a_read_that_failed_is_repeated(rig: Rig) -> None:
     number = rig.task(3)
     router = rig.router()
     router.run(0.1)
-    rig.store.discard(number)
+    check_exactly_once(rig, number, 3)
+    rig.forget()
     rig.gateway.logs.clear()
     number = rig.task(3)
     router = rig.router(owner="r2")
@@ -405,10 +599,68 @@ def test_without_a_database_it_is_not_well(rig: Rig) -> None:
     router = rig.router()
     router.calls.fails = 10**6
     router.run(3)
-    assert router.health == [(False, "push tasks: the database cannot be used: the server is away")]
+    assert router.health == [
+        (True, ""),
+        (False, "push tasks: the database cannot be used: the server is away"),
+    ]
     router.calls.fails = 0
     router.run(2)
-    assert router.health[1:] == [(True, "")]
+    assert router.health[2:] == [(True, "")]
+
+
+def test_who_has_no_place_for_a_further_task_knows_it_as_well(rig: Rig) -> None:
+    """It takes none, so nothing but what runs asks the database."""
+    number = rig.task(12)
+    router = rig.router(at_once=1)
+    rig.gateway.held = True
+    router.run(1)
+    router.calls.fails = 10**6
+    router.run(2)
+    assert [ok for ok, _ in router.health] == [True, False]
+    router.calls.fails = 0
+    rig.gateway.held = False
+    rig.gateway.answer()
+    router.run(40)
+    assert [ok for ok, _ in router.health] == [True, False, True]
+    check_exactly_once(rig, number, 12)
+
+
+def test_a_database_that_says_nothing_is_away(rig: Rig) -> None:
+    """It is frozen, and closes nothing: a call may never come back."""
+    number = rig.task(12)
+    rig.gateway.held = True
+    router = rig.router()
+    router.run(0.5)
+    router.calls.held = []
+    router.run(STATEMENT_S)
+    assert router.health == [(True, "")]
+    router.run(1.5)
+    why = f"push tasks: the database cannot be used: it has not answered for {STATEMENT_S} s"
+    assert router.health[1:] == [(False, why)]
+    router.run(60)
+    assert len(router.health) == 2
+    answers, router.calls.held = router.calls.held, None
+    answers[0]()
+    assert len(router.health) == 2  # others are still waited for
+    for answer in answers[1:]:
+        answer()
+    assert router.health[2:] == [(True, "")]
+    rig.gateway.held = False
+    rig.gateway.answer()
+    router.run(2)
+    check_exactly_once(rig, number, 12)
+
+
+def test_that_another_has_the_task_is_no_fault_of_the_database(rig: Rig) -> None:
+    rig.task(12)
+    rig.gateway.held = True
+    first = rig.router()
+    first.run(0.2)
+    rig.later(15.1)
+    rig.router(owner="r2").run(1)
+    first.run(1)
+    assert first.runner.running == 0
+    assert first.health == [(True, "")]
 
 
 def test_a_bug_is_logged(rig: Rig, flush_logged_errors: Callable[..., list[Any]]) -> None:
@@ -469,10 +721,9 @@ def test_and_no_longer(rig: Rig) -> None:
 
 
 def test_a_task_that_is_just_being_taken_when_it_stops_is_given_back(rig: Rig) -> None:
-    rig.task(3)
     router = rig.router()
+    rig.task(3)
     router.calls.held = []
-    rig.later(0)
     router.run(1.2)
     done: list[None] = []
     router.runner.stop().addCallback(done.append)
@@ -480,6 +731,7 @@ def test_a_task_that_is_just_being_taken_when_it_stops_is_given_back(rig: Rig) -
         router.calls.let()
         router.run(0.1)
     assert done == [None]
+    assert (rig.get().tenure, rig.get().owner, rig.gateway.publishes) == (1, "", [])
     assert router.clock.getDelayedCalls() == []
 
 

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import sqlalchemy
 from sqlalchemy import text, update
 from sqlalchemy.exc import DBAPIError
 
+from imgateway.config import LimitSettings, RouterSettings
 from imgateway.errors import ConfigError, StoreError
 from imgateway.router.tasks import store as stores
 from imgateway.router.tasks import tables
 from imgateway.router.tasks.database import Database, fault_text
+from imgateway.router.tasks.making import Making, Order
+from imgateway.router.tasks.orders import Message, Own
 from imgateway.router.tasks.store import (
     LEASE_MS,
     Drop,
@@ -132,6 +138,26 @@ def test_what_was_judged_stays_and_what_is_pushed_anew_is_left_alone(desk: Desk)
     assert store.standing(number, {3}, 0, 9)[0].n == 1
 
 
+def test_an_owner_with_a_long_name_keeps_what_tells_it_apart(desk: Desk) -> None:
+    desk.task("user:1")
+    (lease,) = desk.store.claim("n" * 60 + ".12345678", 1)
+    assert desk.store.get("a").owner == "n" * 55 + ".12345678"
+    assert desk.store.write(lease, [], 1, 0) == "running"
+
+
+def test_a_list_of_long_lines_is_written(desk: Desk) -> None:
+    """300 of 60,000 bytes are more than some databases take at a time."""
+    order = Order("", Message(text="hi"))
+    making = Making(desk.store, RouterSettings(), LimitSettings())
+    line = b'{"user":"%d","text":"%s","headers":{"a":"%s"}}\n'
+    file = io.BytesIO(b"".join(line % (n, b"x" * 60_000, b'\\n\\"' * 1_000) for n in range(300)))
+    task, bad = making.task("service:shop", order, making.said(order), file, "application/x-ndjson", 1)
+    assert (task.total, bad) == (300, [])
+    (last,) = desk.store.unsent(task.number, 299, 9)
+    own = msgspec.json.decode(last.own or "", type=Own)
+    assert (own.body, own.headers) == (b"x" * 60_000, (("a", '\n"' * 1_000),))
+
+
 def test_a_lease_keeps_others_away_until_it_ends(desk: Desk) -> None:
     desk.task("user:1")
     store = desk.store
@@ -156,6 +182,14 @@ def test_a_lease_keeps_others_away_until_it_ends(desk: Desk) -> None:
         store.write(taken, [], 1, 0)
     (again,) = store.claim("r1", 4)
     assert not again.resumed
+    store.write(again, [], 1, 0, release=True, in_doubt=True)
+    assert (store.get("a").owner, store.get("a").until_ms) == ("r1", 0)
+    with pytest.raises(LeaseLost):
+        store.write(again, [], 1, 0)
+    (last,) = store.claim("r2", 4)
+    assert last.resumed
+    store.write(last, [(1, 1, 0, 1, 1)], 0, 0, release=True, in_doubt=True)
+    assert store.get("a").owner == ""  # nothing is left to be in doubt
 
 
 def test_tasks_wait_for_their_time_and_their_place(desk: Desk) -> None:
@@ -198,7 +232,7 @@ def test_changes_go_by_the_table(desk: Desk) -> None:
 
 
 @pytest.mark.parametrize(("as_new", "again"), [(False, [1, 3, 5]), (True, [1, 2, 3, 5, 6])])
-def test_a_repush_is_a_new_attempt_for_what_was_not_delivered(
+def test_a_repush_is_a_new_attempt_for_what_was_taken_once(
     desk: Desk, as_new: bool, again: list[int]
 ) -> None:
     number = desk.task(*[f"user:{n}" for n in range(1, 7)])
@@ -218,7 +252,8 @@ def test_a_repush_is_a_new_attempt_for_what_was_not_delivered(
     (lease,) = store.claim("r1", 1)
     items = store.unsent(number, 0, 9)
     assert [item.n for item in items] == again
-    assert [item.attempt for item in items] == [0] + [1] * (len(again) - 1)
+    # What was refused was never there: its id is still good, and says so if the user has it by another line.
+    assert [item.attempt for item in items] == [int(n not in (1, 5)) for n in again]
 
 
 def test_pages_of_tasks_begin_with_the_newest(desk: Desk) -> None:
@@ -247,10 +282,84 @@ def test_old_tasks_and_broken_uploads_are_swept(desk: Desk, monkeypatch: pytest.
     desk.later(stores.UPLOAD_MS)
     assert store.sweep(2**40) == Drop(True, 1)
     store.discard(number)
-    store.discard(store.get("runs").number)
+    assert [task.id for task in store.page(0, 9)] == ["runs"]
+    store.change("runs", "cancel")
+    assert store.sweep(-1) == Drop(True, 1)
     assert store.page(0, 9) == []
     with desk.database.engine.connect() as connection:
         assert connection.execute(text("SELECT count(*) FROM push_item")).scalar() == 0
+
+
+@pytest.mark.parametrize("many", [2, 7], ids=["whole", "a-part"])
+def test_a_task_is_pushed_again_or_swept_and_never_both(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, many: int
+) -> None:
+    """Somebody asks for it wherever the sweep lets others in."""
+    monkeypatch.setattr(stores, "DELETE_ROWS", 3)
+    number = desk.task(*[f"user:{n}" for n in range(1, many + 1)])
+    desk.store.change("a", "cancel")
+    desk.later(1_000)
+    said: list[str] = []
+    writing = desk.database.writing
+
+    @contextmanager
+    def asked_after() -> Iterator[Any]:
+        with writing() as connection:
+            yield connection
+        monkeypatch.undo()
+        try:
+            said.append(desk.store.repush("a", False, None, 0).state)
+        except (NoSuchTask, WrongState) as error:
+            said.append(f"{error}")
+
+    monkeypatch.setattr(desk.database, "writing", asked_after)
+    assert desk.store.sweep(0).more
+    assert said == (["deleting"] if many > 3 else [""])
+    for what in ("pause", "resume", "cancel"):
+        with pytest.raises((NoSuchTask, WrongState)):
+            desk.store.change("a", what)
+    while desk.store.sweep(2**40).more:
+        pass  # what was begun is ended, however old it is
+    assert desk.store.page(0, 9) == []
+    assert desk.store.standing(number, range(6), 0, 9) == []
+
+
+def test_only_uploads_are_discarded(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may have become a task after all: the answer that it had was lost."""
+    monkeypatch.setattr(stores, "DELETE_ROWS", 3)
+    number = desk.task(*[f"user:{n}" for n in range(1, 8)])
+    desk.store.discard(number)
+    assert len(desk.store.unsent(number, 0, 9)) == 7
+    number = desk.store.begin("b", "", "service:shop", b"{}", 0, 0)
+    desk.store.add(number, [(n, f"user:{n}", None) for n in range(1, 8)])
+    desk.store.discard(number)
+    assert [task.id for task in desk.store.page(0, 9)] == ["a"]
+    assert desk.store.standing(number, range(6), 0, 9) == []
+
+
+def test_an_upload_that_is_being_swept_becomes_no_task(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stores, "DELETE_ROWS", 3)
+    number = desk.store.begin("a", "", "service:shop", b"{}", 0, 0)
+    desk.store.add(number, [(n, f"user:{n}", None) for n in range(1, 8)])
+    desk.later(stores.UPLOAD_MS + 1)
+    assert desk.store.sweep(2**40) == Drop(True, 0)
+    with pytest.raises(NoSuchTask):
+        desk.store.complete(number, 7, 0, "[]")
+    assert desk.store.claim("r1", 1) == []
+
+
+def test_whoever_gives_a_task_back_leaves_the_right_counts(desk: Desk) -> None:
+    """Also if those that it began with were wrong: else it would never be done."""
+    number = desk.task("user:1", "user:2", "user:3")
+    store = desk.store
+    (lease,) = store.claim("r1", 1)
+    assert store.write(lease, [(1, 1, 0, 7, 1)], 90, 80) == "running"
+    assert store.write(lease, [(2, 2, 6, 0, 0)], 0, 0, release=True) == "running"
+    assert (store.get("a").unsent, store.get("a").refused) == (1, 1)
+    (lease,) = store.claim("r1", 1)
+    assert store.write(lease, [(3, 2, 6, 0, 0)], 5, 5, release=True) == "done"
+    assert (store.get("a").unsent, store.get("a").refused) == (0, 2)
+    assert store.unsent(number, 0, 9) == []
 
 
 def test_a_task_that_is_put_twice_is_there_once(desk: Desk) -> None:
@@ -301,6 +410,61 @@ def test_of_two_routers_one_takes_the_task(request: pytest.FixtureRequest, kind:
         assert other.claim("slow", 1) == []
         assert [lease.task.id for lease in second[1]] == ["a"]
         assert desk.store.get("a").owner == "quick"
+    finally:
+        for one in desk.opened:
+            one.close()
+
+
+@pytest.mark.server
+@pytest.mark.network
+@pytest.mark.parametrize("kind", ["postgres", "mariadb"])
+def test_who_takes_a_task_knows_what_its_last_router_wrote_meanwhile(
+    request: pytest.FixtureRequest, kind: str
+) -> None:
+    """It read that the lease had ended; then that router gives it back, with outcomes."""
+    desk = Desk(request.getfixturevalue(kind).url())
+    number = desk.task("user:1", "user:2", "user:3")
+    (lapsed,) = desk.store.claim("slow", 1)
+    database, other = desk.open()
+    desk.later(LEASE_MS + 1)
+
+    def meanwhile(connection: Any, clause: Any, *rest: Any) -> None:
+        if str(clause).startswith("UPDATE push_task") and desk.store.get("a").unsent == 3:
+            desk.store.write(lapsed, [(1, 1, 0, 7, 1), (2, 2, 6, 0, 0)], 1, 1, release=True)
+
+    sqlalchemy.event.listen(database.engine, "before_execute", meanwhile)
+    try:
+        (lease,) = other.claim("quick", 1)
+        assert (lease.task.unsent, lease.task.refused, lease.tenure) == (1, 1, lapsed.tenure + 1)
+        assert [one.n for one in other.unsent(number, 0, 9)] == [3]
+    finally:
+        for one in desk.opened:
+            one.close()
+
+
+@pytest.mark.server
+@pytest.mark.network
+@pytest.mark.parametrize("kind", ["postgres", "mariadb"])
+def test_a_task_that_is_pushed_again_while_the_sweep_looks_is_not_swept(
+    request: pytest.FixtureRequest, kind: str
+) -> None:
+    desk = Desk(request.getfixturevalue(kind).url())
+    number = desk.task("user:1", "user:2")
+    desk.store.change("a", "cancel")
+    database, other = desk.open()
+    desk.later(1_000)
+    said: list[str] = []
+
+    def meanwhile(connection: Any, clause: Any, *rest: Any) -> None:
+        if str(clause).startswith(("UPDATE push_task", "DELETE")) and not said:
+            said.append(desk.store.repush("a", False, None, 0).state)
+
+    sqlalchemy.event.listen(database.engine, "before_execute", meanwhile)
+    try:
+        assert other.sweep(0) == Drop(True, 0)
+        assert said == ["running"]
+        assert len(other.unsent(number, 0, 9)) == 2
+        assert other.sweep(0) == Drop(False, 0)
     finally:
         for one in desk.opened:
             one.close()

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import io
 import threading
 from pathlib import Path
 from typing import Any
 
+import pytest
 import pytest_twisted
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, DeferredQueue
+from twisted.internet.task import Clock
 
 from imgateway.config import LimitSettings, RouterSettings
+from imgateway.errors import StoreError
+from imgateway.router.tasks.database import Database
 from imgateway.router.tasks.making import Order
 from imgateway.router.tasks.orders import Message
 from imgateway.router.tasks.service import Tasks
-from imgateway.router.tasks.threads import Threads
+from imgateway.router.tasks.store import Store
+from imgateway.router.tasks.threads import STOP_S, Threads
 from tests.router.tasks.rig import FakeGateway
+from tests.router.tasks.sql_servers import SqlServer
 
 
 class Watched(Threads):
@@ -65,12 +72,130 @@ async def test_a_task_of_a_thousand_from_upload_to_report(tmp_path: Path) -> Non
         await tasks.stop()
 
 
+class Clocked:
+    """A reactor in whose time a test decides."""
+
+    def __init__(self, reactor: Any, clock: Clock) -> None:
+        self.callFromThread = reactor.callFromThread
+        self.callLater = clock.callLater
+
+
+class Ending(Threads):
+    """Threads that tell when they shall end."""
+
+    def __init__(self, reactor: Any) -> None:
+        super().__init__(reactor)
+        self.ending: Deferred[None] = Deferred()
+
+    def stop(self, *arguments: Any) -> Deferred[None]:
+        self.ending.callback(None)
+        return super().stop(*arguments)
+
+
+class Slow(io.BytesIO):
+    """A list whose second half comes when it is told to."""
+
+    def __init__(self, data: bytes, reactor: Any) -> None:
+        super().__init__(data)
+        self.half: Deferred[None] = Deferred()
+        self.more = threading.Event()
+        self._left = data.count(b"\n") // 2
+        self._reactor = reactor
+
+    def readline(self, size: int | None = -1, /) -> bytes:
+        self._left -= 1
+        if self._left == 0:
+            self._reactor.callFromThread(self.half.callback, None)
+            self.more.wait()
+        return super().readline(size)
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_file_is_locked_while_any_thread_writes_to_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The router is stopped, and an upload is still being read."""
+    from twisted.internet import reactor
+
+    monkeypatch.setattr("imgateway.router.tasks.threads.STOP_S", 600.0)
+    gateway: Any = FakeGateway()
+    threads = Ending(reactor)
+    tasks = Tasks(
+        gateway,
+        reactor,
+        owner="r1",
+        data_dir=str(tmp_path),
+        router=RouterSettings(),
+        limits=LimitSettings(),
+        threads=threads,
+    )
+    other = Store(Database(f"sqlite:///{tmp_path}/push-tasks.db", lambda: 0))
+    await tasks.start()
+    upload = Slow(b'{"user":"1"}\n' * 3_000, reactor)
+    order = Order("", Message(text="hi"))
+    made = tasks.make("service:shop", order, upload, "application/x-ndjson")
+    await upload.half
+    stopping = tasks.stop()
+    try:
+        await threads.ending
+        with pytest.raises(StoreError, match="another process runs the push tasks"):
+            other.lock()
+    finally:
+        upload.more.set()
+        await stopping
+    assert (await made)[0].total == 3_000
+    other.open()
+    assert [task.total for task in other.page(0, 9)] == [3_000]
+    other.close()
+
+
+@pytest.mark.server
+@pytest.mark.network
+@pytest_twisted.ensureDeferred
+async def test_a_server_that_is_frozen_is_told_and_holds_up_no_end(
+    tmp_path: Path, postgres: SqlServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from twisted.internet import reactor
+
+    monkeypatch.setattr("imgateway.router.tasks.pulse.STATEMENT_S", 1)
+    monkeypatch.setattr("imgateway.router.tasks.runner.STOP_S", 0.5)
+    monkeypatch.setattr("imgateway.router.tasks.threads.STOP_S", 0.5)
+    told: DeferredQueue[tuple[bool, str]] = DeferredQueue()
+    gateway: Any = FakeGateway()
+    threads = Threads(reactor)
+    tasks = Tasks(
+        gateway,
+        reactor,
+        owner="r1",
+        data_dir=str(tmp_path),
+        router=RouterSettings(tasks_url=postgres.url()),
+        limits=LimitSettings(),
+        healthy=lambda ok, why: reactor.callLater(0, told.put, (ok, why)),  # type: ignore[attr-defined]
+        threads=threads,
+    )
+    await tasks.start()
+    postgres.freeze()
+    try:
+        ok, why = True, ""
+        while ok:
+            ok, why = await told.get()
+        assert why == "push tasks: the database cannot be used: it has not answered for 1 s"
+        await tasks.stop()
+    finally:
+        postgres.thaw()
+    # The process would be over. Here its threads have their answers now, and are ended.
+    threads._pool.stop()
+    tasks.store.close()
+
+
 @pytest_twisted.ensureDeferred
 async def test_calls_run_in_threads_and_answer_here() -> None:
     from twisted.internet import reactor
 
+    ends: list[int] = []
     threads = Threads(reactor, 1)
-    await threads.stop()  # it was not started yet
+    await threads.stop(lambda: ends.append(threading.get_ident()))  # it was not started yet
+    assert ends == [threading.get_ident()]
     threads = Threads(reactor, 1)
     threads.start()
     here = threading.get_ident()
@@ -79,4 +204,30 @@ async def test_calls_run_in_threads_and_answer_here() -> None:
     await threads.call(int, "x").addErrback(lambda failure: failed.append(failure.type))
     assert failed == [ValueError]
     assert threading.get_ident() == here
-    await threads.stop()
+    await threads.stop(lambda: ends.append(threading.get_ident()))
+    assert ends[1] != here
+    assert not threads.call(int).called  # and never will be
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_thread_that_hangs_is_left_behind() -> None:
+    from twisted.internet import reactor
+
+    clock = Clock()
+    thaws = threading.Event()
+    ended: list[None] = []
+    threads = Threads(Clocked(reactor, clock), 2)
+    threads.start()
+    try:
+        called = threads.call(thaws.wait)
+        stopping = threads.stop(lambda: ended.append(None))
+        clock.advance(STOP_S - 0.1)
+        assert not stopping.called
+        clock.advance(0.1)
+        assert stopping.called
+    finally:
+        thaws.set()
+        await called
+    await stopping
+    assert ended == []  # somebody may still use what it would close
+    threads._pool.stop()

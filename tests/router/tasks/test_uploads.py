@@ -131,8 +131,9 @@ def test_whatever_comes_is_a_receiver_or_a_bad_line(data: bytes, kind: str) -> N
 
 def test_ids_are_made_from_the_task_the_line_and_the_attempt() -> None:
     assert publish_id("t", None, 0) == "t"
-    assert publish_id("t", 7, 0) == "t.7"
-    assert publish_id("t", 7, 2) == "t.7.r2"
+    assert publish_id("t", 7, 0) == "t·7"
+    assert publish_id("t", 7, 2) == "t·7·r2"
+    assert publish_id("t", 7, 2, ".") == "t.7.r2"
     long = [publish_id("x" * 64, n, attempt) for n in (1, 2) for attempt in (0, 1)]
     assert len({*long, publish_id("x" * 64, None, 1)}) == 5
     assert {len(one) for one in long} == {64}
