@@ -32,7 +32,7 @@ class Parcel:
             return False
         dedup_s = limits.dedup_s
         if limits.rooms_dedup_s and any(address.kind in RING_KINDS for address in self.publish.to):
-            dedup_s = min(dedup_s, limits.rooms_dedup_s)
+            dedup_s = min(dedup_s or limits.rooms_dedup_s, limits.rooms_dedup_s)
         return now - self.first_sent >= dedup_s > 0
 
 

@@ -51,12 +51,14 @@ FORBIDDEN = Outcome(OutcomeCode.FORBIDDEN)
 CHAINED_BYTES = 16_777_216
 """Of all publishes that wait in chains: then each link that brings one more is not read until one of its own
 has passed. An outage of the store must not fill the memory before the store itself counts what waits."""
-PUBLISH_BYTES = 1024
-"""What a publish takes besides its body."""
+PUBLISH_BYTES, ADDRESS_BYTES = 1024, 256
+"""What a publish takes besides its body, and for each that it is for."""
 
 OPEN, WINDOW = LinkState.OPEN, Pause.WINDOW  # found faster than in their classes
 
 Answer = tuple[Outcome, ...]
+Rooms = tuple[Any, ...]
+"""Those that a session is in."""
 
 
 class Ingress:
@@ -132,9 +134,9 @@ class Ingress:
                 )
                 self._broker.take(message, user, self._answer, (link, session, msg_id))
             else:
-                self._take(link, session, frame)
+                self._take(link, session, frame, session.rooms)
         else:
-            self._emit(identity, session.user, session.device, frame, session)
+            self._emit(identity, session.user, session.device, frame, session.rooms)
         if self._hub.is_congested and any(one.kind not in RING_KINDS for one in to):
             self._hub.stall(link)
 
@@ -154,22 +156,23 @@ class Ingress:
             return
         if not identity.service:
             self._charge(session, will)  # its next connection pays
-        asked: Deferred[Any] = succeed(will)
-        for interceptor in self._interceptors:
-            asked.addCallback(self._ask, interceptor, identity)
-        asked.addCallback(self._bequeathed, session)
-        asked.addErrback(lambda failure: log.failure("a will could not be published", failure))
+        self._enchain(None, session, will)  # behind what its client said before
 
-    def _bequeathed(self, result: Publish | int, session: Session) -> Deferred[None] | None:
+    def _bequeathed(self, result: Publish | int, session: Session, rooms: Rooms) -> bool:
         counts = self._counters.outcomes
         if not isinstance(result, Publish):
             counts[result] += 1
         elif result.qos:
-            answer = self._submit(session.identity, session.user, session.device, result, session)
-            return answer.addCallback(lambda outcomes: counts.update(one.code for one in outcomes))
+            answer = self._submit(session.identity, session.user, session.device, result, rooms)
+            answer.addCallback(lambda outcomes: counts.update(one.code for one in outcomes))
+            answer.addErrback(self._not_bequeathed)
         else:
-            self._emit(session.identity, session.user, session.device, result, session)
-        return None
+            self._emit(session.identity, session.user, session.device, result, rooms)
+        return True
+
+    def _not_bequeathed(self, failure: Failure) -> bool:
+        log.failure("a will could not be published", failure)
+        return True
 
     # ------------------------------------------------------------------------------------------------ steps
 
@@ -186,24 +189,24 @@ class Ingress:
             wait = max(wait, quota.pair(address, now))
         return wait
 
-    def _allowed(self, identity: Identity, frame: Publish, session: Session | None) -> tuple[Address, ...]:
+    def _allowed(self, identity: Identity, frame: Publish, rooms: Rooms) -> tuple[Address, ...]:
         lane = frame.lane
         to, may = frame.to, self._may
         for address in to:
-            if not may(identity, address, lane, session):
-                return tuple([one for one in to if may(identity, one, lane, session)])
+            if not may(identity, address, lane, rooms):
+                return tuple([one for one in to if may(identity, one, lane, rooms)])
         return to
 
-    def _may(self, identity: Identity, address: Address, lane: int, session: Session | None) -> bool:
-        if address.kind in RING_KINDS and not self._may_ring(identity, address, lane, session):
+    def _may(self, identity: Identity, address: Address, lane: int, rooms: Rooms) -> bool:
+        if address.kind in RING_KINDS and not self._may_ring(identity, address, lane, rooms):
             return False
         return self.policy.may(identity, "publish", address)
 
-    def _may_ring(self, identity: Identity, address: Address, lane: int, session: Session | None) -> bool:
+    def _may_ring(self, identity: Identity, address: Address, lane: int, rooms: Rooms) -> bool:
         """What is asked of a room, area or `all` beside the policy's word on publishing there."""
         if address.kind == "room" and not (
             identity.service
-            or (session is not None and any(room.address == address for room in session.rooms))
+            or any(room.address == address for room in rooms)
             or names(identity.claims, address)
         ):
             return False
@@ -215,12 +218,13 @@ class Ingress:
         )
 
     def _submit(
-        self, identity: Identity, user: str, device: str, frame: Publish, session: Session | None = None
+        self, identity: Identity, user: str, device: str, frame: Publish, rooms: Rooms = ()
     ) -> Deferred[Answer]:
-        """Policy, then the broker; the outcomes come back in the order of `to`."""
+        """Policy, then the broker; the outcomes come back in the order of `to`. `rooms`: those that the
+        session was in when the frame came."""
         if self._is_large(frame):
             return succeed((Outcome(OutcomeCode.TOO_LARGE),) * len(frame.to))
-        allowed = self._allowed(identity, frame, session)
+        allowed = self._allowed(identity, frame, rooms)
         if not allowed:
             return succeed((Outcome(OutcomeCode.FORBIDDEN),) * len(frame.to))
         answer = self._broker.publish(self._publication(identity, user, device, frame, allowed))
@@ -244,11 +248,9 @@ class Ingress:
                     log.failure("the backend {name} failed at what arrived", name=backend.name)
         return outcomes
 
-    def _emit(
-        self, identity: Identity, user: str, device: str, frame: Publish, session: Session | None = None
-    ) -> None:
+    def _emit(self, identity: Identity, user: str, device: str, frame: Publish, rooms: Rooms = ()) -> None:
         """qos 0: what may not be sent, or is too large, goes nowhere."""
-        allowed = self._allowed(identity, frame, session)
+        allowed = self._allowed(identity, frame, rooms)
         if len(allowed) > 1:  # at most once, also for who is named twice
             whole = dict.fromkeys(allowed)
             allowed = tuple([one for one in whole if not one.device or user_address(one.id) not in whole])
@@ -270,10 +272,12 @@ class Ingress:
         if session.publishing < self.limits.publish_window:
             link.resume(WINDOW)
 
-    def _take(self, link: Link, session: Session, frame: Publish, came: Publish | None = None) -> None:
+    def _take(
+        self, link: Link, session: Session, frame: Publish, rooms: Rooms, came: Publish | None = None
+    ) -> None:
         """Give a begun publish its place in the broker's order. `came`: the frame that is answered, if it was
         another."""
-        answer = self._submit(session.identity, session.user, session.device, frame, session)
+        answer = self._submit(session.identity, session.user, session.device, frame, rooms)
         if came is not None and came.to != frame.to:
             answer.addCallback(_spread, frame.to, came.to)
         answer.addCallbacks(self._answer, link.broken, (link, session, (came or frame).msg_id))
@@ -306,10 +310,12 @@ class Ingress:
             link.pause(Pause.STALE)
         return kept
 
-    def _enchain(self, link: Link, session: Session, item: Publish | Deferred[bool]) -> None:
+    def _enchain(self, link: Link | None, session: Session, item: Publish | Deferred[bool]) -> None:
+        """:param link: None: it is a will."""
         if session.chain is None:
             session.chain = deque()
-        session.chain.append((link, item))
+        # The rooms of now: what the client says next may be that it leaves them.
+        session.chain.append((link, item, session.rooms))
         self._chained += _size(item)
         if len(session.chain) == 1:
             self._pass(session)
@@ -317,15 +323,19 @@ class Ingress:
     def _pass(self, session: Session) -> None:
         """Let the first of the chain pass, and those behind it as long as they are decided at once."""
         while session.chain:
-            link, item = session.chain[0]
+            link, item, rooms = session.chain[0]
             asked: Deferred[Any]
             if isinstance(item, Publish):
                 asked = succeed(item)
                 for interceptor in self._interceptors:
                     asked.addCallback(self._ask, interceptor, session.identity)
                 later = bool(asked.paused)
-                asked.addCallback(self._decided, link, session, item)
-                asked.addErrback(link.broken)
+                if link is None:
+                    asked.addCallback(self._bequeathed, session, rooms)
+                    asked.addErrback(self._not_bequeathed)
+                else:
+                    asked.addCallback(self._decided, link, session, item, rooms)
+                    asked.addErrback(link.broken)
             else:
                 asked, later = item, not item.called
             asked.addCallback(self._passed, session, later)
@@ -336,9 +346,10 @@ class Ingress:
     def _passed(self, went_on: bool | None, session: Session, later: bool) -> None:
         self._chained -= _size(session.chain.popleft()[1])
         if not went_on:
-            # The client sends them again; published now, they would overtake the one that failed.
-            self._chained -= sum([_size(item) for _, item in session.chain])
-            session.chain.clear()
+            # The client sends them again; published now, they would overtake the one that failed. Its will is
+            # what it said last here.
+            waiting, session.chain = session.chain, deque(one for one in session.chain if one[0] is None)
+            self._chained -= sum([_size(item) for link, item, _ in waiting if link is not None])
         if later:
             self._pass(session)
 
@@ -358,14 +369,16 @@ class Ingress:
         self._counters.plugin_errors[interceptor.name] += 1
         return failure
 
-    def _decided(self, result: Publish | int, link: Link, session: Session, frame: Publish) -> bool:
+    def _decided(
+        self, result: Publish | int, link: Link, session: Session, frame: Publish, rooms: Rooms
+    ) -> bool:
         """What the interceptors made of `frame`; the answer is for the frame as it came."""
         if not frame.qos:
             if isinstance(result, Publish):
-                self._emit(session.identity, session.user, session.device, result, session)
+                self._emit(session.identity, session.user, session.device, result, rooms)
             self._end(link, session)
         elif isinstance(result, Publish):
-            self._take(link, session, result, frame)
+            self._take(link, session, result, rooms, frame)
         else:
             self._answer((Outcome(result),) * len(frame.to), link, session, frame.msg_id)
         return True
@@ -373,7 +386,9 @@ class Ingress:
 
 def _size(item: Publish | Deferred[bool]) -> int:
     """In a chain, about."""
-    return PUBLISH_BYTES + len(item.body) if isinstance(item, Publish) else 0
+    if not isinstance(item, Publish):
+        return 0
+    return PUBLISH_BYTES + len(item.body) + ADDRESS_BYTES * len(item.to) + _header_bytes(item.headers)
 
 
 def _header_bytes(headers: tuple[tuple[str, str], ...]) -> int:

@@ -66,6 +66,15 @@ def test_a_gateway_that_says_nothing_of_rooms_means_the_same_for_them() -> None:
     assert len(outbox.overdue(160.0, Limits(dedup_s=60))) == 1
 
 
+def test_a_gateway_that_knows_all_others_for_ever_may_know_those_to_rooms_for_a_while() -> None:
+    outbox = Outbox()
+    outbox.add(Publish("sent", (ROOM,)))
+    outbox.send(100.0)
+    outbox.link_lost()
+    assert outbox.overdue(189.0, Limits(dedup_s=0, rooms_dedup_s=90)) == []
+    assert len(outbox.overdue(190.0, Limits(dedup_s=0, rooms_dedup_s=90))) == 1
+
+
 def test_time_runs_from_the_first_sending_and_only_off_the_link() -> None:
     outbox = Outbox()
     outbox.add(publish("sent"))

@@ -24,6 +24,7 @@ from imgateway.frames import (
     SessionKey,
     Subscribe,
     Subscribed,
+    Unsubscribe,
     Welcome,
     parse_address,
     user_address,
@@ -35,6 +36,7 @@ from imgateway.wire.messages import decode_message
 from tests.node.rig import EPOCH, AsciiWire, Diary, Rig
 
 BOB = SessionKey("bob", "phone")
+ROOM = parse_address("room:7")
 
 
 # ---------------------------------------------------------------------------------------------------- windows
@@ -215,6 +217,42 @@ def test_what_was_said_before_the_link_was_lost_is_published_when_its_record_is_
     assert ids(rig, "publish") == []
     rig.broker.release("record")
     assert ids(rig, "publish") == ["0"]
+
+
+@pytest.mark.parametrize("qos", [0, 1])
+def test_what_was_said_in_a_room_counts_though_its_sender_left_it_behind_that(qos: int) -> None:
+    rig = Rig()
+    wire = AsciiWire()
+    wire.reads = keeping
+    bob = rig.login("bob", wire=wire)
+    bob.send(Subscribe(ROOM))
+    rig.broker.hold.add("record")
+    bob.together(Publish("in", (ROOM,), qos=qos), Unsubscribe(ROOM), Publish("out", (ROOM,), qos=qos))
+    rig.broker.release("record")
+    rig.broker.release("record")
+    rig.settle()
+    assert ids(rig, "publish", "emit") == ["in"]
+
+
+@pytest.mark.parametrize("is_kept", [False, True])
+@pytest.mark.parametrize("qos", [0, 1])
+def test_a_will_comes_behind_what_was_said_before_it(qos: int, is_kept: bool) -> None:
+    rig = Rig()
+    wire = AsciiWire()
+    wire.reads = keeping
+    will = Publish("will", (user_address("eve"),), qos=qos)
+    bob = rig.login("bob", wire=wire, will=will)
+    rig.broker.hold.add("record")
+    bob.publish("0", "user:eve")
+    bob.cut()
+    rig.advance(60)
+    assert ids(rig, "publish", "emit") == []
+    rig.broker.is_kept = is_kept
+    rig.broker.release("record")
+    rig.settle()
+    # What is not kept its client says again elsewhere; but that it was cut off here is so.
+    assert ids(rig, "publish", "emit") == (["0", "will"] if is_kept else ["will"])
+    assert rig.node.ingress._chained == 0
 
 
 def test_a_record_that_fails_closes_the_link(flush_logged_errors: Any) -> None:
