@@ -79,10 +79,21 @@ class Hub:
         self.sessions = Roster()
         self.is_congested = False
         self.delivery = Delivery(broker, limits, now, counters, self._unsaid)
-        self.rooms = Rooms(broker, self.sessions, self.delivery, policy, rooms, reactor, now, arm, counters)
+        self.linger_s = linger_s
+        self.rooms = Rooms(
+            broker,
+            self.sessions,
+            self.delivery,
+            policy,
+            rooms,
+            reactor,
+            now,
+            arm,
+            counters,
+            lambda: self.linger_s,
+        )
         self.topics = Topics(broker, self.delivery, reactor)
         self.partings = Partings(bequeath, now, arm)
-        self.linger_s = linger_s
         self._now = now
         self._arm = arm
         self._counters = counters
@@ -345,11 +356,12 @@ class Hub:
         self.partings.drop(session)
         self._missing.discard(session)
         self._tell_early(session.key)
-        rooms = tuple([room.address for room in session.rooms])
+        # On its way into a room it may be there already, as far as the broker knows.
+        held = dict.fromkeys([room.address for room in session.rooms] + self.rooms.coming(session.key))
         self.rooms.ended(session)
         if not self.sessions.of(session.user):
             self.broker.unwatch(session.log)
-        self._moves.went(session, rooms, self.linger_s)
+        self._moves.went(session, tuple(held), self.linger_s)
 
     def _close(self, key: SessionKey, generation: int, forget: bool = False) -> None:
         self.broker.close_session(key, generation, forget).addErrback(

@@ -272,7 +272,7 @@ class Login:
         entering = None
         if hello.resume:
             hub = self._hub
-            entering = hub.rooms.prepare(session, hello.resume, hub.delivery.limits.rooms, hub.linger_s)
+            entering = hub.rooms.prepare(session, hello.resume, hub.delivery.limits.rooms)
         if entering is None:
             self._enter((), position, session, opened, point, resume, resumed, link, hello)
             return None
@@ -292,7 +292,7 @@ class Login:
         link: Link,
         hello: Hello,
     ) -> None:
-        if link.session is not session:
+        if session.link is not link:  # it may be closing just now, and still know its session
             return
         identity: Identity = session.identity
         place = opened.places[0]
@@ -340,7 +340,7 @@ class Login:
         if hello.resume:
             self._hub.rooms.remind_removed(session, hello.resume)
         if session.rooms:
-            self._hub.rooms.invite(session, self._hub.linger_s)
+            self._hub.rooms.invite(session)
         if rings:
             self._hub.rooms.remind(session, rings)
         self._hub.delivery.start(session)

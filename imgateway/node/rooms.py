@@ -69,24 +69,30 @@ not."""
 
 
 class Withdrawn(Exception):
-    """It left the room, or was taken out, before it was in."""
+    """It left the room, was taken out, or lost the link that asked, before it was in."""
 
 
 class Coming:
-    """A session is on its way into a room. `answer`: what `Rooms.join` gives; called before it is in, it is
-    not to come in any more."""
+    """A session is on its way into a room, once for all that wait for it.
 
-    __slots__ = ("address", "answer")
+    :ivar waiting: what `Rooms.join` gave them, and whose link asked; None: the business did.
+    :ivar is_over: it is in, or is not to come in any more.
+    """
 
-    def __init__(self, address: Address) -> None:
+    __slots__ = ("address", "is_over", "key", "waiting")
+
+    def __init__(self, key: SessionKey, address: Address) -> None:
+        self.key = key
         self.address = address
-        self.answer: Deferred[Room] = Deferred()
+        self.waiting: list[tuple[Deferred[Room], Session | None]] = []
+        self.is_over = False
 
 
 class Rooms:
     """:param policy: says which areas a room belongs to. :param now: monotonic seconds.
 
     :param arm: ``arm(due, wake)`` on the node's wheel.
+    :param linger_s: so long a client may take to name a room that its session is in; else that is left.
     """
 
     def __init__(
@@ -100,6 +106,7 @@ class Rooms:
         now: Callable[[], float],
         arm: Callable[[float, Callable[[float], None]], object],
         counters: Counters,
+        linger_s: Callable[[], float],
     ) -> None:
         self.policy = policy
         self.audiences: dict[Address, Audience] = {}
@@ -110,12 +117,13 @@ class Rooms:
         self._now = now
         self._arm = arm
         self._counters = counters
+        self._linger_s = linger_s
         self._notices = Notices(now, arm, counters, lambda round: self.rounds.serve(round), self._give_up)
         self.rounds = Rounds(broker, delivery, reactor, counters, self._notices.tell)
         self._everyone: Everyone | None = None
         # Rooms that sessions were taken out of, and whose clients may not know: the newest last.
         self._removed: dict[Session, dict[Address, None]] = {}
-        self._coming: dict[SessionKey, list[Coming]] = {}
+        self._coming: dict[SessionKey, dict[Address, Coming]] = {}
 
     def start(self) -> None:
         """The broker is ready."""
@@ -405,17 +413,19 @@ class Rooms:
         return self._broker.leave(session.key, session.generation, address)  # it may know already
 
     def _withdraw(self, key: SessionKey, address: Address) -> None:
-        coming = [one for one in self._coming.get(key, ()) if one.address == address]
-        for one in coming:
-            self._arrives(key, one)
-            one.answer.errback(Withdrawn())
+        coming = self._coming.get(key, {}).get(address)
+        if coming is not None:
+            for answer in self._arrives(coming):
+                answer.errback(Withdrawn())
 
-    def _arrives(self, key: SessionKey, coming: Coming) -> None:
-        """It is on its way no more."""
-        others = self._coming[key]
-        others.remove(coming)
+    def _arrives(self, coming: Coming) -> list[Deferred[Room]]:
+        """It is on its way no more. Who waited for that."""
+        coming.is_over = True
+        others = self._coming[coming.key]
+        del others[coming.address]
         if not others:
-            del self._coming[key]
+            del self._coming[coming.key]
+        return [answer for answer, _ in coming.waiting]
 
     def remove(self, session: Session, address: Address, code: UnsubscribedCode) -> Deferred[bool]:
         """Take the session out of a room and tell its client. False: it is not in it, nor on its way in."""
@@ -461,21 +471,32 @@ class Rooms:
 
     def detached(self, session: Session) -> None:
         """Its link is gone: it is told nothing until its client says where it is."""
+        self._drop(session)
+        # It still comes into rooms, but nobody waits: a server may be away while links come and go.
+        for coming in tuple(self._coming.get(session.key, {}).values()):
+            gone = [answer for answer, asker in coming.waiting if asker is session]
+            coming.waiting = [one for one in coming.waiting if one[1] is not session]
+            for answer in gone:
+                answer.errback(Withdrawn())
+
+    def _drop(self, session: Session) -> None:
         for audience in self._of(session):
             audience.drop(session)
 
     def ended(self, session: Session) -> None:
         """It is gone; the broker knows."""
-        self.detached(session)
+        self._drop(session)
         self._removed.pop(session, None)
         rooms, session.rooms = session.rooms, ()
         for room in rooms:
             room.invited.pop(session, None)
             self.release(room)
+        for address in self.coming(session.key):
+            self._withdraw(session.key, address)
 
     def succeeded(self, old: Session, new: Session) -> None:
         """A newer generation of a session is in the same rooms."""
-        self.detached(old)
+        self._drop(old)
         new.rooms, old.rooms = old.rooms, ()
         if old in self._removed:
             self._removed[new] = self._removed.pop(old)
@@ -496,12 +517,12 @@ class Rooms:
     # ----------------------------------------------------------------------------------------------- resuming
 
     def prepare(
-        self, session: Session, points: Sequence[ResumePoint], most: int, linger_s: float
+        self, session: Session, points: Sequence[ResumePoint], most: int
     ) -> Deferred[Sequence[Room]] | None:
         """Rooms that a greeting names, once they are there and the session is in them; None: none.
 
         Nobody waits long for a server that is away. The session comes into its rooms when it may; its client
-        is to subscribe to what Welcome does not name, within `linger_s`, or they are left again.
+        is to subscribe to what Welcome does not name, in time, or they are left again.
 
         :param most: rooms that it may be in, with those that it is in already, named or not.
         """
@@ -520,17 +541,12 @@ class Rooms:
             return None
         found: list[Room] = []
 
-        def came(room: Room) -> None:
-            found.append(room)
-            if ready.called:
-                self._arm(self._now() + linger_s, lambda now: self._forget(session))
-
         def go_on(_: object) -> None:
             if not ready.called:
                 ready.callback(found)
 
         ready: Deferred[Sequence[Room]] = Deferred()
-        joining = [self.join(session, address).addCallbacks(came, _not_joined) for address in may]
+        joining = [self.join(session, address).addCallbacks(found.append, _not_joined) for address in may]
         DeferredList(joining).addCallback(self.look, points).addCallback(go_on)
         if not ready.called:
             self._arm(self._now() + PATIENCE_S, go_on)
@@ -559,13 +575,16 @@ class Rooms:
     def _looked(self, position: Position, log: LogKey) -> None:
         self.moved(log, position.epoch, position.head)
 
-    def _join(self, room: Room, session: Session, coming: Coming) -> Room | Deferred[Room]:
-        there = self._sessions.get(session.key)  # perhaps a newer one of it
-        if coming.answer.called or there is None:
+    def _join(self, room: Room, coming: Coming, asked: int = 0) -> Room | Deferred[Room]:
+        """Ask the broker for whoever is there, unless it is the one that was `asked` for. When a client came
+        back meanwhile the broker may have taken the older one for gone."""
+        there = self._sessions.get(coming.key)
+        if coming.is_over or there is None or there.generation == asked:
             return room
         areas = tuple([area.address.id for area in room.areas])
         joining = maybeDeferred(self._broker.join, there.key, there.generation, room.address, areas)
-        return joining.addCallbacks(lambda _: room, self._unjoined, errbackArgs=(room,))
+        joined: Deferred[Room] = joining.addCallbacks(lambda _: room, self._unjoined, errbackArgs=(room,))
+        return joined.addCallback(self._join, coming, there.generation)
 
     def _unjoined(self, failure: Failure, room: Room) -> Failure:
         self.release(room)
@@ -593,7 +612,7 @@ class Rooms:
             if any(point.address == address for point in points):
                 session.link.send(Unsubscribed(address, UnsubscribedCode.REMOVED))
 
-    def invite(self, session: Session, linger_s: float) -> None:
+    def invite(self, session: Session) -> None:
         """After Welcome: tell of rooms that the business put it in, and wait for the client to name others in
         which it was."""
         others = [room for room in session.rooms if session not in room.members]
@@ -601,7 +620,10 @@ class Rooms:
             if session in room.invited:
                 self._tell_in(session, room, Mode.PUSH)
         if any(session not in room.members for room in session.rooms):
-            self._arm(self._now() + linger_s, lambda now: self._forget(session))
+            self._await_names(session)
+
+    def _await_names(self, session: Session) -> None:
+        self._arm(self._now() + self._linger_s(), lambda now: self._forget(session))
 
     def _forget(self, session: Session) -> None:
         if session.link is not None:
@@ -625,53 +647,63 @@ class Rooms:
         """The room, once the session is in it, whatever becomes of its link meanwhile. It is told of nothing
         there until it is to `enter`. This takes as long as a server is away.
 
-        :raises Withdrawn: (in the Deferred) it left, or was taken out, before it was in.
+        :raises Withdrawn: (in the Deferred) it left, was taken out, or lost its link, before it was in.
         """
-        coming = Coming(address)
-        self._coming.setdefault(session.key, []).append(coming)
-        joining: Deferred[Any] = self.room(address).addCallback(self._join, session, coming)
-        about = session.key, coming
-        joining.addCallbacks(self._joined, self._failed, about, errbackArgs=about)
-        return coming.answer
+        return self._come(session.key, address, session)
 
-    def _joined(self, room: Room, key: SessionKey, coming: Coming) -> None:
-        if coming.answer.called:
+    def _come(self, key: SessionKey, address: Address, asker: Session | None) -> Deferred[Room]:
+        answer: Deferred[Room] = Deferred()
+        others = self._coming.setdefault(key, {})
+        coming = others.get(address)
+        if coming is not None:
+            coming.waiting.append((answer, asker))
+            return answer
+        coming = others[address] = Coming(key, address)
+        coming.waiting.append((answer, asker))
+        joining: Deferred[Any] = self.room(address).addCallback(self._join, coming)
+        joining.addCallbacks(self._joined, self._failed, (coming,), errbackArgs=(coming,))
+        return answer
+
+    def _joined(self, room: Room, coming: Coming) -> None:
+        if coming.is_over:
             self.release(room)
             return
-        self._arrives(key, coming)
-        there = self._sessions.get(key)
+        waiting = self._arrives(coming)
+        there = self._sessions.get(coming.key)
         if there is None or room in there.rooms:
             self.release(room)
         else:
             there.rooms = (*there.rooms, room)
-        coming.answer.callback(room)
+        for answer in waiting:
+            answer.callback(room)
+        # Its client may wait for this over no link any more. Before Welcome all this is yet to come.
+        if there is not None and there.form is not None and room in there.rooms and there not in room.members:
+            self._await_names(there)
 
-    def _failed(self, failure: Failure, key: SessionKey, coming: Coming) -> None:
-        if not coming.answer.called:
-            self._arrives(key, coming)
-            coming.answer.errback(failure)
+    def _failed(self, failure: Failure, coming: Coming) -> None:
+        if not coming.is_over:
+            for answer in self._arrives(coming):
+                answer.errback(failure)
 
     def coming(self, key: SessionKey) -> list[Address]:
         """Rooms that a session is on its way into."""
-        return [one.address for one in self._coming.get(key, ())]
+        return list(self._coming.get(key, ()))
 
     def is_coming(self, key: SessionKey, address: Address) -> bool:
         """Whether a session is on its way into this one."""
-        return address in self.coming(key)
+        return address in self._coming.get(key, ())
 
     def put(self, session: Session, address: Address, mode: Mode) -> Deferred[bool]:
         """The business puts a session into a room: its client is told, as soon as it has a link. False: it
         has ended, or was taken out, meanwhile."""
         self._may_again(session, address)
-        joining = self.join(session, address)
-        return joining.addCallbacks(self._put, _not_put, (session, mode))
+        joining = self._come(session.key, address, None)
+        return joining.addCallbacks(self._put, _not_put, (session.key, mode))
 
-    def _put(self, room: Room, session: Session, mode: Mode) -> bool | Deferred[bool]:
-        there = self._sessions.get(session.key)
-        if there is None:
+    def _put(self, room: Room, key: SessionKey, mode: Mode) -> bool:
+        session = self._sessions.get(key)  # perhaps a newer one
+        if session is None or room not in session.rooms:
             return False
-        if there is not session:  # its client came back, and the broker may have taken the older one for gone
-            return self.put(there, room.address, mode)
         if session.link is not None and session.form is not None:
             self._tell_in(session, room, mode)
         else:

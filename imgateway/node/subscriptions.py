@@ -48,18 +48,17 @@ log = Logger()
 UNSENT_BYTES = 65_536
 """A link with so much unsent is not read on in this turn: pulls are small, and their answers are not."""
 MOST_LATE = {Pause.ROOM: 1_000, Pause.PULL: 16}
-"""With so many late answers a link is not read until there is one. Those of pulls come with what was read."""
+"""With more late answers a link is not read until there is one. Those of pulls come with what was read."""
 
 
-class Waiting:
-    """A link waits for an answer. `why`: why it is not read; `is_late`: it is, and the answer is late."""
+class Waits:
+    """A link waits for `count` answers of a kind. `are_late`: it has waited for long enough."""
 
-    __slots__ = ("is_late", "is_over", "link", "why")
+    __slots__ = ("are_late", "count")
 
-    def __init__(self, link: Link, why: Pause) -> None:
-        self.link = link
-        self.why = why
-        self.is_late = self.is_over = False
+    def __init__(self) -> None:
+        self.count = 0
+        self.are_late = False
 
 
 class Subscriptions:
@@ -81,8 +80,7 @@ class Subscriptions:
         self._now = now
         self._arm = arm
         self._counters = counters
-        # Answers, of the links that have been read on without them.
-        self._late: dict[tuple[Link, Pause], int] = {}
+        self._waits: dict[tuple[Link, Pause], Waits] = {}
 
     # --------------------------------------------------------------------------------------------- in and out
 
@@ -113,8 +111,8 @@ class Subscriptions:
         if session is not None and self._rooms.is_out(session, frame.address):
             link.send(Unsubscribed(frame.address, UnsubscribedCode.REMOVED))
             return
-        self._counters.refused[RefusedCode.UNAVAILABLE] += 1
         if link.state is LinkState.OPEN:
+            self._counters.refused[RefusedCode.UNAVAILABLE] += 1
             where = address_text(frame.address)
             link.send(Refused("subscribe", where, RefusedCode.UNAVAILABLE, "not just now; subscribe again"))
 
@@ -162,35 +160,30 @@ class Subscriptions:
         asked.addErrback(link.broken)
         if asked.called and not asked.paused:  # paused: it was called, and now waits for a step of its own
             return
-        waiting = Waiting(link, why)
-        asked.addCallback(self._answered, waiting)
-        late = self._late.get((link, why), 0)
-        if 0 < late < MOST_LATE[why]:
-            self._is_late(waiting)
-        else:
+        waits = self._waits.get((link, why))
+        if waits is None:
+            waits = self._waits[link, why] = Waits()
+            self._arm(self._now() + PATIENCE_S, lambda now: self._overdue(waits, link, why))
+        waits.count += 1
+        asked.addCallback(lambda _: self._answered(waits, link, why))
+        self._read_or_not(waits, link, why)
+
+    def _overdue(self, waits: Waits, link: Link, why: Pause) -> None:
+        if waits.count:
+            waits.are_late = True
+            self._read_or_not(waits, link, why)
+
+    def _answered(self, waits: Waits, link: Link, why: Pause) -> None:
+        waits.count -= 1
+        if not waits.count:
+            del self._waits[link, why]
+        self._read_or_not(waits, link, why)
+
+    def _read_or_not(self, waits: Waits, link: Link, why: Pause) -> None:
+        if waits.count > (MOST_LATE[why] if waits.are_late else 0):
             link.pause(why)
-            if not late:
-                self._arm(self._now() + PATIENCE_S, lambda now: self._overdue(waiting))
-
-    def _overdue(self, waiting: Waiting) -> None:
-        if not waiting.is_over:
-            self._is_late(waiting)
-            waiting.link.resume(waiting.why)
-
-    def _is_late(self, waiting: Waiting) -> None:
-        waiting.is_late = True
-        late = waiting.link, waiting.why
-        self._late[late] = self._late.get(late, 0) + 1
-
-    def _answered(self, _: object, waiting: Waiting) -> None:
-        waiting.is_over = True
-        if not waiting.is_late:
-            waiting.link.resume(waiting.why)
-            return
-        late = waiting.link, waiting.why
-        self._late[late] -= 1
-        if not self._late[late]:
-            del self._late[late]
+        else:
+            link.resume(why)
 
     # ------------------------------------------------------------------------------------------------- topics
 

@@ -357,7 +357,7 @@ def test_a_pull_that_takes_long_does_not_hold_up_a_link() -> None:
     rig.broker.release("read")
     rig.settle()
     assert bob.shown() == ["m1"]
-    assert not rig.node.subscriptions._late
+    assert not rig.node.subscriptions._waits
     bob.send(Pull(user_address("bob")), Ping(2))  # all is well again, and it waits as before
     assert bob.of(Pong) == []
     rig.broker.release("read")

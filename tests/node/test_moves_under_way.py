@@ -223,3 +223,18 @@ def test_a_room_that_is_being_entered_again_when_others_are_left_is_not_left() -
     rig.settle()
     assert [room.address for room in rig.session("bob").rooms] == [ROOM]
     assert (BOB in rig.broker.rooms[ROOM], BOB in rig.broker.rooms[OTHER]) == (True, False)
+
+
+def test_a_room_that_was_being_entered_when_the_session_went_is_left_if_it_comes_back_without() -> None:
+    rig = Rig()
+    bob = rig.login("bob").send(Subscribe(OTHER))
+    rig.broker.hold = {"join"}
+    bob.send(Subscribe(ROOM), Subscribe(OTHER))
+    rig.broker.listener.displaced(BOB, rig.broker.generation, CloseCode.REPLACED, "it is at another node")
+    assert BOB in rig.broker.rooms[ROOM]
+    rig.broker.hold = set()
+    rig.login("bob")
+    rig.broker.release("join")
+    rig.advance(rig.hub.linger_s + 1)
+    assert rig.session("bob").rooms == ()
+    assert (BOB in rig.broker.rooms[ROOM], BOB in rig.broker.rooms[OTHER]) == (False, False)
