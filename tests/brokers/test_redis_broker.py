@@ -258,6 +258,29 @@ def test_qos_0_that_waits_is_told_and_told_off_and_more_is_dropped(
     assert ids(desk, log_of(ROOM))[-1] == "last"
 
 
+@pytest.mark.parametrize("qos", [0, 1])
+def test_publishers_go_on_though_what_waits_last_is_not_theirs(
+    sit: Callable[..., BrokerDesk], server: RedisServer, qos: int
+) -> None:
+    """When Redis is back every room that is watched is asked for anew, behind what waited."""
+    desk = sit(server, settings={"waiting_entries": 100}).start()
+    for n in range(80):
+        desk.now(desk.broker.watch(log_of(parse_address(f"room:{n}"))))
+    server.kill9()
+    desk.loop.until(lambda: health(desk))
+    for n in range(100):
+        if qos:
+            desk.publish("room:7", msg_id=str(n), exempt=True)
+        else:
+            desk.broker.emit(Publication(Message(str(n), "alice", "phone"), (ROOM,), exempt=True))
+    assert desk.listener.named("congested") == [(True,)]
+    server.restart()
+    desk.run()
+    assert desk.broker._rings.waiting == 0
+    desk.pass_time(2)
+    assert desk.listener.named("congested") == [(True,), (False,)]
+
+
 def test_logs_and_rings_on_servers_of_their_own(
     sit: Callable[..., BrokerDesk], start: Callable[..., RedisServer]
 ) -> None:

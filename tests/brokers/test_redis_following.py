@@ -255,6 +255,26 @@ def test_what_a_promoted_replica_has_never_heard_of_is_written_again(
     assert desk.online()["pad"] == ("n.1", quiet.generation)
 
 
+def test_what_is_no_more_is_not_back_with_a_promoted_replica(desks: Any, servers: list[RedisServer]) -> None:
+    desk, other = desks("n.1", "n.2")
+    server = server_of(desk, servers, "bob")
+    generation = desk.open().generation
+    desk.follow(generation, NEWS)
+    desk.run(desk.sessions.record(BOB, generation, b"subscriptions"))
+    more = desk.cli(server, "DUMP", "bob", "x")
+    desk.run(desk.sessions.unfollow(BOB, generation, log(NEWS)))
+    desk.run(desk.sessions.record(BOB, generation, b""))
+    desk.cli(server, "RESTORE", "bob", "x", 0, more)
+    server.cli("HINCRBY", "ig:primary", "n", 1)
+    for node in (desk, other):
+        node.primaries.each()[servers.index(server)]._line.drop(ConnectionError("the primary is away"))
+        node.settle()
+    desk.pass_time(6)
+    desk.settle()
+    again = other.open()
+    assert (again.record, places(again)) == (b"", [])
+
+
 @pytest.mark.parametrize("seed", range(6))
 def test_orders_of_events_agree(desks: Any, seed: int) -> None:
     """Logins at one node or the other, subscriptions, departures and acknowledgements: what a device is told

@@ -130,7 +130,7 @@ def test_sessions_are_asked_after_in_batches(desks: Any) -> None:
         one.sessions.close(SessionKey(user, "phone"), opened[user][0].generation)
     one.settle()
     assert {session.user for session, *_ in one.told} == {"3", "449"}
-    assert [size for size in calls if size > 10] == [2_001, 2_001, 491]
+    assert [size for size in calls if size > 10] == [2_201, 2_201, 540]
     assert one.sessions.online == 446
 
 

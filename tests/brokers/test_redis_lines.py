@@ -366,6 +366,51 @@ def test_what_only_says_something_needs_no_number(desk: RedisDesk, server: Redis
     assert server.cli("GET", "ig:line:n.1").split(b".")[1:] == [b"2", b"0"]
 
 
+def test_what_is_refused_before_its_script_runs_is_no_sign_of_loss(
+    desk: RedisDesk, server: RedisServer, flush_logged_errors: Any
+) -> None:
+    answered(desk, note(desk, range(3)))
+    before = desk.primary.generation
+    server.cli("CONFIG", "SET", "proto-max-bulk-len", 1 << 20)
+    refused = desk.later(desk.primary.call("note", bytes(2 << 20)))
+    desk.loop.until(lambda: refused)
+    assert refused[0].check(RedisError)
+    assert len(flush_logged_errors()) == 1
+    server.cli("CONFIG", "SET", "proto-max-bulk-len", 512 << 20)
+    assert answered(desk, note(desk, range(3, 6))) == [4, 5, 6]
+    assert desk.primary.generation == before
+
+
+def test_calls_after_a_wrong_script_are_missed_in_a_backup(
+    desk: RedisDesk, server: RedisServer, flush_logged_errors: Any
+) -> None:
+    """Its call counts, but whether it ran cannot be seen from its answer."""
+    answered(desk, note(desk, range(3)))
+    before, backup = desk.primary.generation, server.copy()
+    desk.settle()
+    with pytest.raises(RedisError):
+        desk.run(desk.primary.call("wrong"))
+    assert len(flush_logged_errors()) == 1
+    answered(desk, note(desk, range(3, 6)))
+    assert desk.primary.generation == before
+    server.put_back(backup)
+    desk.settle()
+    assert desk.primary.generation == before + 1
+
+
+@pytest.mark.parametrize("name", ["members", "present"])
+def test_what_only_asks_writes_nothing(desk: RedisDesk, server: RedisServer, name: str) -> None:
+    """And it is asked after what was called before it."""
+    answered(desk, note(desk, range(3)))
+    desk.settle()
+    before = server.cli("GET", "ig:line:n.1")
+    desk.run(desk.primary.call(name, "0", "bob"))
+    assert server.cli("GET", "ig:line:n.1") == before
+    server.cli("SET", "ig:line:n.1", before + b"0")
+    desk.run(desk.primary.call(name, "0", "bob"))
+    assert server.cli("GET", "ig:line:n.1").split(b".")[1:] == [b"2", b"0"]
+
+
 def test_a_primary_that_forgot_only_its_generation(desk: RedisDesk, server: RedisServer) -> None:
     before = desk.primary.generation
     server.cli("DEL", "ig:primary")

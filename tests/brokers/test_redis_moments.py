@@ -14,7 +14,7 @@ from imgateway.brokers.redis.urls import parse_urls
 from imgateway.brokers.redis.whereabouts import Whereabouts
 from imgateway.errors import CloseCode, StoreError
 from imgateway.frames import Keep, Message, OutcomeCode, SessionKey, log_of, parse_address
-from imgateway.interfaces import LoginPolicy, Publication, Verdict
+from imgateway.interfaces import LoginPolicy, Publication, Start, Verdict
 from imgateway.testing.disk import opening
 from tests.brokers.broker_desk import BrokerDesk
 from tests.brokers.redis_server import RedisServer
@@ -72,6 +72,21 @@ def test_what_a_node_asked_is_forgotten_some_time_after_it(sit: Any, server: Red
     one.stop()
     two.run()
     assert server.cli("PTTL", "ig:answers:n.1:rooms") > 0
+
+
+def test_the_line_of_a_node_ends_some_time_after_it_and_not_before(sit: Any, server: RedisServer) -> None:
+    """Without it the node would take whole data for older ones, whenever somebody sets the server's clock."""
+    one, two = sit(server).start(), sit(server).start()
+    login(one)
+    one.run()
+    assert server.cli("PTTL", "ig:line:n.1") == -1
+    assert two.now(primary_of(two).call("bury", "n.1", 1)) == 1
+    assert server.cli("PTTL", "ig:line:n.1") > 86_400_000
+    one.now(one.broker._leases.renew(primary_of(one)))
+    assert server.cli("PTTL", "ig:line:n.1") == -1, "it was only silent"
+    one.stop()
+    two.run()
+    assert server.cli("PTTL", "ig:line:n.1") > 86_400_000
 
 
 # ------------------------------------------------------------------------------------ claims after a failover
@@ -366,6 +381,73 @@ def test_a_backup_that_was_put_back_is_seen(sit: Any, server: RedisServer) -> No
     assert primary_of(one).generation == primary_of(two).generation == n + 1
 
 
+@pytest.mark.parametrize("begin", list(Start))
+@pytest.mark.parametrize("when", ["before its login", "before what it acknowledged"])
+def test_what_was_acknowledged_after_a_backup_is_not_shown_to_a_new_device(
+    sit: Any, server: RedisServer, when: str, begin: Start
+) -> None:
+    one = sit(server).start()
+    for n in range(5):
+        one.publish("user:bob", msg_id=str(n))
+    one.run()
+    generation = 0 if when == "before its login" else login(one, start=begin)
+    backup = server.copy()
+    one.run()
+    generation = generation or login(one, start=begin)
+    if begin is not Start.HEAD:
+        one.broker.advance(BOB, generation, [(MAILBOX, 3)])
+        one.pass_time(6)
+    seen = 0 if begin is Start.HEAD else 3
+    assert one.now(one.broker.mailbox("bob")).seen == seen
+    server.put_back(backup)
+    one.run()
+    assert one.broker._sessions.is_open(BOB, generation)
+    one.pass_time(6)
+    assert one.now(one.broker.mailbox("bob")).seen == seen
+    assert one.now(opening(one.broker, one.claim("bob", "web"))).places[0].acked == seen
+    assert one.now(opening(one.broker, one.claim(*BOB))).places[0].acked == (seen or 5)
+
+
+def test_what_was_acknowledged_in_logs_that_are_gone_hides_nothing_from_a_new_device(
+    sit: Any, server: RedisServer
+) -> None:
+    one = sit(server).start()
+    for n in range(5):
+        one.publish("user:bob", msg_id=str(n))
+    one.run()
+    generation = login(one)
+    one.broker.advance(BOB, generation, [(MAILBOX, 5)])
+    one.pass_time(6)
+    server.cli("FLUSHALL")
+    server.restart()
+    one.run()
+    one.pass_time(6)
+    assert one.broker._sessions.is_open(BOB, generation)
+    for n in range(3):
+        one.publish("user:bob", msg_id=f"new {n}")
+    one.run()
+    assert one.now(one.broker.mailbox("bob")).seen == 0
+    assert one.now(opening(one.broker, one.claim("bob", "web"))).places[0].acked == 0
+
+
+def test_what_an_older_session_acknowledged_is_not_lost_with_a_backup(sit: Any, server: RedisServer) -> None:
+    """The one that is open has acknowledged nothing itself."""
+    one = sit(server).start()
+    for n in range(5):
+        one.publish("user:bob", msg_id=str(n))
+    one.run()
+    backup = server.copy()
+    one.run()
+    one.broker.advance(BOB, login(one), [(MAILBOX, 3)])
+    one.pass_time(6)
+    login(one)
+    server.put_back(backup)
+    one.run()
+    one.pass_time(6)
+    assert one.now(one.broker.mailbox("bob")).seen == 3
+    assert one.now(opening(one.broker, one.claim("bob", "web"))).places[0].acked == 3
+
+
 # ---------------------------------------------------------------------------------- records and what follows
 
 LATE = {"flush_positions_s": 3_600.0}
@@ -489,6 +571,49 @@ def test_a_record_that_is_not_written_any_more_says_so(sit: Any, server: RedisSe
     server.restart()
     one.run()
     assert kept == [[True], [True], [True], [False], [False]]
+    assert not one.broker._sessions._positions._recording
+
+
+def test_whose_record_cannot_be_written_must_come_again(
+    sit: Any, server: RedisServer, flush_logged_errors: Any
+) -> None:
+    """Its client would wait for ever. Whoever had none on its way stays."""
+    one = sit(server, settings=LATE).start()
+    pad = SessionKey("bob", "pad")
+    generation, other = login(one), login(one, pad)
+    (key,) = server.cli("KEYS", "ig:{*}:u:bob")
+    server.cli("RENAME", key, "aside")
+    server.cli("SET", key, "something else")
+    one.broker.advance(pad, other, [(MAILBOX, 0)])
+    kept = [one.later(one.broker.record(BOB, generation, b"1"))]
+    one.broker._sessions.flush()
+    one.run()
+    assert (kept, len(flush_logged_errors())) == ([[False]], 1)
+    assert [event[:3] for event in one.listener.named("displaced")] == [(BOB, generation, CloseCode.STALE)]
+    assert not one.broker._sessions._positions._recording
+    server.cli("DEL", key)
+    server.cli("RENAME", "aside", key)
+    again = login(one)
+    assert one.now(one.broker.record(BOB, again, b"2")) is True
+    assert one.now(opening(one.broker, one.claim(*BOB))).record == b"2"
+
+
+@pytest.mark.parametrize("turns", [0, 2])
+def test_who_waits_for_a_record_when_the_node_stops_is_told(
+    sit: Any, server: RedisServer, turns: int
+) -> None:
+    one = sit(server, settings=LATE).start()
+    generation, primary = login(one), primary_of(one)
+    server.kill9()
+    one.loop.until(lambda: not primary.is_up)
+    kept = [one.later(one.broker.record(BOB, generation, b"1"))]
+    for _ in range(turns):
+        one.loop.iterate(0)
+    kept.append(one.later(one.broker.record(BOB, generation, b"2")))
+    stopped = one.later(one.broker.stop())
+    one.loop.shift_s += 20
+    one.loop.until(lambda: stopped)
+    assert kept == [[False], [False]]
     assert not one.broker._sessions._positions._recording
 
 

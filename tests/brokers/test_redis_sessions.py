@@ -387,7 +387,7 @@ def test_positions_never_go_back(pair: list[SessionDesk], redis: RedisServer) ->
     one.sessions.flush()
     one.ack(found.generation, 2)
     one.sessions.flush()
-    row = (one.primaries.of("bob")[1], "bob", "phone", found.generation, 3, "", 0, 0, "")
+    row = (one.primaries.of("bob")[1], "bob", "phone", found.generation, 3, 3, "", 0, 0, "")
     assert one.run(one.primary.call("save", "n.1", *row)) == [0], "an old one that comes again"
     assert two.open().places[0].acked == 5
     assert two.open(device="web").places[0].acked == 5

@@ -230,6 +230,7 @@ class RedisBroker:
     def _upkeep(self) -> None:
         self._timers.later("upkeep", UPKEEP_S, self._upkeep)
         self._rings.upkeep()
+        self._entrance.relax()
 
     def give_up(self) -> None:
         if self._is_made:

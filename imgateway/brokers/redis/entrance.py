@@ -35,7 +35,7 @@ class Entrance:
         taken: Deferred[Outcome] = Deferred()
 
         def answer(outcome: Outcome) -> None:
-            self._relax()
+            self.relax()
             taken.callback(outcome)
 
         self._rings.publish(publication, address, encoded, answer)
@@ -57,15 +57,9 @@ class Entrance:
         """What the logs say of themselves."""
         self._tell(on, self._are_rings)
 
-    def _check(self) -> None:
-        rings = self._rings
-        if not self._are_rings and (rings.waiting >= self._entries or rings.waiting_bytes >= self._bytes):
-            self._tell(self._are_logs, True)
-
-    def _emitted(self, outcome: Outcome) -> None:
-        self._relax()  # what waits may be of qos 0 alone
-
-    def _relax(self) -> None:
+    def relax(self) -> None:
+        """With each answer, and now and then: what waits last may be asked by others, and its answers do not
+        come here."""
         rings = self._rings
         if (
             self._are_rings
@@ -73,6 +67,14 @@ class Entrance:
             and rings.waiting_bytes <= self._bytes // 2
         ):
             self._tell(self._are_logs, False)
+
+    def _check(self) -> None:
+        rings = self._rings
+        if not self._are_rings and (rings.waiting >= self._entries or rings.waiting_bytes >= self._bytes):
+            self._tell(self._are_logs, True)
+
+    def _emitted(self, outcome: Outcome) -> None:
+        self.relax()  # what waits may be of qos 0 alone
 
     def _tell(self, logs: bool, rings: bool) -> None:
         was = self._are_logs or self._are_rings

@@ -58,8 +58,8 @@ class Line(Persistent):
     """Everything by keyword; see `Persistent` for the others.
 
     :param greet: ``(connection, number, heard)``: says who we are, loads scripts. `number`: of this
-        connection; `heard`: the last one that was greeted, and how many of the calls that count were answered
-        on it. Data in which these did not run is not what it was.
+        connection; `heard`: the last one that was greeted, and up to which of the calls that count it is sure
+        that they ran on it. Data in which these did not run is not what it was.
     :param state: called with (up, failure or None) when it is ready, when it is lost and after every try.
     :param mark: names this line among all of the primary; empty: its calls only read, and need no order.
     """
@@ -81,6 +81,7 @@ class Line(Persistent):
         self._numbers = count(1)
         self._place = ""
         self._sent = 0  # of the calls that count, on this connection
+        self._replies = 0  # to these
         self._heard = (0, 0)
         self._calls: deque[Call] = deque()
         self._answers_seen = True
@@ -165,8 +166,9 @@ class Line(Persistent):
             return
         self._attempt = 0
         call = self._calls.popleft()
-        if call.script.counts:
-            self._heard = (self._heard[0], self._heard[1] + 1)
+        self._replies += call.script.counts
+        if type(reply) is not RedisError:  # what is refused may never have run
+            self._heard = (self._heard[0], self._replies)
         self._settle(call, reply)
         if self._idle:
             self._look_idle()
@@ -189,7 +191,8 @@ class Line(Persistent):
     async def _greet(self, connection: Connection) -> None:
         number = next(self._numbers)
         await self._say_hello(connection, number, self._heard)
-        self._place, self._sent, self._heard = f"{self._mark} {number}", 0, (number, 0)
+        self._place, self._heard = f"{self._mark} {number}", (number, 0)
+        self._sent = self._replies = 0
 
     def _opened(self) -> None:
         self._answers_seen = True

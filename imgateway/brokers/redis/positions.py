@@ -24,6 +24,7 @@ from imgateway.brokers.redis.primaries import Primaries
 from imgateway.brokers.redis.primary import Primary
 from imgateway.brokers.redis.seats import Seats
 from imgateway.brokers.tails import Seat
+from imgateway.errors import CloseCode
 from imgateway.frames import LogKey, SessionKey, address_text
 
 __all__ = ("Positions", "is_mailbox", "log_text", "seqs", "seqs_text")
@@ -36,6 +37,8 @@ a week) and hold back nothing."""
 
 Row = tuple[SessionKey, int, tuple[Any, ...], list[Deferred[bool]]]
 """What is written of a session: (session, generation, values, who waits for its record)."""
+Written = tuple[SessionKey, int, list[Deferred[bool]]]
+"""Once it is: (session, generation, who waits for its record)."""
 
 
 class Positions:
@@ -71,6 +74,8 @@ class Positions:
         self._listed: set[SessionKey] = set()
         self.away: set[SessionKey] = set()
         """Sessions whose clients are gone, and may come back."""
+        self.begun: set[SessionKey] = set()
+        """Sessions that only began where they stand in the mailbox: nobody acknowledged so far."""
         self._recording: Counter[SessionKey] = Counter()  # records on their way, without an answer
         self._under_way: set[Deferred[Any]] = set()
         self._timers.later("touch", TOUCH_S, self._touch)
@@ -102,12 +107,9 @@ class Positions:
         return kept
 
     def mark_all(self, session: SessionKey, seat: Seat) -> None:
-        """Its primary may have lost what was written last."""
-        self.mark(session, seat)
-        if seat.owed.record:
-            self.mark_recorded(session, seat)
-        if seat.owed.others:
-            self.mark_listed(session, seat)
+        """Its primary may have lost what was written last; also that nothing is kept or followed any more."""
+        self.mark_recorded(session, seat)
+        self.mark_listed(session, seat)
 
     def mark_places(self, primary: Primary) -> None:
         """The same of a primary of logs beside mailboxes: whoever stands in them."""
@@ -115,6 +117,10 @@ class Positions:
             for log in seat.owed.others:
                 if self._primaries.of(log_text(log))[0] is primary:
                     self.mark_moved(session, seat, log)
+
+    def seen(self, session: SessionKey, seat: Seat) -> int:
+        """How far its mailbox is acknowledged, as it knows; 0: nothing is."""
+        return 0 if session in self.begun else max(seat.acked, 0)
 
     def is_recording(self, session: SessionKey) -> bool:
         """What its wire keeps is not written yet."""
@@ -138,6 +144,7 @@ class Positions:
         self._moved.pop(session, None)
         self._listed.discard(session)
         self.away.discard(session)
+        self.begun.discard(session)
         _tell(self._recorded.pop(session, ()), False)
 
     def _touch(self) -> None:
@@ -171,11 +178,13 @@ class Positions:
 
     def stop(self) -> Deferred[Any]:
         """Write what is dirty; fires when it and all that is under way is written."""
+        self._flush_soon()
         self.flush()
         self._timers.cancel_all()
         return DeferredList(list(self._under_way))
 
     def _write(self, dirty: list[tuple[SessionKey, Seat]]) -> None:
+        lists: dict[Primary, list[Row]] = {}
         saves: dict[Primary, list[Row]] = {}
         cursors: dict[Primary, list[Row]] = {}
         for session, seat in dirty:
@@ -185,13 +194,14 @@ class Positions:
             primary, bucket = self._primaries.of(user)
             if session in self._listed:
                 self._listed.discard(session)
-                self.list_follows(session, seat)
+                lists.setdefault(primary, []).append((session, generation, self._list(session, seat), []))
             waiting = self._recorded.pop(session, [])
             if waiting:
                 self._recording[session] += 1
             row: tuple[Any, ...] = (
-                *(bucket, user, device, generation, seat.acked, seqs_text(owed.parked)),
-                *(int(session in self.away), int(bool(waiting)), owed.record if waiting else b""),
+                *(bucket, user, device, generation, seat.acked, self.seen(session, seat)),
+                *(seqs_text(owed.parked), int(session in self.away)),
+                *(int(bool(waiting)), owed.record if waiting else b""),
             )
             saves.setdefault(primary, []).append((session, generation, row, waiting))
             for log in self._moved.pop(session, ()):
@@ -201,6 +211,8 @@ class Positions:
                     acked, parked = owed.others[log]
                     row = (log_bucket, text, user, device, generation, acked, seqs_text(parked))
                     cursors.setdefault(there, []).append((session, generation, row, []))
+        for primary, rows in lists.items():
+            self._send(primary, ("follows", self._incarnation), rows)
         for primary, rows in saves.items():
             self._send(primary, ("save", self._incarnation), rows)
         for primary, rows in cursors.items():
@@ -210,23 +222,25 @@ class Positions:
         for start in range(0, len(rows), BATCH):
             batch = rows[start : start + BATCH]
             values = [value for _, _, row, _ in batch for value in row]
-            self.wait_for(primary.call(*begin, *values)).addCallback(
-                self._written, [(session, generation, waiting) for session, generation, _, waiting in batch]
-            )
+            sessions = [(session, generation, waiting) for session, generation, _, waiting in batch]
+            writing = self.wait_for(primary.call(*begin, *values))
+            writing.addErrback(_failed, sessions).addCallback(self._written, sessions)
 
     def list_follows(self, session: SessionKey, seat: Seat) -> Deferred[Any]:
         """Write which logs the device follows; fires with whether it is ours."""
-        user, device = session
         generation = seat.generation
-        primary, bucket = self._primaries.of(user)
-        logs = "\n".join(log_text(log) for log in seat.owed.others)
-        writing = primary.call("follows", bucket, user, device, generation, self._incarnation, logs)
+        primary, _ = self._primaries.of(session.user)
+        writing = primary.call("follows", self._incarnation, *self._list(session, seat))
 
-        def written(code: int) -> bool:
-            self._written([code], [(session, generation, [])])
-            return not code
+        def written(codes: list[int]) -> bool:
+            self._written(codes, [(session, generation, [])])
+            return not codes[0]
 
         return self.wait_for(writing.addCallback(written))
+
+    def _list(self, session: SessionKey, seat: Seat) -> tuple[Any, ...]:
+        _, bucket = self._primaries.of(session.user)
+        return (bucket, *session, seat.generation, "\n".join(map(log_text, seat.owed.others)))
 
     def wait_for(self, writing: Deferred[Any]) -> Deferred[Any]:
         """`stop` waits for this, too."""
@@ -239,14 +253,17 @@ class Positions:
 
         return writing.addBoth(done)
 
-    def _written(
-        self, codes: list[int] | None, sessions: Iterable[tuple[SessionKey, int, list[Deferred[bool]]]]
-    ) -> None:
-        for code, (session, generation, waiting) in zip(codes or (), sessions, strict=False):
+    def _written(self, codes: list[int] | None, sessions: list[Written]) -> None:
+        """`codes` None: the broker has stopped."""
+        for index, (session, generation, waiting) in enumerate(sessions):
             if waiting:
                 self._recording[session] -= 1
                 if not self._recording[session]:
                     del self._recording[session]
+            if codes is None:
+                _tell((*waiting, *self._recorded.pop(session, ())), False)
+                continue
+            code = codes[index]
             if code:
                 self._stale(session, generation, code)
             seat = self._dirty.get(session)
@@ -256,6 +273,12 @@ class Positions:
                 _tell(waiting, not code)
             if seat is not None and session in self._recorded:
                 self._mark_soon(session, seat)  # what came while its primary was away
+
+
+def _failed(failure: Failure, sessions: list[Written]) -> list[int]:
+    """Codes of a script that is no good, which is logged. Whose record is not kept must come again, or its
+    client would wait for ever."""
+    return [CloseCode.STALE if waiting else 0 for _, _, waiting in sessions]
 
 
 def _tell(waiting: Iterable[Deferred[bool]], is_kept: bool) -> None:

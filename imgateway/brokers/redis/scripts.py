@@ -17,8 +17,9 @@ PLACE = "-- the script stands here"
 PART = re.compile(r"^-- with (\w+)$", re.MULTILINE)
 # They stand alone: what the prelude looks for is not there yet when they run.
 BARE = frozenset({"greet"})
-# They only say something, and write nothing that could be refused: they need no number.
-SAYING = frozenset({"echo", "emit", "tell"})
+# They only say or ask something, and write nothing that could be refused: they need no number, which would
+# be a write of its own.
+UNCOUNTED = frozenset({"echo", "emit", "members", "present", "tell"})
 
 
 class Script(Struct, frozen=True):
@@ -46,4 +47,4 @@ def compose(name: str, text: str) -> Script:
     if name not in BARE:
         text = (FOLDER / "common.lua").read_text().replace(PLACE, text)
     source = text.encode()
-    return Script(name, source, sha1(source).hexdigest().encode(), name not in SAYING)
+    return Script(name, source, sha1(source).hexdigest().encode(), name not in UNCOUNTED)

@@ -146,7 +146,7 @@ class Sessions:
             answer.callback(Opened(verdict))
             return
         generation, known, resumed, since_ms, epoch, first, head, acked = reply[2:10]
-        parked, record, follows, forgotten = reply[10:]
+        begun, parked, record, follows, forgotten = reply[10:]
         for name, logs in zip(forgotten[::2], forgotten[1::2], strict=True):
             self._following.drop(SessionKey(user, name.decode()), generation, logs).addErrback(self._failed)
         place = Place(LogKey(user_address(user)), epoch, acked, first, head, seqs(parked))
@@ -159,6 +159,8 @@ class Sessions:
             if place.parked or record or claim.order:
                 seat.owed = Owed(place.parked, {}, record, claim.order)
             self._add(user, seat)
+            if begun:
+                self._positions.begun.add(session)
             if follows:
                 self._waiting[seat] = answer
         for tell in gone:
@@ -219,7 +221,9 @@ class Sessions:
             return
         for log, seq in upto:
             if is_mailbox(log, session.user):
-                seat.acked = max(seat.acked, seq)
+                if seq > seat.acked:
+                    seat.acked = seq
+                    self._positions.begun.discard(session)
                 self._positions.mark(session, seat)
             else:
                 acked, kept = seat.owed.others.get(log, (0, ()))
@@ -368,7 +372,8 @@ class Sessions:
                     seat.issued_at_s,
                     seat.owed.order,
                 )
-                values += (seat.since_ms, max(seat.acked, 0), seqs_text(seat.owed.parked))
+                values += (seat.since_ms, max(seat.acked, 0), self._positions.seen(session, seat))
+                values.append(seqs_text(seat.owed.parked))
 
         def answered(codes: list[int]) -> None:
             for (session, generation), code in zip(asked, codes, strict=True):

@@ -9,6 +9,7 @@ end
 for _, kind in ipairs({'rooms', 'rings'}) do
   redis.call('PEXPIRE', 'ig:answers:' .. node .. ':' .. kind, 86400000)
 end
+redis.call('PEXPIRE', 'ig:line:' .. node, 604800000)
 if redis.call('EXISTS', 'ig:in:' .. node) == 1 then
   -- It leaves somebody behind in a room: another node finds it dead with its next renewal, and reaps it.
   redis.call('ZADD', 'ig:nodes', now, node)

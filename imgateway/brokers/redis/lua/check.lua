@@ -1,11 +1,11 @@
 -- Has this node what it believes to have? ARGV: shift_ms, node, then for each session: bucket, user, device,
--- generation, platform, issued_at_s, order, since_ms, acked, parked.
+-- generation, platform, issued_at_s, order, since_ms, acked, seen (see save.lua), parked.
 -- Answers for each 0, or the code to close it with. What a promoted replica has never heard of is entered again,
 -- unless somebody else came meanwhile; of several of these the newest stands.
 -- with session
 local node = ARGV[2]
 local codes = {}
-for i = 3, #ARGV, 10 do
+for i = 3, #ARGV, 11 do
   local hash, device, generation = user_key(ARGV[i], ARGV[i + 1]), ARGV[i + 2], tonumber(ARGV[i + 3])
   local state = device_of(hash, device)
   local code = fence(state, generation, node)
@@ -15,8 +15,9 @@ for i = 3, #ARGV, 10 do
     end
     keep(hash, device, {
       generation, node, tonumber(ARGV[i + 8]), now, tonumber(ARGV[i + 7]), ARGV[i + 4], tonumber(ARGV[i + 5]),
-      tonumber(ARGV[i + 6]), string.rep('\0', 16), ARGV[i + 9], 0, 0, 0,
+      tonumber(ARGV[i + 6]), string.rep('\0', 16), ARGV[i + 10], 0, 0, 0,
     })
+    raise_seen(hash, tonumber(ARGV[i + 9]), generation)
     code = 0
   end
   codes[#codes + 1] = code

@@ -20,10 +20,10 @@ local generation = redis.call('HGET', 'ig:primary', 'n') or '0'
 -- No call overtakes one that was sent before it. Redis may refuse one and a moment later take the next (NOREPLICAS,
 -- BUSY …), and of a refused one nothing can be written down; so each says which of the line's it is, and runs only
 -- when the last one before it did. A newer connection of the same node, or a new generation, ends a line as well.
---   ig:line:node   'generation.connection.number' of the call that ran last
+--   ig:line:node   'generation.connection.number' of the call that ran last; it stays until some time after the node
+--                  was buried, however the server's clock is set
 -- The last argument: 'node connection number-of-the-last-before number', which are equal for one that does not count;
 -- '' on a line that only reads.
-local LINE_MS = '604800000'
 local line, connection, before, number = table.remove(ARGV):match('^(.*) (%d+) (%d+) (%d+)$')
 if line and redis.call('GET', 'ig:line:' .. line) ~= generation .. '.' .. connection .. '.' .. before then
   return {err = 'FENCED greet again, and send again what has no answer'}
@@ -113,7 +113,7 @@ end
 -- The first write: when it is refused, nothing was changed.
 local function count()
   if line and number ~= before then
-    redis.call('SET', 'ig:line:' .. line, generation .. '.' .. connection .. '.' .. number, 'PX', LINE_MS)
+    redis.call('SET', 'ig:line:' .. line, generation .. '.' .. connection .. '.' .. number)
   end
 end
 

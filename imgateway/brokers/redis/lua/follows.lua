@@ -1,14 +1,19 @@
--- Which logs a device follows. ARGV: shift_ms, bucket, user, device, generation, node, logs (one a line).
--- Answers 0, or the code to close the session with.
+-- Which logs devices follow. ARGV: shift_ms, node, then for each: bucket, user, device, generation, logs (one a line).
+-- Answers for each 0, or the code to close the session with.
 -- with session
-local state, generation = device_of(user_key(ARGV[2], ARGV[3]), ARGV[4]), tonumber(ARGV[5])
-local code = is_lost(state, generation) and 0 or fence(state, generation, ARGV[6])
-if code == 0 then
-  local more, field = more_key(ARGV[2], ARGV[3]), 'f:' .. ARGV[4]
-  if ARGV[7] == '' then
-    redis.call('HDEL', more, field)
-  else
-    redis.call('HSET', more, field, ARGV[7])
+local codes = {}
+for i = 3, #ARGV, 5 do
+  local bucket, user, device, generation = ARGV[i], ARGV[i + 1], ARGV[i + 2], tonumber(ARGV[i + 3])
+  local state = device_of(user_key(bucket, user), device)
+  local code = is_lost(state, generation) and 0 or fence(state, generation, ARGV[2])
+  codes[#codes + 1] = code
+  if code == 0 then
+    local more, field = more_key(bucket, user), 'f:' .. device
+    if ARGV[i + 4] == '' then
+      redis.call('HDEL', more, field)
+    else
+      redis.call('HSET', more, field, ARGV[i + 4])
+    end
   end
 end
-return code
+return codes

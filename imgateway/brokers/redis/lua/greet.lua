@@ -1,7 +1,7 @@
 -- Run on every new line before anything else: whose data is this?
 -- ARGV: shift_ms, node ('' for a line that only reads), address, lossless (1: a restart loses nothing), epoch for
 -- data that is new, n as this node knows it (0: not), what it is among the primaries, number of this connection, the
--- last connection that was greeted, and how many calls were answered on it. Answers {n, epoch, master_replid}, or
+-- last connection that was greeted, and up to which call it is sure that they ran. Answers {n, epoch, master_replid}, or
 -- -PLACE: it is something else to other nodes.
 -- Has no prelude: it makes what that looks for.
 local info = redis.call('INFO', 'server') .. redis.call('INFO', 'replication')
@@ -59,7 +59,6 @@ if n ~= before then
   redis.call('HSETNX', 'ig:primary', 'base', n)
 end
 if line then
-  -- Those of processes long gone go by themselves.
-  redis.call('SET', line, n .. '.' .. connection .. '.0', 'PX', 604800000)
+  redis.call('SET', line, n .. '.' .. connection .. '.0')
 end
 return {n, epoch, info:match('master_replid:(%w+)')}

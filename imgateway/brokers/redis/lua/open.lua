@@ -1,9 +1,9 @@
 -- Claim a session. ARGV: shift_ms, bucket, user, device, platform, policy, start, issued_at_s, by_order (1: the
 -- newest order wins), order, claim (8 bytes, drawn for this login), node, most devices, mailbox.
 --
--- Answers {verdict, ours}, or {OK, ours, generation, known, resumed, since_ms, epoch, first, head, acked, parked,
--- record, follows, {device, follows, …} that were forgotten}. ours: {device, generation, …} that this node has of
--- the user's now.
+-- Answers {verdict, ours}, or {OK, ours, generation, known, resumed, since_ms, epoch, first, head, acked, begun,
+-- parked, record, follows, {device, follows, …} that were forgotten}. ours: {device, generation, …} that this node has
+-- of the user's now. begun: 1 where no device acknowledged as far as acked: this one only began there.
 -- A claim that comes again gets the answer that it had, or hears that it was displaced meanwhile. What it
 -- displaced itself at its node, that finds in `ours`.
 -- with log
@@ -107,5 +107,5 @@ local known = #state[CLAIMS] > 8 and 1 or 0
 local kept = redis.call('HMGET', more, 'r:' .. device, 'f:' .. device)
 return {
   OK, had_by(states, node), state[GENERATION], known, state[RESUMED], state[SINCE_MS], epoch, first, head,
-  math.min(state[ACKED], head), state[PARKED], kept[1] or '', kept[2] or '', forgotten,
+  math.min(state[ACKED], head), state[ACKED] > seen and 1 or 0, state[PARKED], kept[1] or '', kept[2] or '', forgotten,
 }

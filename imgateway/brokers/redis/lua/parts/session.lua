@@ -36,6 +36,15 @@ local function keep(hash, device, state)
   redis.call('HSET', hash, 'd:' .. device, cmsgpack.pack(state))
 end
 
+-- What a node says its devices acknowledged, which another one, or this one before a promotion, may not have written.
+-- Who was here before the data was new speaks of other logs.
+local function raise_seen(hash, seen, generation)
+  local base = tonumber(redis.call('HGET', 'ig:primary', 'base') or 0)
+  if math.floor(generation / 4294967296) >= base and seen > tonumber(redis.call('HGET', hash, 'seen') or 0) then
+    redis.call('HSET', hash, 'seen', seen)
+  end
+end
+
 -- 0: this node has this generation of the session; else the code to close it with.
 local function fence(state, generation, node)
   if not state or state[GENERATION] ~= generation then
