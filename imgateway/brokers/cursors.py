@@ -55,7 +55,6 @@ class Newcomer(Struct, frozen=True, gc=False):
     not."""
 
     session: SessionKey
-    platform: str
     start: Start
     tail: Tail
     seat: Seat
@@ -96,13 +95,13 @@ def register(
     forgotten = tuple([other for (other,) in others if other not in keep][:surplus])
     for other in forgotten:
         forget_device(connection, SessionKey(user, other))
-    connection.execute(ENTER_DEVICE, (user, device, newcomer.platform, now_ms))
+    connection.execute(ENTER_DEVICE, (user, device, seat.platform, now_ms))
     if seat.registered:
         # All that it has, in the commit that has the device: no end of the process comes in between.
         owed = seat.owed
         places = [(one, *place) for one, place in owed.others.items()]
         places.append((mailbox, seat.acked, owed.parked))
-        save(connection, [Saved(session, newcomer.platform, now_ms, tuple(places), 0)])
+        save(connection, [Saved(session, seat.platform, now_ms, tuple(places), 0)])
         connection.execute(SAVE_RECORD, (owed.record, *session))
         return seat.acked, first, head, forgotten
     if log is None:
@@ -146,7 +145,7 @@ def register_all(
     (known,) = connection.execute(NOT_NEW, (_json(users), _json(mailboxes))).fetchone()
     for place in json.loads(known):
         del crowd[users[place]]
-    devices = _json([(*one.session, one.platform) for one in crowd.values()])
+    devices = _json([(*one.session, one.seat.platform) for one in crowd.values()])
     connection.execute(ENTER_DEVICES, (now_ms, devices))
     return [
         (0, 1, 0, ())

@@ -242,7 +242,7 @@ class Sessions:
         """With `enter`. The tail is pinned."""
         self._saving.begin(seat)
         furthest = self._seen.get(session.user, 0)
-        self._newcomers.append(Newcomer(session, seat.platform, start, tail, seat, furthest))
+        self._newcomers.append(Newcomer(session, start, tail, seat, furthest))
 
     def enter(self) -> None:
         """Give the newcomers to the writer, all those of one turn together."""

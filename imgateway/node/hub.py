@@ -103,7 +103,7 @@ class Hub:
         self._stalled: dict[Link, None] = {}
         self._missing: set[Session] = set()
         self._claims = Claims()
-        self._moves = Moves(broker, self.sessions, self.rooms.coming, self._close, now, arm)
+        self._moves = Moves(broker, self.sessions, self.rooms.held, self._close, now, arm)
         # What becomes of sessions in rooms while they log in.
         self._early: dict[SessionKey, list[tuple[str, Address]]] = {}
 
@@ -356,8 +356,7 @@ class Hub:
         self.partings.drop(session)
         self._missing.discard(session)
         self._tell_early(session.key)
-        # On its way into a room it may be there already, as far as the broker knows.
-        held = dict.fromkeys([room.address for room in session.rooms] + self.rooms.coming(session.key))
+        held = self.rooms.held(session)
         self.rooms.ended(session)
         if not self.sessions.of(session.user):
             self.broker.unwatch(session.log)

@@ -271,8 +271,8 @@ class Login:
             return renewing.addCallback(self._watched, session, opened, resumed, link, hello)
         entering = None
         if hello.resume:
-            hub = self._hub
-            entering = hub.rooms.prepare(session, hello.resume, hub.delivery.limits.rooms)
+            most = self._hub.delivery.limits.rooms
+            entering = self._hub.rooms.prepare(session, hello.resume, most)
         if entering is None:
             self._enter((), position, session, opened, point, resume, resumed, link, hello)
             return None

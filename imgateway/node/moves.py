@@ -7,7 +7,7 @@ as long as a client may take to name them there.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container
 
 from msgspec import Struct
 from twisted.logger import Logger
@@ -69,7 +69,7 @@ class Claims:
 class Moves:
     """Sessions that went to other nodes, and are in rooms.
 
-    :param coming: rooms that a session is on its way into.
+    :param held: rooms that a session is in, or on its way into.
     :param close: tells the broker that this generation of a session has ended.
     :param now: monotonic seconds. :param arm: ``arm(due, wake)`` on the node's wheel.
     """
@@ -78,14 +78,14 @@ class Moves:
         self,
         broker: IBroker,
         sessions: Roster,
-        coming: Callable[[SessionKey], Iterable[Address]],
+        held: Callable[[Session], Container[Address]],
         close: Callable[[SessionKey, int], None],
         now: Callable[[], float],
         arm: Callable[[float, Callable[[float], None]], object],
     ) -> None:
         self._broker = broker
         self._sessions = sessions
-        self._coming = coming
+        self._held = held
         self._close = close
         self._now = now
         self._arm = arm
@@ -105,7 +105,7 @@ class Moves:
         if back is None:
             self._close(key, generation)  # it is stale, and leaves what was not entered from elsewhere
             return
-        held = {room.address for room in back.rooms}.union(self._coming(key))
+        held = self._held(back)
         for address in rooms:  # it came back, to those that it named
             if address not in held:
                 self._broker.leave(back.key, back.generation, address).addErrback(

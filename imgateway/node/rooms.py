@@ -491,7 +491,7 @@ class Rooms:
         for room in rooms:
             room.invited.pop(session, None)
             self.release(room)
-        for address in self.coming(session.key):
+        for address in tuple(self._coming.get(session.key, ())):
             self._withdraw(session.key, address)
 
     def succeeded(self, old: Session, new: Session) -> None:
@@ -533,7 +533,7 @@ class Rooms:
             for one in wanted
             if one not in removed and self.policy.may(session.identity, "subscribe", one)
         ]
-        held = {room.address for room in session.rooms}.union(self.coming(session.key))
+        held = self.held(session)
         # Else each greeting could name others, and the session would be in all of them.
         others = [one for one in may if one not in held][: max(0, most - len(held))]
         may = [one for one in may if one in held] + others
@@ -685,9 +685,11 @@ class Rooms:
             for answer in self._arrives(coming):
                 answer.errback(failure)
 
-    def coming(self, key: SessionKey) -> list[Address]:
-        """Rooms that a session is on its way into."""
-        return list(self._coming.get(key, ()))
+    def held(self, session: Session) -> dict[Address, None]:
+        """Rooms that a session is in, or on its way into: there the broker may have it already."""
+        held = dict.fromkeys([room.address for room in session.rooms])
+        held.update(dict.fromkeys(self._coming.get(session.key, ())))
+        return held
 
     def is_coming(self, key: SessionKey, address: Address) -> bool:
         """Whether a session is on its way into this one."""

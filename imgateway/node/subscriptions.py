@@ -90,7 +90,7 @@ class Subscriptions:
         if self._rooms.was_removed(session, frame):
             link.send(Unsubscribed(frame.address, UnsubscribedCode.REMOVED))
             return True
-        held = {room.address for room in session.rooms}.union(self._rooms.coming(session.key))
+        held = self._rooms.held(session)
         if frame.address not in held and len(held) >= self.limits.rooms:
             return False
         joining = self._rooms.join(session, frame.address)

@@ -111,11 +111,11 @@ class Positions:
         self.mark_recorded(session, seat)
         self.mark_listed(session, seat)
 
-    def mark_places(self, primary: Primary) -> None:
-        """The same of a primary of logs beside mailboxes: whoever stands in them."""
+    def mark_places(self, primary: Primary | None = None) -> None:
+        """The same of a primary of logs beside mailboxes: whoever stands in them. None: of all."""
         for session, seat in self._seats.all():
             for log in seat.owed.others:
-                if self._primaries.of(log_text(log))[0] is primary:
+                if primary is None or self._primaries.of(log_text(log))[0] is primary:
                     self.mark_moved(session, seat, log)
 
     def seen(self, session: SessionKey, seat: Seat) -> int:
@@ -149,9 +149,7 @@ class Positions:
 
     def _touch(self) -> None:
         self._timers.later("touch", TOUCH_S, self._touch)
-        for session, seat in self._seats.all():
-            for log in seat.owed.others:
-                self.mark_moved(session, seat, log)
+        self.mark_places()
 
     # ------------------------------------------------------------------------------------------------ writing
 
