@@ -24,6 +24,14 @@ PATIENCE_S = 10.0
 TURN_S = 0.01
 
 
+def wait_until(holds: Callable[[], bool], otherwise: str) -> None:
+    """A real server takes its time, and tells nobody. `otherwise`: what is wrong if it never does."""
+    end = time.monotonic() + PATIENCE_S
+    while not holds():
+        assert time.monotonic() < end, otherwise
+        time.sleep(0.01)
+
+
 def free_port() -> int:
     """Below those that the system gives to connections: one that is tried while nobody listens could else
     connect to itself."""
@@ -198,16 +206,15 @@ class RedisServer:
 
     def synced(self, other: RedisServer) -> None:
         """Wait until this replica has everything that `other` has now."""
-        end = time.monotonic() + PATIENCE_S
-        while True:
+
+        def has_all() -> bool:
             theirs, ours = other.info("replication"), self.info("replication")
-            if (
+            return (
                 ours.get("master_link_status") == "up"
                 and ours.get("slave_repl_offset") == theirs["master_repl_offset"]
-            ):
-                return
-            assert time.monotonic() < end, "the replica does not catch up"
-            time.sleep(0.01)
+            )
+
+        wait_until(has_all, "the replica does not catch up")
 
     def promote(self) -> None:
         self.cli("REPLICAOF", "NO", "ONE")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -18,7 +17,7 @@ from imgateway.brokers.redis.connection import Connection, RedisError
 from imgateway.brokers.redis.scripts import compose, scripts
 from imgateway.errors import StoreError
 from tests.brokers.redis_desk import NOTE, RedisDesk, answered, note
-from tests.brokers.redis_server import Loop, RedisServer, free_port
+from tests.brokers.redis_server import Loop, RedisServer, free_port, wait_until
 
 pytestmark = pytest.mark.server
 
@@ -291,10 +290,7 @@ class Refusal:
         self._server.cli("CONFIG", "SET", name, value)
 
     def _wait_until_busy(self, is_busy: bool) -> None:
-        end = time.monotonic() + 10
-        while self._is_busy() != is_busy:
-            assert time.monotonic() < end
-            time.sleep(0.01)
+        wait_until(lambda: self._is_busy() == is_busy, "it is as busy as before")
 
     def _is_busy(self) -> bool:
         try:

@@ -3,7 +3,6 @@ and what was lost is told."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from random import Random
@@ -13,7 +12,7 @@ import pytest
 
 from imgateway.frames import OutcomeCode
 from tests.brokers.redis_logs import LogsDesk, Reader, log
-from tests.brokers.redis_server import Loop, RedisServer, free_port
+from tests.brokers.redis_server import Loop, RedisServer, free_port, wait_until
 
 pytestmark = pytest.mark.server
 
@@ -286,12 +285,12 @@ def swap(server: RedisServer, other: RedisServer) -> None:
 
 def has_its_file(server: RedisServer) -> None:
     """A replica writes its file anew with what it got."""
-    end = time.monotonic() + 10
-    while any(
-        server.info("persistence")[f"aof_rewrite_{what}"] != "0" for what in ("in_progress", "scheduled")
-    ):
-        assert time.monotonic() < end, "its file is never written"
-        time.sleep(0.01)
+    rewriting = "aof_rewrite_in_progress", "aof_rewrite_scheduled"
+
+    def is_written() -> bool:
+        return all(server.info("persistence")[what] == "0" for what in rewriting)
+
+    wait_until(is_written, "its file is never written")
 
 
 def nothing_is_silent(reader: Reader, lost: list[Any], new: list[Any]) -> None:

@@ -40,21 +40,26 @@ class Watched(Threads):
         return super().call(function, *arguments).addCallback(saw)
 
 
+def tasks_of(gateway: Any, reactor: Any, data: Path, threads: Any) -> Tasks:
+    """A router's, on SQLite, with threads that look at what passes."""
+    return Tasks(
+        gateway,
+        reactor,
+        owner="r1",
+        data_dir=str(data),
+        router=RouterSettings(),
+        limits=LimitSettings(),
+        threads=threads,
+    )
+
+
 @pytest_twisted.ensureDeferred
 async def test_a_task_of_a_thousand_from_upload_to_report(tmp_path: Path) -> None:
     from twisted.internet import reactor
 
     gateway: Any = FakeGateway()
     threads = Watched(reactor)
-    tasks = Tasks(
-        gateway,
-        reactor,
-        owner="r1",
-        data_dir=str(tmp_path),
-        router=RouterSettings(),
-        limits=LimitSettings(),
-        threads=threads,
-    )
+    tasks = tasks_of(gateway, reactor, tmp_path, threads)
     await tasks.start()
     try:
         upload = tmp_path / "users"
@@ -120,15 +125,7 @@ async def test_the_file_is_locked_while_any_thread_writes_to_it(
     monkeypatch.setattr("imgateway.router.tasks.threads.STOP_S", 600.0)
     gateway: Any = FakeGateway()
     threads = Ending(reactor)
-    tasks = Tasks(
-        gateway,
-        reactor,
-        owner="r1",
-        data_dir=str(tmp_path),
-        router=RouterSettings(),
-        limits=LimitSettings(),
-        threads=threads,
-    )
+    tasks = tasks_of(gateway, reactor, tmp_path, threads)
     other = Store(Database(f"sqlite:///{tmp_path}/push-tasks.db", lambda: 0))
     await tasks.start()
     upload = Slow(b'{"user":"1"}\n' * 3_000, reactor)
