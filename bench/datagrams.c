@@ -185,11 +185,10 @@ static void unexpected(const char *what) {
     fail(what);
 }
 
-static void on_ack(void *who, uint32_t largest, uint64_t map) {
-    struct session *s = who;
+static void session_told(struct session *s, const struct taken *told) {
     int kept = 0;
     for (int i = 0; i < s->n_said; i++)
-        if (!tells_of(largest, map, s->said[i].datagram)) s->said[kept++] = s->said[i];
+        if (!tells_of(told, s->said[i].datagram)) s->said[kept++] = s->said[i];
     s->n_said = (uint8_t)kept;
 }
 
@@ -238,7 +237,9 @@ static void opened(struct session *s, int64_t number, const uint8_t *payload, in
     struct wants wants = {0};
     struct order order = {s->channels, sizeof s->channels / sizeof *s->channels, &s->partial, NULL};
     int n = 0;
-    if (!messages(s, order, payload, payload + len, &wants)) { ahead++; return; }
+    int is_taken = messages(s, order, payload, payload + len, &wants);
+    if (wants.is_told) session_told(s, &wants.told);
+    if (!is_taken) { ahead++; return; }
     take(&s->taken, number);
     if (!(wants.ack || s->owes) || s->is_lost) return;
     if (wants.ack) n = ack_into(out, &s->taken);

@@ -114,15 +114,14 @@ static void flow_again(struct flow *f, uint32_t number) {
     flow_datagram(f, content, n + flow_data_into(f, content + n, number));
 }
 
-static void on_ack(void *who, uint32_t largest, uint64_t map) {
-    struct flow *f = who;
+static void flow_told(struct flow *f, const struct taken *told) {
     for (uint32_t number = f->oldest; number != f->next; number++) {
         struct unheard *u = &f->unheard[number % NUMBERS];
         if (!u->len) continue;
-        if (tells_of(largest, map, u->datagram)) {
+        if (tells_of(told, u->datagram)) {
             free(u->frame);
             u->len = 0;
-        } else if ((int64_t)u->datagram + OVERTAKEN <= largest)
+        } else if ((int64_t)u->datagram + OVERTAKEN <= told->largest)
             flow_again(f, number);
     }
     while (f->oldest != f->next && !f->unheard[f->oldest % NUMBERS].len) f->oldest++;
@@ -132,7 +131,9 @@ static void flow_opened(struct flow *f, uint32_t number, const uint8_t *content,
     struct wants wants = {0};
     struct order order = {f->channels, CHANNELS, &f->partial, &f->held};
     int is_next = number == f->taken.largest + 1;
-    if (!messages(f, order, content, content + len, &wants)) return;
+    int is_taken = messages(f, order, content, content + len, &wants);
+    if (wants.is_told) flow_told(f, &wants.told);
+    if (!is_taken) return;
     take(&f->taken, number);
     if (wants.ack) f->ack_at = f->owed++ || !is_next ? 0 : now() + DELAY_S;
     if (wants.answer) {

@@ -1,6 +1,6 @@
 /* What stands inside the seal of a datagram: the order of messages, their fragments, and which datagrams came.
  *
- * Whoever includes this defines what a frame, an acknowledgement and an end mean to it. */
+ * Whoever includes this defines what a frame and an end mean to it. */
 #ifndef MESSAGES_H
 #define MESSAGES_H
 
@@ -23,7 +23,6 @@ enum { PADDING, DATA, DATA_AFTER, FRAGMENT, ACK, CHALLENGE, ANSWER, FORGET, CLOS
 #define PARTIAL 4    /* for more of their fragments: as many as with the gateway, which has no more of the latter on their way */
 
 static void on_frame(void *who, const uint8_t *at, const uint8_t *end);
-static void on_ack(void *who, uint32_t largest, uint64_t map);
 static void on_closed(void *who);
 static void unexpected(const char *what); /* does not return */
 
@@ -56,10 +55,18 @@ static int ack_into(uint8_t *to, const struct taken *t) {
     return ACK_LEN;
 }
 
+static struct taken ack_from(const uint8_t *at) {
+    uint32_t largest;
+    uint64_t map;
+    memcpy(&largest, at, 4);
+    memcpy(&map, at + 4, 8);
+    return (struct taken){ntohl(largest), be64toh(map)};
+}
+
 /* An ACK tells of this datagram. */
-static int tells_of(uint32_t largest, uint64_t map, uint32_t datagram) {
-    int64_t behind = (int64_t)largest - datagram;
-    return behind == 0 || (behind > 0 && behind <= 64 && map >> (behind - 1) & 1);
+static int tells_of(const struct taken *t, uint32_t datagram) {
+    int64_t behind = t->largest - datagram;
+    return behind == 0 || (behind > 0 && behind <= 64 && t->map >> (behind - 1) & 1);
 }
 
 /* The short datagram `number` with these messages, into `out`; how many bytes. */
@@ -116,10 +123,11 @@ struct order {
     struct held **held;
 };
 
-/* What a datagram wants: an ACK, an ANSWER. */
+/* What a datagram wants: an ACK, an ANSWER; and what it told of ours, if it had an ACK. */
 struct wants {
-    int ack, answer;
+    int ack, answer, is_told;
     uint8_t challenge[8];
+    struct taken told;
 };
 
 /* Where this one is linked, if it is held: else NULL. */
@@ -252,15 +260,7 @@ static int messages(void *who, struct order o, const uint8_t *at, const uint8_t 
         int kind = *at++;
         switch (kind) {
         case PADDING: break;
-        case ACK: {
-            const uint8_t *ack = read_bytes(&at, end, 12);
-            uint32_t largest;
-            uint64_t map;
-            memcpy(&largest, ack, 4);
-            memcpy(&map, ack + 4, 8);
-            on_ack(who, ntohl(largest), be64toh(map));
-            break;
-        }
+        case ACK: wants->told = ack_from(read_bytes(&at, end, 12)); wants->is_told = 1; break;
         case RESET_TOKEN: read_bytes(&at, end, 16); wants->ack = 1; break;
         case CHALLENGE: memcpy(wants->challenge, read_bytes(&at, end, 8), 8); wants->ack = wants->answer = 1; break;
         case ANSWER: read_bytes(&at, end, 8); break;

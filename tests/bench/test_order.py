@@ -39,7 +39,6 @@ static void on_frame(void *who, const uint8_t *at, const uint8_t *end) {
     (void)who;
     printf(" %.*s", (int)(end - at), (const char *)at);
 }
-static void on_ack(void *who, uint32_t largest, uint64_t map) { (void)who, (void)largest, (void)map; }
 static void on_closed(void *who) { (void)who; }
 static void unexpected(const char *what) { fprintf(stderr, "%s\\n", what); exit(3); }
 int main(int argc, char **argv) {
