@@ -287,7 +287,7 @@ class Hello(Struct, frozen=True):
     `on_same_device` and `order`: its own replacement rule. `user`: whom the greeting names; a token must not
     name another. `will`: published if the connection breaks, `will_delay_s` later unless the client is
     back by then. `linger_s`: how long the session waits for its client, if that is less than the node's
-    setting; negative: as the node has it.
+    setting; negative: as the node has it; 0: nothing that it follows outlives its link.
     `assigned`: the wire named the device, not its client: a name in the token goes before that one, and if
     nobody waits for the client (`linger_s` 0) the device is forgotten when its session ends.
     """
@@ -365,7 +365,8 @@ class Deliver(Struct, frozen=True):
 
     It carries nothing that differs per receiver, so it is encoded once for all who are at the same place.
     `upto` 0: qos 0 entries outside any log. `compression`: how a codec shall pack the entries, if that makes
-    them smaller; in what was received, how `compressed` has them (`entries` is empty then).
+    them smaller; in what was received, how `compressed` has them (`entries` is empty then). `pulled`: it
+    answers a Pull, and the gateway counts nothing of it as delivered.
     """
 
     address: Address
@@ -378,6 +379,7 @@ class Deliver(Struct, frozen=True):
     head: int = 0
     compression: str = ""
     compressed: bytes = b""
+    pulled: bool = False
 
 
 class Acked(Struct, frozen=True, gc=False):
@@ -451,7 +453,8 @@ class Notify(Struct, frozen=True):
 
 
 class Pull(Struct, frozen=True):
-    """Asks for what stands after `after`; answered with a Deliver for exactly that `after`."""
+    """Asks for what stands after `after`; answered with a Deliver that is `pulled`, for exactly that `after`;
+    of a ring, with the block that has it."""
 
     address: Address
     lane: int = 0

@@ -91,7 +91,9 @@ publishes = st.builds(
 publish_acks = st.builds(
     PublishAck, ids, some(st.builds(Outcome, st.sampled_from(OutcomeCode).map(int), u64, u64))
 )
-delivers = st.builds(Deliver, addresses, lanes, u64, u64, u64, some(entries), st.booleans(), u64)
+delivers = st.builds(
+    Deliver, addresses, lanes, u64, u64, u64, some(entries), st.booleans(), u64, pulled=st.booleans()
+)
 hellos = st.builds(
     Hello,
     texts,

@@ -6,11 +6,12 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, fail
 from twisted.plugin import getPlugins
 
 from imgateway.client.router import Allocation, Routing
 from imgateway.core.retry import RetryPolicy
+from imgateway.errors import LinkLost
 from imgateway.interfaces import IProtocolAdapter, ITransportAdapter
 
 __all__ = (
@@ -172,7 +173,10 @@ class Dial:
         transport = self.transport if self.transport is not None else transport_for(url)
         tls = self._tls
         if callable(tls):
-            tls = tls(urlsplit(url).hostname or "") if scheme_of(url) in ("tls", "wss") else None
+            try:
+                tls = tls(urlsplit(url).hostname or "") if scheme_of(url) in ("tls", "wss") else None
+            except ValueError as error:  # of one URL, which somebody else may have named
+                return fail(LinkLost(f"bad URL, or a name that TLS cannot check: {error}"))
         options = {"tls": tls, "timeout_s": self._connect_timeout_s, "udp": udp}
         dialling: Deferred[Any] = transport.connect(url, self.wire, link, reactor, options)
         return dialling

@@ -17,11 +17,11 @@ from twisted.python.failure import Failure
 
 from imgateway.client.link import Link
 from imgateway.client.pace import Pace
-from imgateway.client.place import PULL_LIMIT, answers
 from imgateway.client.reading import as_deferred
 from imgateway.client.values import named
 from imgateway.errors import FrameRefused, LinkLost, RequestFailed
 from imgateway.frames import (
+    RING_KINDS,
     Deliver,
     Pull,
     Refused,
@@ -53,7 +53,7 @@ class Asking:
         self._unsent: deque[tuple[Request, float, Deferred[bytes]]] = deque()
         self._asked: dict[int, Deferred[bytes]] = {}
         self._unpulled: deque[tuple[Pull, Deferred[Deliver]]] = deque()
-        self._pulls: list[tuple[Pull, Deferred[Deliver]]] = []
+        self._pulls: list[tuple[Pull, Deferred[Deliver] | None]] = []  # that are out; None: the inbox asks
         self._serving: set[Deferred[Any]] = set()
         self._later: Any = None
 
@@ -79,7 +79,8 @@ class Asking:
             serving.cancel()
 
     def _fail(self, error: Exception, sent_only: bool) -> None:
-        waiting: list[Deferred[Any]] = [*self._asked.values(), *(pull[1] for pull in self._pulls)]
+        pulls = [answer for _, answer in self._pulls if answer is not None]
+        waiting: list[Deferred[Any]] = [*self._asked.values(), *pulls]
         self._asked, self._pulls = {}, []
         if not sent_only:
             waiting += [one[2] for one in self._unsent]
@@ -113,6 +114,10 @@ class Asking:
             self._send_pull(pull, answer)
         return answer
 
+    def catch_up(self, pull: Pull) -> None:
+        """Ask what the inbox lacks, over the link that is up; `pulled` says which answer is its."""
+        self._send_pull(pull, None)
+
     def answered(self, response: Response) -> None:
         answer = self._asked.pop(response.id, None)
         if answer is not None:
@@ -121,36 +126,36 @@ class Asking:
             else:
                 answer.errback(RequestFailed(named(ResponseCode, response.code), response.body))
 
-    def pulled(self, deliver: Deliver) -> int:
-        """Not 0: this Deliver answers one of our Pulls, the oldest for just this place; so many entries were
-        asked for."""
-        if deliver.entries and not deliver.upto:
-            return 0  # qos 0
+    def pulled(self, deliver: Deliver) -> Pull | None:
+        """Which of the Pulls this answers: of equal ones the oldest, for they are answered in their order.
+        None: none that is out."""
         for index, (pull, answer) in enumerate(self._pulls):
-            same = (pull.address, pull.lane) == (deliver.address, deliver.lane)
-            limit = pull.limit or PULL_LIMIT
-            if same and answers(deliver, pull.after, limit):
+            if _answers(deliver, pull):
                 del self._pulls[index]
-                if not answer.called:  # else it was cancelled
+                if answer is not None and not answer.called:  # else it was cancelled
                     answer.callback(deliver)
-                return limit
-        return 0
+                return pull
+        return None
 
     def refused(self, refused: Refused) -> bool:
-        """True: one of our questions was turned down."""
-        error = FrameRefused(named(RefusedCode, refused.code), refused.reason)
-        if refused.frame == "request":
-            asked = self._asked.pop(int(refused.id), None) if refused.id.isdecimal() else None
-            if asked is not None:
-                asked.errback(error)
-            return asked is not None
-        for index, (pull, answer) in enumerate(self._pulls):
-            if refused.frame == "pull" and address_text(pull.address) == refused.id:
-                del self._pulls[index]
-                if not answer.called:
-                    answer.errback(error)
-                return True
-        return False
+        """True: a Request was turned down."""
+        asked = self._asked.pop(int(refused.id), None) if refused.id.isdecimal() else None
+        if asked is not None:
+            asked.errback(_error(refused))
+        return asked is not None
+
+    def pull_refused(self, refused: Refused) -> Pull | None:
+        """Which Pull was turned down: one of the application's rather than of the inbox, which asks only for
+        what it may read. None: none that is out."""
+        asked = [one for one in self._pulls if address_text(one[0].address) == refused.id]
+        if not asked:
+            return None
+        found = min(asked, key=lambda one: one[1] is None)
+        self._pulls.remove(found)
+        pull, answer = found
+        if answer is not None and not answer.called:
+            answer.errback(_error(refused))
+        return pull
 
     def _pump(self) -> None:
         while self._unsent and self._link is not None:
@@ -173,18 +178,19 @@ class Asking:
         self._later = None
         self._pump()
 
-    def _send_pull(self, pull: Pull, answer: Deferred[Deliver]) -> None:
+    def _send_pull(self, pull: Pull, answer: Deferred[Deliver] | None) -> None:
         self._pulls.append((pull, answer))
         if self._link is not None and not self._link.send(pull):
             self._pulls.remove((pull, answer))
-            answer.errback(ValueError("this connection cannot carry the question"))
+            if answer is not None:
+                answer.errback(ValueError("this connection cannot carry the question"))
 
     def _drop(self, ident: int) -> None:
         self._asked.pop(ident, None)
         self._unsent = deque(one for one in self._unsent if one[0].id != ident)
 
     def _unpull(self, answer: Deferred[Deliver]) -> None:
-        # One that is out stays in its place, so that its answer is not taken for a delivery.
+        # One that is out stays in its place, so that its answer is not taken for another's.
         self._unpulled = deque(one for one in self._unpulled if one[1] is not answer)
 
     def _deadline(self, ident: int, answer: Deferred[bytes]) -> None:
@@ -238,6 +244,20 @@ class Asking:
         else:
             self._log.failure("on_request failed", failure)
             link.send(Response(ident, ResponseCode.FAILED))
+
+
+def _answers(deliver: Deliver, pull: Pull) -> bool:
+    """A ring answers with the block that has the next entry, wherever that begins, or with parts of it."""
+    if (deliver.address, deliver.lane) != (pull.address, pull.lane):
+        return False
+    if deliver.after == pull.after or deliver.address.kind not in RING_KINDS:
+        return deliver.after == pull.after
+    has_next = deliver.upto > pull.after and (deliver.after < pull.after or deliver.gap)
+    return has_next or pull.epoch not in (0, deliver.epoch)
+
+
+def _error(refused: Refused) -> FrameRefused:
+    return FrameRefused(named(RefusedCode, refused.code), refused.reason)
 
 
 def _disarm(result: Any, late: Any) -> Any:

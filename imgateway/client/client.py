@@ -118,9 +118,10 @@ class Client:
         box = Outbox(outbox_messages, outbox_bytes)
         self._sending = Sending(reactor, now, box, pace, outbox_file, on_outcome)
         inbox = Inbox(decode_message)
-        self._reading = Reading(reactor, inbox, state_file, on_message, on_gap)
         self._asking = Asking(reactor, now, pace)
-        self._rooms = Rooms(reactor, now, inbox, self._reading, pace, random)
+        ask = self._asking.catch_up
+        self._reading = Reading(reactor, inbox, ask, state_file, on_message, on_gap)
+        self._rooms = Rooms(reactor, now, inbox, self._reading, pace, ask, random)
         stores = {file for file in (outbox_file, state_file) if file is not None}
         self._session = Session(
             reactor,

@@ -1,9 +1,12 @@
 """What was received: positions, ranges, gaps, and the order in which the application is shown things. Pure.
 
-Per log two positions run one behind the other: `received` is as far as Delivers have come in without a hole;
+Per log two positions run one behind the other: `received` is as far as things have come in without a hole;
 `taken` is as far as the application has taken what they brought. Only `taken` is ever named to the gateway,
 in DeliverAck, and in Hello or, of a topic, in Subscribe: what is merely in our queue is still in the
 gateway's custody. For rings, which nobody has custody of, it is `received` that Hello and Subscribe name.
+
+A delivery moves the gateway's cursor, so that we may acknowledge as far as it goes. The answer to a Pull
+moves nothing there: what it brought is acknowledged once it was delivered as well.
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 
-from imgateway.client.place import NO_DOUBT, PULL_LIMIT, Item, MessageId, Place, answers
+from imgateway.client.place import Item, MessageId, Place
 from imgateway.client.values import Gap, Received
 from imgateway.frames import (
     DURABLE_KINDS,
@@ -28,9 +31,8 @@ from imgateway.frames import (
 
 __all__ = ("Inbox",)
 
-ANSWERS = 64
-"""That are remembered of a log. They come in the order of the questions, so that what is that old was an
-answer."""
+PULL_LIMIT = 64
+"""Entries that a Pull asks for."""
 
 
 class Inbox:
@@ -123,11 +125,8 @@ class Inbox:
 
     # ------------------------------------------------------------------------------------------ frames
 
-    def deliver(self, frame: Deliver, pulled: bool = False) -> Pull | None:
-        """Take a Deliver in; a Pull is to be sent when there is a hole before it, or it may be an answer.
-
-        :param pulled: it answers a question about history, see `answered`.
-        """
+    def deliver(self, frame: Deliver) -> Pull | None:
+        """Take a delivery in; a Pull is to be sent when there is a hole before it."""
         if not frame.upto and frame.entries:
             for entry in frame.entries:
                 message = self._decode(entry.message)
@@ -136,16 +135,14 @@ class Inbox:
             return None
         log = LogKey(frame.address, frame.lane)
         place = self._places.get(log)
-        gap, answer, doubt = frame.gap, False, None
+        gap = frame.gap
         if place is None:
             place = self._places[log] = Place(log, frame.epoch, frame.after)
-        else:
-            answer = place.pulling is not None and answers(frame, place.pulling, PULL_LIMIT)
-            if frame.epoch != place.epoch:
-                answer = place.pulling is not None
-                self._restart(place, frame.epoch, frame.after)
-        if not (answer or pulled):
-            doubt = self._count(place, frame)
+        elif frame.epoch != place.epoch:
+            self._restart(place, frame.epoch, frame.after)
+        if place.taken > place.delivered:
+            self._moved(place)  # it was taken before it was delivered, and may be acknowledged now
+        place.delivered = max(place.delivered, frame.upto)
         if frame.after > place.received:
             if place.ring and gap:
                 gap = False  # what is lost lies before this block
@@ -153,9 +150,41 @@ class Inbox:
                 place.target = max(place.target, frame.upto)
                 return self._pull(place) if place.pulling is None else None
             self._gap(place, place.received, frame.after)
-        before = place.received
         self._take_in(place, frame, gap)
-        return self._go_on(place, before) if answer else doubt
+        return None
+
+    def answered(self, frame: Deliver, pull: Pull | None) -> Pull | None:
+        """An answer came; to this Pull, if somebody still waited for it. The next one is to be sent if it was
+        ours, and there is more.
+
+        A part of a ring that the application read is taken in as well if it goes on where we are: the gateway
+        does not tell us of what we have pulled.
+        """
+        place = self._places.get(LogKey(frame.address, frame.lane))
+        if place is None:
+            return None
+        if pull is None or place.pulling is not pull:
+            if place.ring and frame.epoch == place.epoch and frame.after <= place.received:
+                self._take_in(place, frame, frame.gap)
+            return None
+        place.pulling = None
+        asked, gap = pull.after, frame.gap
+        if frame.epoch != place.epoch:
+            asked = frame.after
+            self._restart(place, frame.epoch, asked)
+        if frame.after > place.received:
+            self._gap(place, place.received, frame.after)
+            gap = False  # what is lost lies before this block
+        self._take_in(place, frame, gap)
+        if place.received >= place.target and not place.behind:
+            return None
+        if place.received > asked:
+            return self._pull(place)
+        # Nothing more is there.
+        place.told = 0
+        if place.target > place.received:  # and yet deliveries came from beyond: what is between is gone
+            self._gap(place, place.received, place.target)
+        return None
 
     def told(self, log: LogKey, epoch: int, head: int, after: int | None = None) -> bool:
         """A Notify says how far a log goes. True: we have not got so far.
@@ -176,74 +205,19 @@ class Inbox:
             return None
         return self._pull(place)
 
-    def answered(self, frame: Deliver, limit: int) -> bool:
-        """A question about history was, or a delivery looks as if it were the answer. True: it goes on where
-        we are, so that it is to be taken in as well."""
-        place = self._places.get(LogKey(frame.address, frame.lane))
-        if place is None or place.epoch != frame.epoch:
-            return False
-        place.is_asked = True
-        after, upto = frame.after, frame.upto
-        if after == place.doubt[0]:
-            place.doubt = NO_DOUBT  # whatever comes from there now may be the answer to this one
-        if place.delivered <= after < upto and not place.ring:
-            least, most, count = place.answered.get(after, (upto, limit, 0))
-            place.answered[after] = min(least, upto), max(most, limit), count + 1
-            if len(place.answered) > ANSWERS:
-                del place.answered[next(iter(place.answered))]
-        return after <= place.received < upto
-
     def epoch_of(self, log: LogKey) -> int:
         place = self._places.get(log)
         return place.epoch if place is not None else 0
 
-    def pull_refused(self, address: Address) -> None:
-        """A hole at this address cannot be filled on this link: it is told as a gap instead."""
-        for log, place in self._places.items():
-            if log.address == address and place.pulling is not None:
-                place.pulling = None
-                place.told = 0
-                place.unpullable = True
-                if place.target > place.received:
-                    self._gap(place, place.received, place.target)
-
-    def _count(self, place: Place, frame: Deliver) -> Pull | None:
-        """A delivery, which lets us acknowledge as far as it goes; an answer to a Pull does not, for it moves
-        nothing at the gateway. Nothing says which is which, but on a link each delivery begins where the one
-        before it ended.
-
-        Of two that begin there one was the answer. What both go to was delivered; which of them it was, the
-        next delivery says. As the gateway may wait with that for an acknowledgement, it is asked again, too:
-        if the answer is the shorter one, it was that before.
-        """
-        after, upto = frame.after, frame.upto
-        if not place.is_asked:
-            # Each is a delivery, and after a lost acknowledgement one may bring again what was there before.
-            self._delivered(place, upto)
-            return None
-        if after < place.delivered:
-            if (after, upto) == place.doubt[:2]:
-                self._delivered(place, place.doubt[2])
-            return None
-        least, most, count = place.answered.get(after, (upto, 0, 0))
-        if upto == after:
-            upto = least  # no delivery is of nothing
-        elif len(frame.entries) <= most and upto != least:
-            less, more = sorted((upto, least))
-            self._delivered(place, less)
-            if count > 1:
-                return None
-            place.doubt = after, less, more
-            return Pull(frame.address, 0, frame.epoch, after, most)
-        self._delivered(place, upto)
-        return None
-
-    def _delivered(self, place: Place, upto: int) -> None:
-        if place.taken > place.delivered:
-            self._moved(place)  # it was taken before it was delivered, and may be acknowledged now
-        place.delivered = max(place.delivered, upto)
-        answered = place.answered.items()
-        place.answered = {after: known for after, known in answered if after >= place.delivered}
+    def refused(self, pull: Pull) -> None:
+        """A hole in this log cannot be filled on this link: it is told as a gap instead."""
+        place = self._places.get(LogKey(pull.address, pull.lane))
+        if place is not None and place.pulling is pull:
+            place.pulling = None
+            place.told = 0
+            place.unpullable = True
+            if place.target > place.received:
+                self._gap(place, place.received, place.target)
 
     def _take_in(self, place: Place, frame: Deliver, gap: bool) -> None:
         upto = frame.upto
@@ -261,22 +235,10 @@ class Inbox:
                 self._append(Item(place, frame.epoch, entry.seq, what, len(entry.message)))
         self._reach(place, upto)
 
-    def _go_on(self, place: Place, before: int) -> Pull | None:
-        """The answer to our Pull came."""
-        place.pulling = None
-        if place.received >= place.target and not place.behind:
-            return None
-        if place.received > before:
-            return self._pull(place)
-        # Nothing more is there.
-        place.told = 0
-        if place.target > place.received:  # and yet Delivers came from beyond: what is between is gone
-            self._gap(place, place.received, place.target)
-        return None
-
     def _pull(self, place: Place) -> Pull:
-        place.pulling = place.received
-        return Pull(place.log.address, place.log.lane, place.epoch, place.received, PULL_LIMIT)
+        log = place.log
+        place.pulling = Pull(log.address, log.lane, place.epoch, place.received, PULL_LIMIT)
+        return place.pulling
 
     def _gap(self, place: Place, after: int, upto: int, moves: bool = True) -> None:
         what = Gap(place.log.address, place.log.lane, place.epoch, after, upto)
@@ -289,7 +251,6 @@ class Inbox:
         place.epoch = epoch
         place.received = position
         place.delivered = place.acked = 0
-        place.answered, place.doubt = {}, NO_DOUBT
         place.pulling, place.target = None, 0
         self._gap(place, 0, position)
 

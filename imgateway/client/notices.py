@@ -10,27 +10,24 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from imgateway.client.inbox import Inbox
-from imgateway.client.link import Link
-from imgateway.frames import LogKey, Told
+from imgateway.frames import LogKey, Pull, Told
 
 __all__ = ("Notices",)
 
 
 class Notices:
-    """:param random: 0 ≤ x < 1."""
+    """:param ask: sends a Pull over the link that is up. :param random: 0 ≤ x < 1."""
 
-    def __init__(self, reactor: Any, inbox: Inbox, random: Callable[[], float]) -> None:
+    def __init__(
+        self, reactor: Any, inbox: Inbox, ask: Callable[[Pull], None], random: Callable[[], float]
+    ) -> None:
         self._reactor = reactor
         self._inbox = inbox
+        self._ask = ask
         self._random = random
-        self._link: Link | None = None
         self._waiting: dict[LogKey, Any] = {}
 
-    def up(self, link: Link) -> None:
-        self._link = link
-
     def down(self) -> None:
-        self._link = None
         waiting, self._waiting = self._waiting, {}
         for call in set(waiting.values()):
             call.cancel()
@@ -53,5 +50,5 @@ class Notices:
         for log in sorted(logs, key=lambda log: -log.lane):
             del self._waiting[log]
             pull = self._inbox.catch_up(log)
-            if pull is not None and self._link is not None:
-                self._link.send(pull)
+            if pull is not None:
+                self._ask(pull)

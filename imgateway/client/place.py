@@ -5,18 +5,13 @@ from __future__ import annotations
 from collections import deque
 
 from imgateway.client.values import Gap, Received
-from imgateway.frames import RING_KINDS, Deliver, LogKey
+from imgateway.frames import RING_KINDS, LogKey, Pull
 
-__all__ = ("FILTER_SIZE", "NO_DOUBT", "PULL_LIMIT", "Item", "MessageId", "Place", "answers")
+__all__ = ("FILTER_SIZE", "Item", "MessageId", "Place")
 
 FILTER_SIZE = 1_000
-PULL_LIMIT = 64
-"""Entries that a Pull asks for, and that one is answered with that does not say how many."""
 
 MessageId = tuple[str, str, str]
-
-NO_DOUBT = (0, 0, 0)
-"""Where two Delivers begin of which one is a delivery and one an answer, and how far both go."""
 
 
 class Place:
@@ -25,11 +20,8 @@ class Place:
     __slots__ = (
         "_order",
         "acked",
-        "answered",
         "delivered",
-        "doubt",
         "epoch",
-        "is_asked",
         "log",
         "pulling",
         "received",
@@ -53,14 +45,9 @@ class Place:
         self.new_link()
 
     def new_link(self) -> None:
-        self.delivered = self.acked = 0  # on this link: how far Delivers went, and our acknowledgements
-        self.is_asked = False  # about history
-        # Of what was taken for answers to that, by where it begins: the least that it goes
-        # to, the most entries that were asked for, how many there were.
-        self.answered: dict[int, tuple[int, int, int]] = {}
-        self.doubt = NO_DOUBT
-        self.pulling: int | None = None  # the `after` of the Pull that is out
-        self.target = 0  # how far Delivers went that had to be dropped because of a hole
+        self.delivered = self.acked = 0  # on this link: how far deliveries went, and our acknowledgements
+        self.pulling: Pull | None = None  # that is out
+        self.target = 0  # how far deliveries went that had to be dropped because of a hole
         self.told = self.told_epoch = 0  # how far the log goes by Notify
         self.unpullable = False
 
@@ -95,13 +82,3 @@ class Item:
         self.mark = mark
         self.what = what
         self.cost = cost
-
-
-def answers(frame: Deliver, after: int, limit: int) -> bool:
-    """Whether this may be what a Pull of the same log asked for: `limit` entries from `after` on.
-
-    A ring answers with the block that has the next entry, wherever that begins, and however many it has.
-    """
-    if frame.address.kind in RING_KINDS:
-        return frame.after == after or (frame.upto > after and (frame.after < after or frame.gap))
-    return frame.after == after and len(frame.entries) <= limit

@@ -27,6 +27,7 @@ from imgateway.frames import (
     Deliver,
     DeliverAck,
     LogKey,
+    Pull,
     Resumed,
     ResumePoint,
     log_of,
@@ -53,7 +54,9 @@ async def _wait(awaitable: Awaitable[Any]) -> Any:
 
 
 class Reading:
-    """:param on_message: called with each Received; None: the application iterates.
+    """:param ask: sends a Pull over the link that is up; `answered` is told of the answer.
+
+    :param on_message: called with each Received; None: the application iterates.
 
     :param on_gap: called with each Gap, in its place among the messages.
     """
@@ -64,12 +67,14 @@ class Reading:
         self,
         reactor: Any,
         inbox: Inbox,
+        ask: Callable[[Pull], None],
         store: ClientStore | None,
         on_message: Callable[[Received], Any] | None,
         on_gap: Callable[[Gap], Any] | None,
     ) -> None:
         self._reactor = reactor
         self._inbox = inbox
+        self._ask = ask
         self._store = store
         self.on_message = on_message
         self.on_gap = on_gap
@@ -97,23 +102,24 @@ class Reading:
     def down(self) -> None:
         self._link = None
 
-    def deliver(self, frame: Deliver, pulled: bool = False) -> None:
-        pull = self._inbox.deliver(frame, pulled)
+    def deliver(self, frame: Deliver) -> None:
+        self._took_in(self._inbox.deliver(frame))
+
+    def answered(self, frame: Deliver, pull: Pull | None) -> None:
+        """The answer came to this Pull, or to none that anybody still waits for."""
+        self._took_in(self._inbox.answered(frame, pull))
+
+    def _took_in(self, pull: Pull | None) -> None:
+        """Something came in, and perhaps this is to be asked for."""
         if pull is not None and self._link is not None:
-            self._link.send(pull)
+            self._ask(pull)
         self._brake()
         self._show()
         if self._inbox.moved:
             self._save()
 
-    def history_came(self, frame: Deliver, limit: int) -> None:
-        """The answer to a question about `limit` entries of history may go on exactly where we are; then it
-        is shown as well."""
-        if self._inbox.answered(frame, limit):
-            self.deliver(frame, pulled=True)
-
-    def pull_refused(self, address: Address) -> None:
-        self._inbox.pull_refused(address)
+    def pull_refused(self, pull: Pull) -> None:
+        self._inbox.refused(pull)
         self._show()
 
     def subscribed(self, point: Resumed) -> None:

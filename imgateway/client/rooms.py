@@ -31,6 +31,7 @@ from imgateway.frames import (
     LogKey,
     Mode,
     Notify,
+    Pull,
     Refused,
     RefusedCode,
     Resumed,
@@ -80,6 +81,8 @@ class Subscription:
 class Rooms:
     """`on_unsubscribed` is called with each Subscription that ended without the application's doing.
 
+    :param ask: sends a Pull over the link that is up.
+
     :param random: 0 ≤ x < 1: how much of a Notify's spread to wait.
     """
 
@@ -92,6 +95,7 @@ class Rooms:
         inbox: Inbox,
         reading: Reading,
         pace: Pace,
+        ask: Callable[[Pull], None],
         random: Callable[[], float],
     ) -> None:
         self._reactor = reactor
@@ -99,7 +103,7 @@ class Rooms:
         self._inbox = inbox
         self._reading = reading
         self._pace = pace
-        self._notices = Notices(reactor, inbox, random)
+        self._notices = Notices(reactor, inbox, ask, random)
         self.on_unsubscribed: Callable[[Subscription], Any] | None = None
         self._link: Link | None = None
         self._subscriptions: dict[Address, Subscription] = {}
@@ -116,7 +120,6 @@ class Rooms:
 
     def up(self, link: Link, resumed: tuple[Resumed, ...]) -> None:
         self._link = link
-        self._notices.up(link)
         for address in list(self._leaving):
             self._part(link, address)
         lanes = {LogKey(point.address, point.lane) for point in resumed}

@@ -36,7 +36,6 @@ from imgateway.errors import (
     CloseCode,
     ConnectRefused,
     GatewayError,
-    InvalidAddress,
     LinkLost,
     StoreError,
 )
@@ -55,7 +54,6 @@ from imgateway.frames import (
     Subscribed,
     Unsubscribed,
     Welcome,
-    parse_address,
 )
 
 __all__ = ("Closed", "Session", "State")
@@ -309,9 +307,8 @@ class Session:
     def _take(self, frame: Frame) -> None:
         """Everything that comes on a welcomed link."""
         if isinstance(frame, Deliver):
-            limit = self._asking.pulled(frame)
-            if limit:
-                self._reading.history_came(frame, limit)
+            if frame.pulled:
+                self._reading.answered(frame, self._asking.pulled(frame))
             elif not self._rooms.left(frame.address):
                 self._reading.deliver(frame)
         elif isinstance(frame, PublishAck):
@@ -336,13 +333,10 @@ class Session:
             self._sending.refused(refused)
         elif refused.frame in ("subscribe", "unsubscribe"):
             self._rooms.refused(refused)
-        elif self._asking.refused(refused):
+        elif refused.frame == "request" and self._asking.refused(refused):
             pass
-        elif refused.frame == "pull":
-            try:
-                self._reading.pull_refused(parse_address(refused.id))
-            except InvalidAddress:
-                self._log.warn("a pull was refused for no address")
+        elif refused.frame == "pull" and (pull := self._asking.pull_refused(refused)) is not None:
+            self._reading.pull_refused(pull)
         else:
             self._log.warn(
                 "refused: {frame} {id!r}: {reason} (code {code})",

@@ -43,10 +43,15 @@ class Lane:
         self.entries: list[Entry] = []
         self.gap = False
 
+    def heard(self, epoch: int, head: int) -> None:
+        """It has grown to here, before the broker has said where it is told of from."""
+        self.head = max(self.head, head) if epoch == self.epoch else head
+        self.epoch = epoch
+
     def watched(self, position: Position) -> None:
         """The broker tells of the ring from this position on."""
-        self.epoch = position.epoch
-        self.head = self.sent = max(self.head, position.head)
+        self.heard(position.epoch, position.head)
+        self.sent = self.head
 
     def restart(self, epoch: int, position: int) -> None:
         """It is another ring now: whoever was here has missed something."""
@@ -244,7 +249,7 @@ class Audience:
 class Room(Audience):
     """:ivar stays: sessions that are in it, also those that have no link now or were not told of it yet.
 
-    :ivar invited: those whose client was not told yet that it is in.
+    :ivar invited: those whose client was not told yet that it is in, and how it is to be told of what comes.
     :ivar unable: members that cannot pull.
     """
 
@@ -255,7 +260,7 @@ class Room(Audience):
         self.areas: tuple[Area, ...] = ()
         self.members: dict[Session, None] = {}
         self.notified: dict[Session, None] = {}
-        self.invited: dict[Session, None] = {}
+        self.invited: dict[Session, Mode] = {}
         self.unable: dict[Session, None] = {}
         self.stays = 0
 

@@ -342,8 +342,10 @@ class Delivery:
         self._broker.advance(cursor.key, cursor.generation, (), ((cursor.log, seq),))
 
     def told_gap(self, place: Place, address: Address, frames: int = 1) -> None:
-        """Something is missing in what this session, which has a link, gets from an address: its client is
-        told in so many frames, or, where its wire has no word for it, the business is."""
+        """Something is missing in what this session gets from an address: its client is told in so many
+        frames, or, where its wire has no word for it, the business is. It is not, if its link has gone."""
+        if place.link is None:
+            return
         if place.link.wire.traits.gaps:
             self._counters.gaps_told += frames
         else:
@@ -361,6 +363,7 @@ class Delivery:
         link: Link | None = session.link
         if link is None or link.state is not OPEN or link.clogged:
             return
+        session.form.fit(link.codec)
         window, size = self._window(session), self.limits.deliver_window_bytes
         if session.follows is None:
             if session.may_unclog(window, size) and session.unclog() is READ:
@@ -443,8 +446,8 @@ class Delivery:
             return
         if batch.epoch != cursor.epoch:
             self._stale(cursor)
-        elif cursor.follows is not None and not self._fits(cursor, cursor.follows):
-            cursor.clog()  # meanwhile the others took all the room; it is read again
+        elif not self._fits(cursor):
+            cursor.clog()  # meanwhile others took all the room; it is read again
         elif parking is not None and parking.owed:
             if batch.after == parking.owed[0] - 1:
                 seq, end = parking.offer()
@@ -461,20 +464,20 @@ class Delivery:
         if cursor.follows is not None:
             self._go_on(_session(cursor))
 
-    def _fits(self, cursor: Place, follows: Follows) -> bool:
-        """There is room in the window, or nothing is on its way in any of the logs."""
-        return not follows.entries or (
-            follows.entries < self._window(cursor) and follows.bytes < self.limits.deliver_window_bytes
+    def _fits(self, cursor: Place) -> bool:
+        """There is room in the window for one more."""
+        sent = cursor if cursor.follows is None else cursor.follows
+        return sent.entries < self._window(cursor) and (
+            not sent.entries or sent.bytes < self.limits.deliver_window_bytes
         )
 
     def _send_read(self, cursor: Place, batch: Batch) -> None:
         """As many of the entries as the other logs have left room for while they were read."""
         entries, upto = batch.entries, batch.upto
-        if cursor.follows is not None:
-            room = self._window(cursor) - cursor.follows.entries
-            if len(entries) > room:
-                entries = entries[:room]
-                upto = entries[-1].seq
+        room = self._window(cursor) - (cursor if cursor.follows is None else cursor.follows).entries
+        if len(entries) > room:
+            entries = entries[:room]
+            upto = entries[-1].seq
         self._deliver(cursor, cursor.log, batch.after, upto, entries, batch.gap)
 
     def _read_failed(self, failure: Failure, cursor: Place) -> None:
@@ -491,10 +494,13 @@ class Delivery:
     # ------------------------------------------------------------------------------------ acknowledgements
 
     def acked(self, session: Session, frame: DeliverAck) -> None:
-        """The client took custody. Of a log that it does not follow any more it may say so too late.
+        """The client took custody. Of a log that it does not follow any more it may say so too late. If it
+        is of none at all, there is room again for what waits.
 
         :raises BadFrame: it acknowledges what was never sent to it.
         """
+        if not frame.acks:
+            self._go_on(session)
         for ack in frame.acks:
             address = ack.address
             kind, name, _ = address

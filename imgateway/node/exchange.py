@@ -237,9 +237,10 @@ class Exchange:
             gap = batch.gap or bool(frame.epoch and frame.epoch != batch.epoch)
             entries = for_device(batch.entries, device)
             if link.state is LinkState.OPEN:
+                epoch, upto = batch.epoch, batch.upto
                 self._delivery.answer(
                     link,
-                    Deliver(log.address, 0, batch.epoch, batch.after, batch.upto, entries, gap, batch.head),
+                    Deliver(log.address, 0, epoch, batch.after, upto, entries, gap, batch.head, pulled=True),
                 )
 
         def start() -> Deferred[None] | None:

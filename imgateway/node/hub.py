@@ -45,6 +45,8 @@ log = Logger()
 
 TAKEN_OVER = (CloseCode.REPLACED, CloseCode.STALE)
 """The session goes on with the next generation: `attach` has it in a moment, or another node."""
+TAKEN_AWAY = (*TAKEN_OVER, CloseCode.DISPLACED, CloseCode.REVOKED)
+"""The broker has given it up already, and takes nothing more for it."""
 
 
 @implementer(IBrokerListener)
@@ -92,7 +94,7 @@ class Hub:
             counters,
             lambda: self.linger_s,
         )
-        self.topics = Topics(broker, self.delivery, reactor)
+        self.topics = Topics(broker, self.delivery, reactor, counters)
         self.partings = Partings(bequeath, now, arm)
         self._now = now
         self._arm = arm
@@ -103,7 +105,7 @@ class Hub:
         self._stalled: dict[Link, None] = {}
         self._missing: set[Session] = set()
         self._claims = Claims()
-        self._moves = Moves(broker, self.sessions, self.rooms.held, self._close, now, arm)
+        self._moves = Moves(broker, self.sessions, self.rooms.stays.held, self._close, now, arm)
         # What becomes of sessions in rooms while they log in.
         self._early: dict[SessionKey, list[tuple[str, Address]]] = {}
 
@@ -112,7 +114,7 @@ class Hub:
     def arrived(self, log: LogKey, epoch: int, after: int, upto: int, entries: tuple[Entry, ...]) -> None:
         """Entries: send them to every session that stands right before them."""
         if log.address.kind != "user":
-            audiences = self.rooms if log.address.kind in RING_KINDS else self.topics
+            audiences = self.rooms.audiences if log.address.kind in RING_KINDS else self.topics
             audiences.arrived(log, epoch, after, upto, entries)
             return
         sessions = self.sessions.of(log.address.id)
@@ -129,7 +131,7 @@ class Hub:
     def moved(self, log: LogKey, epoch: int, head: int) -> None:
         """The log grew: whoever is live reads."""
         if log.address.kind in RING_KINDS:
-            self.rooms.moved(log, epoch, head)
+            self.rooms.audiences.moved(log, epoch, head)
             return
         if log.address.kind != "user":
             self.topics.moved(log, head)
@@ -263,7 +265,7 @@ class Hub:
             session.told = resumed  # to the listeners of the other node
             return resumed
         session.told = old.told
-        self.rooms.succeeded(old, session)
+        self.rooms.stays.succeeded(old, session)
         if old.link is not None:
             code = self.partings.code_for(old, session)
             old.link.close(code, "a newer login of this device took over")
@@ -290,8 +292,8 @@ class Hub:
         if session is None or session.link is not link:
             return
         session.detach()
-        self.rooms.detached(session)
-        self.topics.detached(session)
+        self.rooms.stays.detached(session)
+        followed = self.topics.detached(session)
         if session.told:
             self._tell_early(session.key)
         calls, session.calls = session.calls, None
@@ -301,11 +303,19 @@ class Hub:
             self.partings.lost(session, self.linger_s)
         if not self.sessions.has(session):
             return
+        if followed and code not in TAKEN_AWAY and self.partings.is_brief(session):
+            self._unfollow(session, followed)
         linger_s = self.partings.linger_s(session, self.linger_s)
         if code == CloseCode.NORMAL or (code not in TAKEN_OVER and code >= 200):
             self._end(session, code, reason)
         else:
             self._wait(session, linger_s, code, reason)
+
+    def _unfollow(self, session: Session, addresses: list[Address]) -> None:
+        # Its device may never come again, and would hold back what these logs may lose.
+        for address in addresses:
+            leaving = self.broker.unfollow(session.key, session.generation, log_of(address))
+            leaving.addErrback(lambda failure: log.failure("a log could not be left", failure))
 
     def _wait(self, session: Session, linger_s: float, code: int, reason: str) -> None:
         # Whoever takes over has it in a moment, even if its client wanted nobody to wait.
@@ -334,7 +344,7 @@ class Hub:
         self._missing.discard(session)
         self.sessions.remove(session)
         self._tell_early(session.key)
-        self.rooms.ended(session)
+        self.rooms.stays.ended(session)
         self.topics.detached(session)
         if not self.sessions.of(session.user):
             self.broker.unwatch(session.log)
@@ -356,8 +366,8 @@ class Hub:
         self.partings.drop(session)
         self._missing.discard(session)
         self._tell_early(session.key)
-        held = self.rooms.held(session)
-        self.rooms.ended(session)
+        held = self.rooms.stays.held(session)
+        self.rooms.stays.ended(session)
         if not self.sessions.of(session.user):
             self.broker.unwatch(session.log)
         self._moves.went(session, tuple(held), self.linger_s)
@@ -371,7 +381,7 @@ class Hub:
         """A link has no unsent bytes any more."""
         self.delivery.writable(link)
         if link.session is not None:
-            self.rooms.writable(link.session)
+            self.rooms.attendance.writable(link.session)
 
     def kick(self, user: str, device: str | None, reason: str) -> int:
         """Close a user's sessions, those that are on their way here too; how many there were."""

@@ -101,6 +101,7 @@ class Login:
         self._turns_away = turns_away
         self._tells = tells
         self._checks: dict[Link, Deferred[Any]] = {}
+        self._claims: dict[Link, Claim] = {}  # that have no answer yet
 
     # ------------------------------------------------------------------------------------------------ login
 
@@ -111,11 +112,15 @@ class Login:
         self._gate.check(link, partial(self._check, link, hello))
 
     def left(self, link: Link) -> None:
-        """A link ended: nobody waits for its check any more, and the check makes room for another."""
+        """A link ended: nobody waits for its check any more, and the check makes room for another; nor for
+        its claim, which must not come after one that its client makes at another node meanwhile."""
         self._gate.left(link)
         checking = self._checks.pop(link, None)
         if checking is not None:
             checking.cancel()
+        claim = self._claims.pop(link, None)
+        if claim is not None:
+            self._broker.withdraw(claim)
 
     def _ask(self, link: Link, hello: Hello) -> Identity | Deferred[Identity]:
         """Who says this, now or later."""
@@ -160,6 +165,7 @@ class Login:
         link.connection.proven()  # also for those who hear only that another is online
         key = claim.session
         self._hub.claims(key)
+        self._claims[link] = claim
         try:
             self._broker.open_session(claim, self._opened, (key, identity, link, hello))
         except Exception:
@@ -188,6 +194,7 @@ class Login:
     def _opened(
         self, opened: Opened | Failure, key: SessionKey, identity: Identity, link: Link, hello: Hello
     ) -> None:
+        self._claims.pop(link, None)
         if isinstance(opened, Failure):
             self._hub.claimed(key)
             self._refused(opened, link)
@@ -252,11 +259,22 @@ class Login:
         return watching.addCallback(self._watched, session, opened, resumed, link, hello)
 
     def _watched(
-        self, position: Position, session: Session, opened: Opened, resumed: bool, link: Link, hello: Hello
+        self,
+        position: Position,
+        session: Session,
+        opened: Opened,
+        resumed: bool,
+        link: Link,
+        hello: Hello,
+        is_renewed: bool = False,
     ) -> Deferred[None] | None:
         if link.session is not session:
             return None
         place = opened.places[0]
+        if position.epoch != place.epoch and not is_renewed:
+            # What the claim said that the device has is of a log that was replaced since.
+            link.close(CloseCode.STALE, "the log was replaced; resume")
+            return None
         point = None
         if hello.resume:
             mailbox = place.log.address
@@ -268,7 +286,7 @@ class Login:
                 user=session.user,
             )
             renewing = self._broker.reset_log(place.log)
-            return renewing.addCallback(self._watched, session, opened, resumed, link, hello)
+            return renewing.addCallback(self._watched, session, opened, resumed, link, hello, True)
         entering = None
         if hello.resume:
             most = self._hub.delivery.limits.rooms
@@ -328,6 +346,8 @@ class Login:
                 (Resumed(place.log.address, 0, position.epoch, start, head, resume.gap), *rings),
             )
         )
+        if hello.resume:
+            self._hub.rooms.tell_removed(session, hello.resume)
         if self._tells:
             log.debug(
                 "session resumed" if resumed else "session opened",
@@ -335,14 +355,12 @@ class Login:
                 **link.about(),
             )
         self._hub.opened(session, identity, resumed)
+        if session.link is not link:  # who heard of it has sent it away
+            return
+        if hello.resume or session.rooms:
+            self._hub.rooms.welcomed(session, rings)
         if resume.gap:
             self._hub.delivery.told_gap(session, place.log.address)
-        if hello.resume:
-            self._hub.rooms.remind_removed(session, hello.resume)
-        if session.rooms:
-            self._hub.rooms.invite(session)
-        if rings:
-            self._hub.rooms.remind(session, rings)
         self._hub.delivery.start(session)
         if restored:
             link.take_first(restored)

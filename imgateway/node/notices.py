@@ -201,6 +201,7 @@ class Notices:
             if asked.times < TIMES:
                 again.setdefault(asked.times + 1, {})[session] = asked
             elif isinstance(audience, Room):
+                self._counters.room_not_pulling += 1
                 self._give_up(session, audience)
                 removed += 1
         for times, sessions in again.items():

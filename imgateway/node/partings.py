@@ -64,6 +64,11 @@ class Partings:
         parting = self._partings.get(session)
         return parting is not None and parting.forget
 
+    def is_brief(self, session: Session) -> bool:
+        """Whether its client wants nothing kept of it beyond its link."""
+        parting = self._partings.get(session)
+        return parting is not None and not parting.linger_s
+
     def code_for(self, old: Session, new: Session) -> CloseCode:
         """What the link of `old` is closed with, which has the same device as `new`: a client that connects
         once more in the same login is told of nothing."""

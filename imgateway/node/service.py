@@ -113,6 +113,8 @@ class Node:
         self._preparing: Deferred[Any] = succeed(None)
         self._store_open = False
         self._draining: Drain | None = None
+        # What is told of the broker is what it was made with, whatever is read anew.
+        self._rooms_dedup_s = settings.rooms.dedup_s
         self._told: dict[bool, Limits] = {}  # what `limits_for` says, to services and to others
         now = reactor.seconds
         limits = settings.limits
@@ -193,7 +195,7 @@ class Node:
 
     def _store_ready(self, _: object) -> Deferred[None]:
         self._store_open = True
-        self.hub.rooms.start()
+        self.hub.rooms.audiences.start()
         self._preparing = maybeDeferred(self._before) if self._draining is None else succeed(None)
         return self._preparing.addCallback(self._open_doors)
 
@@ -268,7 +270,7 @@ class Node:
     def _stopped(self) -> Deferred[None]:
         self.peers.stop()
         self.hub.end_all()
-        self.hub.rooms.stop()
+        self.hub.rooms.rounds.stop()
         if self._ticking is not None:
             self._ticking.cancel()
             self._ticking = None
@@ -330,7 +332,7 @@ class Node:
         counters.sessions_linked = sum(session.link is not None for session in self.hub.sessions)
         counters.users = self.hub.sessions.users
         counters.drain_left = self.drains.left
-        self.hub.rooms.measure()
+        self.hub.rooms.audiences.measure(counters)
         self._broker.measure(counters)
         return counters.read()
 
@@ -359,7 +361,7 @@ class Node:
                 limits.max_addresses_service,
                 limits.publish_window,
                 self._broker.dedup_s,
-                rooms_dedup_s=self.settings.rooms.dedup_s,
+                rooms_dedup_s=self._rooms_dedup_s,
             )
         return Limits(
             limits.max_body_bytes,
@@ -373,7 +375,7 @@ class Node:
             quota.pair_burst,
             quota.request_rate,
             quota.subscribe_rate,
-            self.settings.rooms.dedup_s,
+            self._rooms_dedup_s,
         )
 
     # --------------------------------------------------------------------------- for business code (IGateway)

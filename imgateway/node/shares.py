@@ -9,10 +9,14 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
+from typing import Any
+
+from msgspec.structs import replace
 
 from imgateway.core.counters import Counters
 from imgateway.core.session import Session
 from imgateway.frames import Batch, Deliver, Entry, LogKey
+from imgateway.interfaces import ICodec
 from imgateway.node.delivery import Delivery
 from imgateway.node.link import Link
 
@@ -61,6 +65,11 @@ class Form:
     def key(self) -> Form:
         """What is written for one form is for all with this key."""
         return self.kind or self
+
+    def fit(self, codec: ICodec) -> None:
+        """The codec of its link may want another number of entries on their way than before."""
+        if not self.is_shared:
+            self.window = codec.window or ANY_NUMBER
 
     def written(self, before: int, after: int) -> None:
         """So many bytes of messages became so many of frames."""
@@ -186,6 +195,7 @@ def _with(
         gap,
         max(upto, deliver.head),
         compression,
+        pulled=deliver.pulled,
     )
 
 
@@ -216,21 +226,23 @@ class Shelf:
     to `SHELF_BYTES`."""
 
     def __init__(self) -> None:
-        self._shares: OrderedDict[tuple[LogKey, int, int, int, bool, bool], tuple[Share, ...]] = OrderedDict()
+        self._shares: OrderedDict[tuple[Any, ...], tuple[Share, ...]] = OrderedDict()
         self._bytes = 0
 
     def of(self, log: LogKey, batch: Batch, upto: int) -> tuple[Share, ...]:
-        """The block as far as `upto`."""
+        """The block, to send as much of it as stands up to `upto`; 0: all of it, as the answer to a Pull."""
         end = max(batch.after, min(batch.upto, upto)) if upto else batch.upto
         # How far the ring goes is not written anew for each message that comes, but a reader must hear that
         # there is more: it asks on as long as there is.
-        key = (log, batch.epoch, batch.after, end, batch.gap, batch.head > end)
+        key = (log, batch.epoch, batch.after, end, batch.gap, batch.head > end, not upto)
         shares = self._shares.get(key)
         if shares is None:
             entries = batch.entries
             if end < batch.upto:
                 entries = tuple([entry for entry in entries if entry.seq <= end])
             shares = cut(log, batch.epoch, batch.after, end, entries, batch.gap, batch.head)
+            if not upto:
+                shares = tuple([Share(log, replace(one.deliver, pulled=True), one.size) for one in shares])
             if entries:  # else its place is whatever the reader said, and not a border of blocks
                 self._shares[key] = shares
                 for share in shares:

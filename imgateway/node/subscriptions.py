@@ -19,6 +19,7 @@ from imgateway.core.counters import Counters
 from imgateway.core.handshake import LinkState
 from imgateway.core.quota import Quotas
 from imgateway.core.session import Session
+from imgateway.errors import StoreBusy
 from imgateway.frames import (
     Address,
     Batch,
@@ -36,10 +37,12 @@ from imgateway.frames import (
     log_of,
 )
 from imgateway.interfaces import IPolicy
+from imgateway.node.attendance import subscribed
 from imgateway.node.audience import Room
 from imgateway.node.hub import Hub
 from imgateway.node.link import Link, Pause
-from imgateway.node.rooms import PATIENCE_S, Withdrawn
+from imgateway.node.rooms import PATIENCE_S
+from imgateway.node.stays import Withdrawn
 
 __all__ = ("Subscriptions",)
 
@@ -75,7 +78,9 @@ class Subscriptions:
     ) -> None:
         self.limits = limits
         self._hub = hub
-        self._rooms = hub.rooms
+        self._audiences = hub.rooms.audiences
+        self._attendance = hub.rooms.attendance
+        self._stays = hub.rooms.stays
         self._quotas = quotas
         self._now = now
         self._arm = arm
@@ -87,14 +92,14 @@ class Subscriptions:
     def subscribe(self, link: Link, session: Session, frame: Subscribe) -> bool:
         """False: the session is in as many rooms as it may. Policy is behind it."""
         self._charge(link, session)
-        if self._rooms.was_removed(session, frame):
+        if self._stays.keeps_out(session, frame):
             link.send(Unsubscribed(frame.address, UnsubscribedCode.REMOVED))
             return True
-        held = self._rooms.held(session)
+        held = self._stays.held(session)
         if frame.address not in held and len(held) >= self.limits.rooms:
             return False
-        joining = self._rooms.join(session, frame.address)
-        joining.addCallback(self._rooms.look, (_point(frame),))
+        joining = self._stays.join(session, frame.address)
+        joining.addCallback(self._audiences.look, (_point(frame),))
         joining.addCallbacks(
             self._joined, self._not_joined, (link, session, frame), errbackArgs=(link, frame)
         )
@@ -108,7 +113,7 @@ class Subscriptions:
 
     def _is_not_in(self, link: Link, frame: Subscribe) -> None:
         session = link.session
-        if session is not None and self._rooms.is_out(session, frame.address):
+        if session is not None and frame.address in self._stays.removed(session):
             link.send(Unsubscribed(frame.address, UnsubscribedCode.REMOVED))
             return
         if link.state is LinkState.OPEN:
@@ -126,16 +131,14 @@ class Subscriptions:
         if frame.last and not frame.epoch and session not in room.members:
             lane = room.lanes[frame.lane]  # right before its newest entry
             point = ResumePoint(frame.address, frame.lane, lane.epoch, max(0, lane.head - 1))
-        lanes = self._rooms.enter(session, room, frame.mode, (point,))
-        link.send(self._rooms.subscribed(room, session, lanes[frame.lane]))
-        self._rooms.remind(session, lanes)
+        lanes = self._attendance.enter(session, room, frame.mode, (point,))
+        link.send(subscribed(room, session, lanes[frame.lane]))
+        self._attendance.remind(session, lanes)
 
     def unsubscribe(self, link: Link, session: Session, frame: Unsubscribe) -> None:
         """To leave a room that one is not in is done already."""
         self._charge(link, session)
-        room = next((room for room in session.rooms if room.address == frame.address), None)
-        rooms = self._rooms
-        leaving = rooms.turn_back(session, frame.address) if room is None else rooms.leave(session, room)
+        leaving = self._stays.leave(session, frame.address)
         leaving.addCallback(self._unsubscribed, link, frame.address)
         self.wait(leaving, link, Pause.ROOM)
 
@@ -200,8 +203,17 @@ class Subscriptions:
         """Whoever does not follow the log over this link may have before: that is forgotten as well."""
         self._charge(link, session)
         leaving = self._hub.topics.unsubscribe(session, frame.address)
-        leaving.addCallback(self._unsubscribed, link, frame.address)
+        leaving.addCallbacks(
+            self._unsubscribed, self._not_left, (link, frame.address), errbackArgs=(link, frame.address)
+        )
         self.wait(leaving, link, Pause.ROOM)
+
+    def _not_left(self, failure: Failure, link: Link, address: Address) -> None:
+        failure.trap(StoreBusy)
+        if link.state is LinkState.OPEN:
+            self._counters.refused[RefusedCode.UNAVAILABLE] += 1
+            where = address_text(address)
+            link.send(Refused("unsubscribe", where, RefusedCode.UNAVAILABLE, "it is being done"))
 
     # ------------------------------------------------------------------------------------------------ reading
 
@@ -209,24 +221,21 @@ class Subscriptions:
         """Answer with the block that has the first entry after `after`. False: neither is the session there,
         nor may it read."""
         address = frame.address
-        if self._rooms.find(session, address) is None and not policy.may(session.identity, "read", address):
+        is_there = self._audiences.find(session, address) is not None
+        if not is_there and not policy.may(session.identity, "read", address):
             return False
         self._counters.room_pulls += 1
 
         def answer(batch: Batch) -> None:
             if link.session is session:
-                upto = self._rooms.answer(link, session, where, batch, frame)
-                there = self._rooms.find(session, address)
-                if there is not None:
-                    self._rooms.pulled(there, session, frame.lane, upto)
+                self._attendance.answer(link, session, batch, frame)
 
-        where = log_of(address, frame.lane)
-        reading = self._hub.broker.read(where, frame.after, 0, 0)
+        reading = self._hub.broker.read(log_of(address, frame.lane), frame.after, 0, 0)
         reading.addCallback(answer)
         self.wait(reading, link, Pause.PULL)
         if link.connection.unsent() >= UNSENT_BYTES:
             link.pause(Pause.ROOM)
-            self._rooms.rounds.later(lambda: link.resume(Pause.ROOM))
+            self._hub.rooms.rounds.later(lambda: link.resume(Pause.ROOM))
         return True
 
     # --------------------------------------------------------------------------------------- business code
@@ -236,14 +245,14 @@ class Subscriptions:
         session = self._hub.sessions.get(key)
         if session is None:
             return succeed(False)
-        return self._rooms.put(session, address, mode)
+        return self._stays.put(session, address, mode)
 
     def take_out(self, key: SessionKey, address: Address) -> Deferred[bool]:
         """Take a session out of a room; False: it is not in it, nor on its way in."""
         session = self._hub.sessions.get(key)
         if session is None:
             return succeed(False)
-        return self._rooms.remove(session, address, UnsubscribedCode.REMOVED)
+        return self._stays.remove(session, address, UnsubscribedCode.REMOVED)
 
 
 def _point(frame: Subscribe) -> ResumePoint:

@@ -7,13 +7,18 @@ to be told, for a login alone follows nothing. When an entry reaches them is the
 
 from __future__ import annotations
 
+from typing import Any
+
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IReactorTime
+from twisted.python.failure import Failure
 
+from imgateway.core.counters import Counters
 from imgateway.core.follow import Follow
 from imgateway.core.parking import Parking
 from imgateway.core.resume import Resumption, resume_durable
 from imgateway.core.session import Follows, Session
+from imgateway.errors import StoreBusy
 from imgateway.frames import (
     Address,
     Mode,
@@ -34,14 +39,18 @@ from imgateway.node.link import Link
 __all__ = ("Topics",)
 
 LEFT = "you unsubscribed before it was there"
+BUSY = "not just now; subscribe again"
 
 
 class Topics:
     """Who follows what on this node."""
 
-    def __init__(self, broker: IBroker, delivery: Delivery, reactor: IReactorTime) -> None:
+    def __init__(
+        self, broker: IBroker, delivery: Delivery, reactor: IReactorTime, counters: Counters
+    ) -> None:
         self._broker = broker
         self._delivery = delivery
+        self._counters = counters
         self._crowds = Crowds(delivery, reactor)
         # Subscribes that have no answer yet.
         self._asked: dict[Follow, int] = {}
@@ -92,7 +101,8 @@ class Topics:
         self._asked[follow] = 1
         self._crowds.enter(follow)
         watching = self._broker.watch(follow.log)
-        return watching.addCallback(self._watched, link, follow, frame)
+        following: Deferred[Any] = watching.addCallback(self._watched, link, follow, frame)
+        return following.addErrback(self._not_followed, link, follow)
 
     def _watched(
         self, position: Position, link: Link, follow: Follow, frame: Subscribe
@@ -102,6 +112,12 @@ class Topics:
         begin = self._resume(frame, position, _begin(frame, position))
         following = self._broker.follow(follow.key, follow.generation, follow.log, begin.position)
         return following.addCallback(self._followed, link, follow, frame, position, begin)
+
+    def _not_followed(self, failure: Failure, link: Link, follow: Follow) -> None:
+        """Too much waits for the store: as if the client had not asked."""
+        failure.trap(StoreBusy)
+        if self._is_here(link, follow):
+            self._leave(follow, BUSY)
 
     def _resume(self, frame: Subscribe, position: Position, acked: int) -> Resumption:
         # One who knows more than the log learns that it was rolled back. But the log does not get a new epoch
@@ -149,23 +165,33 @@ class Topics:
     def unsubscribe(self, session: Session, address: Address) -> Deferred[None]:
         """Follow a log no more; the device's position in it is forgotten."""
         follow = self.find(session, address)
-        if follow is not None and session.follows is not None:
-            link, late = session.link, self._asked.get(follow, 0)
-            session.follows.leave(address)
-            if len(session.follows) == 1:
-                session.follows = None
-            self._drop(follow)
-            self._delivery.start(session)  # what was reserved for this log is free for the others
-            for _ in range(late):
-                link.send(Refused("subscribe", address_text(address), RefusedCode.UNAVAILABLE, LEFT))
+        if follow is not None:
+            self._leave(follow, LEFT)
         return self._broker.unfollow(session.key, session.generation, log_of(address))
 
-    def detached(self, session: Session) -> None:
-        """Its link is gone, and it is told of nothing until its client subscribes again."""
+    def _leave(self, follow: Follow, reason: str) -> None:
+        """Its session reads this log no more. Who waits to is told why it will not."""
+        session, address = follow.session, follow.address
+        assert session.follows is not None
+        link, late = session.link, self._asked.get(follow, 0)
+        session.follows.leave(address)
+        if len(session.follows) == 1:
+            session.follows = None
+        self._drop(follow)
+        self._delivery.start(session)  # what was reserved for this log is free for the others
+        self._counters.refused[RefusedCode.UNAVAILABLE] += late
+        for _ in range(late):
+            link.send(Refused("subscribe", address_text(address), RefusedCode.UNAVAILABLE, reason))
+
+    def detached(self, session: Session) -> list[Address]:
+        """Its link is gone, and it is told of nothing until its client subscribes again. What it followed."""
         follows, session.follows = session.follows, None
-        for follow in (follows or {}).values():
+        left = []
+        for address, follow in (follows or {}).items():
             if follow is not session:
+                left.append(address)
                 self._drop(follow)
+        return left
 
     def _drop(self, follow: Follow) -> None:
         self._asked.pop(follow, None)

@@ -826,6 +826,7 @@ class Deliver(_message.Message):
     HEAD_FIELD_NUMBER: _builtins.int
     COMPRESSION_FIELD_NUMBER: _builtins.int
     COMPRESSED_FIELD_NUMBER: _builtins.int
+    PULLED_FIELD_NUMBER: _builtins.int
     address: _builtins.str
     lane: _builtins.int
     epoch: _builtins.int
@@ -838,6 +839,8 @@ class Deliver(_message.Message):
     """"": the entries are above; else how `compressed` was made, one of Hello's"""
     compressed: _builtins.bytes
     """a Deliver that has only its entries, compressed"""
+    pulled: _builtins.bool
+    """it answers a Pull: the gateway counts nothing of it as delivered"""
     @_builtins.property
     def entries(self) -> _containers.RepeatedCompositeFieldContainer[Global___Entry]: ...
     def __init__(
@@ -853,10 +856,11 @@ class Deliver(_message.Message):
         head: _builtins.int = ...,
         compression: _builtins.str = ...,
         compressed: _builtins.bytes = ...,
+        pulled: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "after", b"after", "compressed", b"compressed", "compression", b"compression", "entries", b"entries", "epoch", b"epoch", "gap", b"gap", "head", b"head", "lane", b"lane", "upto", b"upto"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "after", b"after", "compressed", b"compressed", "compression", b"compression", "entries", b"entries", "epoch", b"epoch", "gap", b"gap", "head", b"head", "lane", b"lane", "pulled", b"pulled", "upto", b"upto"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1088,7 +1092,9 @@ Global___Notify: _TypeAlias = Notify  # noqa: Y015
 
 @_typing.final
 class Pull(_message.Message):
-    """Answered with one Deliver that has the same `after`, or Refused."""
+    """Answered with a Deliver that is `pulled` and has the same `after`, or Refused. A ring answers with the block that the next
+    entry is in, which may begin before `after`, and may come in parts.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -93,10 +93,11 @@ def deliver_frame(deliver: Deliver, pack: Pack | None = None, most: int = 0) -> 
     :raises ValueError: as `encode_message`.
     """
     head = _log(deliver.address, deliver.lane, deliver.epoch)
-    upto = varint(deliver.upto)
+    last = deliver.upto
+    upto = varint(last)
     if deliver.after:
         head += b"\x20" + varint(deliver.after)
-    if deliver.upto:
+    if last:
         head += b"\x28" + upto
     parts: list[bytes] = []
     size = 0
@@ -111,14 +112,16 @@ def deliver_frame(deliver: Deliver, pack: Pack | None = None, most: int = 0) -> 
         size += len(outer) + length
     tail = b"\x38\x01" if deliver.gap else b""
     if deliver.head:
-        tail += b"\x40" + (upto if deliver.head == deliver.upto else varint(deliver.head))
+        tail += b"\x40" + (upto if deliver.head == last else varint(deliver.head))
     if deliver.compression:
         packed: bytes | None = deliver.compressed
         if not packed and pack is not None and size <= most:
             packed = pack(deliver.compression, parts, size)
         if packed:
-            tail += _text(b"\x4a", deliver.compression) + b"\x52" + varint(len(packed))
-            return b"".join((b"\x1a", varint(len(head) + len(tail) + len(packed)), head, tail, packed))
+            parts, size = [], 0
+            tail += _text(b"\x4a", deliver.compression) + b"\x52" + varint(len(packed)) + packed
+    if deliver.pulled:
+        tail += b"\x58\x01"
     return b"".join((b"\x1a", varint(len(head) + size + len(tail)), head, *parts, tail))
 
 

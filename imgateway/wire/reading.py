@@ -141,9 +141,10 @@ def _publish_ack(proto: pb.PublishAck) -> PublishAck:
 
 
 def _deliver(proto: pb.Deliver) -> Deliver:
+    lane = proto.lane
     return Deliver(
         parse_address(proto.address),
-        _lane(proto.lane),
+        _lane(lane) if lane else 0,
         proto.epoch,
         proto.after,
         proto.upto,
@@ -152,6 +153,7 @@ def _deliver(proto: pb.Deliver) -> Deliver:
         proto.head,
         proto.compression,
         proto.compressed,
+        proto.pulled,
     )
 
 

@@ -188,6 +188,43 @@ def test_history_runs_ahead_of_the_deliveries(wire: Wire, size: int) -> None:
 
 
 @pytest.mark.parametrize("wire", WIRES, ids=[wire.name for wire in WIRES])
+def test_a_question_that_is_answered_late_keeps_no_acknowledgement_back(wire: Wire) -> None:
+    """What is delivered at the very place that was asked about is no answer."""
+    town = Town(wire)
+    house = town.house
+    got: list[str] = []
+    ended: list[Any] = []
+    alice = town.client("alice")
+    bob = town.client("bob", on_message=lambda one: got.append(one.message.body.decode()))
+    bob.on_down = lambda *how: ended.append(how)
+    read, away = house.broker.read, Deferred[None]()
+
+    def later(*what: Any) -> Deferred[Any]:
+        answer: Deferred[Any] = Deferred()
+        away.addCallback(lambda _: read(*what).chainDeferred(answer))
+        return answer
+
+    house.broker.read = later  # type: ignore[method-assign]
+    asked = [bob.history("user:bob", limit=limit) for limit in (1, 9)]
+    house.advance(3)
+    house.result(alice.publish("user:bob", "0"))
+    house.advance(100)
+    assert (got, ended) == (["0"], [])
+    house.result(alice.publish("user:bob", "1"))
+    away.callback(None)
+    assert [house.result(one).upto for one in asked] == [1, 2]
+    house.advance(1)
+    assert (got, ended) == (["0", "1"], [])
+    closing = bob.close()
+    house.advance(5)
+    house.result(closing)
+    town.client("bob", on_message=lambda one: got.append("again"))
+    house.advance(5)
+    assert len(got) == 2
+    town.end()
+
+
+@pytest.mark.parametrize("wire", WIRES, ids=[wire.name for wire in WIRES])
 def test_a_client_that_keeps_the_pace_is_not_made_to_wait(wire: Wire) -> None:
     """A burst above every quota: the client spreads it, and the node never has to stop reading."""
     quota = {"publish_rate": 50.0, "publish_burst": 100, "pair_rate": 20.0, "pair_burst": 40}

@@ -95,8 +95,8 @@ def test_iterating(world: World, guide: dict[str, Any]) -> None:
 def test_history(world: World, guide: dict[str, Any]) -> None:
     client = world.up(on_message=lambda message: None)
     asking = begin(guide["all_of"](client, "user:me"))
-    world.gateway.pipe.say(deliver(0, 2, head=3))
-    world.gateway.pipe.say(deliver(2, 3, head=3))
+    world.gateway.pipe.say(deliver(0, 2, head=3, pulled=True))
+    world.gateway.pipe.say(deliver(2, 3, head=3, pulled=True))
     assert [one.seq for one in done(asking)] == [1, 2, 3]
     assert [pull.after for pull in world.gateway.pipe.of(Pull)] == [0, 2]
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imgateway.client.inbox import ANSWERS, Inbox
-from imgateway.client.place import FILTER_SIZE, answers
+from imgateway.client.inbox import Inbox
+from imgateway.client.place import FILTER_SIZE
 from imgateway.client.values import Gap, Received
 from imgateway.frames import Acked, Deliver, LogKey, Pull, Resumed, ResumePoint, parse_address
 from imgateway.wire.messages import decode_message
@@ -32,6 +31,17 @@ def shown(inbox: Inbox) -> list[Any]:
         out.append((what.after, what.upto) if isinstance(what, Gap) else what.seq)
         inbox.take(item)
     return out
+
+
+def answer(inbox: Inbox, pull: Pull | None, frame: Deliver) -> Pull | None:
+    """The answer to this Pull, which is out; the next Pull."""
+    assert pull is not None
+    assert frame.pulled
+    return inbox.answered(frame, pull)
+
+
+def pulled(after: int, upto: int, seqs: Any = None, **more: Any) -> Deliver:
+    return deliver(after, upto, seqs, pulled=True, **more)
 
 
 def test_entries_are_shown_once_and_in_order() -> None:
@@ -69,29 +79,40 @@ def test_an_ack_speaks_for_what_was_taken_and_no_more() -> None:
 def test_a_hole_is_pulled_and_what_came_beyond_it_waits() -> None:
     inbox = linked(2)
     pull = inbox.deliver(deliver(5, 6))
-    assert pull is not None
-    assert (pull.address, pull.epoch, pull.after) == (ME, EPOCH, 2)
+    assert pull == Pull(ME, 0, EPOCH, 2, 64)
     assert inbox.deliver(deliver(6, 8)) is None  # one Pull is out already
-    again = inbox.deliver(deliver(2, 4, head=8))
+    again = answer(inbox, pull, pulled(2, 4, head=8))
     assert again is not None
     assert again.after == 4
-    assert inbox.deliver(deliver(4, 8)) is None
+    assert answer(inbox, again, pulled(4, 8)) is None
     assert shown(inbox) == [3, 4, 5, 6, 7, 8]
 
 
 def test_a_pull_that_brings_nothing_is_a_gap() -> None:
     inbox = linked(2)
-    assert inbox.deliver(deliver(5, 6)) is not None
-    assert inbox.deliver(deliver(2, 2, [])) is None
+    pull = inbox.deliver(deliver(5, 6))
+    assert answer(inbox, pull, pulled(2, 2, [])) is None
     assert shown(inbox) == [(2, 6)]
+
+
+def test_a_pull_whose_answer_was_delivered_meanwhile_is_no_gap() -> None:
+    inbox = linked(2)
+    pull = inbox.deliver(deliver(5, 6))
+    assert inbox.deliver(deliver(2, 4)) is None
+    again = answer(inbox, pull, pulled(2, 4, head=6))
+    assert answer(inbox, again, pulled(4, 6)) is None
+    assert shown(inbox) == [3, 4, 5, 6]
 
 
 def test_a_pull_that_is_refused_is_a_gap_and_so_are_later_holes() -> None:
     inbox = linked(2)
-    assert inbox.deliver(deliver(5, 6)) is not None
-    inbox.pull_refused(parse_address("user:other"))
-    inbox.pull_refused(ME)
-    inbox.pull_refused(ME)
+    pull = inbox.deliver(deliver(5, 6))
+    assert pull is not None
+    inbox.refused(Pull(parse_address("user:other")))
+    inbox.refused(Pull(ME, 0, EPOCH, 1))  # the application's
+    assert shown(inbox) == []
+    inbox.refused(pull)
+    inbox.refused(pull)
     assert inbox.deliver(deliver(8, 9)) is None
     assert shown(inbox) == [(2, 6), (6, 8), 9]
     inbox.linked((Resumed(ME, 0, EPOCH, 9, 9),))
@@ -100,11 +121,11 @@ def test_a_pull_that_is_refused_is_a_gap_and_so_are_later_holes() -> None:
 
 def test_a_refused_pull_whose_hole_was_filled_meanwhile_is_nothing() -> None:
     inbox = linked(2)
-    assert inbox.deliver(deliver(5, 6)) is not None
-    place = inbox._places[LOG]
-    place.target = 2
-    inbox.pull_refused(ME)
-    assert shown(inbox) == []
+    pull = inbox.deliver(deliver(5, 6))
+    assert pull is not None
+    inbox.deliver(deliver(2, 6))
+    inbox.refused(pull)
+    assert shown(inbox) == [3, 4, 5, 6]
 
 
 def test_a_told_gap_comes_before_what_is_left() -> None:
@@ -218,138 +239,76 @@ def test_a_named_position_is_acknowledged_too() -> None:
     assert inbox.acks() == ()
 
 
-def test_an_empty_answer_from_an_empty_log_fills_no_hole() -> None:
+# ------------------------------------------------------------------------------------- answers to questions
+
+
+def test_an_answer_brings_what_is_missing_and_nothing_to_acknowledge() -> None:
     inbox = linked()
-    assert inbox.deliver(deliver(3, 4)) is not None
-    inbox.deliver(deliver(0, 0, []))
-    assert shown(inbox) == [(0, 4)]
-
-
-def test_history_that_goes_on_where_we_are_is_taken_in() -> None:
-    inbox = linked(5)
-    assert inbox.answered(deliver(5, 6), 64)
-    assert inbox.answered(deliver(3, 6), 64)
-    assert not inbox.answered(deliver(3, 5), 64)
-    assert not inbox.answered(deliver(6, 7), 64)
-    assert not inbox.answered(deliver(5, 6, epoch=8), 64)
-    assert not inbox.answered(deliver(5, 6, address=parse_address("topic:t")), 64)
-
-
-def answer(inbox: Inbox, frame: Deliver, limit: int = 64) -> None:
-    """A Deliver that fits a question about history."""
-    if inbox.answered(frame, limit):
-        assert inbox.deliver(frame, pulled=True) is None
-
-
-def test_what_an_answer_brought_is_acknowledged_when_it_was_delivered() -> None:
-    inbox = linked()
-    answer(inbox, deliver(0, 4))
-    answer(inbox, deliver(4, 9))
+    pull = inbox.deliver(deliver(4, 6))
+    assert answer(inbox, pull, pulled(0, 9)) is None
     assert shown(inbox) == list(range(1, 10))
-    assert inbox.acks() == ()
+    assert inbox.acks() == (Acked(ME, EPOCH, 6),)
     inbox.moved.clear()
-    inbox.deliver(deliver(0, 2))
+    inbox.deliver(deliver(6, 8))
     assert list(inbox.moved) == [LOG]  # so that somebody asks
-    assert inbox.acks() == (Acked(ME, EPOCH, 2),)
-    inbox.deliver(deliver(2, 12))
+    assert inbox.acks() == (Acked(ME, EPOCH, 8),)
+    inbox.deliver(deliver(8, 12))
     assert shown(inbox) == [10, 11, 12]
     assert inbox.acks() == (Acked(ME, EPOCH, 12),)
 
 
-@pytest.mark.parametrize(("first", "second"), [(3, 5), (5, 3)])
-def test_of_two_that_may_be_the_delivery_the_shorter_counts(first: int, second: int) -> None:
+def test_what_the_application_read_of_a_durable_log_comes_by_its_delivery() -> None:
+    inbox = linked(5)
+    asked = Pull(ME, 0, EPOCH, 5)
+    assert answer(inbox, asked, pulled(5, 7)) is None
+    assert (shown(inbox), inbox.acks()) == ([], ())
+    inbox.deliver(deliver(5, 7))
+    assert shown(inbox) == [6, 7]
+    assert inbox.acks() == (Acked(ME, EPOCH, 7),)
+
+
+def test_an_answer_about_a_log_that_we_are_not_in() -> None:
+    news = parse_address("topic:news")
     inbox = linked()
-    answer(inbox, deliver(0, first), 10)
-    assert inbox.deliver(deliver(0, second)) == Pull(ME, 0, EPOCH, 0, 10)
-    assert shown(inbox) == [1, 2, 3, 4, 5]
-    assert inbox.acks() == (Acked(ME, EPOCH, 3),)
-    inbox.deliver(deliver(5, 6))  # the next one tells
-    assert shown(inbox) == [6]
-    assert inbox.acks() == (Acked(ME, EPOCH, 6),)
+    assert answer(inbox, Pull(news), pulled(0, 3, address=news)) is None
+    assert inbox.position(LogKey(news)) == (0, 0)
+    assert shown(inbox) == []
 
 
-@pytest.mark.parametrize(("told", "upto"), [(3, 5), (5, 3), (7, 3)])
-def test_who_asks_again_learns_which_it_was(told: int, upto: int) -> None:
-    """The same question, answered with less, cannot have been answered with more before."""
+def test_an_answer_that_nobody_waits_for_is_nothing() -> None:
     inbox = linked()
-    answer(inbox, deliver(0, 5))
-    assert inbox.deliver(deliver(0, 3)) is not None
-    assert inbox.deliver(deliver(0, told)) is None
-    assert shown(inbox) == list(range(1, max(told, 5) + 1))
-    assert inbox.acks() == (Acked(ME, EPOCH, upto),)
+    pull = inbox.deliver(deliver(4, 6))
+    assert inbox.answered(pulled(0, 4), None) is None
+    assert shown(inbox) == []
+    inbox.linked((Resumed(ME, 0, EPOCH, 0, 6),))
+    assert answer(inbox, pull, pulled(0, 6)) is None  # of an earlier link
+    assert shown(inbox) == []
 
 
-def test_who_asks_something_else_meanwhile_does_not() -> None:
-    inbox = linked()
-    answer(inbox, deliver(0, 5))
-    assert inbox.deliver(deliver(0, 3)) is not None
-    answer(inbox, deliver(0, 5))
-    inbox.deliver(deliver(0, 3))  # of the two questions, who knows which
-    assert shown(inbox) == [1, 2, 3, 4, 5]
-    assert inbox.acks() == (Acked(ME, EPOCH, 3),)
+def test_an_answer_of_a_new_log_is_the_new_log_and_delivers_nothing_of_it() -> None:
+    inbox = linked(2)
+    pull = inbox.deliver(deliver(5, 6))
+    assert answer(inbox, pull, pulled(2, 3, epoch=8, gap=True)) is None
+    assert shown(inbox) == [(0, 2), (2, 3), 3]
+    assert inbox.acks() == ()
+    inbox.deliver(deliver(0, 3, epoch=8))
+    assert inbox.acks() == (Acked(ME, 8, 3),)
 
 
-def test_two_questions_about_the_same_are_not_asked_again() -> None:
-    inbox = linked()
-    answer(inbox, deliver(0, 5))
-    answer(inbox, deliver(0, 4), 10)
-    assert inbox.deliver(deliver(0, 6)) is None
-    assert inbox.deliver(deliver(0, 4)) is None
-    assert shown(inbox) == [1, 2, 3, 4, 5, 6]
-    assert inbox.acks() == (Acked(ME, EPOCH, 4),)
-
-
-def test_an_answer_of_nothing_is_no_delivery() -> None:
-    inbox = linked()
-    answer(inbox, deliver(0, 2))
-    inbox.deliver(deliver(0, 0, []))
-    assert shown(inbox) == [1, 2]
-    assert inbox.acks() == (Acked(ME, EPOCH, 2),)
-
-
-def test_one_with_more_than_was_asked_for_is_the_delivery() -> None:
-    inbox = linked()
-    answer(inbox, deliver(0, 3), 3)
-    inbox.deliver(deliver(0, 5))
-    assert shown(inbox) == [1, 2, 3, 4, 5]
-    assert inbox.acks() == (Acked(ME, EPOCH, 5),)
-
-
-def test_an_answer_after_the_delivery_that_was_taken_for_it() -> None:
-    inbox = linked()
-    answer(inbox, deliver(0, 1))
-    inbox.deliver(deliver(1, 2))
-    inbox.deliver(deliver(0, 8))  # what was asked for
-    assert shown(inbox) == [1, 2, *range(3, 9)]
-    assert inbox.acks() == (Acked(ME, EPOCH, 2),)
-
-
-def test_an_answer_behind_us_may_have_been_a_delivery() -> None:
-    """It brings nothing, for history is ahead; and yet what comes after it is not the delivery."""
-    inbox = linked()
-    answer(inbox, deliver(0, 9))
-    inbox.deliver(deliver(0, 2))
-    assert shown(inbox) == list(range(1, 10))
-    assert not inbox.answered(deliver(2, 4), 64)
-    assert inbox.deliver(deliver(2, 9)) == Pull(ME, 0, EPOCH, 2, 64)
-    assert inbox.acks() == (Acked(ME, EPOCH, 4),)
-
-
-def test_what_history_runs_ahead_with_is_not_remembered_for_ever() -> None:
-    inbox = linked()
-    for n in range(ANSWERS + 1):
-        answer(inbox, deliver(n, n + 1))
-    place = inbox._places[LOG]
-    assert list(place.answered) == list(range(1, ANSWERS + 1))
-    assert inbox.deliver(deliver(0, 3)) is None
-    assert list(place.answered) == list(range(3, ANSWERS + 1))
+def test_an_answer_of_the_old_log_comes_after_the_new_one() -> None:
+    inbox = linked(2)
+    pull = inbox.deliver(deliver(5, 6))
+    inbox.deliver(deliver(0, 1, epoch=8))
+    assert answer(inbox, pull, pulled(2, 6)) is None
+    assert shown(inbox) == [(0, 0), 1]
+    assert inbox.position(LOG) == (8, 1)
+    assert inbox.acks() == (Acked(ME, 8, 1),)
 
 
 def test_a_delivery_that_is_dropped_for_a_hole_was_delivered() -> None:
     inbox = linked(2)
-    assert inbox.deliver(deliver(5, 8)) is not None
-    inbox.deliver(deliver(2, 5, head=20))
-    inbox.deliver(deliver(5, 20))
+    pull = inbox.deliver(deliver(5, 8))
+    answer(inbox, answer(inbox, pull, pulled(2, 5, head=20)), pulled(5, 20))
     assert shown(inbox) == list(range(3, 21))
     assert inbox.acks() == (Acked(ME, EPOCH, 8),)
 
@@ -364,54 +323,47 @@ def test_who_subscribes_again_over_a_link_may_acknowledge_what_was_sent() -> Non
 
 
 @given(
-    st.lists(st.tuples(st.sampled_from("grow send ask answer take".split()), st.integers(1, 9)), max_size=60),
-    st.lists(st.integers(1, 5), min_size=9, max_size=9),
+    st.lists(st.tuples(st.sampled_from("grow send hole ask answer take".split()), st.integers(1, 9))),
+    st.integers(1, 5),
 )
-def test_nothing_is_acknowledged_that_was_not_delivered(
-    steps: list[tuple[str, int]], sizes: list[int]
-) -> None:
-    """A gateway that delivers and answers when it likes, and a program that asks for any history meanwhile.
-
-    So many fit into an answer as `sizes` says of the place where it begins.
-    """
+def test_nothing_is_acknowledged_that_was_not_delivered(steps: list[tuple[str, int]], size: int) -> None:
+    """A gateway that delivers, with holes, and answers when it likes, and a program that asks for any history
+    meanwhile. An answer has at most `size` entries."""
     inbox, head, sent = linked(), 9, 0
-    asked: list[tuple[int, int]] = []
-    pending: list[tuple[int, int]] = []
+    asked: list[Pull] = []
 
     def comes(frame: Deliver) -> None:
-        for after, limit in asked:
-            if answers(frame, after, limit):
-                asked.remove((after, limit))
-                answer(inbox, frame, limit)
-                return
         pull = inbox.deliver(frame)
         if pull is not None:
-            pending.append((pull.after, pull.limit))
+            asked.append(pull)
 
-    for step, number in [*steps, *[("answer", 0)] * 120, ("take", 999)]:
+    for step, number in [*steps, ("hole", 9), *[("answer", 0)] * 999, ("take", 999)]:
         if step == "grow":
             head += number
         elif step == "send" and sent < head:
             after, sent = sent, min(sent + number, head)
             comes(deliver(after, sent))
+        elif step == "hole":
+            after, sent = sent + number, sent + number + 1
+            head = max(head, sent)
+            comes(deliver(after, sent))
         elif step == "ask":
-            where = inbox._places[LOG].received - number % 4  # mostly close to where deliveries are
-            asked.append((max(0, where), number))
-            pending.append(asked[-1])
-        elif step == "answer" and pending:
-            after, limit = pending.pop(0)
-            comes(deliver(after, min(head, after + min(limit, sizes[after % 9])), head=head))
+            place = inbox._places[LOG].received - number % 4  # mostly close to where deliveries are
+            asked.append(Pull(ME, 0, EPOCH, max(0, place), number))
+        elif step == "answer" and asked:
+            pull = asked.pop(0)
+            upto = max(pull.after, min(head, pull.after + min(pull.limit, size)))
+            again = inbox.answered(pulled(pull.after, upto, head=head), pull)
+            if again is not None:
+                asked.append(again)
         elif step == "take":
             for _ in range(number):
                 if (item := inbox.next()) is not None:
+                    assert isinstance(item.what, Received)
                     inbox.take(item)
             assert all(ack.upto <= sent for ack in inbox.acks())
-    assert (asked, pending) == ([], [])
-    last = sent + 10
-    comes(deliver(sent, last))  # too large for an answer: no doubt is left
-    shown(inbox)
-    inbox.acks()
-    assert inbox._places[LOG].acked == last
+    assert not asked
+    assert inbox._places[LOG].acked == sent
 
 
 SIZE = 40
@@ -446,13 +398,13 @@ def test_shown_and_told_gaps_cover_the_log_exactly(
         seqs = [n for n in range(after + 1, upto + 1) if n not in holes and not (lost and n % 3 == 0)]
         return deliver(after, upto, seqs, gap=lost, head=SIZE)
 
-    def answer(pull: Any) -> None:
+    def fill(pull: Any) -> None:
         while pull is not None:
             if pulls == "refuse":
-                inbox.pull_refused(ME)
+                inbox.refused(pull)
                 return
             upto = SIZE if pulls == "all" else min(SIZE, pull.after + 2)
-            pull = inbox.deliver(standing(pull.after, upto, False))
+            pull = inbox.answered(standing(pull.after, upto, False), pull)
 
     def take(count: int) -> None:
         for _ in range(count):
@@ -469,7 +421,7 @@ def test_shown_and_told_gaps_cover_the_log_exactly(
     for index, (after, upto, lost) in enumerate(ranges):
         if upto == 0:
             continue
-        answer(inbox.deliver(standing(after, upto, lost)))
+        fill(inbox.deliver(standing(after, upto, lost)))
         take(takes[index] if index < len(takes) else 1)
     take(10_000)
     place = inbox._places[LOG]

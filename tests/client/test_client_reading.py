@@ -17,6 +17,11 @@ def acked(world: World) -> list[int]:
     return [ack.upto for frame in world.gateway.pipe.of(DeliverAck) for ack in frame.acks]
 
 
+def answer(after: int, upto: int, **more: Any) -> Deliver:
+    """To a Pull."""
+    return deliver(after, upto, pulled=True, **more)
+
+
 def test_messages_go_to_on_message_and_are_acknowledged_together(world: World) -> None:
     got: list[Received] = []
     world.up(on_message=got.append)
@@ -245,8 +250,30 @@ def test_a_hole_is_pulled(world: World) -> None:
     world.gateway.pipe.say(deliver(3, 4))
     [pull] = world.gateway.pipe.of(Pull)
     assert (pull.address, pull.after, pull.epoch) == (ME, 0, EPOCH)
-    world.gateway.pipe.say(deliver(0, 4))
+    world.gateway.pipe.say(answer(0, 4))
     assert got == [1, 2, 3, 4]
+    world.wait(1)
+    assert acked(world) == [4]  # as far as it was delivered
+
+
+def test_a_hole_that_the_wire_cannot_ask_about_waits_for_the_next_link(world: World) -> None:
+    got: list[int] = []
+    world.up(on_message=lambda message: got.append(message.seq))
+    world.gateway.pipe.max_send_bytes = 5
+    world.gateway.pipe.say(deliver(3, 4), deliver(4, 5))
+    assert (world.gateway.pipe.of(Pull), got) == ([], [])
+    world.gateway.pipe.cut()
+    world.wait(1)
+    world.gateway.pipe.say(deliver(0, 5))
+    assert got == [1, 2, 3, 4, 5]
+
+
+def test_nothing_is_asked_for_on_a_link_that_has_ended(world: World) -> None:
+    client = world.up(on_message=lambda message: None)
+    pipe = world.gateway.pipe
+    client.history(ME).addBoth(lambda _: pipe.cut())
+    pipe.say(deliver(3, 4), answer(0, 1, head=4))
+    assert [pull.after for pull in pipe.of(Pull)] == [0, 0]
 
 
 def test_a_pull_that_is_refused_becomes_a_gap(world: World) -> None:
@@ -256,7 +283,22 @@ def test_a_pull_that_is_refused_becomes_a_gap(world: World) -> None:
     assert client.on_gap is not None
     world.gateway.pipe.say(deliver(3, 4), Refused("pull", "user:me", RefusedCode.FORBIDDEN))
     assert [(gap.after, gap.upto) for gap in gaps] == [(0, 4)]
-    world.gateway.pipe.say(Refused("pull", "nonsense", RefusedCode.FORBIDDEN))
+    world.gateway.pipe.say(Refused("pull", "nonsense", RefusedCode.FORBIDDEN))  # nobody asked that
+    world.gateway.pipe.say(deliver(6, 7))
+    assert [(gap.after, gap.upto) for gap in gaps] == [(0, 4), (4, 6)]
+
+
+def test_a_refusal_is_of_what_the_application_asked(world: World) -> None:
+    """The inbox asks only for what it may read."""
+    got: list[Any] = []
+    client = world.up(on_message=lambda message: got.append(message.seq), on_gap=got.append)
+    world.gateway.pipe.say(deliver(3, 4))
+    asked = client.history(ME, lane=1)
+    world.gateway.pipe.say(Refused("pull", "user:me", RefusedCode.NOT_SUPPORTED))
+    with pytest.raises(FrameRefused):
+        done(asked)
+    world.gateway.pipe.say(answer(0, 4))
+    assert got == [1, 2, 3, 4]
 
 
 def test_an_application_that_does_not_read_stops_the_reading(world: World) -> None:
@@ -341,39 +383,90 @@ def test_history_reads_again_and_moves_nothing(world: World) -> None:
     asked = client.history("user:me", after=2, limit=3)
     [pull] = world.gateway.pipe.of(Pull)
     assert (pull.after, pull.limit, pull.epoch) == (2, 3, EPOCH)
-    world.gateway.pipe.say(deliver(2, 5, head=9))
+    world.gateway.pipe.say(answer(2, 5, head=9))
     page = done(asked)
     assert [one.seq for one in page.messages] == [3, 4, 5]
     assert (page.after, page.upto, page.head, page.gap, page.epoch) == (2, 5, 9, False, EPOCH)
     assert got == list(range(1, 10))
 
 
-def test_a_delivery_that_looks_like_the_answer_is_not_lost(world: World) -> None:
+def test_a_delivery_at_the_very_place_is_not_the_answer(world: World) -> None:
     got: list[int] = []
     client = world.up(on_message=lambda message: got.append(message.seq))
     world.gateway.pipe.say(deliver(0, 2))
     asked = client.history(ME, after=2)
-    world.gateway.pipe.say(deliver(2, 3))  # live, at the very place
-    assert [one.seq for one in done(asked).messages] == [3]
+    world.gateway.pipe.say(deliver(2, 3))
+    assert not asked.called
     assert got == [1, 2, 3]
-    world.gateway.pipe.say(deliver(2, 3))  # the answer
+    world.gateway.pipe.say(answer(2, 4))
+    assert [one.seq for one in done(asked).messages] == [3, 4]
     assert got == [1, 2, 3]
+    world.gateway.pipe.say(deliver(3, 4))
+    world.wait(1)
+    assert (got, acked(world)) == ([1, 2, 3, 4], [4])
 
 
-def test_what_history_brought_is_acknowledged_when_it_is_delivered(world: World) -> None:
+@pytest.mark.parametrize("upto", [0, 1, 30, 60])
+def test_what_history_read_is_shown_and_acknowledged_when_it_is_delivered(world: World, upto: int) -> None:
+    """The answer is empty, shorter than the delivery, as long, longer."""
     got: list[int] = []
     client = world.up(on_message=lambda message: got.append(message.seq))
     asked = client.history(ME, limit=0)
-    world.gateway.pipe.say(deliver(0, 40, head=60))
-    assert len(done(asked).messages) == 40
+    world.gateway.pipe.say(answer(0, upto, head=60))
+    assert len(done(asked).messages) == upto
     world.wait(1)
-    assert (got, acked(world)) == (list(range(1, 41)), [])  # nothing was sent there yet
+    assert (got, acked(world)) == ([], [])
     world.gateway.pipe.say(deliver(0, 30))
     world.wait(1)
-    assert acked(world) == [30]
     world.gateway.pipe.say(deliver(30, 60))
     world.wait(1)
-    assert (got, acked(world)) == (list(range(1, 61)), [30, 56, 60])
+    assert (got, acked(world)) == (list(range(1, 61)), [16, 30, 46, 60])
+
+
+@pytest.mark.parametrize("limits", [(2, 9), (9, 2)])
+def test_two_questions_from_one_place_are_answered_in_their_order(
+    world: World, limits: tuple[int, ...]
+) -> None:
+    client = world.up(on_message=lambda message: None)
+    asked = [client.history(ME, limit=limit) for limit in limits]
+    for limit in limits:
+        world.gateway.pipe.say(answer(0, limit, head=20), deliver(0, 1))
+    assert [done(one).upto for one in asked] == list(limits)
+    world.wait(1)
+    assert acked(world) == [1]
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+def test_history_and_a_hole_from_one_place(world: World, is_first: bool) -> None:
+    got: list[int] = []
+    client = world.up(on_message=lambda message: got.append(message.seq))
+    asked = [client.history(ME, limit=1)] if is_first else []
+    world.gateway.pipe.say(deliver(3, 4))
+    asked = asked or [client.history(ME, limit=1)]
+    pulls = world.gateway.pipe.of(Pull)
+    assert [(pull.after, pull.limit) for pull in pulls] == (
+        [(0, 1), (0, 64)] if is_first else [(0, 64), (0, 1)]
+    )
+    for pull in pulls:
+        world.gateway.pipe.say(answer(0, min(pull.limit, 4), head=4))
+    assert [one.seq for one in done(asked[0]).messages] == [1]
+    assert got == [1, 2, 3, 4]
+    assert len(world.gateway.pipe.of(Pull)) == 2
+
+
+def test_an_answer_after_the_log_was_replaced(world: World) -> None:
+    got: list[Any] = []
+    client = world.up(
+        on_message=lambda message: got.append(message.seq), on_gap=lambda gap: got.append(gap.upto)
+    )
+    world.gateway.pipe.say(deliver(0, 2))
+    asked = [client.history(ME, after=2), client.history(ME, after=7)]
+    world.gateway.pipe.say(answer(2, 3, epoch=8, gap=True), answer(7, 7, epoch=8, gap=True, head=3))
+    assert [(page.epoch, page.gap) for page in map(done, asked)] == [(8, True), (8, True)]
+    world.gateway.pipe.say(deliver(0, 1, epoch=8, entries=(entry(1, b"", "new"),)))
+    world.wait(1)
+    assert got == [1, 2, 0, 1]
+    assert [ack.epoch for frame in world.gateway.pipe.of(DeliverAck) for ack in frame.acks][-1] == 8
 
 
 def test_history_of_an_empty_log_and_what_is_said_meanwhile(world: World) -> None:
@@ -382,7 +475,7 @@ def test_history_of_an_empty_log_and_what_is_said_meanwhile(world: World) -> Non
     asked = client.history("device:me/phone")
     world.gateway.pipe.say(Deliver(ME, 0, 0, 0, 0, (entry(0, b"typing"),)))
     assert not asked.called
-    world.gateway.pipe.say(Deliver(ME, 0, EPOCH, 0, 0, ()))
+    world.gateway.pipe.say(answer(0, 0))
     assert (done(asked).messages, got) == ((), [True])
 
 
@@ -394,6 +487,7 @@ def test_history_of_an_unknown_log_waits_for_a_link_and_fails_with_it(world: Wor
     world.turn()
     done(done_start)
     assert [str(pull.address.id) for pull in world.gateway.pipe.of(Pull)] == ["t"]
+    client.history("topic:v").addErrback(lambda reason: None).cancel()
     world.gateway.pipe.cut()
     with pytest.raises(LinkLost):
         done(first)
@@ -402,11 +496,22 @@ def test_history_of_an_unknown_log_waits_for_a_link_and_fails_with_it(world: Wor
 def test_history_that_is_refused(world: World) -> None:
     client = world.up()
     first, second = client.history("user:bob"), client.history("user:me")
-    second.addErrback(lambda reason: None).cancel()  # its answer is still not a delivery
+    second.addErrback(lambda reason: None).cancel()
+    third = client.history("user:me")
     world.gateway.pipe.say(Refused("pull", "user:bob", RefusedCode.FORBIDDEN, "not yours"))
     with pytest.raises(FrameRefused):
         done(first)
-    world.gateway.pipe.say(deliver(0, 1))
+    world.gateway.pipe.say(answer(0, 1))  # to the one that was cancelled
+    assert not third.called
+    world.gateway.pipe.say(answer(0, 2))
+    assert done(third).upto == 2
+
+
+def test_a_refusal_of_what_is_not_waited_for_any_more(world: World) -> None:
+    client = world.up()
+    client.history("user:bob").addErrback(lambda reason: None).cancel()
+    world.gateway.pipe.say(Refused("pull", "user:bob", RefusedCode.FORBIDDEN, "not yours"))
+    assert client.connected
 
 
 def test_history_that_the_wire_cannot_ask_for(world: World) -> None:
@@ -419,5 +524,5 @@ def test_history_that_the_wire_cannot_ask_for(world: World) -> None:
         with pytest.raises(ValueError, match="cannot carry"):
             done(one)
     answered = client.history(ME)
-    world.gateway.pipe.say(deliver(0, 1))
+    world.gateway.pipe.say(answer(0, 1))
     assert len(done(answered).messages) == 1

@@ -7,22 +7,30 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from twisted.internet.task import Clock
 
+from imgateway.client.asking import Asking
 from imgateway.client.inbox import Inbox
-from imgateway.client.place import answers
+from imgateway.client.pace import Pace
 from imgateway.client.values import Gap
 from imgateway.core.resume import resume_ring
 from imgateway.core.ring import Ring, RingLimits
+from imgateway.errors import LinkLost
 from imgateway.frames import Deliver, Entry, LogKey, Mode, Pull, Resumed, ResumePoint, parse_address
 from imgateway.wire.messages import decode_message
-from tests.client.fake_gateway import EPOCH, ROOM, deliver, entry
-from tests.client.test_client_inbox import shown
+from tests.client.fake_gateway import EPOCH, ME, ROOM, deliver, entry
+from tests.client.test_client_inbox import answer, shown
 
 LOG, GIFTS = LogKey(ROOM), LogKey(ROOM, 1)
 
 
 def block(after: int, upto: int, seqs: Any = None, **more: Any) -> Deliver:
     return deliver(after, upto, seqs, **{"address": ROOM, **more})
+
+
+def part(after: int, upto: int, seqs: Any = None, **more: Any) -> Deliver:
+    """Of an answer."""
+    return block(after, upto, seqs, pulled=True, **more)
 
 
 def room(position: int = 0, lane: int = 0) -> Inbox:
@@ -66,30 +74,71 @@ def test_a_hole_is_pulled_and_filled_by_the_block_that_has_it() -> None:
     inbox = room(5)
     pull = inbox.deliver(block(9, 10))
     assert pull == Pull(ROOM, 0, EPOCH, 5, 64)
-    assert inbox.deliver(block(0, 5)) is None  # a straggler, and no answer
-    assert inbox._places[LOG].pulling == 5
-    assert inbox.deliver(block(2, 10)) is None
+    assert inbox.deliver(block(5, 7)) is None
+    assert inbox._places[LOG].pulling is pull
+    assert answer(inbox, pull, part(2, 10)) is None
     assert shown(inbox) == [6, 7, 8, 9, 10]
     assert inbox._places[LOG].pulling is None
 
 
+def test_an_answer_from_beyond_with_a_gap_tells_what_is_lost() -> None:
+    inbox = room(5)
+    pull = inbox.deliver(block(69, 70))
+    again = answer(inbox, pull, part(30, 64, gap=True))
+    assert again == Pull(ROOM, 0, EPOCH, 64, 64)
+    assert answer(inbox, again, part(64, 70)) is None
+    assert shown(inbox) == [(5, 30), *range(31, 71)]
+
+
+def test_an_answer_in_parts_is_taken_in_part_by_part() -> None:
+    inbox = room(5)
+    pull = inbox.deliver(block(9, 10))
+    again = answer(inbox, pull, part(4, 7))
+    assert again == Pull(ROOM, 0, EPOCH, 7, 64)
+    assert inbox.answered(part(7, 8), None) is None
+    assert inbox.answered(part(8, 10), None) is None
+    assert answer(inbox, again, part(7, 10)) is None
+    assert shown(inbox) == [6, 7, 8, 9, 10]
+
+
+def test_what_the_application_read_and_goes_on_where_we_are_is_taken_in() -> None:
+    """The gateway counts it as pulled, and does not tell us of it."""
+    inbox = room(5)
+    asked = Pull(ROOM, 0, EPOCH, 0)
+    for frame in (part(6, 9), part(0, 5), part(0, 9, epoch=8), part(8, 9, gap=True)):
+        assert answer(inbox, asked, frame) is None
+    assert shown(inbox) == []
+    assert answer(inbox, asked, part(3, 7)) is None
+    assert shown(inbox) == [6, 7]
+
+
 @pytest.mark.parametrize(
-    ("frame", "after", "yes"),
+    ("frame", "pull", "yes"),
     [
-        (block(5, 9), 5, True),
-        (block(3, 9), 5, True),
-        (block(3, 5), 5, False),
-        (block(7, 9), 5, False),
-        (block(7, 9, gap=True), 5, True),
-        (block(5, 5), 5, True),
-        (deliver(3, 9), 5, False),  # a durable log answers from just there
-        (deliver(5, 9), 5, True),
-        (deliver(5, 10), 5, False),  # and with no more than was asked for
-        (block(5, 32), 5, True),
+        (part(5, 9), Pull(ROOM, after=5), True),
+        (part(3, 9), Pull(ROOM, after=5), True),
+        (part(3, 5), Pull(ROOM, after=5), False),
+        (part(7, 9), Pull(ROOM, after=5), False),
+        (part(7, 9, gap=True), Pull(ROOM, after=5), True),
+        (part(5, 5), Pull(ROOM, after=5), True),
+        (part(7, 9), Pull(ROOM, epoch=8, after=5), True),  # of the ring that there is now
+        (part(7, 9), Pull(ROOM, epoch=EPOCH, after=5), False),
+        (part(5, 9), Pull(ROOM, lane=1, after=5), False),
+        (deliver(3, 9), Pull(ME, after=5), False),  # a durable log answers from just there
+        (deliver(5, 9), Pull(ME, epoch=8, after=5), True),
+        (deliver(5, 9), Pull(parse_address("user:bob"), after=5), False),
     ],
 )
-def test_what_may_answer_a_pull(frame: Deliver, after: int, yes: bool) -> None:
-    assert answers(frame, after, 4) is yes
+def test_which_pull_is_answered(frame: Deliver, pull: Pull, yes: bool) -> None:
+    clock = Clock()
+    asking = Asking(clock, clock.seconds, Pace(0))
+    asked = asking.pull(pull)
+    link: Any = type("Sender", (), {"send": lambda self, frame: True})()
+    asking.up(link)
+    assert asking.pulled(frame) == (pull if yes else None)
+    assert asked.called is yes
+    asked.addErrback(lambda _: None)
+    asking.stop(LinkLost("over"))
 
 
 # --------------------------------------------------------------------------------------------------- notify
@@ -102,12 +151,12 @@ def test_a_notify_is_pulled_until_we_are_there() -> None:
     assert inbox.catch_up(LOG) == Pull(ROOM, 0, EPOCH, 5, 64)
     assert inbox.catch_up(LOG) is None  # one at a time
     assert inbox.told(LOG, EPOCH, 80)
-    again = inbox.deliver(block(0, 32))
+    again = answer(inbox, inbox._places[LOG].pulling, part(0, 32))
     assert again is not None
     assert again.after == 32
-    again = inbox.deliver(block(32, 64))
+    again = answer(inbox, again, part(32, 64))
     assert again is not None
-    assert inbox.deliver(block(64, 90)) is None
+    assert answer(inbox, again, part(64, 90)) is None
     assert shown(inbox) == list(range(6, 91))
     assert not inbox.told(LOG, EPOCH, 90)
     assert inbox.catch_up(LOG) == Pull(ROOM, 0, EPOCH, 90, 64)  # it is waited for
@@ -117,8 +166,7 @@ def test_a_notify_is_pulled_until_we_are_there() -> None:
 def test_an_answer_without_anything_ends_it_without_a_gap() -> None:
     inbox = room(5)
     inbox.told(LOG, EPOCH, 9)
-    assert inbox.catch_up(LOG) is not None
-    assert inbox.deliver(block(5, 5, [])) is None
+    assert answer(inbox, inbox.catch_up(LOG), part(5, 5, [])) is None
     assert shown(inbox) == []
     assert not inbox._places[LOG].behind
 
@@ -126,8 +174,9 @@ def test_an_answer_without_anything_ends_it_without_a_gap() -> None:
 def test_a_refused_pull_ends_it_and_the_next_notify_tries_again() -> None:
     inbox = room(5)
     inbox.told(LOG, EPOCH, 9)
-    assert inbox.catch_up(LOG) is not None
-    inbox.pull_refused(ROOM)
+    pull = inbox.catch_up(LOG)
+    assert pull is not None
+    inbox.refused(pull)
     assert shown(inbox) == []
     assert inbox.told(LOG, EPOCH, 10)
     assert inbox.catch_up(LOG) is not None
@@ -151,18 +200,16 @@ def test_a_notify_of_a_log_that_we_do_not_know_begins_at_its_newest() -> None:
     pull = inbox.catch_up(everyone)
     assert pull is not None
     assert pull.after == 8
-    inbox.deliver(block(0, 9, address=everyone.address))
+    answer(inbox, pull, part(0, 9, address=everyone.address))
     assert shown(inbox) == [9]
 
 
 def test_a_notify_of_another_epoch_leads_to_the_new_log() -> None:
     inbox = room(500)
     assert inbox.told(LOG, 8, 3)
-    pull = inbox.catch_up(LOG)
-    assert pull is not None
-    again = inbox.deliver(block(0, 2, epoch=8, gap=True))
+    again = answer(inbox, inbox.catch_up(LOG), part(0, 2, epoch=8, gap=True))
     assert again == Pull(ROOM, 0, 8, 2, 64)
-    assert inbox.deliver(block(2, 3, epoch=8)) is None
+    assert answer(inbox, again, part(2, 3, epoch=8)) is None
     assert shown(inbox) == [(0, 0), (0, 2), 1, 2, 3]
 
 
@@ -242,16 +289,17 @@ class Gateway:
         self.shown: dict[int, list[int]] = {1: []}
         self.gaps: dict[int, list[tuple[int, int]]] = {1: []}
 
-    def deliver(self, after: int, upto: int, entries: Any, gap: bool) -> None:
-        frame = Deliver(ROOM, 0, self.epoch, after, upto, tuple(entries), gap, self.ring.head)
-        pull = self.inbox.deliver(frame)
+    def deliver(self, after: int, upto: int, entries: Any, gap: bool, answers: Pull | None = None) -> None:
+        head, is_answer = self.ring.head, answers is not None
+        frame = Deliver(ROOM, 0, self.epoch, after, upto, tuple(entries), gap, head, pulled=is_answer)
+        pull = self.inbox.answered(frame, answers) if is_answer else self.inbox.deliver(frame)
         if pull is not None:
             self.pulls.append(pull)
         self.check()
 
-    def block(self, after: int) -> None:
+    def block(self, after: int, answers: Pull | None = None) -> None:
         found = self.ring.read(after)
-        self.deliver(found.after, found.upto, found.entries, found.gap)
+        self.deliver(found.after, found.upto, found.entries, found.gap, answers)
 
     def step(self, what: str, n: int) -> None:
         if what == "publish":
@@ -275,7 +323,7 @@ class Gateway:
                     self.pulls.append(pull)
         elif what == "answer" and self.pulls:
             pull = self.pulls.pop(0)
-            self.block(pull.after if pull.epoch == self.epoch else self.ring.floor)
+            self.block(pull.after if pull.epoch == self.epoch else self.ring.floor, pull)
         elif what == "reconnect":
             self.pulls.clear()
             (point,) = self.inbox.ring_points({ROOM: Mode.PUSH})

@@ -44,6 +44,11 @@ def block(after: int, upto: int, seqs: Any = None, **more: Any) -> Deliver:
     return deliver(after, upto, seqs, **{"address": ROOM, **more})
 
 
+def part(after: int, upto: int, seqs: Any = None, **more: Any) -> Deliver:
+    """Of an answer."""
+    return block(after, upto, seqs, pulled=True, **more)
+
+
 def joined(world: World, mode: str = "push", **options: Any) -> tuple[Any, Subscription, list[Any]]:
     """A client in room:7, and what it is shown: seqs, and gaps as pairs."""
     shown: list[Any] = []
@@ -508,9 +513,9 @@ def test_a_notify_is_pulled_lane_1_first(world: World) -> None:
     assert world.gateway.pipe.of(Pull) == []
     world.turn()
     assert [(pull.lane, pull.after) for pull in world.gateway.pipe.of(Pull)] == [(1, 0), (0, 0)]
-    world.gateway.pipe.say(block(0, 2, lane=1), block(0, 32, head=40))
+    world.gateway.pipe.say(part(0, 2, lane=1), part(0, 32, head=40))
     assert [(pull.lane, pull.after) for pull in world.gateway.pipe.of(Pull)][2:] == [(0, 32)]
-    world.gateway.pipe.say(block(32, 40))
+    world.gateway.pipe.say(part(32, 40))
     assert shown == [1, 2, *range(1, 41)]
     assert len(world.gateway.pipe.of(Pull)) == 3
 
@@ -519,7 +524,7 @@ def test_a_push_subscriber_follows_a_notify_too(world: World) -> None:
     _, _, shown = joined(world, "push")
     world.gateway.pipe.say(block(0, 2), notify((0, 5)))
     world.turn()
-    world.gateway.pipe.say(block(0, 5))
+    world.gateway.pipe.say(part(0, 5))
     assert shown == [1, 2, 3, 4, 5]
 
 
@@ -536,7 +541,7 @@ def test_a_notify_of_nothing_new_is_answered_with_one_pull(world: World) -> None
     world.gateway.pipe.say(block(0, 5), notify((0, 5)))
     world.wait(1)
     assert world.gateway.pipe.of(Pull) == [Pull(ROOM, 0, EPOCH, 5, 64)]
-    world.gateway.pipe.say(block(5, 5, []))
+    world.gateway.pipe.say(part(5, 5, []))
     world.gateway.pipe.say(notify((0, 5)), notify((0, 5)))
     world.wait(1)
     assert world.gateway.pipe.of(Pull)[1:] == [Pull(ROOM, 0, EPOCH, 5, 64)]
@@ -572,9 +577,7 @@ def test_how_long_it_waits() -> None:
 
     clock, inbox = Clock(), Inbox(decode_message)
     sent: list[Any] = []
-    notices = Notices(clock, inbox, lambda: 0.25)
-    link: Any = type("Sender", (), {"send": staticmethod(sent.append)})
-    notices.up(link)
+    notices = Notices(clock, inbox, sent.append, lambda: 0.25)
     others = Told(parse_address("room:8"), 0, EPOCH, 3)
     notices.notified([others, Told(ROOM, 1, EPOCH, 3)], 4_000)
     clock.advance(0.5)
@@ -605,7 +608,7 @@ def test_history_of_a_room_is_from_where_it_was_asked_for(world: World) -> None:
     client, _, shown = joined(world)
     world.gateway.pipe.say(block(0, 2))
     asking = client.history("room:7", after=40)
-    world.gateway.pipe.say(block(2, 3), block(32, 64, head=70))
+    world.gateway.pipe.say(block(2, 3), part(32, 64, head=70))
     page = done(asking)
     assert (page.after, page.upto, page.head, [one.seq for one in page.messages][:2]) == (
         40,
@@ -614,6 +617,14 @@ def test_history_of_a_room_is_from_where_it_was_asked_for(world: World) -> None:
         [41, 42],
     )
     assert shown == [1, 2, 3]
+    asking = client.history("room:7", after=1)  # which the gateway counts as pulled
+    world.gateway.pipe.say(part(0, 5))
+    assert [one.seq for one in done(asking).messages] == [2, 3, 4, 5]
+    assert shown == [1, 2, 3, 4, 5]
+    client.unsubscribe("room:7")
+    asking = client.history("room:7", after=5)
+    world.gateway.pipe.say(part(0, 6))
+    assert ([one.seq for one in done(asking).messages], shown) == ([6], [1, 2, 3, 4, 5])
 
 
 def test_publishing_with_a_lane(world: World) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from twisted.internet.defer import Deferred, succeed
+from twisted.internet.ssl import optionsForClientTLS
 
 from imgateway.client.client import Client
 from imgateway.client.router import Allocation, Place, RouterAway, RouterRefused, Waits
@@ -404,3 +405,13 @@ def test_trust_by_host() -> None:
     for url in ("tls://a:1", "tcp://b:1"):
         client._session._dial.connect(url, None, None)
     assert (asked, seen) == (["a"], ["for a", None])
+
+
+@pytest.mark.parametrize("url", ["tls://im_gw:1", "tls://[::1:1"])
+def test_a_host_that_tls_cannot_check_is_passed_over(world: World, url: str) -> None:
+    client = world.client(url=(url, "memory://b"), tls=optionsForClientTLS, wait=True)
+    started = client.start()
+    world.turn()
+    world.wait(1)
+    assert done(started) is None
+    assert (client.connected, world.gateway.dialled) == (True, ["memory://b"])

@@ -15,6 +15,8 @@ from imgateway.frames import (
     DeliverAck,
     Outcome,
     OutcomeCode,
+    Ping,
+    Pong,
     Publish,
     PublishAck,
     Pull,
@@ -298,10 +300,30 @@ def test_history_is_pulled_and_moves_nothing(house: House, wire: Wire) -> None:
     assert len(bob.messages()) == 5
     bob.send(Pull(user("bob"), 0, bob.mailbox().epoch, 1, 2))
     frame = bob.take(Deliver)
-    assert (frame.after, frame.upto, frame.head) == (1, 3, 5)
+    assert (frame.after, frame.upto, frame.head, frame.pulled) == (1, 3, 5, True)
     assert [entry.seq for entry in frame.entries] == [2, 3]
     alice.publish("user:bob", "next")
     assert [message.msg_id for message in bob.messages()] == ["next"]
+
+
+def test_only_what_was_delivered_may_be_acknowledged(build: Build, wire: Wire) -> None:
+    """A Pull reads on where the deliveries stopped, and the gateway goes on from there all the same."""
+    house = build(settings(limits={"deliver_window_entries": 2}))
+    alice, bob = house.login(wire, "alice"), house.login(wire, "bob")
+    for number in range(4):
+        alice.publish("user:bob", str(number))
+    delivered = bob.deliveries()
+    assert (delivered[-1].upto, [frame.pulled for frame in delivered]) == (2, [False] * len(delivered))
+    epoch = bob.mailbox().epoch
+    bob.send(Pull(user("bob"), 0, epoch, 2, 2))
+    answer = bob.take(Deliver)
+    assert (answer.after, answer.upto, answer.pulled) == (2, 4, True)
+    bob.send(DeliverAck((Acked(user("bob"), epoch, 2),)))
+    delivered = bob.deliveries()
+    assert (delivered[0].after, delivered[-1].upto) == (2, 4)
+    assert not any(frame.pulled for frame in delivered)
+    bob.send(DeliverAck((Acked(user("bob"), epoch, 4),)), Ping(1))
+    assert bob.take(Pong).nonce == 1
 
 
 def test_over_the_quota_a_publisher_waits_and_nothing_is_refused(build: Build, wire: Wire) -> None:

@@ -140,7 +140,7 @@ def test_notices_and_pulls(house: House, wire: Wire) -> None:
     client.send(Pull(ROOM, 0, told.epoch, 0))
     (frame,) = [frame for frame in client.frames if isinstance(frame, Deliver)]
     assert shown([frame]) == ["1", "2", "3"]
-    assert (frame.after, frame.upto) == (0, 3)
+    assert (frame.after, frame.upto, frame.pulled) == (0, 3, True)
 
 
 def test_large_messages_reach_who_can_carry_them(house: House, wire: Wire) -> None:

@@ -268,6 +268,9 @@ class FakeBroker:
 
         self.answer("open", opened).addBoth(answer, *about)
 
+    def withdraw(self, claim: Any) -> None:
+        self.calls.append(("withdraw", claim))
+
     def advance(self, session: SessionKey, generation: int, upto: Any, parked: Any = ()) -> None:
         self.calls.append(("advance", session, generation, upto, parked))
         for log, seq in upto:

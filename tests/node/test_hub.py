@@ -365,6 +365,42 @@ def test_a_pull_that_takes_long_does_not_hold_up_a_link() -> None:
     assert len(bob.of(Pong)) == 1
 
 
+@pytest.mark.parametrize("pulls", [1, 40])
+def test_a_server_that_is_away_ends_nobody_who_acknowledges(pulls: int) -> None:
+    """Behind a few late answers the link is read on, behind many it is not, and no time counts."""
+    rig = Rig()
+    bob = rig.login("bob")
+    rig.mail("bob", b"hello")
+    rig.broker.hold = {"read"}
+    bob.send(*[Pull(BOB)] * pulls).ack(1)
+    for _ in range(10):
+        rig.advance(10)
+        bob.send(Ping())
+    assert bob.link.paused() is (pulls > 16)
+    assert rig.broker.acked.get(KEY, 0) == (pulls <= 16)
+    while rig.broker.waiting:
+        rig.broker.release("read")
+        rig.settle()
+    assert rig.broker.acked[KEY] == 1
+    assert len(bob.of(Deliver)) == 1 + pulls
+
+
+def test_who_is_read_again_has_time_to_acknowledge() -> None:
+    rig = Rig()
+    bob = rig.login("bob")
+    rig.mail("bob", b"hello")
+    rig.broker.hold = {"read"}
+    bob.send(*[Pull(BOB)] * 40)
+    rig.advance(44.75)
+    while rig.broker.waiting:
+        rig.broker.release("read")
+        rig.settle()
+    rig.advance(14.75)
+    assert bob.code is None
+    rig.advance(16)
+    assert bob.code is CloseCode.ACK_TIMEOUT
+
+
 def test_reads_that_wait_for_a_server_do_not_hold_up_those_of_another() -> None:
     rig = Rig(set={"limits.reads_in_flight": 2})
     users = [f"u{n}" for n in range(4)]
@@ -496,7 +532,24 @@ def test_history_while_catching_up() -> None:
     rig.broker.release("read")
     rig.settle()
     assert ranges(bob) == [(2, 5, 3), (8, 9, 1)]
+    assert [one.pulled for one in bob.of(Deliver)] == [True, False]
     bob.ack(9)
+
+
+def test_an_answer_says_that_it_is_one_and_a_delivery_of_the_same_that_it_is_none() -> None:
+    rig = Rig(set={"limits.deliver_window_entries": 2})
+    rig.mail("bob", b"1", b"2", b"3")
+    bob = rig.login("bob").send(Pull(BOB, limit=2), Pull(BOB, after=3))
+    rig.mail("bob", b"4")
+    bob.ack(2)
+    assert [(one.after, one.upto, one.pulled) for one in bob.of(Deliver)] == [
+        (0, 2, False),
+        (0, 2, True),
+        (3, 3, True),
+        (2, 4, False),
+    ]
+    rig.mail("bob", b"5")
+    assert not bob.of(Deliver)[-1].pulled
 
 
 def test_pull_of_another_epoch_is_a_gap_and_of_nothing_is_empty() -> None:
@@ -552,7 +605,7 @@ def test_pull_of_what_the_wire_cannot_say_is_told_as_a_gap() -> None:
     rig.broker.store(LOG, entry(1, "ä".encode()), tell=False)
     bob.send(Pull(BOB))
     (deliver,) = bob.of(Deliver)
-    assert (deliver.entries, deliver.gap, deliver.upto) == ((), True, 1)
+    assert (deliver.entries, deliver.gap, deliver.upto, deliver.pulled) == ((), True, 1, True)
     assert not bob.server.lost
     mute = rig.login("bob", "mute", wire=AsciiWire("mute"))
     mute.take()

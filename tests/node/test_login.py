@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import gc
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from twisted.internet.defer import Deferred
 
+from imgateway.brokers.redis.lobby import Lobby
 from imgateway.errors import CloseCode, LoginRefused
 from imgateway.frames import (
     Bye,
@@ -173,6 +175,24 @@ def test_messages_that_arrive_while_the_position_is_asked_for() -> None:
     rig.settle()
     assert bob.of(Welcome)[0].resumed[0].head == 2
     assert bob.shown() == ["m1", "m2"]
+
+
+def test_a_log_that_is_replaced_during_a_login() -> None:
+    """How far the device had got is of the one that is gone."""
+    rig = Rig()
+    rig.broker.store(LOG, *(entry(n) for n in range(1, 6)))
+    rig.broker.acked[KEY] = 5
+    rig.broker.hold = {"watch"}
+    bob = rig.login("bob")
+    rig.broker.logs[LOG], rig.broker.epochs[LOG], rig.broker.acked[KEY] = [], EPOCH + 1, 0
+    rig.broker.store(LOG, entry(1), entry(2), tell=False)
+    _, watching, _ = rig.broker.waiting.pop()
+    watching.callback(rig.broker.position(LOG))
+    rig.settle()
+    assert [frame.code for frame in bob.of(Bye)] == [CloseCode.STALE]
+    assert bob.kinds() == [Bye]
+    rig.broker.hold = set()
+    assert rig.login("bob").shown() == ["m1", "m2"]
 
 
 def test_nothing_goes_out_before_welcome() -> None:
@@ -705,6 +725,49 @@ def test_a_broker_that_raises_costs_the_link_alone(flush_logged_errors: Any) -> 
     assert rig.gate.checking == 0
     assert rig.hub.kick("alice", None, "out") == 0, "no claim of hers is under way"
     assert len(flush_logged_errors(TypeError)) == 1
+
+
+@pytest.mark.parametrize("how", ["cut", "too late"])
+def test_who_goes_while_its_claim_waits_withdraws_it(how: str) -> None:
+    rig = Rig()
+    rig.login("alice").cut()
+    rig.broker.hold.add("open")
+    peer = rig.login("bob")
+    if how == "cut":
+        peer.cut()
+    rig.advance(10.25)
+    carol = rig.login("carol")
+    for _ in range(2):
+        rig.broker.release("open")
+    rig.settle()
+    assert carol.of(Welcome)
+    carol.cut()
+    opened = [claim for (claim,) in rig.broker.named("open")]
+    assert rig.broker.named("withdraw") == [(opened[1],)]
+
+
+def test_a_kick_of_one_who_gave_up_is_not_for_who_comes_later() -> None:
+    """Its claim waited for a primary of Redis that was away."""
+    rig = Rig()
+    primary: Any = Mock(is_up=False)
+    opening = rig.broker.open_session
+    lobby = Lobby(lambda claim, at, answer: opening(claim, answer.callback, ()))
+    lobby.changed(primary)
+    rig.broker.open_session = lambda claim, answer, about: lobby.open(primary, claim, 0.0).addBoth(
+        answer, *about
+    )
+    rig.broker.withdraw = lobby.withdraw
+    first = rig.login("bob")
+    rig.hub.kick("bob", None, "go")
+    rig.advance(10.25)
+    assert first.code is CloseCode.LOGIN_TIMEOUT
+    last = rig.login("bob")
+    rig.login("carol").cut()
+    primary.is_up = True
+    lobby.changed(primary)
+    rig.settle()
+    assert last.of(Welcome)
+    assert [claim.session.user for (claim,) in rig.broker.named("open")] == ["bob"]
 
 
 def test_logins_are_logged_for_who_asked_for_details(monkeypatch: pytest.MonkeyPatch) -> None:

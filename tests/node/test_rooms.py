@@ -407,10 +407,9 @@ def test_who_leaves_or_comes_while_a_round_goes_on(monkeypatch: Any) -> None:
     rig.hub.rooms.rounds._left = 1
     rig.node.publish(Publish("1", (ROOM,)), "svc")  # to the first
     sessions = [rig.session(name) for name in "abcd"]
-    room = rig.hub.rooms.audiences[ROOM]
-    rig.hub.rooms.leave(sessions[1], room)
-    rig.hub.rooms.leave(sessions[2], room)
-    rig.hub.rooms.put(sessions[2], ROOM, Mode.PUSH)
+    rig.hub.rooms.stays.leave(sessions[1], ROOM)
+    rig.hub.rooms.stays.leave(sessions[2], ROOM)
+    rig.hub.rooms.stays.put(sessions[2], ROOM, Mode.PUSH)
     members[3].link.drop(CloseCode.LOST, "cut")
     rig.settle()
     assert [bodies(member) for member in members[:3]] == [["1"], [], []]
@@ -521,7 +520,7 @@ def test_a_slow_member_catches_up_block_by_block_lane_1_first() -> None:
         svc.publish(str(number + 1), "room:7", lane=int(number % 50 == 49))
     assert len(bodies(eve)) == 101
     assert list(room.lags) == [rig.session("bob")]
-    rig.hub.rooms.measure()
+    rig.hub.rooms.audiences.measure(rig.counters)
     assert rig.counters.room_lagging == 1
     bob.take()
     bob.read_on()
@@ -855,9 +854,36 @@ def test_pulls_are_answered_with_blocks_without_a_pause(monkeypatch: Any) -> Non
         peer.together(*(Pull(ROOM, after=after) for after in (0, 40, 66, 70)))
     assert made == [32, 64, 70, 70, 70]  # what has no entries is not kept
     for peer in (bob, dan):
+        assert all(one.pulled for one in peer.of(Deliver))
         found = [(one.after, one.upto, one.gap) for one in peer.of(Deliver)]
         assert found == [(20, 32, True), (32, 64, False), (64, 70, False), (70, 70, False)]
     assert rig.counters.room_pulls == 8
+
+
+def test_a_block_that_is_sent_is_not_the_answer_with_the_same_block() -> None:
+    rig, svc, bob = rig_with("bob", set={"rooms.classes": QUICK})
+    for number in range(5):
+        svc.publish(str(number), "room:7")
+    dan = rig.login("dan")
+    for _ in range(2):
+        dan.send(Pull(ROOM))
+        rig.hub.rooms.rounds.queue(rig.hub.rooms.audiences[ROOM].fall_behind(rig.session("bob")))
+        rig.hub.rooms.audiences[ROOM].lags[rig.session("bob")].stand((0, 0))
+        rig.settle()
+    assert [(one.after, one.upto, one.pulled) for one in dan.of(Deliver)] == [(0, 5, True)] * 2
+    assert [(one.after, one.upto, one.pulled) for one in bob.of(Deliver)[-2:]] == [(0, 5, False)] * 2
+
+
+def test_an_answer_in_parts_says_so_of_each() -> None:
+    rig, svc, bob = rig_with("bob", set={"rooms.classes": QUICK})
+    for number in range(3):
+        svc.publish(str(number), "room:7", body=b"x" * 200)
+    bob.cut()
+    bob = rig.login("bob", stream=False)
+    bob.server.max_send_bytes = 400
+    bob.send(Subscribe(ROOM)).take()
+    bob.send(Pull(ROOM))
+    assert [(one.upto, one.pulled) for one in bob.of(Deliver)] == [(1, True), (2, True), (3, True)]
 
 
 def test_a_pull_of_what_was_the_newest_block_says_that_there_is_more_now() -> None:
@@ -1073,7 +1099,7 @@ def test_a_node_that_stops_waits_for_no_tick() -> None:
     rig.node.publish(Publish("2", (ROOM,)), "svc")
     rounds._turn_soon()
     assert rounds._ticks
-    rig.hub.rooms.stop()
+    rig.hub.rooms.rounds.stop()
     assert not rounds._ticks
     assert not rig.clock.calls or all(call.getTime() > rig.clock.seconds() for call in rig.clock.calls)
     assert rounds._turning is None
@@ -1084,12 +1110,14 @@ def test_written_blocks_are_kept_for_a_while(monkeypatch: Any) -> None:
     shelf = Shelf()
     entries = tuple(entry(n, b"x" * 100) for n in range(1, 4))
     batch = Batch(EPOCH, 0, 3, entries, False, 3)
-    (share,) = shelf.of(LogKey(ROOM), batch, 0)
+    (share,) = shelf.of(LogKey(ROOM), batch, 7)
     assert shelf.of(LogKey(ROOM), batch, 9) == (share,)
+    (answer,) = shelf.of(LogKey(ROOM), batch, 0)
+    assert (share.deliver.pulled, answer.deliver.pulled) == (False, True)
     assert [one.seq for one in shelf.of(LogKey(ROOM), batch, 2)[0].deliver.entries] == [1, 2]
     for room in range(4):
         shelf.of(LogKey(parse_address(f"room:{room}")), batch, 0)
-    assert shelf.of(LogKey(ROOM), batch, 0) != (share,)
+    assert shelf.of(LogKey(ROOM), batch, 9) != (share,)
 
 
 def test_a_link_with_too_much_in_hand_gets_no_block_in_this_turn(monkeypatch: Any) -> None:

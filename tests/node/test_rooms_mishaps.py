@@ -5,11 +5,14 @@ What fails costs the one whom it concerns, and nobody else.
 
 from __future__ import annotations
 
+import gc
 from typing import Any
 
 import pytest
 from twisted.internet.defer import fail
 
+from imgateway.auth.policy import DefaultPolicy
+from imgateway.errors import CloseCode
 from imgateway.frames import (
     Deliver,
     LogKey,
@@ -30,6 +33,7 @@ from imgateway.frames import (
     UnsubscribedCode,
     Welcome,
     parse_address,
+    user_address,
 )
 from imgateway.interfaces import Identity
 from imgateway.node.link import Pause
@@ -299,18 +303,18 @@ def test_a_room_that_began_anew_meanwhile_is_not_hurt_by_the_end_of_the_old_one(
 ) -> None:
     broker = FakeBroker()
     rig = Rig(broker)
-    rooms = rig.hub.rooms
+    rooms = rig.hub.rooms.audiences
     broker.hold = {"watch"}
     first = rooms.room(ROOM)
     first.addErrback(lambda failure: None)
-    rooms.release(rooms.audiences[ROOM])  # type: ignore[arg-type]
+    rooms.release(rooms[ROOM])  # type: ignore[arg-type]
     second: list[Any] = []
     rooms.room(ROOM).addCallback(second.append)
     broker.fail("watch", RuntimeError("broken"))
     assert len(flush_logged_errors(RuntimeError)) == 1
     for _ in range(3):
         broker.release("watch")
-    assert second == [rooms.audiences[ROOM]]
+    assert second == [rooms[ROOM]]
     assert LogKey(ROOM) in broker.rings
 
 
@@ -601,7 +605,7 @@ def test_a_session_is_not_in_a_room_that_the_one_before_it_asked_for(name: str) 
     rig.broker.hold = {name}
     bob.send(Subscribe(ROOM)).cut()
     assert rig.session("bob") is None
-    assert rig.hub.rooms._coming == {}
+    assert rig.hub.rooms.stays._coming == {}
     rig.broker.hold = set()
     diary.events.clear()
     rig.login("bob")
@@ -670,7 +674,7 @@ def test_a_greeting_that_ends_while_it_waits_for_a_room_is_over() -> None:
     rig.advance(2.25)
     assert bob.of(Welcome) == []
     assert rig.session("bob") is None
-    assert not rig.hub.rooms._coming
+    assert not rig.hub.rooms.stays._coming
     while rig.broker.waiting:
         rig.broker.release("join")
     assert list(rig.hub.rooms.audiences) == [parse_address("all")]
@@ -775,7 +779,7 @@ def test_who_was_taken_out_while_it_was_away_is_not_let_in_by_its_greeting() -> 
     bob.send(Subscribe(ROOM))  # that it may is the policy's business
     bob.send(Subscribe(ROOM, Mode.PUSH, 0, EPOCH, 1))
     assert len(bob.of(Subscribed)) == 2
-    assert not rig.hub.rooms._removed
+    assert not rig.hub.rooms.stays._removed
 
 
 def test_who_is_put_in_again_is_in() -> None:
@@ -824,7 +828,7 @@ def test_who_is_taken_out_before_it_is_in_does_not_come_in() -> None:
     assert ROOM not in rig.hub.rooms.audiences
     rig.node.leave(SessionKey("bob", "phone"), ROOM).addCallback(taken.append)
     assert taken == [True, False]
-    assert not rig.hub.rooms._coming
+    assert not rig.hub.rooms.stays._coming
 
 
 def test_who_cannot_come_in_after_it_was_taken_out_is_told_once(flush_logged_errors: Any) -> None:
@@ -986,15 +990,27 @@ def test_who_comes_back_while_it_subscribes_is_in() -> None:
 
 
 def test_what_a_session_was_taken_out_of_is_forgotten_with_it(monkeypatch: Any) -> None:
-    monkeypatch.setattr("imgateway.node.rooms.MOST_REMOVED", 3)
+    monkeypatch.setattr("imgateway.node.stays.MOST_REMOVED", 3)
     rig = Rig()
     rooms = [parse_address(f"room:{number}") for number in range(5)]
     rig.login("bob").send(*map(Subscribe, rooms))
     for room in rooms:
         rig.node.leave(SessionKey("bob", "phone"), room)
-    assert list(rig.hub.rooms._removed[rig.session("bob")]) == rooms[2:]
+    assert list(rig.hub.rooms.stays._removed[rig.session("bob")]) == rooms[2:]
     rig.node.kick("bob", None, "")
-    assert not rig.hub.rooms._removed
+    assert not rig.hub.rooms.stays._removed
+
+
+def test_who_may_come_into_one_room_again_is_still_out_of_the_other() -> None:
+    rig = Rig()
+    bob = rig.login("bob").send(Subscribe(ROOM), Subscribe(OTHER))
+    for room in (ROOM, OTHER):
+        rig.node.leave(BOB, room)
+    rig.settle()
+    bob.take()
+    bob.send(Subscribe(ROOM), Subscribe(OTHER, epoch=EPOCH))
+    assert {one.address for one in bob.of(Subscribed)} == {ROOM}
+    assert bob.of(Unsubscribed) == [Unsubscribed(OTHER, UnsubscribedCode.REMOVED)]
 
 
 # ------------------------------------------------------------------------------------ what listeners hear
@@ -1032,3 +1048,188 @@ def test_stays_of_a_login_that_does_not_come_through_are_told_in_pairs() -> None
     eve.cut()  # it was opened before
     assert [one[0] for one in diary.events[2:]] == ["opened", "entered"]
     assert not rig.hub._early
+
+
+def policy_with(areas: Any) -> Any:
+    """The default policy, which asks this for the areas of a room."""
+
+    class Policy(DefaultPolicy):
+        def areas(self, room: Any) -> Any:
+            return areas(room)
+
+    return Policy()
+
+
+def listens(**calls: Any) -> Any:
+    """A session listener that does this when it hears of it."""
+    diary = Diary()
+    for name, call in calls.items():
+        setattr(diary, name, call)
+    return diary
+
+
+def test_a_listener_takes_a_session_out_amid_its_greeting() -> None:
+    def out(*_: Any) -> None:
+        rig.node.leave(BOB, ROOM)
+
+    rig = Rig(listeners=[listens(resumed=out)])
+    rig.login("bob").send(Subscribe(ROOM)).cut()
+    bob = rig.login("bob", resume=(ResumePoint(ROOM, 0, EPOCH, 0),))
+    assert bob.kinds() == [Welcome, Unsubscribed]
+    assert bob.code is None
+    assert ROOM not in rig.hub.rooms.audiences
+
+
+def test_who_waited_for_it_to_be_put_takes_it_out_as_well() -> None:
+    rig = Rig()
+    rig.login("eve").send(Subscribe(ROOM))
+    bob = rig.login("bob").send(Subscribe(ROOM))
+    rig.broker.hold = {"join"}
+    bob.send(Subscribe(ROOM))
+    rig.node.join(BOB, ROOM).addCallback(lambda was: rig.node.leave(BOB, ROOM))
+    rig.node.leave(BOB, ROOM)
+    while rig.broker.waiting:
+        rig.broker.release("join")
+    rig.settle()
+    assert [one.code for one in bob.of(Unsubscribed)].count(UnsubscribedCode.REMOVED) == 2  # with the answer
+    assert rig.hub.rooms.audiences[ROOM].stays == 1  # eve's
+    assert rig.session("bob").rooms == ()
+
+
+def test_all_that_is_another_ring_when_it_is_watched_again(flush_logged_errors: Any) -> None:
+    rig = Rig(start=False)
+    broker, everyone = rig.broker, LogKey(parse_address("all"))
+    broker.hold = {"watch"}
+    rig.start()
+    rig.hub.arrived(everyone, EPOCH, 999, 1000, (entry(1000),))
+    broker.fail("watch", RuntimeError("broken"))
+    assert flush_logged_errors(RuntimeError)
+    broker.hold.clear()
+    broker.waiting.clear()
+    broker.epochs[everyone] = EPOCH + 1
+    rig.advance(3)
+    bob = rig.login("bob")
+    broker.store(everyone, entry(1))
+    rig.settle()
+    assert bob.shown() == ["m1"]
+
+
+@pytest.mark.parametrize(("epoch", "head"), [(EPOCH, 5), (EPOCH + 1, 2)])
+def test_what_is_said_of_a_ring_before_it_is_watched(epoch: int, head: int) -> None:
+    rig = Rig()
+    bob = rig.login("bob")
+    rig.broker.hold = {"watch"}
+    bob.send(Subscribe(ROOM))
+    rig.hub.arrived(LogKey(ROOM), EPOCH - 1, 8, 9, (entry(9),))
+    rig.hub.arrived(LogKey(ROOM), epoch, head - 1, head, (entry(head),))
+    while rig.broker.waiting:
+        rig.broker.release("watch")
+    rig.settle()
+    lane = rig.hub.rooms.audiences[ROOM].lanes[0]
+    assert (lane.epoch, lane.head) == ((EPOCH, 5) if epoch == EPOCH else (EPOCH, 0))
+
+
+def test_an_area_that_is_named_twice_is_one() -> None:
+    rig = Rig(policy=policy_with(lambda room: ("games", "games")))
+    bob = rig.login("bob").send(Subscribe(ROOM), Unsubscribe(ROOM))
+    assert bob.kinds() == [Welcome, Subscribed, Unsubscribed]
+    assert len(rig.hub.rooms.audiences) == 1  # all
+
+
+@pytest.mark.parametrize("named", [(), ("games",)])
+def test_a_policy_that_fails_once_shuts_no_room(named: tuple[str, ...], flush_logged_errors: Any) -> None:
+    """Also when it fails half-way."""
+
+    def areas(room: Any) -> Any:
+        yield from named
+        if rig.clock.seconds() < 5:
+            raise ZeroDivisionError("its database is away")
+
+    rig = Rig(policy=policy_with(areas))
+    bob = rig.login("bob").send(Subscribe(ROOM))
+    assert [one.code for one in bob.of(Refused)] == [RefusedCode.UNAVAILABLE]
+    assert len(flush_logged_errors(ZeroDivisionError)) == 1
+    assert len(rig.hub.rooms.audiences) == 1  # all
+    rig.advance(5)
+    bob.send(Subscribe(ROOM))
+    assert len(bob.of(Subscribed)) == 1
+
+
+def test_a_broker_that_fails_when_a_room_is_left_that_nobody_named(flush_logged_errors: Any) -> None:
+    rig = Rig()
+    rig.login("bob").send(Subscribe(ROOM)).cut()
+    rig.login("bob")  # names nothing
+    rig.broker.leave = lambda *_: fail(RuntimeError("broken"))
+    rig.advance(rig.hub.linger_s + 1)
+    gc.collect()
+    logged = flush_logged_errors(RuntimeError)
+    assert [one["log_format"] for one in logged] == ["leaving a room failed"]
+
+
+def test_nothing_goes_before_welcome_though_a_gap_is_heard_of() -> None:
+    def put(*_: Any) -> None:
+        rig.node.join(BOB, OTHER)
+
+    rig = Rig(listeners=[listens(gap=put)])
+    bob = rig.login("bob", wire=AsciiWire(gaps=False))
+    bob.send(Subscribe(ROOM)).cut()
+    bob = rig.login("bob", wire=AsciiWire(gaps=False), resume=(ResumePoint(ROOM, 0, EPOCH - 1, 5),))
+    assert bob.kinds() == [Welcome, Subscribed, Subscribed]  # a lane each
+
+
+def test_a_gap_after_the_listener_that_heard_of_the_login_has_kicked() -> None:
+    def kick(*_: Any) -> None:
+        rig.hub.kick("bob", None, "out")
+
+    points = (ResumePoint(ROOM, 0, EPOCH - 1, 5), ResumePoint(user_address("bob"), 0, EPOCH - 1, 5))
+    rig = Rig(listeners=[listens(resumed=kick)])
+    rig.login("bob").send(Subscribe(ROOM)).cut()
+    bob = rig.login("bob", resume=points)
+    assert bob.code is CloseCode.KICKED
+    assert rig.counters.gaps_told == 0
+    assert ROOM not in rig.hub.rooms.audiences
+
+
+def test_who_is_put_while_away_is_told_as_was_asked() -> None:
+    rig = Rig()
+    rig.login("bob").cut()
+    rig.node.join(BOB, ROOM, Mode.NOTIFY)
+    rig.login("bob", device="tablet")
+    bob = rig.login("bob")
+    assert {one.mode for one in bob.of(Subscribed)} == {Mode.NOTIFY}
+
+
+def test_who_is_put_and_comes_with_a_newer_link_is_told_as_was_asked() -> None:
+    rig = Rig()
+    rig.login("bob").cut()
+    rig.node.join(BOB, ROOM, Mode.NOTIFY)
+    rig.broker.hold = {"watch"}
+    rig.login("bob")
+    bob = rig.login("bob")
+    while rig.broker.waiting:
+        rig.broker.release("watch")
+    rig.settle()
+    assert {one.mode for one in bob.of(Subscribed)} == {Mode.NOTIFY}
+
+
+def test_who_was_behind_and_knows_more_is_sent_only_what_it_lacks() -> None:
+    """Its client pulled, and subscribes from there."""
+    rig = Rig()
+    bob = rig.login("bob").send(Subscribe(ROOM))
+    bob.stop_reading()
+    rig.broker.store(LogKey(ROOM), *(entry(n, b"x" * 50_000) for n in range(1, 9)))
+    rig.pass_ms(0)
+    rig.broker.store(LogKey(ROOM), entry(9))
+    rig.pass_ms(1000)
+    lag = rig.hub.rooms.audiences[ROOM].lags[rig.session("bob")]
+    before = lag.places[0]
+    session = rig.session("bob")
+    room = rig.hub.rooms.audiences[ROOM]
+    assert before < 9
+    (place, _) = rig.hub.rooms.attendance.enter(session, room, Mode.PUSH, (ResumePoint(ROOM, 0, EPOCH, 9),))
+    assert place.position == 9
+    assert lag.places[0] == 9
+    bob.read_on()
+    rig.pass_ms(1000)
+    assert session not in room.lags
+    assert "m9" not in bob.shown()

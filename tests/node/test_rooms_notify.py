@@ -283,7 +283,7 @@ def test_a_clogged_link_is_told_when_it_is_writable_and_nothing_is_expected_befo
     rig.advance(1.5)
     assert told(bob) == [[("7", 1, 2), ("7", 0, 1)]]  # from here on it is waited for
     clog(rig, bob)
-    rig.hub.rooms._notices.tell_one(rig.hub.rooms.audiences[ROOM], rig.session("bob"), ((0, 0),))
+    rig.hub.rooms.attendance._notices.tell_one(rig.hub.rooms.audiences[ROOM], rig.session("bob"), ((0, 0),))
     assert told(bob) == []
 
 
@@ -335,7 +335,7 @@ def test_repeats_wait_for_a_round_that_goes_on(monkeypatch: Any) -> None:
     rig.hub.rooms.rounds._line.append(rig.hub.rooms.audiences[ALL])
     rig.node.publish(Publish("3", (ROOM,)), "svc")  # a round that has served nobody: another stands before it
     assert room.round is not None
-    rig.hub.rooms._notices._wake(room, rig.clock.seconds() + 0.5)
+    rig.hub.rooms.attendance._notices._wake(room, rig.clock.seconds() + 0.5)
     assert [asked.times for asked in room.unanswered.values()] == [1, 1, 1]
     assert room.armed
     rig.advance(1)
@@ -366,7 +366,7 @@ def test_a_notice_of_nothing_is_none() -> None:
     rig = Rig(broker)
     bob = rig.login("bob").send(Subscribe(ROOM, Mode.NOTIFY))
     room = rig.hub.rooms.audiences[ROOM]
-    rig.hub.rooms._notices.tell_one(room, rig.session("bob"), ())
+    rig.hub.rooms.attendance._notices.tell_one(room, rig.session("bob"), ())
     rig.settle()
     assert bob.of(Notify) == []
     broker.listener.arrived(LogKey(ROOM), EPOCH, 0, 1, (entry(1),))
@@ -401,9 +401,10 @@ def test_who_pulled_ahead_of_the_round_is_not_thrown_out_for_not_pulling() -> No
     (notify,) = bob.of(Notify)
     assert inbox.told(log, notify.heads[0].epoch, notify.heads[0].head)
     bob.take()
-    bob.send(inbox.catch_up(log))
+    pull = inbox.catch_up(log)
+    bob.send(pull)
     (deliver,) = bob.of(Deliver)
-    assert inbox.deliver(deliver) is None  # it has both, and wants no more
+    assert inbox.answered(deliver, pull) is None  # it has both, and wants no more
     assert bob.shown() == ["1", "2"]
     bob.take()
     live(rig, 60, svc, bob)
@@ -467,7 +468,7 @@ def test_the_first_notice_of_all_loses_nothing_without_a_gap() -> None:
             while pull is not None:
                 bob.take()
                 bob.send(pull)
-                pull = inbox.deliver(bob.of(Deliver)[0])
+                pull = inbox.answered(bob.of(Deliver)[0], pull)
     shown = []
     while (item := inbox.next()) is not None:
         shown.append(getattr(getattr(item.what, "message", None), "msg_id", "gap"))

@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
+from imgateway.client.asking import Asking
 from imgateway.client.inbox import Inbox
+from imgateway.client.pace import Pace
 from imgateway.client.values import Gap, Received
 from imgateway.frames import (
     Address,
@@ -45,6 +47,7 @@ class Reader:
         self.rig = rig
         self.user = user
         self.inbox = Inbox(decode_message)
+        self.asking = Asking(rig.clock, rig.clock.seconds, Pace(0))
         self.peer: Peer | None = None
         self.modes: dict[Address, Mode] = {}
         self.shown: dict[LogKey, list[Any]] = {}
@@ -52,7 +55,15 @@ class Reader:
 
     def connect(self) -> None:
         self.peer = self.rig.login(self.user, resume=self.inbox.ring_points(self.modes))
+        link: Any = self
+        self.asking.down()
+        self.asking.up(link)
         self.work()
+
+    def send(self, frame: Frame) -> bool:
+        assert self.peer is not None
+        self.peer.client.send(self.peer.codec.encode(frame) or b"")
+        return True
 
     def work(self) -> None:
         """Take what came, answer it, and go on until nothing comes."""
@@ -63,8 +74,6 @@ class Reader:
             self.rig.settle()
 
     def take(self, frame: Frame) -> None:
-        peer = self.peer
-        assert peer is not None
         if isinstance(frame, Welcome):
             rings = frame.resumed[1:]
             self.inbox.linked(rings)
@@ -84,9 +93,12 @@ class Reader:
         elif isinstance(frame, Deliver):
             if frame.address.kind != "room" or frame.address in self.modes:
                 self.begun.setdefault(LogKey(frame.address, frame.lane), frame.after)
-                pull = self.inbox.deliver(frame)
+                if frame.pulled:
+                    pull = self.inbox.answered(frame, self.asking.pulled(frame))
+                else:
+                    pull = self.inbox.deliver(frame)
                 if pull is not None:
-                    peer.client.send(peer.codec.encode(pull) or b"")
+                    self.asking.catch_up(pull)
         elif isinstance(frame, Notify):
             for told in frame.heads:
                 log = LogKey(told.address, told.lane)
@@ -97,7 +109,7 @@ class Reader:
                     self.begun.setdefault(log, told.after)
                     pull = self.inbox.catch_up(log)
                     if pull is not None:
-                        peer.client.send(peer.codec.encode(pull) or b"")
+                        self.asking.catch_up(pull)
         elif isinstance(frame, Unsubscribed):
             self.forget(frame.address)
         else:
@@ -117,7 +129,7 @@ class Reader:
         self.modes[address] = mode
         for lane in (0, 1):
             position = self.inbox.position(LogKey(address, lane))
-            self.peer.client.send(self.peer.codec.encode(Subscribe(address, mode, lane, *position)) or b"")
+            self.send(Subscribe(address, mode, lane, *position))
 
     def unsubscribe(self, address: Address) -> None:
         assert self.peer is not None

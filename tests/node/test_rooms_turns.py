@@ -260,7 +260,7 @@ def test_a_node_that_stops_looks_at_no_link_any_more() -> None:
     rig, svc, _bob = rig_with("bob", set={"rooms.classes": QUICK})
     crowd(rig, ROOM, 1, Line(held=1 << 20))
     svc.publish("1", "room:7")
-    rig.hub.rooms.stop()
+    rig.hub.rooms.rounds.stop()
     assert rig.hub.rooms.rounds._looking is None
     assert not rig.hub.rooms.rounds._full
 
@@ -364,7 +364,7 @@ def test_notices_that_differ_are_not_kept() -> None:
     for number, peer in enumerate(peers):
         peer.send(Subscribe(parse_address(f"room:own-{number}"), Mode.NOTIFY))
     kept: list[int] = []
-    tell = rig.hub.rooms._notices.tell
+    tell = rig.hub.rooms.attendance._notices.tell
     rig.hub.rooms.rounds._notices = lambda round, some: (tell(round, some), kept.append(len(round.heads)))[0]
     for text in ("1", "2"):
         for number in range(20):

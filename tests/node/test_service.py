@@ -36,6 +36,7 @@ from imgateway.frames import (
     parse_address,
     user_address,
 )
+from imgateway.interfaces import Identity
 from imgateway.testing.wires import outcome
 from tests.node.rig import FakeListener, Rig
 from tests.node.test_calls import Shop
@@ -334,6 +335,16 @@ def test_reload() -> None:
     rig.advance(6)
     assert "bob" not in [session.user for session in rig.hub.sessions]
     assert rig.gate._bucket.burst == 7
+
+
+@pytest.mark.parametrize("service", [False, True])
+def test_clients_are_told_for_how_long_the_broker_knows_a_repeat_in_rooms(service: bool) -> None:
+    """It learns of other settings when it is started again."""
+    rig = Rig()
+    kept = Settings().rooms.dedup_s
+    more = replace(Settings(), rooms=replace(Settings().rooms, dedup_s=86_400))
+    rig.node.reload(more, Nobody())
+    assert rig.node.limits_for(Identity("bob", service=service)).rooms_dedup_s == kept
 
 
 def test_a_reload_that_fails_changes_nothing() -> None:

@@ -46,6 +46,7 @@ def test_of_a_long_answer_to_pull_the_first_part_goes() -> None:
     bob.send(Pull(BOB, epoch=EPOCH, after=0, limit=4))
     answer = bob.of(Deliver)[before]
     assert (answer.after, answer.upto, answer.gap, answer.head) == (0, 1, False, 4)
+    assert answer.pulled
 
 
 @pytest.mark.parametrize("bodies", [(300, 0), (0, 300)])
@@ -62,6 +63,7 @@ def test_an_entry_that_does_not_fit_beside_a_gap_comes_without_it(bodies: tuple[
             before = len(bob.of(Deliver))
             bob.send(Pull(BOB, epoch=EPOCH, after=after, limit=4))
             (answer,) = bob.of(Deliver)[before:]
+            assert answer.pulled
             assert answer.after == after < answer.upto
             after = answer.upto
             if answer.entries:

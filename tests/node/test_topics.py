@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 from msgspec.structs import replace
+from twisted.internet.defer import fail
 from zope.interface.verify import verifyObject
 
 from imgateway.core.cursor import State
 from imgateway.core.follow import Follow
-from imgateway.errors import CloseCode
+from imgateway.errors import CloseCode, StoreBusy
 from imgateway.frames import (
     Acked,
     Address,
@@ -392,6 +393,49 @@ def test_a_broker_that_fails_ends_the_link(held: str, flush_logged_errors: Any) 
 
 
 # ------------------------------------------------------------------------------------------- to be out of it
+
+
+def test_too_much_waits_for_the_store_to_follow_one_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    rig, service, bob = rig_with("bob")
+    busy = fail(StoreBusy())
+    monkeypatch.setattr(rig.broker, "follow", lambda *about: fail(StoreBusy()))
+    bob.send(Subscribe(NEWS), Subscribe(SPORT), Ping())
+    assert [(one.frame, one.id, one.code) for one in bob.of(Refused)] == [
+        ("subscribe", "topic:news", RefusedCode.UNAVAILABLE),
+        ("subscribe", "topic:sport", RefusedCode.UNAVAILABLE),
+    ]
+    assert bob.of(Pong), "the link goes on"
+    assert rig.session("bob").follows is None
+    assert len(rig.node.hub.topics) == 0
+    monkeypatch.undo()
+    service.publish("1", "topic:news")
+    join(bob)
+    service.publish("2", "topic:news")
+    assert bob.shown() == ["2"]
+    monkeypatch.setattr(rig.broker, "unfollow", lambda *about: busy)
+    bob.take()
+    bob.send(Unsubscribe(NEWS), Ping())
+    refused = bob.of(Refused)[0]
+    assert (refused.frame, refused.id, refused.code) == ("unsubscribe", "topic:news", RefusedCode.UNAVAILABLE)
+    assert bob.of(Pong)
+    assert rig.counters.refused[RefusedCode.UNAVAILABLE] == 3
+
+
+def test_who_is_gone_is_not_told_that_too_much_waits() -> None:
+    rig = Rig()
+    rig.tokens.identities["bob"] = Identity("bob", claims={"topics": ["news"]})
+    bob = rig.login("bob")
+    rig.broker.hold = {"follow", "unfollow"}
+    bob.send(Unsubscribe(SPORT), Subscribe(NEWS))
+    rig.advance(2.25)
+    waiting = [asked for _, asked, _ in rig.broker.waiting]
+    assert len(waiting) == 2
+    bob.cut()
+    for asked in waiting:
+        asked.errback(StoreBusy())
+    rig.settle()
+    assert bob.of(Refused) == []
+    assert rig.session("bob").follows is None
 
 
 def test_unsubscribe_forgets() -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from imgateway.errors import BadFrame, ProtocolError
 from imgateway.frames import Address, Deliver, Entry, Message
@@ -72,6 +73,14 @@ def test_the_bytes_are_a_deliver_that_has_only_its_entries(name: str) -> None:
     assert proto.compressed == compressed(name, [inner], len(inner))
 
 
+@every
+def test_an_answer_says_that_it_is_one(name: str) -> None:
+    answer = replace(block(32, name), pulled=True)
+    data = codec().encode(answer)
+    assert data == pb.Frame.FromString(data).SerializeToString()
+    assert opened(sent(answer), (name,), MAX) == replace(block(32), pulled=True)
+
+
 @pytest.mark.parametrize("name", [*COMPRESSIONS, "lzma"])
 def test_what_is_not_worth_it_goes_plain(name: str) -> None:
     assert codec().encode(block(1, name)) == codec().encode(block(1))
@@ -81,8 +90,6 @@ def test_what_is_not_worth_it_goes_plain(name: str) -> None:
 
 @given(delivers, st.sampled_from(COMPRESSIONS))
 def test_any_deliver_says_the_same(deliver: Deliver, name: str) -> None:
-    from msgspec.structs import replace
-
     wanted = opened(sent(deliver), (), MAX)
     assert opened(sent(replace(deliver, compression=name)), COMPRESSIONS, MAX) == wanted
 

@@ -69,6 +69,10 @@ GOLDEN: list[tuple[Frame, str]] = [
         '"sender":"alice","device":"phone","contentType":"text/plain","sentMs":"1700000000000","text":"hi"}}],"gap":true,"head":"7"}}',
     ),
     (
+        Deliver(BOB, 0, 5, 6, 6, (), head=6, pulled=True),
+        '{"deliver":{"address":"user:bob","epoch":"5","after":"6","upto":"6","head":"6","pulled":true}}',
+    ),
+    (
         Hello("t", "d", start=Start.OLDEST, resume=(ResumePoint(BOB, 0, 5, 7, Mode.NOTIFY),)),
         '{"hello":{"token":"t","device":"d","start":"OLDEST","resume":[{"address":"user:bob","epoch":"5","seq":"7","mode":"NOTIFY"}]}}',
     ),

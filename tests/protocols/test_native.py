@@ -44,6 +44,10 @@ GOLDEN: list[tuple[Frame, str]] = [
         Deliver(BOB, 0, 5, 6, 7, (Entry(7, b"\x0a\x01m"),), False, 7),
         "1a1b 0a08757365723a626f62 1805 2006 2807 3207 0807 1203 0a016d 4007",
     ),
+    (
+        Deliver(BOB, 0, 5, 6, 7, (Entry(7, b"\x0a\x01m"),), False, 7, pulled=True),
+        "1a1d 0a08757365723a626f62 1805 2006 2807 3207 0807 1203 0a016d 4007 5801",
+    ),
     (DeliverAck((Acked(BOB, 5, 7),)), "2210 0a0e 0a08757365723a626f62 1005 1807"),
     (
         Hello("t", "d", start=Start.OLDEST, resume=(ResumePoint(BOB, 0, 5, 7),)),

@@ -47,7 +47,7 @@ class ScriptedClient:
         self.flying: set[str] = set()
         self.limits: Any = None
         self.born = 0.0
-        self.acked = 0
+        self.acked = self.delivered = 0
         self.connection: Any = None
         self.dice = random.Random(7)
         self.timers: list[Any] = []
@@ -132,6 +132,7 @@ class ScriptedClient:
             if "one epoch" in self.faults and self.epoch:
                 return
             self.epoch, self.position = point.epoch, point.position
+        self.delivered = point.position
         self.limits = frame.limits
         self.flying.clear()
         if "forgets" in self.faults:
@@ -166,7 +167,12 @@ class ScriptedClient:
     def on_deliver(self, frame: Deliver) -> None:
         if frame.epoch != self.epoch:
             return
+        if not frame.pulled or "acks answers" in self.faults:
+            self.delivered = max(self.delivered, frame.upto)
         if frame.after > self.position and not frame.gap and "skips" not in self.faults:
+            if "comes again" in self.faults:
+                self.end(0.0)
+                return
             if "acks a hole" in self.faults:
                 self.say(DeliverAck((Acked(frame.address, frame.epoch, frame.upto),)))
             if "waits for ever" not in self.faults:
@@ -193,7 +199,7 @@ class ScriptedClient:
             if frame.upto <= self.acked or (frame.entries and self.position > frame.upto):
                 return
             self.acked = frame.upto
-        upto = self.position + 1 if "acks ahead" in self.faults else self.position
+        upto = self.position + 1 if "acks ahead" in self.faults else min(self.position, self.delivered)
         self.say(DeliverAck((Acked(frame.address, frame.epoch, upto),)))
 
     def on_publishack(self, frame: PublishAck) -> None:

@@ -127,6 +127,12 @@ def test_the_scripted_client_passes() -> None:
     assert trial.lines(Verdict.NOT_APPLICABLE) == []
 
 
+def test_who_comes_again_at_a_hole_passes() -> None:
+    trial = Trial()
+    trial.play("gap", start=lambda: trial.scripted("comes again"))
+    assert trial.wrong == []
+
+
 BAD = {
     "no token": [("greeting", "shows its token")],
     "no acks": [("ack", "acknowledges a message in time")],
@@ -168,6 +174,7 @@ BAD = {
     "talks first": [("greeting", MANNERS), ("greeting", "it logs in")],
     "impatient, deaf": [("publish", "is content with an answer")],
     "shows again later": [("order", "shows them in their order, each once")],
+    "acks answers": [("gap", MANNERS)],
     "acks a hole": [("gap", "acknowledges nothing behind a hole")],
     "stale renewal": [("renew", "renews its token before that ends")],
 }

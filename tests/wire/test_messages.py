@@ -99,6 +99,7 @@ def test_a_deliver_is_what_protobuf_writes(deliver: Deliver) -> None:
             ],
             gap=deliver.gap,
             head=deliver.head,
+            pulled=deliver.pulled,
         )
     )
     assert pb.Frame.FromString(deliver_frame(deliver)) == proto
@@ -160,6 +161,8 @@ def test_golden_deliver() -> None:
         b"\x1a\x1e\x0a\x06room:7\x10\x01\x18\xac\x02\x20\x01\x28\x02\x32\x07\x08\x02\x12\x03\x0a\x01m"
         b"\x38\x01\x40\x09"
     )
+    answer = Deliver(Address("all"), 0, 0, 0, 0, (), pulled=True)
+    assert deliver_frame(answer) == b"\x1a\x07\x0a\x03all\x58\x01"
 
 
 def test_golden_publish_ack() -> None:

@@ -122,18 +122,25 @@ async def gaps(play: Play) -> None:
     after = stage.append("missing")
     before = len(stage.visits)
     known = len(visit.frames)
-    stage.deliver(visit, after, stage.append("behind a hole"))
+    upto = stage.append("behind a hole")
+    stage.append("not delivered yet")
+    stage.deliver(visit, after, upto)
     asked = await stage.until(lambda: bool(visit.of(Pull)) or len(stage.visits) > before)
     play.check("asks for what is missing, or comes again", asked, "it did neither")
-    # It is answered as soon as it asks, and may acknowledge everything from then on.
+    # It is answered as soon as it asks, with all that there is, and may acknowledge what was delivered.
     said = list(takewhile(lambda frame: not isinstance(frame, Pull), visit.frames[known:]))
     acks = [ack.upto for frame in said if isinstance(frame, DeliverAck) for ack in frame.acks]
     acked = max(acks, default=0)
     play.check("acknowledges nothing behind a hole", acked < after, f"it acknowledged {acked}")
     if not asked:
-        stage.deliver(visit, after - 1, stage.head)
-    await play.check_acked("takes both when it has them", stage.head)
-    await play.check_shown("shows them in their order", "after the gap", "missing", "behind a hole")
+        stage.deliver(visit, after - 1, upto)
+    await play.check_acked("takes both when it has them", upto)
+    visit = await stage.visit()
+    if stage.sent < stage.head:  # else it came again
+        stage.deliver(visit, stage.sent, stage.head)
+    await play.check_acked("acknowledges what an answer brought once it is delivered", stage.head)
+    texts = "after the gap", "missing", "behind a hole", "not delivered yet"
+    await play.check_shown("shows them in their order", *texts)
 
 
 async def strangers(play: Play) -> None:

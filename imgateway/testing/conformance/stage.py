@@ -97,10 +97,10 @@ class Stage:
         self.faults: list[str] = []
         self.record = b""
         self._waiting: list[tuple[Callable[[], bool], Deferred[bool]]] = []
-        # The log: what stands in it, how far it was sent and acknowledged.
+        # The log: what stands in it, how far it was sent, with answers to Pulls too, and acknowledged.
         self.epoch = wall_ms()  # another one in every run: clients may keep their positions
         self.entries: dict[int, Entry] = {}
-        self.head = self.sent = self.acked = 0
+        self.head = self.sent = self.said = self.acked = 0
         # What a Welcome tells.
         self.greet: Callable[[Visit], None]
         self.limits: Limits
@@ -177,7 +177,7 @@ class Stage:
                 visit.say(Pong(frame.nonce, self.wall_ms()))
             case Pull():
                 upto = min(self.head, frame.after + (frame.limit or 64))
-                self.deliver(visit, frame.after, max(frame.after, upto))
+                visit.say(self.range(frame.after, max(frame.after, upto), pulled=True))
             case Renew():
                 visit.say(Renewed(0))
             case Request():
@@ -191,11 +191,12 @@ class Stage:
         """Let it in, and tell it what it has not had."""
         point = visit.point()
         known = point is not None and point.epoch == self.epoch
-        if point is not None and known and point.seq > self.sent:
-            visit.fault(f"says that it has {point.seq}, and was sent no more than {self.sent}")
+        if point is not None and known and point.seq > self.said:
+            visit.fault(f"says that it has {point.seq}, and was sent no more than {self.said}")
             return
         position = max(0, point.seq - self.rewind) if point is not None and known else self.acked
         self.rewind = 0
+        self.sent = max(self.sent, position)
         device = visit.hello.device if visit.hello is not None else ""
         restored = visit.codec.restore(self.record)
         visit.say(
@@ -261,11 +262,14 @@ class Stage:
         self.deliver(visit, after, self.append(*texts))
         return self.head
 
-    def range(self, after: int, upto: int, gap: bool = False) -> Deliver:
-        """What stands in ``(after, upto]``, as a Deliver; it counts as sent."""
+    def range(self, after: int, upto: int, gap: bool = False, pulled: bool = False) -> Deliver:
+        """What stands in ``(after, upto]``, as a Deliver; it counts as sent unless it answers a Pull."""
         entries = tuple(entry for entry in self.entries.values() if after < entry.seq <= upto)
-        self.sent = max(self.sent, upto)
-        return Deliver(self.log, 0, self.epoch, after, upto, entries, gap, max(upto, self.head))
+        self.said = max(self.said, upto)
+        if not pulled:
+            self.sent = max(self.sent, upto)
+        head = max(upto, self.head)
+        return Deliver(self.log, 0, self.epoch, after, upto, entries, gap, head, pulled=pulled)
 
     def deliver(self, visit: Visit, after: int, upto: int, gap: bool = False) -> bool:
         """Send the range ``(after, upto]``; False: the wire cannot say it, or not carry it."""
@@ -282,12 +286,12 @@ class Stage:
     def forget(self, after: int) -> None:
         """What was appended behind `after` never was."""
         self.entries = {seq: entry for seq, entry in self.entries.items() if seq <= after}
-        self.head = self.sent = after
+        self.head = self.sent = self.said = after
 
     def renumber(self) -> None:
         """The log is replaced by a new one, which is empty."""
         self.epoch += 1
-        self.head = self.sent = self.acked = 0
+        self.head = self.sent = self.said = self.acked = 0
         self.entries.clear()
 
     def answer_all(self, visit: Visit) -> None:
