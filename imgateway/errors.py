@@ -9,6 +9,7 @@
     │   │   ├── FrameTooLarge     longer than the wire or the configured limit allows
     │   │   └── UnexpectedFrame   a good frame at the wrong time
     │   ├── LoginRefused          the greeting was understood and turned down
+    │   ├── StoreBusy             too much waits for the store already
     │   └── LinkLost              the transport is gone (SDK: the call did not finish on this link)
     ├── InvalidAddress            text that is no address                    (ValueError too)
     ├── OperatorError             a wrong setting, key, port, file: start fails with one line
@@ -44,6 +45,7 @@ __all__ = (
     "OutcomeUnknown",
     "ProtocolError",
     "RequestFailed",
+    "StoreBusy",
     "StoreError",
     "UnexpectedFrame",
 )
@@ -81,7 +83,8 @@ class CloseCode(IntEnum):
     TOO_MANY_LINKS = 102
     """Too many connections wait for their login; the connection is cut without a word, so only counted."""
     UNAVAILABLE = 103
-    """Something that the login needs is away for a while; for authenticators."""
+    """Something that the login needs is away for a while: for authenticators, and for a store for which too
+    much waits already."""
 
     KICKED = 200
     """Business code ended the session."""
@@ -166,6 +169,12 @@ class LoginRefused(LinkError):
     ) -> None:
         super().__init__(reason, code, retry_after_s)
         self.detail = detail
+
+
+class StoreBusy(LinkError):
+    """Too much waits for the store already, which is away or cannot write: nothing was done."""
+
+    code = CloseCode.UNAVAILABLE
 
 
 class LinkLost(LinkError):

@@ -116,7 +116,9 @@ class ICodec(Interface):
         "inf: never"
     )
     window = Attribute(
-        "int: entries of durable logs that may be unacknowledged at once; 0: the node's setting"
+        "int: entries of durable logs that may be unacknowledged at once; 0: the node's setting, -1: none. "
+        "Where `wire` is '' it may change: that it is less is noticed when the session leaves a log, that it "
+        "is more with the next DeliverAck, which may be an empty one"
     )
 
     def receive(data: bytes) -> Iterator[Frame | Keep | bytes]:
@@ -584,14 +586,19 @@ class IBroker(Interface):
         not raise.
         """
 
+    def withdraw(claim: Claim) -> None:
+        """The client that asked for this session has gone before it had an answer. A claim that was not tried
+        yet never will be, and is answered now, with OUTRUN; any other is answered as ever, and what it got is
+        the caller's to give back."""
+
     def follow(session: SessionKey, generation: int, log: LogKey, begin: int) -> Deferred[Followed]:
         """The session's device follows a durable log beside its mailbox: its position there is kept from now
         on, and outlives session and process. Who follows already stands where it stood, whatever `begin` is.
-        Fenced by the generation."""
+        Fenced by the generation. Fails with StoreBusy, as `watch` may and a claim."""
 
     def unfollow(session: SessionKey, generation: int, log: LogKey) -> Deferred[None]:
         """Forget the device's position in this log; nothing of it is kept for the device any more. Fenced by
-        the generation; to unfollow again is nothing."""
+        the generation; to unfollow again is nothing, but may fail with StoreBusy while that is under way."""
 
     def advance(
         session: SessionKey,

@@ -20,6 +20,7 @@ from imgateway.errors import (
     LoginRefused,
     ProtocolError,
     RequestFailed,
+    StoreBusy,
     UnexpectedFrame,
 )
 
@@ -105,6 +106,7 @@ def test_a_link_error_carries_its_code(name: str) -> None:
         UnexpectedFrame: CloseCode.UNEXPECTED_FRAME,
         LoginRefused: CloseCode.BAD_TOKEN,
         LinkLost: CloseCode.LOST,
+        StoreBusy: CloseCode.UNAVAILABLE,
     }
     error = kind("why")
     assert (error.code, error.reason, error.retry_after_s, str(error)) == (expected[kind], "why", 0.0, "why")

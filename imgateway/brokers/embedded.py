@@ -30,7 +30,7 @@ from imgateway.brokers.appends import Answer, Append, Batch, Change, Touched, Wa
 from imgateway.brokers.clock import steady, wall_ms
 from imgateway.brokers.cursors import new_epoch
 from imgateway.brokers.directory import Directory, Mark
-from imgateway.brokers.health import Fault, Health, Timers
+from imgateway.brokers.health import Fault, Health, Timers, busy
 from imgateway.brokers.intake import Intake
 from imgateway.brokers.journal import Journal
 from imgateway.brokers.lanes import Lane, ThreadLane, TurnLane
@@ -250,6 +250,7 @@ class EmbeddedBroker:
             max_devices=self._max_devices,
             node=incarnation,
             generation=facts.starts << 32,
+            most=self._settings.waiting_entries,
         )
         self._upkeep_now()
         if self._upkeep is not None:
@@ -495,6 +496,8 @@ class EmbeddedBroker:
         position = self.watch_now(log)
         if position is not None:
             return succeed(position)
+        if self._is_unread():
+            return fail(busy())
         tail = self._tails.enter(log)
         answer: Deferred[Position] = Deferred()
         tail.told = bool(tail.told)
@@ -526,6 +529,10 @@ class EmbeddedBroker:
             tail.told = None
             self._sessions.release(tail)
 
+    def _is_unread(self) -> bool:
+        """The disk cannot be read, and as many questions wait for that as may."""
+        return "reader" in self._health and self._questions.open >= self._settings.waiting_entries
+
     def server(self, log: LogKey) -> str:
         """One database has them all."""
         return ""
@@ -547,7 +554,12 @@ class EmbeddedBroker:
     # ---------------------------------------------------------------------------------------------- sessions
 
     def open_session(self, claim: Claim, answer: Callable[..., None], about: tuple[Any, ...]) -> None:
+        if self._is_unread():
+            raise busy()
         self._sessions.open(claim, answer, about)
+
+    def withdraw(self, claim: Claim) -> None:
+        """Each is tried in its turn: no other process is there whose clients it could come too late for."""
 
     def follow(self, session: SessionKey, generation: int, log: LogKey, begin: int) -> Deferred[Followed]:
         return self._sessions.follow(session, generation, log, begin)
@@ -629,10 +641,14 @@ class EmbeddedBroker:
             self._tell("control", payload)
 
     def reset_log(self, log: LogKey) -> Deferred[Position]:
+        if self._sessions.is_behind():
+            return fail(busy())
         answer: Deferred[Position] = Deferred()
         epoch = new_epoch_number(self._entropy)
+        self._sessions.waiting += 1
 
         def done(result: tuple[int, int]) -> None:
+            self._sessions.waiting -= 1
             self._epochs[log] = epoch
             answer.callback(Position(epoch, *result))
 

@@ -6,8 +6,16 @@ from collections.abc import Callable
 from typing import Any
 
 from imgateway.core.retry import RetryPolicy
+from imgateway.errors import StoreBusy
 
-__all__ = ("Fault", "Health", "Timers")
+__all__ = ("Fault", "Health", "Timers", "busy")
+
+BUSY_S = 5.0
+
+
+def busy() -> StoreBusy:
+    """What is said to who asks for more than may wait."""
+    return StoreBusy("too much waits for the store just now", retry_after_s=BUSY_S)
 
 
 class Fault:

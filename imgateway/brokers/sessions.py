@@ -16,8 +16,9 @@ from itertools import count, islice
 from typing import Any
 
 from msgspec.structs import replace
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred, fail, succeed
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from imgateway.brokers.appends import Change
 from imgateway.brokers.cursors import (
@@ -30,6 +31,7 @@ from imgateway.brokers.cursors import (
     save,
     unfollow,
 )
+from imgateway.brokers.health import busy
 from imgateway.brokers.reading import Found, FoundDevice, Reader
 from imgateway.brokers.records import Records
 from imgateway.brokers.store import Store
@@ -66,6 +68,7 @@ class Sessions:
     :param epoch_of: the epoch of a log.
     :param displaced: `IBrokerListener.displaced`.
     :param flush_later: something is dirty that was not.
+    :param most: answers that may wait for the disk; who asks for one more gets `StoreBusy`.
     """
 
     def __init__(
@@ -82,6 +85,7 @@ class Sessions:
         max_devices: int,
         node: str,
         generation: int,
+        most: int,
     ) -> None:
         self._tails = tails
         self._ask = ask
@@ -97,6 +101,9 @@ class Sessions:
         self._generations = count(generation + 1)  # counted so, each takes 32 bytes; sums take 48
         self.online = 0
         """Sessions that are open."""
+        self.waiting = 0
+        """What was asked and is not on the disk yet, of what anybody may ask again and again."""
+        self._most = most
         # What few seats have at a time stands here, not in each of them.
         self._dirty: dict[Seat, SessionKey] = {}
         self._saving = UnderWay()  # changes that are on their way to the disk
@@ -113,7 +120,8 @@ class Sessions:
         self._records = Records(change, self._saving, self._recorded)
         self._moved: dict[SessionKey, set[LogKey]] = {}  # of the dirty ones, beside their mailboxes
         self._following: dict[LogKey, dict[SessionKey, Seat]] = {}
-        self._unfollowing = UnderWay()  # by session and log
+        self._entering = UnderWay()  # by session and log: to follow it is on its way to the disk
+        self._unfollowing = UnderWay()  # likewise
 
     # ------------------------------------------------------------------------------------------------- logins
 
@@ -159,6 +167,9 @@ class Sessions:
         verdict = _verdict(claim, tail, seat, seat in self._away)
         if verdict is not OK:
             _answer(asked, Opened(verdict))
+            return False
+        if self.is_behind() and seat is None and not (found is not None and found.seen_ms):
+            _answer(asked, Failure(busy()))
             return False
         gone: list[Callable[[], None]] = []
         seats = tail.seats
@@ -240,6 +251,7 @@ class Sessions:
 
     def _register(self, session: SessionKey, start: Start, tail: Tail, seat: Seat) -> None:
         """With `enter`. The tail is pinned."""
+        self.waiting += 1
         self._saving.begin(seat)
         furthest = self._seen.get(session.user, 0)
         self._newcomers.append(Newcomer(session, start, tail, seat, furthest))
@@ -267,6 +279,7 @@ class Sessions:
         self, session: SessionKey, tail: Tail, seat: Seat, result: tuple[int, int, int, tuple[str, ...]]
     ) -> None:
         acked, first, head, forgotten = result
+        self.waiting -= 1
         self._tails.pins.end(tail)
         tail.learn(first, head)
         self._saving.end(seat)
@@ -345,12 +358,18 @@ class Sessions:
         if there is not None and (session, log) not in self._unfollowing:
             self._following.setdefault(log, {})[session] = seat
             return succeed(Followed(True, *there))
+        if self.is_behind():
+            return fail(busy())
         self._forget_surplus(session, generation, seat)
         answer: Deferred[Followed] = Deferred()
+        self.waiting += 1
         self._saving.begin(seat)
+        self._entering.begin((session, log))
 
         def followed(found: tuple[bool, int, tuple[int, ...]] | None) -> None:
+            self.waiting -= 1
             self._saving.end(seat)
+            self._entering.end((session, log))
             known, acked, parked = found or (False, begin, ())
             _keep(seat, log, acked, parked)
             if found is None:  # it is being registered again, and this is written after that
@@ -376,17 +395,26 @@ class Sessions:
         seat = self._current(session, generation, True)
         if seat is None:
             return succeed(None)
+        one = session, log
+        leaving = self._unfollowing.get(one, 0)
+        if log not in seat.owed.others and self._entering.get(one, 0) <= leaving:
+            if not leaving:  # memory has all that the disk has: there is nothing to do there
+                return succeed(None)
+            if self.is_behind():
+                return fail(busy())
         done: Deferred[None] = Deferred()
+        self.waiting += 1
         self._saving.begin(seat)
-        self._unfollowing.begin((session, log))
+        self._unfollowing.begin(one)
 
         def forget() -> None:
-            others = {one: where for one, where in seat.owed.others.items() if one != log}
+            others = {other: where for other, where in seat.owed.others.items() if other != log}
             seat.owed = replace(seat.owed, others=others)
 
         def forgotten(result: Any) -> None:
+            self.waiting -= 1
             self._saving.end(seat)
-            self._unfollowing.end((session, log))
+            self._unfollowing.end(one)
             self._part(log, session, seat)  # once more: to follow may have been on its way
             forget()
             self.release(self._tails.enter_mailbox(session.user))
@@ -438,9 +466,16 @@ class Sessions:
 
             self._forget(session.user, (session.device,))
             self._change(Change(lambda connection: forget_device(connection, session), forgotten))
-        elif seat in self._dirty:
-            self._save([(session, seat)], partial(done.callback, None))
+        elif seat in self._dirty and not self.is_behind():
+            self.waiting += 1
+
+            def written() -> None:
+                self.waiting -= 1
+                done.callback(None)
+
+            self._save([(session, seat)], written)
         else:
+            # Where it is dirty all the same it is written with the others, later.
             self.release(tail)
             done.callback(None)
         return done
@@ -473,6 +508,10 @@ class Sessions:
             return succeed(Verdict.REVOKED)
         seat.issued_at_s = issued_at_s
         return succeed(Verdict.OK)
+
+    def is_behind(self) -> bool:
+        """As much waits for the disk as may."""
+        return self.waiting >= self._most
 
     def is_open(self, session: SessionKey, generation: int) -> bool:
         """Is this the generation that has the session?"""
@@ -667,7 +706,7 @@ class Sessions:
             self._seen.pop(tail.name, None)  # of a device that was forgotten before it was written
 
 
-def _answer(asked: Asked, opened: Opened) -> None:
+def _answer(asked: Asked, opened: Opened | Failure) -> None:
     """Others of the crowd, and of the commit, are told behind it."""
     answer, about = asked
     try:

@@ -292,6 +292,20 @@ def test_who_is_here_counts_however_long_ago_it_came(rig: Rig) -> None:
     assert send(rig, 10) == FULL
 
 
+def test_who_only_logs_in_holds_back_what_it_once_followed_until_it_says_that_it_does_not(rig: Rig) -> None:
+    """As after a restored backup, which lacks that it has unsubscribed."""
+    Device(rig, "eve").follow()
+    fill(rig)
+    for _ in range(4):
+        eve = Device(rig, "eve")
+        eve.close()
+        rig.wall_ms += 3 * DAY_MS
+    assert send(rig, 10) == FULL
+    eve = Device(rig, "eve")
+    rig.now(rig.broker.unfollow(eve.key, eve.opened.generation, NEWS))
+    assert send(rig, 10) == OK
+
+
 def test_a_topic_that_nobody_follows_loses_its_oldest(rig: Rig) -> None:
     fill(rig)
     assert send(rig, 10) == OK

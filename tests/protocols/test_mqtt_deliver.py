@@ -385,18 +385,61 @@ def test_unsubscribing() -> None:
 
 
 def test_late_acks_of_what_was_unsubscribed_from() -> None:
-    peer = logged_in()
-    peer.take(subscribe(("topic/news/today", 1)))
+    peer = logged_in(5, about=[(P.RECEIVE_MAXIMUM, 2)])
+    peer.take(subscribe(("topic/news/today", 1), v5=True))
     peer.codec.encode(Subscribed(NEWS))
-    (one,) = got(peer.deliver(NEWS, entry(1)))
-    items = peer.take(puback(one.packet_id) + unsubscribe("topic/news/today"))
+    (one,) = got(peer.deliver(NEWS, entry(1)), True)
+    (two,) = got(peer.deliver(NEWS, entry(2)), True)
+    items = peer.take(puback(one.packet_id) + unsubscribe("topic/news/today", v5=True))
     assert items == [DeliverAck((Acked(NEWS, 1, 1),)), Unsubscribe(NEWS)]
-    (two,) = got(peer.deliver(NEWS, entry(2)))
-    (three,) = got(peer.deliver(NEWS, entry(3)))
-    chunk = peer.codec.receive(puback(two.packet_id) + PINGREQ)
-    peer.codec.encode(Unsubscribed(NEWS, 0))
-    assert list(chunk) == [b"\xd0\x00"]
-    assert peer.take(puback(three.packet_id)) == []
+    assert peer.codec.window == 1
+    assert peer.codec.encode(Unsubscribed(NEWS, 0))
+    (three,) = got(peer.deliver(ME, entry(3)), True)
+    peer.take(subscribe(("topic/news/today", 1), v5=True))
+    peer.codec.encode(Subscribed(NEWS))
+    # Of one log there is no word for it, but of the window.
+    assert peer.take(PINGREQ + puback(two.packet_id)) == [b"\xd0\x00", DeliverAck(())]
+    assert peer.codec.window == 2
+    assert peer.take(puback(two.packet_id)) == []
+    assert peer.take(puback(three.packet_id)) == [DeliverAck((Acked(ME, 1, 3),))]
+
+
+def test_a_window_without_room_is_not_one_without_limit() -> None:
+    peer = logged_in(5, about=[(P.RECEIVE_MAXIMUM, 1)])
+    peer.take(subscribe(("topic/news/today", 1), v5=True))
+    peer.codec.encode(Subscribed(NEWS))
+    peer.deliver(NEWS, entry(1))
+    peer.take(unsubscribe("topic/news/today", v5=True))
+    assert peer.codec.window == -1
+
+
+@pytest.mark.parametrize(("first", "then"), [(0, 1), (1, 0), (1, None), (0, None)])
+def test_a_packet_of_many_topics_changes_each_in_its_turn(first: int, then: int | None) -> None:
+    """What the core sends before it has heard of a change comes as it was agreed before."""
+    peer = logged_in(5)
+    names = ("topic/a", "topic/b", "topic/b", "topic/b")
+    peer.take(subscribe(*[(name, first) for name in names[:2]], v5=True))
+    for name in "ab":
+        peer.codec.encode(Subscribed(Address("topic", name)))
+    other = Address("topic", "b")
+    if then is None:
+        chunk = peer.codec.receive(unsubscribe(*names[:2], v5=True))
+        kinds = [first]
+    else:
+        hows = (then, then, first, then)
+        chunk = peer.codec.receive(subscribe(*zip(names, hows, strict=True), v5=True))
+        kinds = [first, *hows[1:]]
+    seen = []
+    for item in chunk:
+        if isinstance(item, Subscribe | Unsubscribe):
+            if item.address == other and isinstance(item, Unsubscribe):
+                break
+            (one,) = got(peer.deliver(other, entry(1)), True)
+            seen.append(one.qos)
+    assert seen == kinds
+    list(chunk)
+    (one,) = got(peer.deliver(other, entry(2)), True)
+    assert one.qos == (1 if then is None else then)  # unasked
 
 
 @pytest.mark.parametrize(
@@ -529,6 +572,50 @@ def test_subscriptions_are_made_again() -> None:
     assert peer.login() == [Subscribe(NEWS)]
 
 
+def test_one_that_cannot_be_made_again_just_now_is_asked_for_later() -> None:
+    """The client was told that its session is there: it will not ask."""
+    peer = logged_in()
+    peer.take(subscribe(("room/7", 1), ("topic/news/today", 1), ("topic/a", 1)))
+    again = peer.login()
+    assert len(again) == 3
+    assert peer.connack[2] == 1
+    for name in ("room:7", "topic:news%2Ftoday", "topic:a"):
+        assert peer.codec.encode(Refused("subscribe", name, RefusedCode.UNAVAILABLE)) == b""
+    peer.take(unsubscribe("topic/a"))
+    peer.codec.encode(Unsubscribed(Address("topic", "a"), UnsubscribedCode.ASKED))
+    assert peer.take(PINGREQ) == [b"\xd0\x00", Subscribe(ROOM, acks=False), Subscribe(NEWS)]
+    assert peer.codec.encode(Subscribed(ROOM)) == b""
+    assert peer.codec.encode(Refused("subscribe", "topic:news%2Ftoday", RefusedCode.UNAVAILABLE)) == b""
+    assert peer.take(PINGREQ) == [b"\xd0\x00", Subscribe(NEWS)]
+    assert peer.codec.encode(Refused("subscribe", "topic:news%2Ftoday", RefusedCode.FORBIDDEN)) == b""
+    assert peer.take(PINGREQ) == [b"\xd0\x00", Unsubscribe(NEWS)], "and so it holds back nothing there"
+    assert peer.codec.encode(Unsubscribed(NEWS, UnsubscribedCode.ASKED)) == b""
+    assert peer.take(PINGREQ) == [b"\xd0\x00"]
+    assert peer.login() == [Subscribe(ROOM, acks=False)]
+    assert peer.codec.encode(Refused("subscribe", "room:7", RefusedCode.FORBIDDEN)) == b""
+    assert peer.take(PINGREQ) == [b"\xd0\x00"]
+    # Who asks itself is told, and may ask again.
+    peer.take(subscribe(("room/8", 1)))
+    said = peer.codec.encode(Refused("subscribe", "room:8", RefusedCode.UNAVAILABLE))
+    assert said.hex() == "9003000980"
+    assert peer.take(PINGREQ) == [b"\xd0\x00"]
+
+
+def test_to_unsubscribe_may_be_refused() -> None:
+    peer = logged_in(5, about=[(P.SESSION_EXPIRY, 3_600)])
+    peer.take(subscribe(("topic/news/today", 1), v5=True))
+    peer.codec.encode(Subscribed(NEWS))
+    peer.take(unsubscribe("topic/news/today", v5=True))
+    peer.take(subscribe(("topic/news/today", 1), v5=True))
+    refused = Refused("unsubscribe", "topic:news%2Ftoday", RefusedCode.UNAVAILABLE)
+    assert peer.codec.encode(refused).hex() == "b00400080080"
+    assert peer.codec.encode(Subscribed(NEWS)) is not None
+    peer.take(PINGREQ)
+    record = Record.read(peer.record)
+    assert record is not None
+    assert set(record.subscriptions) == {"topic/news/today"}, "what came later stays"
+
+
 def test_a_clean_start_undoes_them() -> None:
     peer = logged_in()
     peer.take(subscribe(("user/alice", 1), ("room/7", 1), ("topic/news/today", 1)))
@@ -580,6 +667,28 @@ def test_expiry() -> None:
     peer.clock.now_ms += 3_600_000 + 901_000
     assert peer.login(5, **more) == [Unsubscribe(ROOM)]
     assert peer.connack[2] == 0
+
+
+@pytest.mark.parametrize("what", ["listens", "publishes", "publishes at QoS 0", "all in one chunk"])
+def test_who_never_pings_lives_as_well(what: str) -> None:
+    """Clients ping only when they have nothing else to say."""
+    peer = Peer()
+    more: dict[str, Any] = {"about": [(P.SESSION_EXPIRY, 3_600)]}
+    peer.login(5, **more)
+    peer.take(subscribe(("room/7", 1), v5=True))
+    for seq in range(1, 100):
+        peer.clock.now_ms += 60_000
+        (one,) = got(peer.deliver(ME, entry(seq)), True)
+        if what == "listens":
+            assert peer.take(puback(one.packet_id)) == [DeliverAck((Acked(ME, 1, seq),))]
+        elif what == "publishes":
+            assert len(peer.take(publish("user/bob", b"x", 1 + seq % 9, about=()))) == 1
+        elif what == "publishes at QoS 0":
+            assert len(peer.take(publish("user/bob", b"x", qos=0, about=()))) == 1
+        else:
+            assert len(peer.take(puback(one.packet_id) + publish("user/bob", b"x", qos=0, about=()))) == 2
+    peer.clock.now_ms += 3_500_000
+    assert peer.login(5, **more) == [Subscribe(ROOM, acks=False)]
 
 
 def test_disconnect_may_change_the_expiry() -> None:
@@ -654,7 +763,7 @@ def test_packet_ids_of_what_was_unsubscribed_from_come_free_with_their_acks() ->
         assert peer.deliver(NEWS, entry(1))
         peer.take(unsubscribe("topic/news/today", v5=True))
         peer.codec.encode(Unsubscribed(NEWS, UnsubscribedCode.ASKED))
-        assert peer.take(puback(number)) == []
+        assert peer.take(puback(number)) == [DeliverAck(())]
 
 
 def test_more_topics_than_a_session_may_have_are_refused_before_they_are_remembered() -> None:

@@ -19,7 +19,9 @@ from imgateway.frames import (
     Keep,
     PublishAck,
     Refused,
+    RefusedCode,
     Subscribed,
+    Unsubscribe,
     Unsubscribed,
     UnsubscribedCode,
     Welcome,
@@ -59,6 +61,7 @@ class MqttCodec(PlainCodec):
 
     __slots__ = (
         "_draw",
+        "_expires",
         "_fault",
         "_greeting",
         "_inbox",
@@ -87,20 +90,28 @@ class MqttCodec(PlainCodec):
         self._version = 0
         self._greeting: Greeting | None = None
         self._fault: Reason | None = None
+        self._expires = False  # some time after its connection
         self._is_welcome = False
         self._me = ("", "")
 
     # ------------------------------------------------------------------------------------------------ inwards
 
     def receive(self, data: bytes) -> Iterator[Frame | Keep | bytes]:
+        if self._expires and self._memory.is_old():
+            return self._stamped(data)
         if self._is_welcome and data and self._splitter.is_between():
             first = data[0]
             if first == USUAL:
                 return self._published(data)
             # Whoever mostly listens sends PUBACKs and nothing else.
             if first == PUBACK and (numbers := acknowledged(data)):
-                return _acks(self._outbox.all_acked(numbers))
+                return self._acks(self._outbox.all_acked(numbers))
         return self._received(data)
+
+    def _stamped(self, data: bytes) -> Iterator[Frame | Keep | bytes]:
+        """Whoever is heard is there; a client that has other things to say sends no PINGREQ."""
+        yield self._memory.keep()
+        yield from self.receive(data)
 
     def _published(self, data: bytes) -> Iterator[Frame | Keep | bytes]:
         """One usual PUBLISH after the other; from the first packet on that is none, as whatever comes."""
@@ -133,10 +144,10 @@ class MqttCodec(PlainCodec):
                         yield item
                 else:
                     # What was acknowledged may be unsubscribed from in a moment.
-                    yield from _acks(acked)
+                    yield from self._acks(acked)
                     yield from self._other(first, body)
             if acked:
-                yield from _acks(acked)
+                yield from self._acks(acked)
         except Broken as error:
             self._fault = error.said
             raise
@@ -196,11 +207,35 @@ class MqttCodec(PlainCodec):
         for item in asking:
             if self._subscriptions.is_changed:
                 yield self._memory.keep()
+            if type(item) is Unsubscribe:
+                self._let_go(item.address)
             yield item
 
-    def _ping(self, body: bytes) -> Iterator[Keep | bytes]:
+    def _let_go(self, address: Address) -> None:
+        """The core waits for no acknowledgements of what came from there."""
+        self._outbox.let_go(address)
+        self._fit()
+
+    def _fit(self) -> None:
+        """The client's receive maximum is for all that it has not acknowledged."""
+        assert self._greeting is not None
+        self.window = self._greeting.receive_maximum - self._outbox.loose or -1
+
+    def _acks(self, acked: dict[Track, None]) -> Iterator[DeliverAck]:
+        """One acknowledgement for all logs that went on. With none of them it says that the window has
+        grown."""
+        if not acked:
+            return iter(())
+        acks = [Acked(track.address, track.epoch, track.upto) for track in acked if track.followed]
+        if len(acks) < len(acked):
+            self._fit()
+        acked.clear()
+        return iter((DeliverAck(tuple(acks)),))
+
+    def _ping(self, body: bytes) -> Iterator[Frame | Keep | bytes]:
         Body(body).end()
         yield PINGRESP
+        yield from self._subscriptions.put_off()
         if self._memory.is_due():
             yield self._memory.keep()
 
@@ -246,7 +281,7 @@ class MqttCodec(PlainCodec):
 
     def mail(self, address: Address, epoch: int, after: int, messages: Sequence[bytes]) -> bytes | None:
         subscriptions = self._subscriptions
-        how = subscriptions.there.get(address, UNKNOWN)
+        how = subscriptions.how(address) or UNKNOWN
         if address != subscriptions.me or not how.qos or how.no_local or how.as_published:
             return None
         return self._outbox.mail(address, epoch, after, messages, how.ident)
@@ -255,7 +290,7 @@ class MqttCodec(PlainCodec):
         subscriptions = self._subscriptions
         return self._outbox.said(
             frame,
-            subscriptions.there.get(frame.address, UNKNOWN),
+            subscriptions.how(frame.address) or UNKNOWN,
             self._me,
             subscriptions.retained(frame.address),
             self._wall_ms(),
@@ -265,6 +300,7 @@ class MqttCodec(PlainCodec):
         greeting = self._greeting
         assert greeting is not None
         self._is_welcome = True
+        self._expires = greeting.expiry_s not in (0, FOREVER)
         self._me = (frame.user, parse_address(frame.session).device)
         self._subscriptions.me = user_address(frame.user)
         keepalive_s = greeting.keepalive(self._max_keepalive_s)
@@ -272,6 +308,9 @@ class MqttCodec(PlainCodec):
 
     def _subscribed(self, frame: Subscribed) -> bytes:
         self._outbox.begin(frame.address, frame.lane, frame.epoch, frame.position)
+        how = self._subscriptions.how(frame.address)
+        if how is not None and not how.qos:
+            self._let_go(frame.address)  # it may have come at QoS 1 until now
         return self._subscriptions.subscribed(frame.address, frame.head)
 
     def _unsubscribed(self, frame: Unsubscribed) -> bytes:
@@ -279,9 +318,12 @@ class MqttCodec(PlainCodec):
         return self._subscriptions.unsubscribed(frame.address, frame.code == UnsubscribedCode.ASKED)
 
     def _refused(self, frame: Refused) -> bytes:
-        if frame.frame not in ("subscribe", "unsubscribe"):
+        subscriptions, reason = self._subscriptions, of_refusal(frame.code)
+        if frame.frame == "unsubscribe":
+            return subscriptions.not_left(parse_address(frame.id), reason)
+        if frame.frame != "subscribe":
             return b""
-        return self._subscriptions.refused(parse_address(frame.id), of_refusal(frame.code))
+        return subscriptions.refused(parse_address(frame.id), reason, frame.code != RefusedCode.UNAVAILABLE)
 
     def _bye(self, frame: Bye) -> bytes:
         if not self._is_welcome or self._greeting is None:
@@ -295,10 +337,3 @@ class MqttCodec(PlainCodec):
         Refused: _refused,
         Bye: _bye,
     }
-
-
-def _acks(acked: dict[Track, None]) -> Iterator[DeliverAck]:
-    """One acknowledgement for all logs that went on."""
-    acks = [Acked(track.address, track.epoch, track.upto) for track in acked if track.followed]
-    acked.clear()
-    return iter((DeliverAck(tuple(acks)),) if acks else ())

@@ -62,8 +62,8 @@ class Outbox:
 
     :param version: 4 or 5. :param max_bytes: the largest packet that the client takes; 0: any.
 
-    :ivar loose: packet ids in flight of what was unsubscribed from: they are taken until they are
-        acknowledged, and no window counts them.
+    :ivar loose: packet ids in flight that the core does not wait for any more, because the client has
+        unsubscribed from what they came from. It still has them, and they count until it acknowledges them.
     """
 
     __slots__ = ("_flights", "_max_bytes", "_next", "_shown", "_tracks", "_v5", "loose")
@@ -164,11 +164,11 @@ class Outbox:
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def acked(self, packet_id: int) -> Track | None:
-        """The client has it: the track that went on by this, if one did."""
+        """The client has it: the track that went on by this, if one did, or that was let go."""
         return next(iter(self.all_acked((packet_id,))), None)
 
     def all_acked(self, packet_ids: Sequence[int]) -> dict[Track, None]:
-        """The client has these: the tracks that went on by that."""
+        """The client has these: the tracks that went on by that, or that were let go."""
         flights = self._flights
         gone_on: dict[Track, None] = {}
         for packet_id in packet_ids:
@@ -177,14 +177,18 @@ class Outbox:
                 continue
             if not track.followed:
                 self.loose -= 1
+                gone_on[track] = None
             elif track.acked(packet_id):
                 gone_on[track] = None
         return gone_on
 
     def forget(self, address: Address) -> None:
-        """The client gets nothing more from there, and nobody waits for acknowledgements of it."""
+        """The client gets nothing more from this ring."""
         for key in [one for one in self._shown if one[0] == address]:
             del self._shown[key]
+
+    def let_go(self, address: Address) -> None:
+        """Nobody waits for acknowledgements of what the client has been sent from there."""
         track = self._tracks.pop(address, None)
         if track is not None:
             track.followed = False

@@ -21,7 +21,7 @@ class Memory:
     :ivar is_resumed: the client finds the session that it left.
     """
 
-    __slots__ = ("_draw", "_inbox", "_stamp_s", "_subscriptions", "_wall_ms", "expiry_s", "is_resumed")
+    __slots__ = ("_draw", "_inbox", "_old_ms", "_subscriptions", "_wall_ms", "expiry_s", "is_resumed")
 
     def __init__(
         self,
@@ -37,7 +37,7 @@ class Memory:
         self._subscriptions = subscriptions
         self._draw = draw
         self._wall_ms = wall_ms
-        self._stamp_s = 0
+        self._old_ms = 0
 
     def restore(self, data: bytes, clean: bool) -> list[Frame | Keep]:
         """What an earlier connection left. With a clean start, and when it expired, it is undone."""
@@ -65,19 +65,22 @@ class Memory:
         """The client is there: is it time to write something down?"""
         if self._subscriptions.is_changed:
             return True
-        if self.expiry_s in (0, FOREVER):
-            return False
-        return self._now_s() > self._stamp_s + Record(expiry_s=self.expiry_s).stamp_after_s()
+        return self.expiry_s not in (0, FOREVER) and self.is_old()
+
+    def is_old(self) -> bool:
+        """Of a session that expires: it is long since it was written that the client is there."""
+        return self._wall_ms() > self._old_ms
 
     def keep(self) -> Keep:
         """All of it, as it is now."""
         subscriptions, mint = self._subscriptions, self._inbox.mint
         subscriptions.is_changed = self._inbox.is_changed = False
-        self._stamp_s = self._now_s()
+        record = Record(1, self.expiry_s, self._now_s(), mint.name, mint.runs)
+        self._old_ms = (record.stamp_s + record.stamp_after_s()) * 1000
         if not (self.expiry_s or subscriptions.there):
             return Keep(b"")  # nothing to come back to, nothing to undo
-        there = {topic_of(address): one for address, one in subscriptions.there.items()}
-        return Keep(Record(1, self.expiry_s, self._stamp_s, mint.name, mint.runs, there).written())
+        record.subscriptions = {topic_of(address): one for address, one in subscriptions.there.items()}
+        return Keep(record.written())
 
     def _now_s(self) -> int:
         return self._wall_ms() // 1000

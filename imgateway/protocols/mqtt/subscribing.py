@@ -55,7 +55,7 @@ class Subscriptions:
     :param me: the address of its own mailbox.
     """
 
-    __slots__ = ("_asked", "_retained", "_v5", "is_changed", "me", "there")
+    __slots__ = ("_asked", "_before", "_put_off", "_retained", "_v5", "is_changed", "me", "there")
 
     def __init__(self, version: int) -> None:
         self.me: Address | None = None
@@ -65,6 +65,13 @@ class Subscriptions:
         self._v5 = version == 5
         self._asked: dict[Address, deque[tuple[_Asked | None, int]]] = {}
         self._retained: dict[Address, int] = {}
+        # While one packet's topics are asked for in turn: what the core knows of those that were there.
+        self._before: dict[Address, Subscription] = {}
+        self._put_off: tuple[Address, ...] = ()
+
+    def how(self, address: Address) -> Subscription | None:
+        """The subscription by which the core delivers from there; None: there is none."""
+        return self._before.get(address) or self.there.get(address)
 
     def retained(self, address: Address) -> int:
         """The seq of the entry that was the newest when the client subscribed and asked for it; 0: none."""
@@ -81,15 +88,18 @@ class Subscriptions:
         asked = _Asked(Packet.SUBACK, body.packet_id(), self._v5)
         properties = read(body, Packet.SUBSCRIBE) if self._v5 else NONE
         ident = properties.get(Property.SUBSCRIPTION_ID, 0)
-        frames: list[Subscribe] = []
+        frames: list[tuple[Subscribe, Subscription]] = []
         if not body.more():
             raise Broken("it subscribes to nothing", Reason.PROTOCOL_ERROR)
         while body.more():
             name = body.text()
             frame = self._wanted(asked, name, body.byte(), ident)
             if frame is not None:
-                frames.append(frame)
-        yield from frames
+                frames.append((frame, self.there[frame.address]))
+        for frame, subscription in frames:
+            self._before[frame.address] = subscription
+            yield frame
+        self._before.clear()
         if not frames:
             yield asked.answer()
 
@@ -101,8 +111,8 @@ class Subscriptions:
         if isinstance(address, Reason):
             asked.codes.append(address)
             return None
-        is_new = address not in self.there
-        if is_new and len(self.there) >= MOST:
+        old = self.there.get(address)
+        if old is None and len(self.there) >= MOST:
             asked.codes.append(Reason.QUOTA)
             return None
         granted = 1 if address == self.me else 0 if address.kind not in ("topic", "service") else min(qos, 1)
@@ -112,7 +122,9 @@ class Subscriptions:
         if address == self.me or address.kind == "all":
             return None  # comes without being asked for
         self._expect(address, asked)
-        wants_last = is_new and handling != 2
+        if old is not None:
+            self._before.setdefault(address, old)
+        wants_last = old is None and handling != 2
         if wants_last:
             self._retained[address] = -1
         return Subscribe(address, last=wants_last, acks=granted > 0)
@@ -128,16 +140,20 @@ class Subscriptions:
             raise Broken("it unsubscribes from nothing", Reason.PROTOCOL_ERROR)
         while body.more():
             address = _filter(body.text())
-            if isinstance(address, Reason) or self.there.pop(address, None) is None:
+            old = None if isinstance(address, Reason) else self.there.pop(address, None)
+            if old is None or isinstance(address, Reason):
                 asked.codes.append(Reason.NO_SUBSCRIPTION)
                 continue
             asked.codes.append(Reason.SUCCESS)
             self._retained.pop(address, None)
+            self._put_off = tuple([one for one in self._put_off if one != address])
             self.is_changed = True
             if address != self.me and address.kind != "all":
                 self._expect(address, asked)
+                self._before[address] = old
                 frames.append(Unsubscribe(address))
         yield from frames
+        self._before.clear()
         if not frames:
             yield asked.answer()
 
@@ -148,6 +164,15 @@ class Subscriptions:
             return ()
         self._expect(address, None)
         return (Subscribe(address, acks=subscription.qos > 0),)
+
+    def put_off(self) -> Iterator[Subscribe | Unsubscribe]:
+        """What of the earlier connection's was refused: it is asked for again, or given up."""
+        later, self._put_off = self._put_off, ()
+        for address in later:
+            if address in self.there:
+                yield from self.again(address, self.there[address])
+            elif address.kind != "room":  # there the device had a place, which holds back what goes with time
+                yield from self.no_more(address)
 
     def no_more(self, address: Address) -> tuple[Unsubscribe, ...]:
         """It was subscribed to in a session that is over."""
@@ -176,11 +201,21 @@ class Subscriptions:
         # Who asks to be in a room that the business took it out of hears this as well.
         return self.refused(address, Reason.NOT_AUTHORIZED)
 
-    def refused(self, address: Address, reason: Reason) -> bytes:
-        """The core will not."""
+    def refused(self, address: Address, reason: Reason, is_final: bool = True) -> bytes:
+        """The core will not, or (not `is_final`) cannot just now."""
+        waiting = self._asked.get(address)
+        if waiting and waiting[0][0] is None:
+            # The client has not asked in this connection: it is not told, and counts on it.
+            self._put_off += (address,)
+            if not is_final:
+                return self._answered(address, None)
         if self.there.pop(address, None) is not None:
             self.is_changed = True
         self._retained.pop(address, None)
+        return self._answered(address, reason)
+
+    def not_left(self, address: Address, reason: Reason) -> bytes:
+        """The core cannot take it away just now."""
         return self._answered(address, reason)
 
     def _answered(self, address: Address, code: Reason | None) -> bytes:

@@ -1,0 +1,193 @@
+"""What waits for a store that cannot write, or be read, is bounded: who asks for more is told, and nothing of
+it is done."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from twisted.python.failure import Failure
+
+from imgateway.config import BrokerSettings
+from imgateway.errors import CloseCode, StoreBusy
+from imgateway.frames import LogKey, SessionKey, log_of, parse_address, user_address
+from imgateway.interfaces import Claim, Followed, Opened, Verdict
+from imgateway.testing.disk import Rig, disk_error, opening
+
+MOST = 5
+
+
+def topic(name: Any) -> LogKey:
+    return log_of(parse_address(f"topic:{name}"))
+
+
+class House(Rig):
+    """A store for which little may wait. `bob` is known, and follows two topics."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, settings=BrokerSettings(waiting_entries=MOST))
+        self.start()
+        self.bob = SessionKey("bob", "phone")
+        self.generation = self.now(opening(self.broker, self.claim("bob"))).generation
+        for name in "ab":
+            self.follow(name)
+        self.run()
+
+    def fill(self) -> None:
+        """The disk is full, and as much waits for it as may."""
+        assert self.disk is not None
+        self.disk.fail(disk_error("SQLITE_FULL"), lambda statement: statement.startswith("BEGIN"))
+        self.boxes = [self.follow(n) for n in range(MOST)]
+        self.pass_time(1)
+        assert self.boxes == [[]] * MOST
+
+    def mend(self) -> None:
+        assert self.disk is not None
+        self.disk.mend()
+        self.pass_time(3)
+
+    def follow(self, name: Any) -> list[Any]:
+        return self.later(self.broker.follow(self.bob, self.generation, topic(name), 0))
+
+    def unfollow(self, name: Any) -> list[Any]:
+        return self.later(self.broker.unfollow(self.bob, self.generation, topic(name)))
+
+    def login(self, user: str, device: str = "phone") -> list[Any]:
+        answers: list[Any] = []
+        claim: Claim = self.claim(user, device)
+        self.broker.open_session(claim, answers.append, ())
+        self.run()
+        return answers
+
+    def followed(self) -> set[str]:
+        """What the disk says."""
+        self.stop()
+        self.new()
+        self.start()
+        (opened,) = self.login("bob")
+        return {place.log.address.id for place in opened.places[1:]}
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> House:
+    return House(tmp_path / "data")
+
+
+def test_one_more_to_follow_is_refused_and_the_others_are_served(house: House) -> None:
+    house.fill()
+    for _ in range(3):
+        with pytest.raises(StoreBusy):
+            house.now(house.broker.follow(house.bob, house.generation, topic("more"), 0))
+    assert house.follow("a") == [Followed(True, 0)], "it has its place already"
+    house.mend()
+    assert house.boxes == [[Followed(False, 0)]] * MOST
+    assert house.now(house.broker.follow(house.bob, house.generation, topic("again"), 0)) == Followed(
+        False, 0
+    )
+    assert house.followed() == {"a", "b", "again", *map(str, range(MOST))}
+
+
+def test_what_is_followed_can_be_left_and_what_is_not_is_left_already(house: House) -> None:
+    house.fill()
+    gone = [house.unfollow(name) for name in ("a", "b", 0)]
+    assert gone == [[], [], []]
+    assert house.unfollow("c") == [None]
+    for name in ("a", "b", 0):  # it is on its way, and needs no second one
+        with pytest.raises(StoreBusy):
+            house.now(house.broker.unfollow(house.bob, house.generation, topic(name)))
+    house.mend()
+    assert gone == [[None]] * 3
+    assert house.followed() == set(map(str, range(1, MOST)))
+
+
+def test_to_leave_twice_waits_for_the_disk_twice(house: House) -> None:
+    assert house.disk is not None
+    house.disk.fail(disk_error("SQLITE_FULL"), lambda statement: statement.startswith("BEGIN"))
+    boxes = [house.unfollow("a"), house.unfollow("a")]
+    house.pass_time(1)
+    assert boxes == [[], []]
+    house.mend()
+    assert boxes == [[None], [None]]
+    assert house.followed() == {"b"}
+
+
+def test_a_device_that_is_new_is_turned_away_and_one_that_is_known_is_not(house: House) -> None:
+    house.fill()
+    generation, online = house.generation, house.broker._sessions.online
+    (failure,) = house.login("ann")
+    assert isinstance(failure, Failure)
+    assert isinstance(failure.value, StoreBusy)
+    assert failure.value.code is CloseCode.UNAVAILABLE
+    assert failure.value.retry_after_s > 0
+    (again,) = house.login("bob")
+    assert isinstance(again, Opened)
+    assert again.generation > generation
+    assert house.broker._sessions.online == online
+    assert house.broker._tails.of("ann") is None, "nothing is left of it"
+    house.mend()
+    (later,) = house.login("ann")
+    assert isinstance(later, Opened)
+
+
+def test_new_devices_count_too(house: House) -> None:
+    assert house.disk is not None
+    house.disk.fail(disk_error("SQLITE_FULL"), lambda statement: statement.startswith("BEGIN"))
+    boxes = [house.login(f"ann{n}") for n in range(MOST + 2)]
+    assert [len(box) for box in boxes] == [0] * MOST + [1, 1]
+    # One that waits may come again: it takes its own place.
+    again = house.login("ann0")
+    assert again == []
+    house.mend()
+    assert [box[0].verdict for box in (*boxes[:MOST], again)] == [Verdict.OUTRUN, *[Verdict.OK] * MOST]
+
+
+def test_a_position_of_one_who_leaves_is_written_with_the_others(house: House) -> None:
+    house.fill()
+    house.broker.advance(house.bob, house.generation, [(topic("a"), 0)])
+    closed = house.later(house.broker.close_session(house.bob, house.generation))
+    assert closed == [None]
+    assert house.broker._sessions._dirty
+    house.mend()
+    house.pass_time(6)
+    assert not house.broker._sessions._dirty
+
+
+def test_those_who_leave_with_a_position_count_too(house: House) -> None:
+    assert house.disk is not None
+    house.disk.fail(disk_error("SQLITE_FULL"), lambda statement: statement.startswith("BEGIN"))
+    for n in range(MOST + 2):
+        (opened,) = house.login("bob")
+        house.broker.advance(house.bob, opened.generation, [(topic("a"), 0)])
+        closed = house.later(house.broker.close_session(house.bob, opened.generation))
+        house.run()
+        assert (closed == [None]) == (n >= MOST)
+    assert house.broker._sessions.waiting == MOST
+    house.mend()
+    assert house.broker._sessions.waiting == 0
+
+
+def test_a_log_gets_no_new_epoch_then(house: House) -> None:
+    house.fill()
+    log = log_of(user_address("bob"))
+    with pytest.raises(StoreBusy):
+        house.now(house.broker.reset_log(log))
+    house.mend()
+    before = house.now(house.broker.watch(log)).epoch
+    assert house.now(house.broker.reset_log(log)).epoch != before
+    assert house.broker._sessions.waiting == 0
+
+
+def test_a_disk_that_cannot_be_read_has_as_many_questions_waiting(house: House) -> None:
+    assert house.disk is not None
+    house.disk.fail(disk_error("SQLITE_IOERR"), lambda statement: "SELECT" in statement)
+    waiting = [house.later(house.broker.watch(topic(f"w{n}"))) for n in range(MOST)]
+    house.pass_time(1)
+    assert waiting == [[]] * MOST
+    with pytest.raises(StoreBusy):
+        house.now(house.broker.watch(topic("more")))
+    with pytest.raises(StoreBusy):
+        house.broker.open_session(house.claim("ann"), lambda opened: None, ())
+    house.mend()
+    assert [len(box) for box in waiting] == [1] * MOST
+    assert house.now(house.broker.watch(topic("more"))).head == 0

@@ -1,0 +1,241 @@
+"""MQTT's clients at a node in memory: how much is on its way to them at once."""
+
+from __future__ import annotations
+
+from random import Random
+from typing import Any
+
+import pytest
+
+from imgateway.errors import CloseCode
+from imgateway.frames import Publish, Subscribe, Subscribed
+from imgateway.interfaces import Identity
+from imgateway.protocols.mqtt.adapter import MqttAdapter
+from imgateway.protocols.mqtt.packets import Body, Splitter
+from imgateway.protocols.mqtt.properties import Property
+from imgateway.protocols.mqtt.topics import address_of
+from tests.node.rig import Peer, Rig
+from tests.protocols import mqtt
+
+TOPICS = [f"topic/{name}" for name in "abc"]
+
+
+class Device(Peer):
+    """A client of MQTT 5 that acknowledges when it is told to.
+
+    :ivar shown: topic and body of what came. :ivar open: packet ids that it has not acknowledged.
+    :ivar answers: first byte, packet id and last byte of SUBACKs and UNSUBACKs.
+    """
+
+    def __init__(self, rig: Rig, most: int, expiry_s: int = 3_600, **how: Any) -> None:
+        self.most = most
+        self.seen: list[tuple[str, bytes]] = []
+        self.open: list[int] = []
+        self.answers: list[tuple[int, int, int]] = []
+        self.splitter = Splitter(1 << 20)
+        super().__init__(rig, MqttAdapter(0, lambda: rig.wall_ms), True, 0, "")
+        rig.peers.append(self)
+        about = [(Property.RECEIVE_MAXIMUM, most), (Property.SESSION_EXPIRY, expiry_s)]
+        self.raw(mqtt.connect(5, client_id="phone", token=b"bob", about=about, **how))
+
+    def received(self, data: bytes) -> None:
+        for first, packet in self.splitter.feed(data):
+            body = Body(packet)
+            if first & 0xF0 == 0x30:
+                topic = body.text()
+                if first & 6:
+                    self.open.append(body.packet_id())
+                body.part()
+                self.seen.append((topic, body.rest()))
+                assert len(self.open) <= self.most, "more than it takes at once"
+            elif first in (0x90, 0xB0):
+                self.answers.append((first, body.packet_id(), packet[-1]))
+
+    def subscribe(self, *names: str, qos: int = 1) -> None:
+        self.raw(mqtt.subscribe(*[(name, qos) for name in names], v5=True))
+
+    def unsubscribe(self, *names: str) -> None:
+        self.raw(mqtt.unsubscribe(*names, v5=True))
+
+    def ack(self, *packet_ids: int) -> None:  # type: ignore[override]
+        for number in packet_ids:
+            self.open.remove(number)
+        self.raw(b"".join(mqtt.puback(number) for number in packet_ids))
+
+    def bodies(self, topic: str) -> list[bytes]:
+        return [body for name, body in self.seen if name == topic]
+
+
+def house(most: int) -> tuple[Rig, Device, Any]:
+    """A node, a client that takes so much at once, and somebody who publishes."""
+    rig = Rig("memory")
+    rig.tokens.identities["bob"] = Identity("bob", claims={"topics": list("abc")}, service=True)
+    rig.tokens.identities["svc"] = Identity("svc", service=True)
+    device = Device(rig, most)
+    service = rig.login("svc")
+    said = iter(range(1, 1 << 20))
+
+    def say(topic: str, count: int = 1) -> None:
+        service.send(*[Publish(f"p{n}", (address_of(topic),), body=b"%d" % n) for n in _next(said, count)])
+
+    return rig, device, say
+
+
+def _next(numbers: Any, count: int) -> list[int]:
+    return [next(numbers) for _ in range(count)]
+
+
+def test_what_was_unsubscribed_from_counts_until_it_is_acknowledged() -> None:
+    _, device, say = house(4)
+    device.subscribe("topic/a")
+    say("topic/a", 9)
+    assert len(device.open) == 4
+    device.unsubscribe("topic/a")
+    assert device.answers[-1][0] == 0xB0
+    say("user/bob", 9)
+    assert device.bodies("user/bob") == []
+    late = device.open[:]
+    device.ack(late[2])
+    assert len(device.open) == 4  # one of the mailbox
+    device.ack(late[0], late[1], late[3])
+    assert len(device.open) == 4
+    while device.open:
+        device.ack(device.open[0])
+    assert len(device.bodies("user/bob")) == 9
+
+
+def test_what_came_at_qos_1_counts_though_it_is_qos_0_now() -> None:
+    _, device, say = house(3)
+    device.subscribe("topic/a")
+    say("topic/a", 3)
+    late = device.open[:]
+    assert len(late) == 3
+    device.subscribe("topic/a", qos=0)
+    say("user/bob", 3)
+    assert device.bodies("user/bob") == []
+    device.ack(*late)
+    assert len(device.bodies("user/bob")) == 3
+    say("topic/a", 9)
+    assert len(device.open) == 3
+    device.ack(*device.open)
+    assert len(device.bodies("topic/a")) == 12
+
+
+def test_the_window_is_there_again_with_the_next_connection() -> None:
+    rig, device, say = house(2)
+    device.subscribe("topic/a")
+    say("topic/a", 2)
+    device.unsubscribe("topic/a")
+    say("user/bob", 2)
+    assert device.bodies("user/bob") == []
+    device.cut()
+    again = Device(rig, 2)
+    assert len(again.bodies("user/bob")) == len(again.open) == 2
+
+
+def test_who_may_not_follow_a_topic_any_more_holds_nothing_back_there() -> None:
+    rig, device, say = house(2)
+    rig.tokens.identities["bob"] = Identity("bob", claims={"topics": ["a"]})
+    device.cut()
+    device = Device(rig, 2)
+    device.subscribe("topic/a")
+    device.cut()
+    rig.tokens.identities["bob"] = Identity("bob", claims={"topics": []})
+    device = Device(rig, 2)
+    say("topic/a")
+    assert device.bodies("topic/a") == []
+    device.raw(mqtt.PINGREQ)
+    device.cut()
+    rig.tokens.identities["bob"] = Identity("bob", claims={"topics": ["a"]})
+    device = Device(rig, 2)
+    device.subscribe("topic/a", qos=1 | 0x20)
+    assert device.bodies("topic/a") == [], "it begins anew"
+    say("topic/a")
+    assert len(device.bodies("topic/a")) == 1
+
+
+@pytest.mark.parametrize("expiry_s", [0, 3_600])
+@pytest.mark.parametrize("how", ["lost", "left", "kicked"])
+def test_a_session_that_ends_with_its_connection_follows_nothing_from_then_on(
+    expiry_s: int, how: str
+) -> None:
+    """Its client may never come again, and would hold back for a week what the topic has."""
+    rig, device, say = house(9)
+    device.cut()
+    device = Device(rig, 9, expiry_s, clean=True)
+    device.subscribe("topic/a", "topic/b")
+    if how == "lost":
+        device.cut()
+    elif how == "left":
+        device.raw(mqtt.DISCONNECT)
+    else:
+        rig.hub.kick("bob", None, "")
+        rig.settle()
+    say("topic/a", 3)
+    other = rig.login("bob")  # without a record, which would undo it now
+    other.send(Subscribe(address_of("topic/a")))
+    assert other.of(Subscribed)[0].position == (0 if expiry_s else 3)
+
+
+@pytest.mark.parametrize("how", ["displaced", "revoked"])
+def test_who_has_no_session_any_more_undoes_nothing(how: str) -> None:
+    rig = Rig("memory", set={"session.login_policy": "one"})
+    rig.tokens.identities["bob"] = Identity("bob", claims={"topics": ["a"]})
+    device = Device(rig, 9, 0, clean=True)
+    device.subscribe("topic/a")
+    if how == "displaced":
+        rig.login("bob", "pad")
+    else:
+        rig.broker.revoke("bob", 1 << 40)
+        rig.settle()
+    assert device.gone is not None
+    assert rig.session("bob") is None
+    assert rig.broker._sessions.online == (how == "displaced")
+    assert rig.counters.links_closed[CloseCode.DISPLACED] + rig.counters.links_closed[CloseCode.REVOKED] == 1
+
+
+def test_who_takes_over_undoes_it_itself() -> None:
+    rig, device, say = house(2)
+    device.cut()
+    device = Device(rig, 2, 0, clean=True)
+    device.subscribe("topic/a")
+    say("topic/a")
+    again = Device(rig, 2, 0, clean=True)
+    assert device.gone is not None
+    say("topic/a")
+    again.subscribe("topic/a", qos=1 | 0x20)
+    assert again.bodies("topic/a") == []
+    say("topic/a")
+    assert len(again.bodies("topic/a")) == 1
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_no_more_comes_than_it_takes_whatever_it_follows(seed: int) -> None:
+    random = Random(seed)
+    rig, device, say = house(random.choice([1, 2, 3, 5, 8]))
+    qos: dict[str, int] = {}
+    for _ in range(120):
+        match random.randrange(6):
+            case 0:
+                names = random.sample(TOPICS, random.randint(1, 3))
+                how = random.randrange(2)
+                qos |= dict.fromkeys(names, how)
+                device.subscribe(*names, qos=how)
+            case 1:
+                names = random.sample(TOPICS, random.randint(1, 3))
+                for name in names:
+                    qos.pop(name, None)
+                device.unsubscribe(*names)
+            case 2 | 3:
+                say(random.choice([*TOPICS, "user/bob"]), random.choice([1, 1, 2, 6]))
+            case _:
+                count = random.randint(0, len(device.open))
+                device.ack(*random.sample(device.open, count))
+    device.seen.clear()
+    topics = ["user/bob", *qos]
+    for topic in topics:
+        say(topic)
+    while device.open:
+        device.ack(*random.sample(device.open, random.randint(1, len(device.open))))
+    assert {topic for topic, _ in device.seen} >= set(topics), "what it follows still comes"
+    assert rig.session("bob").bytes == 0
