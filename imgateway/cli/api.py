@@ -6,6 +6,7 @@ Who asks only waits for the answer, so no reactor is started for it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import IO, Any
 from urllib.parse import quote, urlencode, urlsplit
 
@@ -13,9 +14,9 @@ import click
 from msgspec import DecodeError, Struct, ValidationError, convert, json
 
 from imgateway.cli.bar import remark
-from imgateway.cli.lines import plain
+from imgateway.cli.lines import plain, tell
 
-__all__ = ("Api", "Refused", "Unreachable", "looks", "segment")
+__all__ = ("Api", "Refused", "Unreachable", "in_doubt", "looks", "segment")
 
 CONNECT_S = 10.0
 ANSWER_S = 60.0
@@ -263,6 +264,21 @@ def _refused(path: str, status: int, headers: Mapping[str, str], problem: _Probl
     if status in (429, 503) and waits.isdigit():
         advice = "; ".join(filter(None, (advice, f"again in {waits} s")))
     return Refused(kind, status, f"{said}; {advice}" if advice else said)
+
+
+@contextmanager
+def in_doubt(text: str) -> Iterator[None]:
+    """Says this text if nobody can know whether what is asked within was done: there is no answer, or one
+    that leaves it open, or Ctrl-C ended the wait for it."""
+    try:
+        yield
+    except (Refused, Unreachable) as error:
+        if error.in_doubt:
+            error.more = f"; {plain(text)}"
+        raise
+    except KeyboardInterrupt:
+        tell(text)
+        raise
 
 
 def segment(name: str) -> str:

@@ -51,9 +51,18 @@ def apikey(id_: str, scopes: str, rate: float, burst: int, file_name: str | None
 
 
 def _append(name: str, entry: str) -> None:
-    """Readable by nobody else; on disk before the key is shown."""
+    """Readable by nobody else; on disk before the key is shown. The file as it was, if that fails: with half
+    an entry nobody could read it any more."""
     descriptor = os.open(name, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    with os.fdopen(descriptor, "a", encoding="utf-8") as file:
-        file.write(entry)
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        before = os.fstat(descriptor).st_size
+        try:
+            data = entry.encode()
+            while data:
+                data = data[os.write(descriptor, data) :]
+            os.fsync(descriptor)
+        except OSError:
+            os.ftruncate(descriptor, before)
+            raise
+    finally:
+        os.close(descriptor)

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from imgateway.cli.access import Access, api_options
-from imgateway.cli.api import Api, Refused, looks, segment
+from imgateway.cli.api import Api, Refused, in_doubt, looks, segment
 from imgateway.cli.bar import Bar
 from imgateway.cli.lines import as_line, tell, write_line
 from imgateway.cli.options import same_everywhere
@@ -84,7 +84,8 @@ def drain(world: World, access: Access, node: str, rate: int, wait: bool, as_jso
     from imgateway.router.schema import Drained
 
     api = access.open()
-    told = api.ask("POST", f"/v1/nodes/{segment(node)}/drain", Drained, {"rate": rate})
+    with in_doubt(f"{node} may drain or not: imgateway nodes shows it"):
+        told = api.ask("POST", f"/v1/nodes/{segment(node)}/drain", Drained, {"rate": rate})
     if not wait:
         _tell(told, as_json, f"{node}: drains, {told['sessions']:,} sessions at {rate:,} a second")
         return
@@ -144,7 +145,8 @@ def undrain(access: Access, node: str, as_json: bool) -> None:
     """Have NODE take logins again; who was not sent away yet stays."""
     from imgateway.router.schema import Drained
 
-    told = access.open().ask("POST", f"/v1/nodes/{segment(node)}/undrain", Drained)
+    with in_doubt(f"{node} may take clients again or not: imgateway nodes shows it"):
+        told = access.open().ask("POST", f"/v1/nodes/{segment(node)}/undrain", Drained)
     _tell(told, as_json, f"{node}: takes clients again")
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -35,9 +37,11 @@ def as_line(fields: Mapping[str, Any]) -> bytes:
 
 def write_line(line: bytes, err: bool = False) -> None:
     """Write and flush; returns when the system has it. :raises OSError: nobody reads there any more."""
-    stream = (sys.stderr if err else sys.stdout).buffer
-    stream.write(line)
-    stream.flush()
+    stream = sys.stderr if err else sys.stdout
+    if stream is None:  # closed by who started us
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+    stream.buffer.write(line)
+    stream.buffer.flush()
 
 
 def text_of(body: bytes) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Coroutine
 from functools import wraps
 from pathlib import Path
@@ -158,6 +159,8 @@ def with_client(
     from imgateway.cli.remarks import explained, remark_on
     from imgateway.errors import GatewayError, LinkLost
 
+    if sys.stdout is None:  # before anything is sent, or acknowledged as shown
+        raise click.ClickException("standard output is closed; if nobody shall read it: >/dev/null")
     if login.router:
         options = {**options, "router": login.router, "transport": login.transport or None}
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import secrets
 from base64 import b64encode
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
 
 import click
 
 from imgateway.cli.access import Access, api_options
-from imgateway.cli.api import Api, Refused, Unreachable
+from imgateway.cli.api import Api, in_doubt
 from imgateway.cli.fleet import json_option
 from imgateway.cli.lines import as_line, tell, text_of, write_line
 from imgateway.cli.options import DURATION, Decorator, addresses, same_everywhere
@@ -169,29 +171,37 @@ def _time(text: str) -> str:
 def _push(api: Api, made: dict[str, Any], as_json: bool) -> None:
     from imgateway.router.schema import Pushed, Scheduled
 
-    doubt = f"it may be pushed or not: again with --msg-id {made['msg_id']} it is there once"
-    try:
+    with in_doubt(f"it may be pushed or not: again with --msg-id {made['msg_id']} it is there once"):
         told = api.ask("POST", "/v1/push", Scheduled if "at" in made else Pushed, body=made)
-    except (Refused, Unreachable) as error:
-        if error.in_doubt:
-            error.more = f"; {doubt}"
-        raise
-    except KeyboardInterrupt:
-        tell(doubt)
-        raise
+    msg_id = told["msg_id"]
     if "task" in told:
-        if as_json:
-            write_line(as_line(told))
-        else:
-            click.echo(f"task {told['task']}: is pushed when it is time")
+        with _told_elsewhere(f"task {told['task']} is pushed when it is time (msg_id {msg_id})"):
+            if as_json:
+                write_line(as_line(told))
+            else:
+                click.echo(f"task {told['task']}: is pushed when it is time")
         return
     outcomes = told["outcomes"]
-    if as_json:
-        for one in outcomes:
-            write_line(as_line({"msg_id": told["msg_id"], **one}))
-    else:
-        show(("ADDRESS", "CODE", "SEQ"), [(one["address"], one["code"], one["seq"]) for one in outcomes])
     refused = sum(one["code"] not in TAKEN for one in outcomes)
+    many = f"{len(outcomes):,}"
+    with _told_elsewhere(f"{len(outcomes) - refused:,} of {many} took it (msg_id {msg_id})"):
+        if as_json:
+            for one in outcomes:
+                write_line(as_line({"msg_id": msg_id, **one}))
+        else:
+            show(("ADDRESS", "CODE", "SEQ"), [(one["address"], one["code"], one["seq"]) for one in outcomes])
     if refused:
-        tell(f"{refused:,} of {len(outcomes):,} did not take it (msg_id {told['msg_id']})")
+        tell(f"{refused:,} of {many} did not take it (msg_id {msg_id})")
         raise click.exceptions.Exit(1)
+
+
+@contextmanager
+def _told_elsewhere(text: str) -> Iterator[None]:
+    """Says this on stderr where stdout takes nothing, such as a full disk."""
+    try:
+        yield
+    except BrokenPipeError:  # whoever read it went away, and saw what it wanted
+        raise
+    except OSError:
+        tell(text)
+        raise

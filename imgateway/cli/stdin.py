@@ -17,7 +17,7 @@ from zope.interface import implementer
 __all__ = ("MAX_LINE_BYTES", "Lines")
 
 MAX_LINE_BYTES = 1_048_576
-"""More than any gateway takes as a body; a longer line is given in pieces."""
+"""More than any gateway takes as a body. Of a longer line only the beginning is given: it is refused."""
 
 
 @implementer(IReadDescriptor)
@@ -29,6 +29,8 @@ class Lines:
         self._descriptor = descriptor
         self._lines: deque[bytes] = deque()
         self._part = b""
+        self._is_cut = False
+        """The beginning of a line that is too long was given; its rest is not."""
         self._ended = False
         self._asked: Deferred[bytes | None] | None = None
 
@@ -91,10 +93,15 @@ class Lines:
 
     def _take(self, data: bytes) -> None:
         *whole, self._part = (self._part + data).split(b"\n")
+        if whole and self._is_cut:
+            del whole[0]
+            self._is_cut = False
         self._lines.extend(line.removesuffix(b"\r") for line in whole)
-        if len(self._part) >= MAX_LINE_BYTES:
-            self._lines.append(self._part)
+        if self._is_cut:
             self._part = b""
+        elif len(self._part) >= MAX_LINE_BYTES:
+            self._lines.append(self._part)
+            self._part, self._is_cut = b"", True
 
     def _end(self) -> None:
         self._ended = True

@@ -11,7 +11,7 @@ from urllib.parse import urlencode
 import click
 from msgspec import Struct
 
-from imgateway.cli.api import Api, Refused, Unreachable, looks, segment
+from imgateway.cli.api import Api, Refused, Unreachable, in_doubt, looks, segment
 from imgateway.cli.bar import Bar, remark
 from imgateway.cli.lines import as_line, tell, write_line
 from imgateway.cli.tables import show, when
@@ -24,6 +24,7 @@ MAX_QUERY_BYTES = 60_000
 """Of the 64 KB that the API takes before a body."""
 SHOWN_BAD = 10
 OVER = ("done", "cancelled")
+STEPS = {"pause": "paused", "resume": "resumed", "cancel": "cancelled", "repush": "pushed again"}
 
 
 # What is used of the API's answers: its own structs come with the whole database.
@@ -112,17 +113,10 @@ def make(
         doubt = "there may be a task or not: imgateway push --tasks lists them"
         if about["msg_id"]:
             doubt += f", and again with --msg-id {about['msg_id']} users have it once"
-        try:
+        with in_doubt(doubt):
             made = following.api.ask(
                 "POST", "/v1/tasks", TaskMade, query, upload=(file, size, kind), slow=True
             )
-        except (Refused, Unreachable) as error:
-            if error.in_doubt:
-                error.more = f"; {doubt}"
-            raise
-        except KeyboardInterrupt:
-            tell(doubt)
-            raise
     task = made["task"]
     # Before anything else: who has the id can find it again, whatever happens now.
     tell(f"task {task['id']}: {task['total']:,} users")
@@ -148,7 +142,8 @@ def change(following: Followed, step: str, task_id: str, wait: bool | None) -> N
         return
     body: dict[str, Any] | None = {} if step == "repush" else None
     path = f"/v1/tasks/{segment(task_id)}/{step}"
-    task = following.api.ask("POST", path, TaskTold, body=body, slow=step == "repush")
+    with in_doubt(f"it may be {STEPS[step]} or not: imgateway push --report {task_id} tells of it"):
+        task = following.api.ask("POST", path, TaskTold, body=body, slow=step == "repush")
     if wait or (wait is None and step == "repush"):
         _to_the_end(following, task["id"])
     else:

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from imgateway.cli.access import Access, api_options
-from imgateway.cli.api import segment
+from imgateway.cli.api import in_doubt, segment
 from imgateway.cli.fleet import json_option
 from imgateway.cli.lines import as_line, plain, write_line
 from imgateway.cli.options import same_everywhere
@@ -86,7 +86,9 @@ def kick(access: Access, who: tuple[str, ...], reason: str, as_json: bool) -> No
     api = access.open()
     for text, (user, device) in zip(who, names, strict=True):
         path = f"/v1/users/{segment(user)}/sessions" + (f"/{segment(device)}" if device else "")
-        told = api.ask("DELETE", path, Kicked, {"reason": reason})
+        shows = f"imgateway online --sessions {text.partition('/')[0]} shows it"
+        with in_doubt(f"{text} may be kicked or not: {shows}"):
+            told = api.ask("DELETE", path, Kicked, {"reason": reason})
         if as_json:
             write_line(as_line(told if not device else told | {"device": device}))
         else:

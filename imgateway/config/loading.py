@@ -20,12 +20,12 @@ from imgateway.errors import ConfigError
 __all__ = ("load",)
 
 
-def load(path: str | None, sets: Sequence[str] = ()) -> Settings:
-    """The settings of a TOML file, then of ``section.key=value`` texts, over the defaults.
+def load(path: str | None, sets: Sequence[str] = (), named: Mapping[str, object] | None = None) -> Settings:
+    """The settings of a TOML file, then of ``section.key=value`` texts, then of `named`, over the defaults.
 
     A value in `sets` is written as in TOML; quotes may be left out, and a list of texts may be ``a,b``.
 
-    :param path: None: no file.
+    :param path: None: no file. :param named: dotted path → value: what an option of its own says.
     :raises ConfigError: one line with the dotted path and what is allowed; file, line, column of bad TOML.
     """
     wanted: dict[str, dict[str, Any]] = {}
@@ -39,6 +39,9 @@ def load(path: str | None, sets: Sequence[str] = ()) -> Settings:
     for text in sets:
         setting, value = _override(text)
         wanted.setdefault(setting.section, {})[setting.key] = _checked(setting, value)
+    for name, value in (named or {}).items():
+        section, _, key = name.partition(".")
+        wanted.setdefault(section, {})[key] = _checked(_setting(section, key), value)
     made: dict[str, Any] = {name: sections()[name](**values) for name, values in wanted.items()}
     settings = Settings(**made)
     check(settings)

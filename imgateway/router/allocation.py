@@ -146,9 +146,15 @@ class Allocation:
         :param key: the user. :param transport: empty: whichever the node names first.
         """
         nodes = self._nodes()
-        places: dict[str, list[Place]] = {}
-        candidates: dict[str, NodeInfo] = {}
+        # Two of one name: a node that was started again, and whose former life is not forgotten yet.
+        newest: dict[str, NodeInfo] = {}
         for info in nodes.values():
+            known = newest.get(info.node)
+            if known is None or _age(known) < _age(info):
+                newest[info.node] = info
+        places: dict[str, list[Place]] = {}
+        candidates: list[NodeInfo] = []
+        for info in newest.values():
             if info.state is not NodeState.READY or info.weight <= 0:
                 continue
             fitting = [
@@ -156,12 +162,10 @@ class Allocation:
                 for served in info.served
                 if served.protocol == protocol and transport in ("", served.transport)
             ]
-            # Two of one name: a node that was started again, and whose former life is not forgotten yet.
-            known = candidates.get(info.node)
-            if fitting and (known is None or _age(known) < _age(info)):
+            if fitting:
                 places[info.node] = fitting
-                candidates[info.node] = info
-        loaded = [self._loaded(info) for info in candidates.values()]
+                candidates.append(info)
+        loaded = [self._loaded(info) for info in candidates]
         near = [info for info in loaded if info.region == region] if region else loaded
         far = [info for info in loaded if info.region != region] if region else []
         turn, self._turn = self._turn, self._turn + 1

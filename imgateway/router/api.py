@@ -26,6 +26,7 @@ __all__ = ("MEASURES", "Api", "Reply", "Request")
 log = Logger()
 
 JSON = "application/json"
+LONGEST_RETRY_S = 86_400
 
 MEASURES = (
     Measure(
@@ -58,6 +59,8 @@ class Request(Struct, frozen=True):
     peer: str = ""
     trouble: str = ""
     """Why the body could not be kept."""
+    is_whole: bool = True
+    """All of the body was kept: it was not longer than its sender might send when it began."""
 
 
 class Reply(Struct, frozen=True):
@@ -253,6 +256,7 @@ class Api:
         timer = self._reactor.callLater(wait_s, late)
         doing: Deferred[Any] = maybeDeferred(self._made, route, call)
         doing.addErrback(failed)
+        doing.addErrback(failed)  # a problem that cannot be written: `done` must be called whatever happens
         doing.addCallback(done)
         return reply
 
@@ -272,7 +276,8 @@ def _reply(route: Route, result: Any) -> Reply:
 def _problem(problem: Problem) -> Reply:
     headers = dict(problem.headers)
     if problem.retry_after_s is not None:
-        headers["Retry-After"] = str(max(1, math.ceil(problem.retry_after_s)))
+        # A plugin's authenticator may say "never", as infinity.
+        headers["Retry-After"] = str(math.ceil(max(1, min(LONGEST_RETRY_S, problem.retry_after_s))))
     return Reply(problem.status, PROBLEM_JSON, problem.document(), headers)
 
 
@@ -298,6 +303,14 @@ def _too_large(most: int) -> Problem:
 def _fits(request: Request, most: int) -> None:
     if request.size > most:
         raise _too_large(most)
+    # How much is kept was settled when the body began; keys and limits may have been read anew since.
+    if not request.is_whole:
+        raise Problem(
+            "unavailable",
+            "what the key may do was changed while the body came",
+            "send it again",
+            retry_after_s=1,
+        )
 
 
 def _is_kind(kind: str, kinds: Sequence[str]) -> None:

@@ -54,7 +54,7 @@ class Problem(GatewayError):
     """A request that gets a problem for an answer.
 
     :param kind: one of `KINDS`, which settles status and title.
-    :param detail: what is wrong with this request; without keys and tokens.
+    :param detail: what is wrong with this request; without keys and tokens. What it quotes may be any text.
     :param advice: what the caller can do.
     :param retry_after_s: goes into the Retry-After header, rounded up.
     :param code: the ResponseCode that it stands for.
@@ -72,6 +72,7 @@ class Problem(GatewayError):
         headers: dict[str, str] | None = None,
         msg_id: str = "",
     ) -> None:
+        detail, advice = _writable(detail), _writable(advice)
         super().__init__(detail)
         self.kind = kind
         self.status, self.title = KINDS[kind]
@@ -90,3 +91,8 @@ class Problem(GatewayError):
             kind, self.title, self.status, self.detail, self.advice, code, self.msg_id or UNSET
         )
         return msgspec.json.encode(told) + b"\n"
+
+
+def _writable(text: str) -> str:
+    """The text with lone surrogates, which no UTF-8 can say, as escapes."""
+    return text.encode(errors="backslashreplace").decode()

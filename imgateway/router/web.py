@@ -114,6 +114,7 @@ class _Request(http.Request):
             self.getHeader("accept") or "",
             _text(self.channel.getPeer()),
             self._trouble,
+            self._size <= self._most,
         )
         answer = self.channel.api.answer(asked, self.channel.is_public)
         answer.addCallback(self._told)

@@ -142,6 +142,8 @@ class HttpApi:
         seconds: Callable[[], float] = time.time,
     ) -> None:
         router = settings.router
+        self._settings = settings
+        """Of the start: where the secrets are, and for whom tokens are made, stays with the process."""
         self._reactor = reactor
         self.keys = Keys(read_keys(router.keys_file), reactor.seconds)
         # Who is bound to a node asks here as well.
@@ -258,15 +260,18 @@ class HttpApi:
         return DeferredList([port.stop() for port in ports], consumeErrors=True)
 
     def read(self, settings: Settings) -> Callable[[], None]:
-        """SIGHUP: read API keys, secrets and limits again. Nothing changes until what this returns is called.
+        """SIGHUP: read API keys, secrets and limits again. Nothing changes until what this returns is called,
+        nor if that raises.
 
         :raises OperatorError: they cannot be used.
         """
-        keys = read_keys(settings.router.keys_file)
-        minting = find_mint(settings)
-        self._authenticator.reload()
+        started = self._settings
+        keys = read_keys(settings.router.keys_file, may_be_empty=not len(self.keys))
+        # What checks tokens, here and at the node, keeps to the files and the audience that it began with.
+        minting = find_mint(replace(settings, auth=started.auth, udp=started.udp, node=started.node))
 
         def apply() -> None:
+            self._authenticator.reload()
             self.keys.replace(keys)
             self.doors.mint = minting
             self.doors.settings = self.api.settings = settings.router

@@ -6,12 +6,11 @@ from collections.abc import Mapping
 from difflib import get_close_matches
 from typing import Any, ClassVar
 
-from msgspec.structs import replace
 from twisted.python import usage
 
 import twisted
 from imgateway import __version__
-from imgateway.config import Settings, check, describe, load
+from imgateway.config import Settings, describe, load
 from imgateway.errors import ConfigError, OperatorError
 
 __all__ = ("Options", "SettingsOptions")
@@ -104,15 +103,10 @@ class SettingsOptions(usage.Options):
 
         :raises ConfigError: naming the setting and what is allowed.
         """
-        settings = load(self["config"], self._sets)
-        for option, path in self.given().items():
-            section, _, key = path.partition(".")
-            changed = replace(getattr(settings, section), **{key: self[option]})
-            settings = replace(settings, **{section: changed})
+        named = {path: self[option] for option, path in self.given().items()}
         if self["redis-unsafe"]:
-            settings = replace(settings, redis=replace(settings.redis, unsafe=True))
-        check(settings)
-        return settings
+            named["redis.unsafe"] = True
+        return load(self["config"], self._sets, named)
 
 
 class Options(SettingsOptions):

@@ -270,8 +270,9 @@ class Gateway(Process):
 
     def _reload(self) -> str:
         settings = self.options.load()
+        policy = find_policy(settings.auth)
         apply = self._api.read(settings) if self._api is not None else None
-        self.node.reload(settings, find_policy(settings.auth))
+        self.node.reload(settings, policy)
         if apply is not None:
             apply()
         return "keys, limits, quotas and policy"

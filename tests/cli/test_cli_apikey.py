@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from click.testing import Result
 
 from imgateway.router.keys import Keys, read_keys
@@ -57,3 +60,32 @@ def test_what_is_wrong_is_one_line(run: Run, tmp_path: Path) -> None:
     assert (broken.exit_code, path.read_text()) == (1, "[[")
     nowhere = run("apikey", "--id", "b", "--scopes", "read", "--file", str(tmp_path / "no" / "keys"))
     assert (nowhere.exit_code, "No such file" in nowhere.stderr) == (1, True)
+
+
+@pytest.mark.parametrize("fails", ["write", "fsync"])
+def test_a_full_disk_leaves_the_file_as_it_was(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: str
+) -> None:
+    path = tmp_path / "keys.toml"
+    assert run("apikey", "--id", "a", "--scopes", "read", "--file", str(path)).exit_code == 0
+    before = path.read_bytes()
+    write = os.write
+
+    def no_room(*_: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as disk:
+
+        def half(descriptor: int, data: bytes) -> int:
+            if fails == "write":
+                disk.setattr(os, "write", no_room)
+            return write(descriptor, data[: (len(data) + 1) // 2])
+
+        disk.setattr(os, "write", half)
+        if fails == "fsync":
+            disk.setattr(os, "fsync", no_room)
+        full = run("apikey", "--id", "b", "--scopes", "read", "--file", str(path))
+    assert (full.exit_code, full.stdout, "No space left" in full.stderr) == (1, "", True)
+    assert path.read_bytes() == before
+    assert run("apikey", "--id", "b", "--scopes", "read", "--file", str(path)).exit_code == 0
+    assert [key.id for key in read_keys(str(path))] == ["a", "b"]

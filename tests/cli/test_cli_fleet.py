@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from imgateway.cli.api import Api
 from imgateway.cli.fleet import HEARD_S
 from imgateway.interfaces import NodeInfo, NodeState, Served
 from imgateway.router.problems import Problem
@@ -150,6 +151,37 @@ def test_a_router_that_stays_away(api: FakeApi, ask: Ask) -> None:
     assert result.exit_code == 3
     assert 60 <= pauses.now <= 62
     assert "the connection broke" in result.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("words", "doubt"),
+    [
+        (("drain", "n\x1b1"), "n\\u001b1 may drain or not: imgateway nodes shows it"),
+        (("drain", "n1", "--wait"), "n1 may drain or not: imgateway nodes shows it"),
+        (("undrain", "n1"), "n1 may take clients again or not: imgateway nodes shows it"),
+        (("kick", "eve/web"), "eve/web may be kicked or not: imgateway online --sessions eve shows it"),
+        (("push", "--pause", "t1"), "it may be paused or not: imgateway push --report t1 tells of it"),
+        (("push", "--resume", "t1"), "it may be resumed or not: imgateway push --report t1 tells of it"),
+        (("push", "--cancel", "t1"), "it may be cancelled or not: imgateway push --report t1 tells of it"),
+        (("push", "--repush", "t1"), "it may be pushed again or not: imgateway push --report t1 tells of it"),
+    ],
+)
+def test_what_may_be_done_or_not_is_said(
+    api: FakeApi, ask: Ask, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], doubt: str
+) -> None:
+    api.say(lambda port: None)
+    broken = ask(*words)
+    assert (broken.exit_code, broken.stderr.count("\n")) == (3, 1)
+    assert broken.stderr.endswith(f"; {doubt}\n")
+    api.say(Problem("forbidden", "no"))
+    assert "or not" not in ask(*words).stderr
+
+    def interrupted(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Api, "ask", interrupted)
+    result = ask(*words)
+    assert (result.exit_code, result.stdout, result.stderr) == (130, "", f"{doubt}\n")
 
 
 def test_a_bar_and_ctrl_c(api: FakeApi) -> None:

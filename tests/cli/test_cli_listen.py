@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from click.testing import Result
 from twisted.internet.defer import CancelledError
 
+from imgateway.cli.lines import write_line
 from imgateway.cli.reception import line_of
 from imgateway.client import Gap
 from imgateway.errors import ConnectRefused, FrameRefused
@@ -22,6 +25,22 @@ LOGIN = ("tcp://127.0.0.1:7901", "--token", "t")
 
 def coming(*what: Any) -> Callable[[FakeClient], None]:
     return lambda client: client.inbox.extend(what)
+
+
+def test_where_nothing_can_be_shown_nothing_is_begun(
+    run: Run, stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("imgateway.cli.login.sys", SimpleNamespace(stdout=None))
+    for words in (("listen", *LOGIN), ("send", *LOGIN, "user:bob", "x")):
+        result = run(*words, stage=stage)
+        assert (result.exit_code, stage.client) == (1, None)
+        assert result.stderr == "Error: standard output is closed; if nobody shall read it: >/dev/null\n"
+
+
+def test_a_line_for_a_stream_that_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", None)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        write_line(b"{}\n")
 
 
 def test_a_message_is_one_json_line(run: Run, stage: Stage) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import sys
@@ -161,6 +162,35 @@ def test_ctrl_c_tells_how_to_push_again(ask: Ask, users: str, monkeypatch: pytes
     assert (len(made[0]["msg_id"]), made[1]["msg_id"], len(made[2]["msg_id"])) == (32, "m", 32)
     (ndjson := Path(users).with_suffix(".ndjson")).write_text('{"task":{"message":{"text":"x"}}}')
     assert ask("push", "--file", str(ndjson)).stderr == f"{tasks}\n"
+
+
+@pytest.mark.parametrize("more", [(), ("--json",)])
+def test_what_was_pushed_is_told_where_it_cannot_be_shown(
+    api: FakeApi, ask: Ask, monkeypatch: pytest.MonkeyPatch, more: tuple[str, ...]
+) -> None:
+    fails: list[OSError] = []
+
+    def full(*_: Any, **__: Any) -> None:
+        raise fails[0]
+
+    for name in ("show", "write_line"):
+        monkeypatch.setattr(f"imgateway.cli.push.{name}", full)
+    monkeypatch.setattr("imgateway.cli.push.click.echo", full)
+    monkeypatch.setattr("imgateway.cli.push.tell", lambda text: print(text, file=sys.stderr))
+    fails[:] = [OSError(errno.ENOSPC, "No space left on device")]
+    api.say(Pushed("m", (OutcomeTold("user:bob", "FULL", 0, 0), OutcomeTold("user:eve", "OK", 1, 1))))
+    result = ask("push", "user:bob,user:eve", "x", *more)
+    assert result.exit_code == 1
+    assert result.stderr.splitlines()[0] == "1 of 2 took it (msg_id m)"
+    api.say(Scheduled("m", "t1"))
+    result = ask("push", "user:bob", "x", "--at", "2027-01-31T17:00Z", *more)
+    assert (result.exit_code, result.stderr.splitlines()[0]) == (
+        1,
+        "task t1 is pushed when it is time (msg_id m)",
+    )
+    fails[:] = [BrokenPipeError(errno.EPIPE, "Broken pipe")]
+    api.say(Pushed("m", (OutcomeTold("user:bob", "OK", 1, 1),)))
+    assert ask("push", "user:bob", "x", *more).stderr == ""
 
 
 # ------------------------------------------------------------------------------------------------ push tasks

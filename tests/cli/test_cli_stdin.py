@@ -99,13 +99,15 @@ class Readers:
         self.readers.remove(reader)
 
 
-def test_a_line_without_end_comes_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_a_line_that_is_too_long_the_rest_is_no_line(monkeypatch: pytest.MonkeyPatch) -> None:
     lines = Lines(Readers(), 0)
-    monkeypatch.setattr("os.read", lambda descriptor, size: b"x" * size)
-    waiting = begin(lines)
-    while not waiting.called:
+    reads = iter([*[b"x" * 65_536] * 40, b"xyz\nnext\n" + b"x" * 9, *[b"x" * 65_536] * 17, b""])
+    monkeypatch.setattr("os.read", lambda descriptor, size: next(reads))
+    came = ensureDeferred(all_of(lines))
+    while not came.called:
         lines.doRead()
-    assert len(waiting.result) == MAX_LINE_BYTES
+    first, between, last = came.result
+    assert (len(first), between, len(last)) == (MAX_LINE_BYTES, b"next", MAX_LINE_BYTES + 9)
 
 
 def test_errors_of_reading(monkeypatch: pytest.MonkeyPatch) -> None:

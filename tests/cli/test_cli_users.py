@@ -64,7 +64,10 @@ def test_a_refusal_ends_it(api: FakeApi, ask: Ask) -> None:
     api.say(Kicked("bob", 2), Problem("timeout", "no result within 30 s", "it may be done or not"))
     result = ask("kick", "bob", "eve", "mallory")
     assert (result.exit_code, result.stdout) == (1, "bob: 2 closed\n")
-    assert result.stderr == "Error: no result within 30 s; it may be done or not\n"
+    assert result.stderr == (
+        "Error: no result within 30 s; it may be done or not; "
+        "eve may be kicked or not: imgateway online --sessions eve shows it\n"
+    )
     assert len(api.asked) == 2
 
 

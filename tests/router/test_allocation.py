@@ -211,6 +211,22 @@ def test_of_two_with_one_name_the_younger_counts() -> None:
         assert place.node.incarnation == "a.0"
 
 
+@pytest.mark.parametrize(
+    "younger",
+    [
+        {"state": NodeState.BUSY},
+        {"state": NodeState.DRAINING},
+        {"weight": 0},
+        {"served": (Served("mqtt", "tcp", "mqtt://a:1883"),)},
+    ],
+)
+def test_nobody_is_sent_to_the_former_life_of_a_node_that_is_not_ready(younger: dict[str, Any]) -> None:
+    former, now = node("a", started_ms=1), node("a", incarnation="a.2", started_ms=2, **younger)
+    for infos in ((former, now), (now, former)):
+        chosen = allocation(*infos, node("b")).choose("bob", "native", "tcp")
+        assert [place.node.node for place in chosen] == ["b"]
+
+
 def test_a_crowd_between_two_announcements_is_spread() -> None:
     known = {info.incarnation: info for info in (node("a", sessions=5), node("b", sessions=100))}
     chosen = Allocation(LeastConnections(), lambda: known)

@@ -223,12 +223,17 @@ def test_allocate_with_an_expired_token(desk: Desk) -> None:
     assert "expired" in desk.refused(401, "bad-token", desk.get("/v1/allocate", key=old))
 
 
-def test_an_authenticator_that_is_away(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    away = LoginRefused("the user database is away", CloseCode.UNAVAILABLE, 7.2)
+@pytest.mark.parametrize(
+    ("retry_s", "said"), [(7.2, "8"), (float("inf"), "86400"), (float("nan"), "86400"), (-1.0, "1")]
+)
+def test_an_authenticator_that_is_away(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, retry_s: float, said: str
+) -> None:
+    away = LoginRefused("the user database is away", CloseCode.UNAVAILABLE, retry_s)
     monkeypatch.setattr(desk.authenticator, "authenticate", lambda hello, peer: fail(away))
     answer = desk.get("/v1/allocate", key="t")
     assert "database is away" in desk.refused(503, "unavailable", answer)
-    assert answer.headers["retry-after"] == "8"
+    assert answer.headers["retry-after"] == said
 
 
 @pytest.mark.parametrize(
@@ -626,6 +631,19 @@ def test_what_fails_is_logged_and_told_without_its_words(desk: Desk, flush_logge
     assert len(flush_logged_errors(KeyError)) == 1
 
 
+def test_a_problem_that_cannot_be_written_is_a_failure(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, flush_logged_errors: Any
+) -> None:
+    wrong = Problem("not-found", "there is no such room")
+    wrong.msg_id = "\ud800"
+    desk.gateway.answers["members"] = fail(wrong)
+    desk.refused(500, "internal", desk.get("/v1/rooms/7"))
+    assert len(flush_logged_errors(UnicodeEncodeError)) == 1
+    assert not desk.clock.getDelayedCalls()
+    values: dict[str, Any] = {measure.field: value for measure, value in desk.api.measures()}
+    assert values["running"] == 0
+
+
 def test_a_part_that_answers_with_what_it_does_not_answer(flush_logged_errors: Any) -> None:
     class Wrong:
         def routes(self) -> list[Route]:
@@ -727,6 +745,11 @@ def test_stop_waits_for_what_runs(desk: Desk) -> None:
     assert done == [None]
     assert b'"members":3' in transport.value()
     desk.lose(protocol)
+
+
+def test_a_problem_can_be_written_whatever_it_quotes() -> None:
+    told = json.loads(Problem("not-found", "no \ud800é", "ask for \udcff").document())
+    assert (told["detail"], told["advice"]) == ("no \\ud800é", "ask for \\udcff")
 
 
 def test_a_problem_has_a_known_kind() -> None:

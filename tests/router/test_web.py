@@ -7,6 +7,7 @@ from io import BytesIO
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 from twisted.internet.address import UNIXAddress
 from twisted.internet.defer import Deferred
 
@@ -190,6 +191,36 @@ def test_an_upload_that_is_too_large() -> None:
     desk.refused(415, "wrong-content-type", desk.post("/v1/up", b"x"))
     desk.refused(413, "too-large", desk.post("/v1/push", b"x" * 1_001))
     assert uploads.calls == []
+
+
+def test_a_key_that_may_upload_only_since_the_first_byte_gets_nothing_cut() -> None:
+    uploads = Uploads()
+    desk = Desk(more=[uploads], max_request_bytes=1_000)
+    text, key = make_key("shop", ["read"])
+    desk.keys.replace([key])
+    protocol, transport = desk.connect()
+    more = "Content-Type: text/csv\r\nContent-Length: 1500\r\n"
+    protocol.dataReceived(head(desk, "/v1/up", more, text) + b"x" * 500)
+    desk.keys.replace([replace(key, scopes=("push",))])
+    protocol.dataReceived(b"x" * 1_000)
+    [answer] = answers(transport.value())
+    assert "what the key may do was changed" in desk.refused(503, "unavailable", answer)
+    assert (answer.headers["retry-after"], uploads.calls) == ("1", [])
+    desk.lose(protocol)
+    assert desk.post("/v1/up", b"x" * 1_500, key=text, Content_Type="text/csv").status == 200
+
+
+def test_the_body_of_a_key_that_was_new_is_not_taken_for_an_empty_one() -> None:
+    desk = Desk()
+    text, key = make_key("fresh", ["kick"])
+    body = b'{"not_before_s": 5}'
+    protocol, transport = desk.connect()
+    protocol.dataReceived(head(desk, "/v1/users/bob/revoke", f"Content-Length: {len(body)}\r\n", text))
+    desk.keys.replace([key])
+    protocol.dataReceived(body)
+    desk.refused(503, "unavailable", answers(transport.value())[0])
+    assert desk.gateway.calls == []
+    desk.lose(protocol)
 
 
 def test_a_body_without_end_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -219,6 +219,68 @@ def test_reload(reactor: Reactor, tmp_path: Path, key: str, flush_logged_errors:
     house.stop()
 
 
+def token(house: House, key: str) -> str:
+    made: str = house.ask(7980, "/v1/tokens", key, "POST", '{"user": "bob"}').json["token"]
+    return made
+
+
+def secret(file: Path, byte: str) -> Path:
+    file.write_text(byte * 40)
+    file.chmod(0o600)
+    return file
+
+
+def test_a_reload_that_is_refused_leaves_the_secret(
+    reactor: Reactor, tmp_path: Path, key: str, flush_logged_errors: Any
+) -> None:
+    file, conf = secret(tmp_path / "a.key", "a"), tmp_path / "c.toml"
+    conf.write_text(f'[auth]\nsecret_file = "{file}"\n')
+    house = House(reactor, tmp_path, "--config", str(conf), "--listen", "native+tcp:127.0.0.1:7901").start()
+    before = token(house, key)
+    secret(file, "b")
+    conf.write_text(f'[auth]\nsecret_file = "{file}"\npolicy = "nosuch"\n')
+    house.gateway.reload()
+    assert len(flush_logged_errors("reload refused")) == 1
+    for one in (before, token(house, key)):
+        assert house.ask(7980, "/v1/allocate", one).status == 200
+    conf.write_text(f'[auth]\nsecret_file = "{file}"\n')
+    house.gateway.reload()
+    assert house.ask(7980, "/v1/allocate", before).status == 401
+    assert house.ask(7980, "/v1/allocate", token(house, key)).status == 200
+    house.stop()
+
+
+def test_tokens_are_signed_with_the_secret_that_they_are_checked_with(
+    reactor: Reactor, tmp_path: Path, key: str
+) -> None:
+    """Another file, or another audience, is for the next start."""
+    one, two, conf = secret(tmp_path / "a.key", "a"), secret(tmp_path / "b.key", "b"), tmp_path / "c.toml"
+    conf.write_text(f'[auth]\nsecret_file = "{one}"\n')
+    house = House(reactor, tmp_path, "--config", str(conf), "--listen", "native+tcp:127.0.0.1:7901").start()
+    conf.write_text(f'[auth]\nsecret_file = "{two}"\naudience = "other"\n')
+    house.gateway.reload()
+    assert house.ask(7980, "/v1/allocate", token(house, key)).status == 200
+    house.stop()
+
+
+def test_an_empty_file_takes_nobodys_key_away(
+    reactor: Reactor, tmp_path: Path, key: str, flush_logged_errors: Any
+) -> None:
+    """A full disk, or an editor that is still writing."""
+    house = House(reactor, tmp_path, "--listen", "native+tcp:7901").start()
+    (tmp_path / "keys.toml").write_text("\n")
+    house.gateway.reload()
+    assert house.ask(7980, "/v1/nodes", key).status == 200
+    assert len(flush_logged_errors("reload refused")) == 1
+    (tmp_path / "keys.toml").write_text("# nobody\n")
+    house.gateway.reload()
+    assert house.ask(7980, "/v1/nodes", key).status == 401
+    (tmp_path / "keys.toml").write_text("")
+    house.gateway.reload()  # there were none
+    assert flush_logged_errors() == []
+    house.stop()
+
+
 def test_a_port_in_the_clear_is_told(reactor: Reactor, tmp_path: Path, key: str) -> None:
     events: list[LogEvent] = []
     globalLogPublisher.addObserver(events.append)

@@ -54,6 +54,12 @@ def test_file_then_set_then_named(tmp_path: Path) -> None:
     assert (settings.node.name, settings.node.data_dir, settings.node.drain_s) == ("named", "set", 5.0)
 
 
+def test_settings_are_held_against_each_other_with_what_options_say(tmp_path: Path) -> None:
+    file = tmp_path / "c.toml"
+    file.write_text('[listen]\napi = "127.0.0.1:7991"\n')
+    assert parsed("-c", str(file), "--keys", "keys.toml").settings.listen.api == "127.0.0.1:7991"
+
+
 def test_load_reads_the_file_again(tmp_path: Path) -> None:
     file = tmp_path / "c.toml"
     file.write_text("[limits]\nmax_addresses = 5\n")
@@ -73,6 +79,7 @@ def test_load_reads_the_file_again(tmp_path: Path) -> None:
         (["--set", "limits.max_bodies=1"], "limits.max_bodies: no such setting"),
         (["--set", "nonsense"], "must be section.key=value"),
         (["--set", "session.dead_s=1"], "session.dead_s: must be above"),
+        (["--data-dir", ""], "--data-dir: node.data_dir: must be"),
         (["--listen", "nonsense"], "PROTOCOL+TRANSPORT:ENDPOINT"),
         (["--config", "/nowhere/c.toml"], "/nowhere/c.toml"),
         (["--unknown"], "unknown"),

@@ -53,7 +53,7 @@ class Database:
         try:
             parsed = make_url(url)
             name = f"{parsed.get_backend_name()}+{parsed.get_driver_name()}"
-        except (ArgumentError, NoSuchModuleError):
+        except (ArgumentError, NoSuchModuleError, ValueError):  # a port that is no number
             raise ConfigError(_what_is_wrong("is no database URL of SQLAlchemy")) from None
         if name not in DRIVERS:
             raise ConfigError(_what_is_wrong(f"names {name}, which is not supported"))

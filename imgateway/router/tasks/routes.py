@@ -181,6 +181,8 @@ class TaskPages:
             message = msgspec.json.decode(query.message, type=Message)
         except msgspec.MsgspecError as error:
             raise Problem("invalid-request", f"message in the query: {error}") from None
+        except RecursionError:
+            raise Problem("invalid-request", "message in the query: nested too deep") from None
         return _order_of(query, message), 1
 
     # ------------------------------------------------------------------------------------- looking, changing
@@ -303,9 +305,10 @@ def _task_line(file: IO[bytes]) -> TaskLine | None:
     if b'"task"' in line[:MAX_LINE_BYTES]:
         try:
             return msgspec.json.decode(line.removeprefix(b"\xef\xbb\xbf"), type=FirstLine).task
-        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             if b'"user"' not in line and b'"to"' not in line:
-                raise Problem("invalid-request", f"line 1: {error}", "see /openapi.json: TaskLine") from None
+                why = "nested too deep" if isinstance(error, RecursionError) else error
+                raise Problem("invalid-request", f"line 1: {why}", "see /openapi.json: TaskLine") from None
     file.seek(0)
     return None
 

@@ -208,14 +208,18 @@ class Tenure:
     def _send(self, group: list[Item]) -> None:
         first = group[0]
         resent = self._resent > 0 or first.n <= self._again
+        try:
+            to = tuple([parse_address(item.address) for item in group])
+            publish = publish_of(self._message, first.own, first.n, first.attempt, to, resent)
+        except Exception as error:
+            self._send_apart(group, str(error))
+            return
         self._resent -= len(group)
         self._on_its_way += len(group)
         if resent and not self._message.qos:  # it may have been emitted, and is not to be repeated
             unknown = (int(ItemState.UNKNOWN), int(OutcomeCode.OK), 0, 0)
             self._answered += [(item.n, *unknown) for item in group]
             return
-        to = tuple([parse_address(item.address) for item in group])
-        publish = publish_of(self._message, first.own, first.n, first.attempt, to, resent)
         try:
             answer = self._publish(publish, self.lease.task.sender, "api")
         except Exception:
@@ -225,6 +229,19 @@ class Tenure:
             self._was_pushed, self._was_not_pushed, callbackArgs=(group,), errbackArgs=(group,)
         )
         answer.addErrback(_bug)
+
+    def _send_apart(self, group: list[Item], why: str) -> None:
+        """What cannot be said is refused, so that the others go on. An upload would not have taken it."""
+        if len(group) > 1:
+            for item in group:
+                self._send([item])
+            return
+        log.warn(
+            "push task {id}: item {n} cannot be pushed: {why}", id=self.lease.task.id, n=group[0].n, why=why
+        )
+        self._resent -= 1
+        self._on_its_way += 1
+        self._answered.append((group[0].n, int(ItemState.REFUSED), int(OutcomeCode.UNKNOWN), 0, 0))
 
     def _was_pushed(self, outcomes: Sequence[Outcome], group: list[Item]) -> None:
         if self._phase is Phase.OVER:

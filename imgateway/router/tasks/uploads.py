@@ -72,7 +72,7 @@ def lines_of(file: IO[bytes], kind: str, max_body_bytes: int, first: int = 1) ->
 
     :param kind: the content type, one of `NDJSON` or `CSV`.
     :param first: the number of the first line that is read.
-    :raises ValueError: the first line of a CSV does not name its columns.
+    :raises ValueError: the first line of a CSV cannot be read, or does not name its columns.
     """
     for number, upto, found in (_rows if kind in CSV else _objects)(file, first):
         try:
@@ -96,12 +96,20 @@ def _objects(file: IO[bytes], number: int) -> Iterator[tuple[int, int, _Line | s
                 yield number, number, _NO_TEXT
             except msgspec.MsgspecError as error:
                 yield number, number, str(error)
+            except RecursionError:
+                yield number, number, "is nested too deep"
         number += 1
 
 
 def _rows(file: IO[bytes], number: int) -> Iterator[tuple[int, int, _Line | str]]:
     reader = csv.reader(_texts(file))
-    columns = [name.strip().lower() for name in next(reader, [])]
+    try:
+        columns = [name.strip().lower() for name in next(reader, [])]
+        "".join(columns).encode()
+    except csv.Error as error:
+        raise ValueError(f"the first line of a CSV: {error}") from None
+    except UnicodeEncodeError:
+        raise ValueError("the first line of a CSV is not UTF-8") from None
     wrong = [name for name in columns if name not in _COLUMNS]
     if wrong or len(set(columns)) < len(columns) or not {"user", "to"} & set(columns):
         raise ValueError(

@@ -188,11 +188,15 @@ def test_a_csv(office: Office) -> None:
         ('{"user":"1"}', "?message={}", "one of body, text and json"),
         ('{"user":"1"}', "?message={", "message in the query"),
         ('{"user":"1"}', "?message=%7B%22texts%22:1%7D", "unknown field"),
+        pytest.param('{"user":"1"}', f"?message=%7B%22json%22:{'[' * 20_000}", "nested too deep", id="deep"),
         ('{"user":"1"}', "?text=a&rate=-1", ">= 0"),
         ('{"user":"1"}', "?text=a&at=2030-01-01T00:00:00", "timezone"),
         ('{"user":"1"}', "?text=a&colour=red", "colour"),
         ('{"task":{"message":{"text":"a"}}}\n{"user":"1"}', "?name=x", "in the query and in the first line"),
         ('{"task":{"message":{"text":"a"},"nam":1}}\n{"user":"1"}', "", "line 1: "),
+        pytest.param(
+            '{"task":{"message":{"json":' + "[" * 60_000, "", "line 1: nested too deep", id="deep task"
+        ),
         ("", TEXT, "no lines"),
         ('{"task":{"message":{"text":"a"}}}', "", "no lines"),
         ("{}\n[]", TEXT, "2 of 2 lines cannot be used: line 1: names one of user and to; line 2: "),
@@ -208,6 +212,30 @@ def test_an_upload_of_another_kind(office: Office) -> None:
     office.desk.refused(415, "wrong-content-type", office.upload("{}", kind="application/json"))
     said = office.desk.refused(400, "invalid-request", office.upload("1\n2\n", kind="text/csv"))
     assert "names its columns" in said
+
+
+@pytest.mark.parametrize(
+    ("lines", "says"),
+    [
+        pytest.param("Größe,user\n1,bob\n".encode("latin-1"), "is not UTF-8", id="latin-1"),
+        pytest.param("user\nbob\n".encode("utf-16"), "is not UTF-8", id="utf-16"),
+        pytest.param(b"user\rbob\r", "the first line of a CSV: new-line character", id="old ends"),
+        pytest.param(b'user,"' + b"x" * 140_000 + b'"\nbob,a\n', "field larger than", id="long column"),
+    ],
+)
+def test_a_csv_whose_first_line_cannot_be_read_is_answered(office: Office, lines: bytes, says: str) -> None:
+    answer = office.upload(lines, kind="text/csv")
+    assert says in office.desk.refused(400, "invalid-request", answer)
+    values: dict[str, Any] = {measure.field: value for measure, value in office.desk.api.measures()}
+    assert values["running"] == 0
+
+
+def test_a_line_that_is_nested_too_deep_costs_only_itself(office: Office) -> None:
+    deep = "[" * 60_000
+    task = office.upload(f'{{"user":"1"}}\n{{"user":"2","json":{deep}\n{{"user":"3"}}\n').json["task"]
+    assert (task["total"], task["bad_lines"]) == (2, [{"line": 2, "error": "is nested too deep", "upto": 2}])
+    first = f'{{"user":"1","json":{deep}, "task"\n{{"user":"2"}}\n'  # which is looked at as a task, too
+    assert [bad["line"] for bad in office.upload(first).json["task"]["bad_lines"]] == [1]
 
 
 def test_too_much(build: Callable[..., Office]) -> None:

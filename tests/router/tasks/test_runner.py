@@ -75,6 +75,19 @@ def test_a_task_that_was_begun_by_an_older_version_goes_on_under_its_ids(rig: Ri
     assert [one.msg_id for one in rig.gateway.publishes] == ["t.1", "t.1.r1"]
 
 
+@pytest.mark.parametrize("bad", [("nowhere:2", None), ("user:2", '{"ttl_s":"long"}')])
+def test_an_item_that_cannot_be_said_is_refused_and_the_others_go_on(rig: Rig, bad: Any) -> None:
+    """Uploads take none, so it came into the database in another way."""
+    number = rig.store.begin("t", "", "service:shop", b'{"msg_id":"t","content_type":"","body":""}', 0, 0)
+    rig.store.add(number, [(1, "user:1", None), (2, *bad), (3, "user:3", None)])
+    rig.store.complete(number, 3, 0, "[]")
+    rig.router().run(2)
+    assert rig.gateway.taken() == {"user:1": 1, "user:3": 1}
+    (found,) = [one for one in rig.store.standing(number, range(6), 0, 10) if one.n == 2]
+    assert (found.state, found.code) == (ItemState.REFUSED, OutcomeCode.UNKNOWN)
+    assert (rig.get().state, rig.get().refused) == ("done", 1)
+
+
 def test_who_is_listed_twice_has_it_once(rig: Rig) -> None:
     number = rig.store.begin("t", "", "service:shop", b'{"msg_id":"t","content_type":"","body":""}', 0, 0)
     rig.store.add(number, [(1, "user:1", None), (2, "user:1", None), (3, "device:1/a", None)])

@@ -588,6 +588,7 @@ def test_sqlite_on_something_else_is_said_in_one_line(tmp_path: Path) -> None:
     [
         ("no url", "is no database URL"),
         ("nonsense://x", "is no database URL"),
+        ("postgresql+psycopg://user:pass@h:secret/d", "is no database URL"),
         ("oracle://user:secret@h/d", "names oracle"),
         ("postgresql+pg8000://user:secret@h/d", "names postgresql"),
         ("sqlite://", "names no file"),

@@ -101,11 +101,15 @@ def test_a_bad_row_costs_only_itself(line: bytes) -> None:
     assert bad.line == 3
 
 
-@pytest.mark.parametrize(
-    "head", [b"", b"\n", b"name\n1\n", b"user,user\n", b"text\nhi\n", b"user,colour\n", b"\xff\n"]
-)
+@pytest.mark.parametrize("head", [b"", b"\n", b"name\n1\n", b"user,user\n", b"text\nhi\n", b"user,colour\n"])
 def test_a_csv_that_does_not_name_them_is_refused_as_a_whole(head: bytes) -> None:
     with pytest.raises(ValueError, match="the first line of a CSV names its columns: user or to"):
+        csv(head)
+
+
+@pytest.mark.parametrize("head", [b"\xff\n", b"user,\xfc\n"])
+def test_a_csv_in_another_encoding_is_refused_as_a_whole(head: bytes) -> None:
+    with pytest.raises(ValueError, match="the first line of a CSV is not UTF-8"):
         csv(head)
 
 
