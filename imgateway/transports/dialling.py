@@ -83,9 +83,10 @@ def dial(
     done: Deferred[Any] = Deferred(lambda _: opening.cancelled())
     opening = Opening(receiver, done)
     side = Side(reactor, lambda stream: link(stream, opening), wire)
+    secured = _secured(target, side, options)
     # One clock for connect, TLS and upgrade together: the endpoint's own comes later than ours.
     endpoint = _endpoint(target, reactor, 2 * timeout_s)
-    opening.attempt = endpoint.connect(_secured(target, side, options))
+    opening.attempt = endpoint.connect(secured)
     opening.attempt.addCallbacks(lambda _: None, lambda reason: opening.lost(_why(reason)))
 
     def named(reason: Failure) -> Failure:
@@ -156,7 +157,10 @@ def _secured(target: Target, side: Side, options: Mapping[str, Any]) -> Any:
     from twisted.internet.ssl import optionsForClientTLS  # OpenSSL is not light
     from twisted.protocols.tls import TLSMemoryBIOFactory
 
-    creator = options.get("tls") or optionsForClientTLS(target.host)
+    try:
+        creator = options.get("tls") or optionsForClientTLS(target.host)
+    except UnicodeError as error:  # names with an underscore, too
+        raise LinkLost(f"bad URL: TLS cannot check the name {target.host}: {error}") from None
     return TLSMemoryBIOFactory(creator, True, side, side.reactor)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+from ipaddress import ip_address
 from typing import Any, cast
 
 from twisted.internet.address import UNIXAddress
@@ -131,8 +132,11 @@ def advice(error: BaseException | None) -> str:
 
 # Twisted decides by the first bytes that arrive whether they are a PROXY header, and drops a valid one that
 # comes in smaller pieces than 8 (v1) or 16 bytes (v2). So the first 16 are gathered before Twisted sees any.
-# It also drops the shortest header of all, which HAProxy sends where it knows no addresses.
+# It also drops the shortest header of all, which HAProxy sends where it knows no addresses. And whatever
+# stands in a v1 header is an address for it, or it falls over that: so this line is gathered whole and
+# looked at.
 _DECIDED_AT = 16
+_LONGEST_LINE = 107
 _UNKNOWN = b"PROXY UNKNOWN\r\n"
 
 
@@ -142,13 +146,33 @@ class _Gathering(ProtocolWrapper):
     def dataReceived(self, data: bytes) -> None:
         if self._first is not None:
             data = self._first + data
-            if len(data) < _DECIDED_AT and data != _UNKNOWN:
+            line, newline, _ = data.partition(b"\r\n")
+            is_v1 = data.startswith(b"PROXY ")
+            if len(data) < (_LONGEST_LINE if is_v1 and not newline else _DECIDED_AT) and data != _UNKNOWN:
                 self._first = data
                 return
             if data.startswith(_UNKNOWN):
                 data = b"PROXY UNKNOWN " + data[len(_UNKNOWN) - 2 :]
+            elif is_v1 and not (newline and _is_header(line)):
+                self.loseConnection()
+                return
             self._first = None
         super().dataReceived(data)
+
+
+def _is_header(line: bytes) -> bool:
+    """Whether this is a v1 header that names nobody, or two addresses and two ports."""
+    _, family, *named = line.split(b" ")
+    if family not in (b"TCP4", b"TCP6"):
+        return family == b"UNKNOWN"
+    try:
+        for address in named[:2]:
+            ip_address(address.decode())
+        ports = [int(port) for port in named[2:4]]
+    except ValueError:
+        return False
+    # What stands behind a % could be anything.
+    return len(ports) == 2 and min(ports) >= 0 and max(ports) < 65_536 and b"%" not in line
 
 
 class _GatheringFactory(WrappingFactory):

@@ -34,6 +34,8 @@ SLICE_BYTES = 4096
 frame, and a paused connection holds the messages of one slice at most."""
 SLICES_A_TURN = 4
 """A read full of tiny messages costs 60 ms; after so many slices the others get their turn."""
+HEAD_BYTES = 14
+"""The most that a frame has beside its payload."""
 CLOGGED_BYTES = 65_536
 """With so much unsent, a peer that pings on gets no more pongs."""
 
@@ -83,12 +85,12 @@ class MessageConnection:
         "_client",
         "_ended",
         "_fault",
-        "_greeting",
         "_message",
         "_opcode",
         "_open",
         "_reading",
         "_reason",
+        "_strange",
         "_stream",
         "_terms",
         "_unparsed",
@@ -117,7 +119,7 @@ class MessageConnection:
         self._ended = False  # closed, aborted or failed: nothing more goes in or out
         self._fault: CloseCode | None = None
         self._reason = ""
-        self._greeting = 0  # bytes of the upgrade so far
+        self._strange = 0  # bytes of the upgrade so far, then those behind it; -1: the peer is proven
         self._unparsed = b""
         self._message: bytearray | None = None  # of the message that is coming in
         self._arrived: list[bytes] = []  # whole messages of one slice
@@ -155,7 +157,7 @@ class MessageConnection:
         return False
 
     def proven(self) -> None:
-        """Nobody's answers are limited here."""
+        self._strange = -1
 
     def pause_reading(self) -> None:
         self._reading = False
@@ -194,9 +196,10 @@ class MessageConnection:
         self._ws.makeConnection(_Transport(self._stream))
 
     def received(self, data: bytes) -> None:
-        if not self._ended:
-            self._unparsed = self._unparsed + data if self._unparsed else data
-            self._work()
+        if self._ended or (self._strange >= 0 and self._open and self._is_too_much(len(data))):
+            return
+        self._unparsed = self._unparsed + data if self._unparsed else data
+        self._work()
 
     def pause_sending(self) -> None:
         if self._open and not self._ended:
@@ -238,7 +241,7 @@ class MessageConnection:
     def _feed(self, data: bytes) -> None:
         ws = self._ws
         if not self._open:
-            self._greeting += len(data)
+            self._strange += len(data)
         try:
             # Not dataReceived, which before it calls this spends 3.5 µs on colours for a debug log.
             ws._dataReceived(data)
@@ -252,13 +255,17 @@ class MessageConnection:
         if ws.state == ws.STATE_OPEN:
             if not self._open:
                 self._open = True
+                behind = self._strange - len(ws.http_request_data) + len(self._unparsed)
+                self._strange = -1 if self._client else 0
                 _keep_little(ws)
                 self.receiver.opened(self._wire)
+                if self._strange >= 0 and self._is_too_much(behind):
+                    return
             if self._fault is not None:
                 self._last_messages()
                 self.close(self._fault)
         elif ws.state == ws.STATE_CONNECTING:
-            if self._greeting > GREETING_BYTES:
+            if self._strange > GREETING_BYTES:
                 self._reason = "the HTTP header of the upgrade is too large"
                 self._fault = CloseCode.FRAME_TOO_LARGE
                 if not self._client:
@@ -269,6 +276,16 @@ class MessageConnection:
             self._last_messages()
             self._reason = self._reason or _goodbye(ws)
             self._end(CloseCode.NORMAL)
+
+    def _is_too_much(self, size: int) -> bool:
+        """So many bytes more came from a peer that is not proven. If that is more than may come, this is the
+        end: its pings count, and what waits here while it is being checked."""
+        self._strange += size
+        if not self.max_message_bytes or self._strange <= self.max_message_bytes + HEAD_BYTES:
+            return False
+        self._fail(CloseCode.FRAME_TOO_LARGE, "more than may be sent before the login")
+        self.close(CloseCode.FRAME_TOO_LARGE)
+        return True
 
     def _last_messages(self) -> None:
         """What came whole before the end counts, paused or not: it was read already."""

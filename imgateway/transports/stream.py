@@ -159,6 +159,11 @@ class StreamConnection:
     def resumeProducing(self) -> None:
         if not self._clogged:
             return  # a pull producer is asked once while it registers
+        if self._plain is None and _is_ending(self.transport):
+            # What was unsent is out. As long as there is a producer, Twisted asks it for more, and drops
+            # that, instead of ending the connection.
+            self.transport.unregisterProducer()
+            return
         if self._plain is not None:
             self._plain.unregisterProducer()
         self._clogged = False
@@ -207,6 +212,9 @@ class StreamConnection:
         """Write what was gathered. The collector calls it at the end of the turn."""
         gathered = self._gathered
         if gathered is None or self._clogged or self._state > OPEN:
+            return
+        if self._plain is None and _is_ending(self.transport):
+            self.pauseProducing()  # it would be dropped
             return
         data = gathered[0] if len(gathered) == 1 else b"".join(gathered)
         self._gathered = None
@@ -300,6 +308,14 @@ class StreamConnection:
             self._reason = self._reason or "aborted"
             self._gathered = None
             self.transport.abortConnection()
+
+
+def _is_ending(transport: Any) -> bool:
+    """Whether the peer has ended TLS: Twisted reads no more then, sends what it still has, and tells of the
+    end when that is out."""
+    while isinstance(transport, ProtocolWrapper):
+        transport = transport.transport
+    return bool(getattr(transport, "disconnecting", False))
 
 
 def plain_socket(transport: Any) -> FileDescriptor | None:

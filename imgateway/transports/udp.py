@@ -115,6 +115,8 @@ class UDPTransport:
         except LinkLost as error:
             return fail(error)
 
+        timeout_s = options.get("timeout_s") or TIMEOUT_S
+
         def resolved(host: str) -> Any:
             udp = options.get("udp")
             if udp is None and not ip_address(host).is_loopback:
@@ -129,7 +131,7 @@ class UDPTransport:
                 wire,
                 udp,
                 secrets.token_bytes,
-                options.get("timeout_s") or TIMEOUT_S,
+                timeout_s,
                 MeasuredConnection if options.get("measured") else ClientConnection,
             )
             client.connection.receiver = receiver
@@ -137,7 +139,7 @@ class UDPTransport:
             receiver.opened(wire)
             return client.connection
 
-        return _resolve(reactor, target.host).addCallback(resolved)
+        return _resolve(reactor, target.host, timeout_s).addCallback(resolved)
 
 
 def _bind(reactor: Any, endpoint: str, host: str, port: int, server: Any, largest: int) -> None:
@@ -180,20 +182,28 @@ def _is_loopback(host: str) -> bool:
     return bool(host) and ip_address(host).is_loopback
 
 
-def _resolve(reactor: Any, host: str) -> Deferred[str]:
+def _resolve(reactor: Any, host: str, timeout_s: float) -> Deferred[str]:
     """A numeric address for a host name: IPv4 if it has one, as most gateways listen there.
 
-    :raises LinkLost: (in the Deferred) there is none.
+    :raises LinkLost: (in the Deferred) there is none, or none was found in time.
     """
-    done: Deferred[str] = Deferred(lambda _: resolution.cancel())
+    done: Deferred[str] = Deferred()  # Twisted's resolver cannot cancel
     try:
         ip_address(host)
     except ValueError:
-        answers = _Answers(host, done)
-        resolution = reactor.nameResolver.resolveHostName(answers, host)
+        try:
+            host.encode("idna")
+        except UnicodeError as error:  # the resolver would say so in its log alone
+            return fail(LinkLost(f"bad URL: {host} is no name: {error}"))
     else:
         done.callback(host)
-    return done
+        return done
+
+    def late(_: Any, timeout: float) -> Any:
+        raise LinkLost(f"cannot find {host}: no answer within {timeout:g} s")
+
+    reactor.nameResolver.resolveHostName(_Answers(host, done), host)
+    return done.addTimeout(timeout_s, reactor, late)
 
 
 @implementer(IResolutionReceiver)
@@ -211,7 +221,7 @@ class _Answers:
     def resolutionComplete(self) -> None:
         found = sorted(self._found, key=lambda host: ":" in host)  # stable: else as the resolver orders them
         if self._done.called:
-            return  # cancelled
+            return  # cancelled, or too late
         if found:
             self._done.callback(found[0])
         else:

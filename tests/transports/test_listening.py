@@ -17,6 +17,7 @@ WIRE = BareWire()
 V1 = b"PROXY TCP4 192.0.2.7 198.51.100.1 51000 7901\r\n"
 V1_SIX = b"PROXY TCP6 2001:db8::7 2001:db8::1 51000 7901\r\n"
 V1_UNKNOWN = b"PROXY UNKNOWN\r\n"
+V1_UNKNOWN_AT = b"PROXY UNKNOWN" + b" f" * 46 + b"\r\n"
 SIGNATURE = b"\r\n\r\n\0\r\nQUIT\n"
 ADDRESSES = struct.pack("!4B4B2H", 192, 0, 2, 7, 198, 51, 100, 1, 51000, 7901)
 V2 = SIGNATURE + struct.pack("!BBH", 0x21, 0x11, 12) + ADDRESSES
@@ -141,11 +142,12 @@ def proxied(chunk=0, transport=None):
         (V1, "192.0.2.7:51000"),
         (V1_SIX, "[2001:db8::7]:51000"),
         (V1_UNKNOWN, "127.0.0.1:"),
+        (V1_UNKNOWN_AT, "127.0.0.1:"),
         (V2, "192.0.2.7:51000"),
         (V2_WITH_EXTRAS, "192.0.2.7:51000"),
         (V2_LOCAL, "127.0.0.1:"),
     ],
-    ids=["v1", "v1-six", "v1-unknown", "v2", "v2-extras", "v2-local"],
+    ids=["v1", "v1-six", "v1-unknown", "v1-unknown-at", "v2", "v2-extras", "v2-local"],
 )
 def test_a_header_in_any_pieces(header, whom, chunk):
     network, peer, server = proxied(chunk)
@@ -161,14 +163,28 @@ def test_a_header_in_any_pieces(header, whom, chunk):
 
 @pytest.mark.parametrize("chunk", [0, 1])
 @pytest.mark.parametrize(
-    "garbage", [b"GET / HTTP/1.1\r\n\r\n", b"PROXY TCP4 nonsense\r\nxxxxx", b"PROXY " + b"x" * 200]
+    "garbage",
+    [
+        b"GET / HTTP/1.1\r\n\r\n",
+        b"PROXY TCP4 nonsense\r\nxxxxx",
+        b"PROXY " + b"x" * 200,
+        b"PROXY TCP4 192.0.2.7 198.51.100.1 51000 7901" + b" " * 70,
+        b"PROXY TCP9 192.0.2.7 198.51.100.1 51000 7901\r\n",
+        b"PROXY TCP4 192.0.2.7 198.51.100.1 51000\r\n",
+        b"PROXY TCP4 192.0.2.7 198.51.100.1 51000 http\r\n",
+        b"PROXY TCP4 192.0.2.7 198.51.100.1 65536 7901\r\n",
+        b"PROXY TCP4 192.0.2.7 198.51.100.1 -1 7901\r\n",
+        b"PROXY TCP4 \xff 198.51.100.1 51000 7901\r\n",
+        b"PROXY TCP4 one\nline 198.51.100.1 51000 7901\r\n",
+        b"PROXY TCP6 fe80::1%\x1b[2J 2001:db8::1 51000 7901\r\n",
+    ],
 )
 def test_no_header_no_connection(garbage, chunk):
     network, peer, server = proxied(chunk)
     peer.send(garbage)
     network.settle()
     assert peer.closed
-    assert server.data == b""
+    assert (server.data, server.connection.peer[:10]) == (b"", "127.0.0.1:")
     assert server.events == ["lost"]
 
 

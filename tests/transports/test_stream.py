@@ -329,6 +329,74 @@ def test_unsent_counts_this_turn_and_the_rest():
     assert room.client.data == b"x" * 120 + b"yy"
 
 
+def say_goodbye(client):
+    """The client's TLS says that it sends no more; it goes on receiving."""
+    tls = client.transport
+    tls.getHandle().shutdown()
+    tls.transport.write(tls.getHandle().bio_read(2**15))
+
+
+def say_garbage(client):
+    """A record that its key never made."""
+    client.transport.transport.write(b"\x17\x03\x03\0\x20" + b"x" * 32)
+
+
+@pytest.mark.parametrize("end", [say_goodbye, say_garbage])
+@pytest.mark.parametrize("room", ["tls"], indirect=True)
+def test_a_peer_that_ends_tls_while_something_is_unsent_to_it(room, end):
+    room.network.capacity = 10_000
+    client, server = room.dial()
+    client.pause_reading()
+    server.send(b"x" * 200_000)
+    room.network.settle()
+    server.send(b"y" * 100)
+    end(client)
+    room.network.settle()
+    assert room.server.events == ["opened", "pause_sending"]
+    assert server.unsent() >= 100
+    client.resume_reading()
+    room.network.settle()
+    assert room.server.events == ["opened", "pause_sending", "lost"]
+    assert room.client.data == b"x" * 200_000
+
+
+@pytest.mark.parametrize("end", [say_goodbye, say_garbage])
+@pytest.mark.parametrize("room", ["tls"], indirect=True)
+def test_what_is_sent_after_the_peer_has_ended_tls_counts_as_unsent(room, end):
+    room.network.capacity = 10_000
+    client, server = room.dial()
+    client.pause_reading()
+    server.send(b"x" * 20_000)  # Twisted keeps half of it, and does not call that much
+    room.network.settle()
+    assert (room.server.events, server.unsent()) == (["opened"], 0)
+    end(client)
+    room.network.settle()
+    server.send(b"y" * 100)
+    room.network.settle()
+    server.send(b"z")
+    room.network.settle()
+    assert (room.server.events, server.unsent()) == (["opened", "pause_sending"], 101)
+    client.resume_reading()
+    room.network.settle()
+    assert room.server.events == ["opened", "pause_sending", "lost"]
+    assert room.client.data == b"x" * 20_000
+
+
+@pytest.mark.parametrize("room", ["tls"], indirect=True)
+def test_a_connection_whose_peer_has_ended_tls_can_be_closed(room):
+    room.network.capacity = 10_000
+    client, server = room.dial()
+    client.pause_reading()
+    server.send(b"x" * 20_000)
+    say_goodbye(client)
+    room.network.settle()
+    server.send(b"y")
+    room.network.settle()
+    server.close(4, flush_s=2.0)
+    room.network.advance(2.1)
+    assert room.server.reason == "closed with code 4"
+
+
 def test_what_was_sent_while_clogged_may_clog_again():
     room = Room(Network(capacity=100))
     client, server = room.connect()
@@ -452,6 +520,9 @@ def test_a_unix_socket_and_ipv6():
         ("unix://tmp/x", "write unix:///path/of/socket"),
         ("unix://", "write unix:///path/of/socket"),
         ("tcp://bob:secret@a:1", "credentials do not belong into a URL"),
+        ("tls://im_gw:1", "TLS cannot check the name im_gw: "),
+        ("tls://a..b:1", "TLS cannot check the name a..b: "),
+        (f"tls://{'a' * 64}:1", "Label too long"),
     ],
 )
 def test_bad_urls(url, complaint):

@@ -355,6 +355,55 @@ def test_the_limit_may_be_set_and_is_lower_before_the_login():
     assert room.server.chunks == [b"x" * 11]
 
 
+def stranger(chunk=0):
+    """A peer of which 100 bytes are taken before it is proven."""
+    room = Room(Network(chunk=chunk), accept=lambda connection: met(connection))
+
+    def met(connection):
+        recorder = Recorder()
+        recorder.connection = connection
+        connection.max_message_bytes = 100
+        room.accepted.append(recorder)
+        return recorder
+
+    peer = RawPeer.on(room.network, 7902)
+    room.server = room.accepted[-1]
+    return room, peer
+
+
+@pytest.mark.parametrize("chunk", [0, 1, 50])
+@pytest.mark.parametrize("early", [True, False])
+@pytest.mark.parametrize("more", [0, 1])
+def test_all_that_comes_before_a_peer_is_proven_counts(chunk, early, more):
+    room, peer = stranger(chunk)
+    # With 14 bytes for the head of a frame.
+    sent = frame(b"hello") + frame(b"ping", PING) * 9 + frame(b"x" * (7 + more))
+    assert len(sent) == 100 + 14 + more
+    for data in [REQUEST % b"" + sent] if early else [REQUEST % b"", sent]:
+        peer.send(data)
+    if more:
+        assert b"\x88\x11" + struct.pack("!H", 4209) in peer.data
+        peer.send(frame(struct.pack("!H", 4209), CLOSE))
+        peer.transport.loseConnection()
+        room.network.settle()
+        assert room.server.code == CloseCode.FRAME_TOO_LARGE
+    else:
+        assert room.server.chunks == [b"hello", b"x" * 7]
+        room.server.connection.proven()
+        peer.send(frame(b"y" * 100) * 10)
+        assert room.server.chunks[2:] == [b"y" * 100] * 10
+
+
+def test_a_stranger_is_not_read_on_while_it_is_checked():
+    room, peer = stranger()
+    room.server.on_received = lambda data: room.server.connection.pause_reading()
+    peer.send(REQUEST % b"" + frame(b"hello") + frame(b"z") * 8000)
+    assert (room.server.connection._unparsed, room.server.connection._arrived) == (b"", [])
+    room.network.advance(2.1)
+    assert room.server.reason.startswith("more than may be sent before the login")
+    assert room.server.code == CloseCode.FRAME_TOO_LARGE
+
+
 @settings(max_examples=60)
 @given(garbage=st.binary(max_size=300), chunk=st.sampled_from([0, 1, 3]), before=st.booleans())
 def test_any_bytes_do_no_harm(garbage, chunk, before):

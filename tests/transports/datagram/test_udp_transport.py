@@ -7,13 +7,13 @@ import tracemalloc
 from typing import Any
 
 import pytest
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import CannotListenError
 
 from imgateway.errors import LinkLost, OperatorError
 from imgateway.interfaces import Carriage
 from imgateway.testing.network import Network
-from imgateway.testing.wires import BareWire, Recorder
+from imgateway.testing.wires import BareWire, Recorder, outcome
 from imgateway.transports.datagram.path import packed, unpacked
 from imgateway.transports.datagram.wakeups import WakeUps
 from imgateway.transports.udp import UDPTransport
@@ -130,7 +130,6 @@ class Names:
 
     def __init__(self) -> None:
         self.asked: list[tuple[Any, str]] = []
-        self.cancelled = False
 
     def resolveHostName(self, receiver: Any, host: str) -> Any:
         self.asked.append((receiver, host))
@@ -138,7 +137,7 @@ class Names:
         return self
 
     def cancel(self) -> None:
-        self.cancelled = True
+        raise NotImplementedError  # as Twisted's
 
     def answer(self, *hosts: str) -> None:
         receiver, _ = self.asked.pop()
@@ -154,9 +153,11 @@ def network() -> Any:
     return network
 
 
-def connect(network: Any, url: str, udp: Any = (b"i" * 16, b"k" * 16)) -> tuple[Deferred[Any], Recorder]:
+def connect(
+    network: Any, url: str, udp: Any = (b"i" * 16, b"k" * 16), **options: Any
+) -> tuple[Deferred[Any], Recorder]:
     receiver = Recorder()
-    return UDPTransport().connect(url, BareWire(), receiver, network, {"udp": udp}), receiver
+    return UDPTransport().connect(url, BareWire(), receiver, network, {"udp": udp, **options}), receiver
 
 
 def test_names_are_looked_up_and_ipv4_comes_first(network: Any) -> None:
@@ -181,12 +182,32 @@ def test_a_name_without_an_address(network: Any) -> None:
 
 def test_nobody_waits_for_the_name_any_more(network: Any) -> None:
     done, receiver = connect(network, "udp://im.example.org:7901")
-    done.addErrback(lambda reason: None)
+    ends = outcome(done)
     done.cancel()
-    assert network.nameResolver.cancelled
+    assert isinstance(ends[0], CancelledError)
     network.nameResolver.answer("192.0.2.1")  # it was on its way already
     network.settle()
     assert receiver.events == []
+    assert network.getDelayedCalls() == []
+
+
+def test_a_name_that_is_looked_up_for_too_long(network: Any) -> None:
+    done, receiver = connect(network, "udp://im.example.org:7901", timeout_s=3)
+    ends = outcome(done)
+    network.advance(2.9)
+    assert ends == []
+    network.advance(0.2)
+    assert isinstance(ends[0], LinkLost)
+    assert str(ends[0]) == "cannot find im.example.org: no answer within 3 s"
+    network.nameResolver.answer("192.0.2.1")
+    assert receiver.events == []
+
+
+@pytest.mark.parametrize("host", ["gw..example", "a" * 64])
+def test_a_name_that_nobody_can_look_up(network: Any, host: str) -> None:
+    with pytest.raises(LinkLost, match="is no name"):
+        network.result(connect(network, f"udp://{host}:7901")[0])
+    assert network.nameResolver.asked == []
 
 
 @pytest.mark.parametrize(
