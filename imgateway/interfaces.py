@@ -403,8 +403,9 @@ class Place(Struct, frozen=True):
 
 
 class Opened(Struct, frozen=True):
-    """The answer to a claim; `places` has the mailbox first. `known`: the device had been here before.
-    `resumed`: an older generation of the session was open, on whatever node."""
+    """The answer to a claim; `places` has the mailbox first, and may have others: `follow` says where the
+    device stands in any. `known`: it had been here before. `resumed`: an older generation of the session was
+    open, on whatever node."""
 
     verdict: Verdict
     generation: int = 0

@@ -664,6 +664,7 @@ class EmbeddedBroker:
         self._timers.later("upkeep", UPKEEP_S, self._upkeep_now)
         self._dedup.expire(self._now_ms())
         self._rings.upkeep()
+        self._sessions.touch()
         if "writer" not in self._health:
             self._writer.submit(self._sweep, self._swept)
         if self._marked != self._number or "upkeep" in self._health:

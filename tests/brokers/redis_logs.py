@@ -199,17 +199,23 @@ def other(make: Callable[..., LogsDesk], desk: LogsDesk) -> LogsDesk:
 
 
 def device(
-    desk: LogsDesk, user: str, name: str, acked: int, incarnation: bytes = b"", seen_ms: int = 0
+    desk: LogsDesk,
+    user: str,
+    name: str,
+    acked: int,
+    incarnation: bytes = b"",
+    seen_ms: int = 0,
+    parked: bytes = b"",
 ) -> None:
     """A device as the scripts of sessions leave it."""
     _, bucket = desk.primaries.of(user)
-    fields = pack((1, incarnation, acked, seen_ms or desk.wall_ms, 0, b"", 0, 0, b"", b"", 0, 0))
+    fields = pack((1, incarnation, acked, seen_ms or desk.wall_ms, 0, b"", 0, 0, b"", parked, 0, 0))
     server_of(desk).cli("HSET", f"ig:{{{bucket}}}:u:{user}", f"d:{name}", fields)
 
 
-def follower(desk: LogsDesk, text: str, name: str, acked: int) -> None:
+def follower(desk: LogsDesk, text: str, name: str, acked: int, parked: bytes = b"") -> None:
     _, bucket = desk.primaries.of(text)
-    server_of(desk).cli("HSET", f"ig:{{{bucket}}}:c:{text}", name, pack((1, acked, b"", desk.wall_ms)))
+    server_of(desk).cli("HSET", f"ig:{{{bucket}}}:c:{text}", name, pack((1, acked, parked, desk.wall_ms)))
 
 
 def server_of(desk: LogsDesk) -> RedisServer:

@@ -191,6 +191,14 @@ class RedisServer:
         if restart:
             self.restart()
 
+    def lose_all(self) -> None:
+        """It comes back without what it had."""
+        self.kill9()
+        for file in self.folder.rglob("*.aof*"):
+            if file.is_file():
+                file.unlink()
+        self.restart()
+
     def _end(self, number: int) -> None:
         if self._process is not None:
             self._process.send_signal(number)

@@ -100,7 +100,7 @@ class ScriptedConnection(Protocol):
         if args[0] == factory.greet:
             return array([7, 9, b"replid"])
         if args[0] == factory.echo:
-            return array([b"replid", 1])
+            return array([b"replid", 1, 1_000])
         factory.calls.append(args[3])
         return b":%d\r\n" % len(factory.calls)
 

@@ -7,12 +7,14 @@ from itertools import count
 from random import Random
 from typing import Any
 
+from msgspec.structs import replace
+
 from imgateway.brokers.redis.leases import Leases
 from imgateway.brokers.redis.logs import Logs
 from imgateway.brokers.redis.sessions import Sessions
 from imgateway.config import BrokerSettings, RetentionSettings
 from imgateway.frames import LogKey, Message, SessionKey, log_of, parse_address
-from imgateway.interfaces import Claim, Followed, Opened, Publication
+from imgateway.interfaces import Claim, Followed, Opened, Place, Publication
 from tests.brokers.redis_desk import RedisDesk
 from tests.brokers.redis_server import Loop, RedisServer
 
@@ -109,9 +111,19 @@ class SessionDesk(RedisDesk):
         return Claim(SessionKey(user, device), **more)
 
     def open(self, user: str = "bob", device: str = "phone", **more: Any) -> Opened:
+        """With where it stands in the logs that it follows, as far as `follow` would tell that."""
         found = self.run(self.sessions.open(self.claim(user, device, **more)))
         assert isinstance(found, Opened)
-        return found
+        return replace(found, places=(*found.places, *self.places(user, device)))
+
+    def places(self, user: str = "bob", device: str = "phone") -> list[Place]:
+        """In the logs beside the mailbox, by name, once their primaries have told."""
+        session = SessionKey(user, device)
+        self.loop.until(lambda: session not in self.sessions._positions.unplaced)
+        seat = self.sessions._seats.get(session)
+        others = [] if seat is None else seat.owed.others.items()
+        others = sorted(others, key=lambda one: one[0].address.id)
+        return [Place(where, 0, acked, 0, 0, parked) for where, (acked, parked) in others]
 
     def close(self, device: str, generation: int, forget: bool = False, user: str = "bob") -> None:
         self.run(self.sessions.close(SessionKey(user, device), generation, forget))

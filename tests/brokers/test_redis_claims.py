@@ -106,7 +106,7 @@ class World:
             sum(1 for where, _ in self.live if where is desk) for desk in self.desks
         ]
         for desk in self.desks:
-            assert (desk.sessions._opening, desk.sessions._waiting) == ({}, {})
+            assert (desk.sessions._opening, desk.sessions._positions.unplaced) == ({}, {})
 
     def stop(self) -> None:
         for desk in self.desks:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import count
 from pathlib import Path
 from random import Random
 from typing import Any
 
 import pytest
+from twisted.internet.defer import Deferred
 
+from imgateway.brokers.redis.connection import RedisError
 from imgateway.brokers.redis.positions import TOUCH_S
-from imgateway.errors import CloseCode
+from imgateway.errors import CloseCode, StoreBusy
 from imgateway.frames import SessionKey
 from imgateway.interfaces import Followed, LoginPolicy, Verdict
 from tests.brokers.redis_server import Loop, RedisServer
@@ -80,8 +83,7 @@ def test_who_follows_has_a_place_in_it(desk: SessionDesk) -> None:
     desk.close("phone", found.generation)
     again = desk.open()
     (place,) = again.places[1:]
-    assert (place.log, place.acked, place.first, place.head, place.parked) == (log(NEWS), 3, 1, 3, (3,))
-    assert place.epoch == desk.primaries.of(NEWS)[0].epoch
+    assert (place.log, place.acked, place.parked) == (log(NEWS), 3, (3,))
     assert desk.follow(again.generation, NEWS, 0) == Followed(True, 3, (3,))
     pad = desk.open(device="pad")
     assert (places(pad), desk.follow(pad.generation, NEWS, 1, "pad").acked) == ([], 1)
@@ -145,8 +147,9 @@ def test_a_newer_login_takes_the_places_over(desks: Any, servers: list[RedisServ
     assert places(new) == [("news", 1), ("sport", 1)]
     primary, bucket = one.primaries.of(NEWS)
     row = (bucket, NEWS, "bob", "phone", old.generation, 9, "9")
-    assert one.run(primary.call("cursors", *row)) == [CloseCode.STALE]
-    assert one.run(primary.call("follow", bucket, NEWS, "bob", "phone", old.generation, 9)) == []
+    epoch = primary.epoch
+    assert one.run(primary.call("cursors", epoch, *row)) == [CloseCode.STALE]
+    assert one.run(primary.call("follow", epoch, bucket, NEWS, "bob", "phone", old.generation, 9)) == []
     one.run(primary.call("unfollow", "bob", "phone", old.generation, bucket, NEWS))
     two.close("phone", new.generation)
     assert places(one.open()) == [("news", 1), ("sport", 1)]
@@ -156,7 +159,9 @@ def test_what_was_left_behind_is_not_taken_for_a_place(desk: SessionDesk, server
     """A node that died between the two primaries."""
     found = desk.open()
     primary, bucket = desk.primaries.of(NEWS)
-    desk.run(primary.call("follow", bucket, NEWS, "bob", "phone", found.generation, 3))  # and never listed
+    epoch = primary.epoch
+    follow = "follow", epoch, bucket, NEWS, "bob", "phone"
+    desk.run(primary.call(*follow, found.generation, 3))  # and never listed
     again = desk.open()
     assert places(again) == []
     assert desk.follow(again.generation, NEWS, 7) == Followed(False, 7)
@@ -168,7 +173,7 @@ def test_what_was_left_behind_is_not_taken_for_a_place(desk: SessionDesk, server
     # A run again of the second half changes nothing.
     desk.ack(third.generation, 9, NEWS)
     desk.sessions.flush()
-    assert desk.run(primary.call("follow", bucket, NEWS, "bob", "phone", third.generation, 8)) == [9, b""]
+    assert desk.run(primary.call(*follow, third.generation, 8)) == [9, b""]
 
 
 def test_a_device_follows_so_many_logs_and_no_more(desk: SessionDesk, monkeypatch: Any) -> None:
@@ -186,6 +191,39 @@ def test_a_device_follows_so_many_logs_and_no_more(desk: SessionDesk, monkeypatc
     assert places(desk.open()) == [(str(n), 7) for n in range(1, 6)] + [("new", 0)]
 
 
+@pytest.mark.parametrize("is_lost", [False, True])
+def test_a_device_that_is_forgotten_leaves_the_logs_that_it_followed(
+    desk: SessionDesk, servers: list[RedisServer], is_lost: bool
+) -> None:
+    """Also if the answer to the claim that it made place for is lost."""
+    home = desk.primaries.of("bob")[0]
+    generation = desk.open().generation
+    desk.follow(generation, NEWS)
+    desk.close("phone", generation)
+    for device in ("web", "pad"):
+        desk.open(device=device)
+    desk.settle()
+    call, args = home.call, []
+
+    def lose(script: str, *values: Any) -> Any:
+        args.extend((script, *values))
+        desk.run(call(*args))
+        return call(*args)
+
+    if is_lost:
+        home.call = lose
+    boxes = desk.later(desk.sessions.open(desk.claim(device="tv")))
+    home.call = call
+    desk.settle()
+    assert boxes[0].verdict is Verdict.OK
+    assert desk.devices() == {"web", "pad", "tv"}
+    assert cursors(desk, servers, NEWS) == 0
+    server = server_of(desk, servers, "bob")
+    assert desk.cli(server, "HEXISTS", "bob", "x", "g:tv") == 1
+    desk.open(device="tv")
+    assert desk.cli(server, "HEXISTS", "bob", "x", "g:tv") == 0
+
+
 def test_whoever_is_online_counts_however_long_ago_it_came(
     desk: SessionDesk, servers: list[RedisServer]
 ) -> None:
@@ -193,25 +231,190 @@ def test_whoever_is_online_counts_however_long_ago_it_came(
     desk.follow(found.generation, NEWS)
     server = server_of(desk, servers, NEWS)
     before = desk.cli(server, "HGETALL", NEWS, "c")
-    desk.pass_time(TOUCH_S + 10)
-    desk.settle()
+    for _ in range(2):  # a round begins, and it has its turn
+        desk.pass_time(TOUCH_S + 10)
+        desk.settle()
     desk.pass_time(10)
     desk.settle()
     assert desk.cli(server, "HGETALL", NEWS, "c") != before
 
 
-def test_a_login_that_is_displaced_while_it_asks_for_its_places(desk: SessionDesk) -> None:
-    found = desk.open()
-    desk.follow(found.generation, NEWS)
-    desk.close("phone", found.generation)
-    one = desk.later(desk.sessions.open(desk.claim()))
-    two = desk.later(desk.sessions.open(desk.claim(device="web", policy=LoginPolicy.ONE)))
+def placed_elsewhere(desk: SessionDesk, servers: list[RedisServer]) -> tuple[str, RedisServer]:
+    """A topic with 5 entries at the other primary than the user, whose phone took 3 of them and is away."""
+    text = next(texts_at(desk, servers, elsewhere=True))
+    desk.grow(text, 5)
+    generation = desk.open().generation
+    desk.follow(generation, text)
+    desk.ack(generation, 3, text)
+    desk.close("phone", generation)
     desk.settle()
-    assert (one[0].verdict, two[0].verdict) == (Verdict.OUTRUN, Verdict.OK)
-    assert (desk.told, desk.sessions._waiting) == ([], {}), (
-        "it never had its answer, so it has no link to close"
-    )
-    assert set(desk.online()) == {"web"}
+    return text, server_of(desk, servers, text)
+
+
+def texts_at(desk: SessionDesk, servers: list[RedisServer], elsewhere: bool) -> Iterator[str]:
+    """Topics at the other primary than the user, or at the same one."""
+    home = server_of(desk, servers, "bob")
+    texts = (f"topic:{n}" for n in count())
+    return (text for text in texts if (server_of(desk, servers, text) is not home) is elsewhere)
+
+
+def settle_home(desk: SessionDesk) -> None:
+    """The user's primary is there, whatever the other one does."""
+    home = desk.primaries.of("bob")[0]
+    desk.loop.until(lambda: home.is_up and home.subscription.is_up and not home.unanswered)
+
+
+@pytest.mark.parametrize("how", ["it hangs", "it is down"])
+def test_a_login_does_not_wait_for_the_primaries_of_its_topics(
+    desk: SessionDesk, servers: list[RedisServer], how: str
+) -> None:
+    """Nor does it forget what it follows there, and where it stands, if its own comes back as another."""
+    text, away = placed_elsewhere(desk, servers)
+    home, primary = server_of(desk, servers, "bob"), desk.primaries.of("bob")[0]
+    near = next(texts_at(desk, servers, elsewhere=False))
+    if how == "it hangs":
+        away.freeze()
+    else:
+        away.kill9()
+    try:
+        found = desk.run(desk.sessions.open(desk.claim()))
+        box = desk.later(desk.sessions.follow(BOB, found.generation, log(text), 5))
+        home.cli("HINCRBY", "ig:primary", "n", 1)
+        before = primary.generation
+        primary._line.drop(ConnectionError("a replica took over"))
+        desk.loop.until(lambda: primary.generation > before)
+        settle_home(desk)
+        desk.sessions.flush()
+        settle_home(desk)
+        assert desk.cli(home, "HGET", "bob", "x", "f:phone") == text.encode()
+        assert desk.follow(found.generation, near, 0) == Followed(False, 0)
+        listed = desk.cli(home, "HGET", "bob", "x", "f:phone").decode().split("\n")
+        assert sorted(listed) == sorted((text, near))
+        desk.ack(found.generation, 5, text)  # it cannot have been given any
+        desk.sessions.unpark(BOB, found.generation, log(text), 5)
+        desk.sessions.flush()
+        assert box == []
+    finally:
+        if how == "it hangs":
+            away.thaw()
+        else:
+            away.restart()
+    desk.settle()
+    assert box == [Followed(True, 3)]
+    desk.ack(found.generation, 4, text)
+    desk.close("phone", found.generation)
+    again = desk.open()
+    assert sorted(places(again)) == sorted([(log(text).address.id, 4), (log(near).address.id, 0)])
+
+
+@pytest.mark.parametrize("how", ["displaced", "closed", "unfollowed", "stopped"])
+def test_who_waits_for_its_place_when_it_ends_is_not_told_that_it_begins(
+    desk: SessionDesk, servers: list[RedisServer], how: str
+) -> None:
+    text, away = placed_elsewhere(desk, servers)
+    away.freeze()
+    try:
+        found = desk.run(desk.sessions.open(desk.claim()))
+        box = desk.later(desk.sessions.follow(BOB, found.generation, log(text), 5))
+        if how == "displaced":
+            desk.run(desk.sessions.open(desk.claim(device="web", policy=LoginPolicy.ONE)))
+            assert desk.told == [(BOB, found.generation, CloseCode.DISPLACED)]
+        elif how == "closed":
+            desk.close("phone", found.generation)
+        elif how == "unfollowed":
+            desk.later(desk.sessions.unfollow(BOB, found.generation, log(text)))
+        else:
+            desk.die()
+        assert box[0].check(StoreBusy)
+    finally:
+        away.thaw()
+    if how == "stopped":
+        return
+    desk.settle()
+    assert places(desk.open()) == ([] if how == "unfollowed" else [(log(text).address.id, 3)])
+    assert desk.sessions._following._asking == {}
+
+
+def test_a_topic_that_is_unfollowed_and_followed_while_its_place_is_asked(
+    desk: SessionDesk, servers: list[RedisServer]
+) -> None:
+    text, away = placed_elsewhere(desk, servers)
+    away.freeze()
+    try:
+        found = desk.run(desk.sessions.open(desk.claim()))
+        desk.later(desk.sessions.unfollow(BOB, found.generation, log(text)))
+        box = desk.later(desk.sessions.follow(BOB, found.generation, log(text), 5))
+    finally:
+        away.thaw()
+    desk.settle()
+    assert box == [Followed(False, 5)]
+    assert places(desk.open()) == [(log(text).address.id, 5)]
+
+
+def test_a_place_that_cannot_be_read_keeps_nobody_from_the_others(
+    desk: SessionDesk, servers: list[RedisServer], flush_logged_errors: Any
+) -> None:
+    text, server = placed_elsewhere(desk, servers)
+    generation = desk.open().generation
+    spoiled = next(one for one in texts_at(desk, servers, elsewhere=True) if one != text)
+    desk.follow(generation, spoiled)
+    desk.close("phone", generation)
+    desk.cli(server, "HSET", spoiled, "c", "bob\0phone", b"\xc1")
+    found = desk.run(desk.sessions.open(desk.claim()))
+    bad = desk.later(desk.sessions.follow(BOB, found.generation, log(spoiled), 7))
+    assert desk.follow(found.generation, text, 5) == Followed(True, 3)
+    desk.settle()
+    assert bad[0].check(RedisError)
+    bad = desk.later(desk.sessions.follow(BOB, found.generation, log(spoiled), 7))
+    desk.settle()
+    assert bad[0].check(RedisError)
+    assert len(flush_logged_errors()) == 3, "both, the one by itself, and that once more"
+    desk.cli(server, "DEL", spoiled, "c")
+    assert desk.follow(found.generation, spoiled, 7) == Followed(False, 7)
+    assert len(places(desk.open())) == 2
+
+
+def test_a_log_whose_places_cannot_be_read_cannot_be_followed(
+    desk: SessionDesk, servers: list[RedisServer], flush_logged_errors: Any
+) -> None:
+    generation = desk.open().generation
+    desk.cli(server_of(desk, servers, NEWS), "HSET", NEWS, "c", "bob\0phone", b"\xc1")
+    bad = desk.later(desk.sessions.follow(BOB, generation, log(NEWS), 7))
+    desk.settle()
+    assert bad[0].check(RedisError)
+    assert flush_logged_errors()
+
+
+def test_what_is_followed_beyond_the_limit_goes_though_its_place_is_not_known(
+    desk: SessionDesk, servers: list[RedisServer]
+) -> None:
+    _, away = placed_elsewhere(desk, servers)
+    desk.sessions._following._max_followed = 1
+    near = next(texts_at(desk, servers, elsewhere=False))
+    away.freeze()
+    try:
+        found = desk.run(desk.sessions.open(desk.claim()))
+        assert desk.follow(found.generation, near, 2) == Followed(False, 2)
+    finally:
+        away.thaw()
+    desk.settle()
+    assert places(desk.open()) == [(log(near).address.id, 2)]
+
+
+def test_a_log_that_is_lost_while_somebody_waits_to_follow_it(
+    desk: SessionDesk, servers: list[RedisServer]
+) -> None:
+    """Where it would have begun is a place in the log that is gone."""
+    text, away = placed_elsewhere(desk, servers)
+    away.freeze()
+    desk.run(desk.sessions.open(desk.claim(device="pad")))  # it follows nothing
+    found = desk.run(desk.sessions.open(desk.claim()))
+    box = desk.later(desk.sessions.follow(BOB, found.generation, log(text), 5))
+    away.lose_all()
+    desk.settle()
+    assert box == [Followed(False, 0)]
+    desk.ack(found.generation, 5, text)
+    assert places(desk.open()) == [(log(text).address.id, 0)]
 
 
 @pytest.mark.parametrize("lost", ["the last writes", "the claim as well", "what is elsewhere"])
@@ -273,6 +476,106 @@ def test_what_is_no_more_is_not_back_with_a_promoted_replica(desks: Any, servers
     desk.settle()
     again = other.open()
     assert (again.record, places(again)) == (b"", [])
+
+
+@pytest.mark.parametrize("when", ["written", "on its way", "not written", "late"])
+def test_a_place_in_a_log_that_is_gone_is_none_in_the_new_one(
+    desk: SessionDesk, servers: list[RedisServer], when: str
+) -> None:
+    """The session is open all the time."""
+    server = server_of(desk, servers, NEWS)
+    assert server is not server_of(desk, servers, ORDERS)
+    for text in (NEWS, ORDERS):
+        desk.grow(text, 5)
+    generation = desk.open().generation
+    for text in (NEWS, ORDERS):
+        desk.follow(generation, text)
+    if when == "on its way":
+        server.freeze()
+    if when != "late":
+        desk.sessions.advance(BOB, generation, [(log(NEWS), 5), (log(ORDERS), 4)], [(log(NEWS), 3)])
+    if when == "written":
+        desk.sessions.flush()
+        desk.settle()
+    elif when == "on its way":
+        desk.sessions.flush()
+    server.lose_all()
+    desk.settle()
+    if when == "late":
+        desk.sessions.advance(BOB, generation, [(log(NEWS), 5), (log(ORDERS), 4)], [(log(NEWS), 3)])
+        desk.sessions.unpark(BOB, generation, log(NEWS), 4)
+    desk.pass_time(6)
+    desk.settle()
+    desk._grown[NEWS] = 0
+    desk.grow(NEWS, 3)
+    again = desk.open()
+    assert places(again) == [("news", 0), ("orders", 4)]
+    assert again.places[1].parked == ()
+    desk.ack(again.generation, 2, NEWS)
+    assert places(desk.open()) == [("news", 2), ("orders", 4)]
+
+
+def test_a_log_that_is_lost_while_a_login_asks_for_its_places(
+    desk: SessionDesk, servers: list[RedisServer]
+) -> None:
+    """The other primary does not answer yet."""
+    texts = [NEWS, ORDERS]
+    if server_of(desk, servers, NEWS) is server_of(desk, servers, "bob"):
+        texts.reverse()  # the first one is lost, and the login is not
+    lost = server_of(desk, servers, texts[0])
+    for text in texts:
+        desk.grow(text, 5)
+    generation = desk.open().generation
+    for text in texts:
+        desk.follow(generation, text)
+        desk.sessions.advance(BOB, generation, [(log(text), 5)], [(log(text), 3)])
+    desk.close("phone", generation)
+    desk.settle()
+    held, call = [], desk.primaries.of(texts[1])[0].call
+
+    def hold(script: str, *args: Any) -> Any:
+        calling = call(script, *args)
+        return _held(calling, held) if script == "places" else calling
+
+    desk.primaries.of(texts[1])[0].call = hold
+    box = desk.later(desk.sessions.open(desk.claim()))
+    desk.loop.until(lambda: held)
+    desk.settle()
+    lost.lose_all()
+    desk.settle()
+    assert box[0].verdict is Verdict.OK
+    answer, reply = held[0]
+    answer.callback(reply)
+    found = {place.log: (place.acked, place.parked) for place in desk.places()}
+    assert found == {log(texts[0]): (0, ()), log(texts[1]): (5, (3,))}
+
+
+def _held(calling: Any, held: list[Any]) -> Any:
+    """The answer comes when the test says so."""
+    answer: Any = Deferred()
+    calling.addCallback(lambda reply: held.append((answer, reply)))
+    return answer
+
+
+def test_who_follows_anew_after_a_log_was_lost_has_a_place_again(
+    desk: SessionDesk, servers: list[RedisServer]
+) -> None:
+    """Over the same link, before that hears of the loss."""
+    server = server_of(desk, servers, NEWS)
+    desk.grow(NEWS, 5)
+    generation = desk.open().generation
+    desk.follow(generation, NEWS)
+    desk.ack(generation, 5, NEWS)
+    server.freeze()
+    late = desk.later(desk.sessions.follow(BOB, generation, log("topic:lost"), 7))
+    desk.loop.spin(0.02)
+    server.lose_all()
+    desk.settle()
+    assert late == [Followed(False, 0 if server is server_of(desk, servers, "topic:lost") else 7)]
+    assert desk.follow(generation, NEWS) == Followed(True, 0)
+    desk.ack(generation, 1, NEWS)
+    again = desk.open()
+    assert ("news", 1) in places(again)
 
 
 @pytest.mark.parametrize("seed", range(6))

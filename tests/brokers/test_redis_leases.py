@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 from twisted.internet.defer import fail
 
+from imgateway.brokers.redis import positions
+from imgateway.brokers.redis.positions import TOUCH_PARTS, TOUCH_S
 from imgateway.errors import CloseCode
 from imgateway.frames import SessionKey
 from imgateway.interfaces import LoginPolicy, Verdict
@@ -43,6 +45,45 @@ def test_a_dead_node_has_nobody_online(desks: Any) -> None:
     assert two.open(device="web", policy=LoginPolicy.REFUSE).verdict == Verdict.OK
     again = two.open(order=1, on_same_device="newest-order-wins")
     assert (again.verdict, again.known, again.resumed) == (Verdict.OK, True, False)
+
+
+def test_who_was_online_until_its_node_was_killed_was_seen_lately(desks: Any) -> None:
+    one, two = desks("n.1", "n.2")
+    one.open()
+    for device in ("pad", "web"):
+        two.close(device, two.open(device=device).generation)
+    for desk in (one, two):
+        desk.shift_ms += 6 * 86_400_000
+    later(5, one, two)
+    for _ in range(2):  # a round begins, and the phone has its turn
+        one.pass_time(TOUCH_S / TOUCH_PARTS)
+        one.settle()
+    two.shift_ms = one.shift_ms
+    one.run(one.leases.renew(one.primary))
+    one.sessions.flush()
+    one.settle()
+    one.die()
+    later(16, two)
+    two.open(device="new")
+    assert two.devices() == {"phone", "web", "new"}, "the pad was away for six days"
+
+
+def test_those_online_are_written_down_in_parts(desks: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(positions, "TOUCH_PARTS", 2)
+    desk = desks("n.1")
+    touched = desk.sessions._positions
+    generations = [desk.open(f"user{n}").generation for n in range(5)]
+    touched._touch()  # a round begins
+    desk.close("phone", generations[4], user="user4")
+    assert touched._dirty == {}
+    counts = []
+    for _ in range(4):
+        touched._touch()
+        counts.append(len(touched._dirty))
+    assert counts == [3, 4, 4, 4]
+    desk.sessions.flush()
+    desk.settle()
+    assert touched._dirty == {}
 
 
 def test_renewals_keep_a_node_alive(desks: Any) -> None:
@@ -130,7 +171,7 @@ def test_sessions_are_asked_after_in_batches(desks: Any) -> None:
         one.sessions.close(SessionKey(user, "phone"), opened[user][0].generation)
     one.settle()
     assert {session.user for session, *_ in one.told} == {"3", "449"}
-    assert [size for size in calls if size > 10] == [2_201, 2_201, 540]
+    assert [size for size in calls if size > 10] == [2_202, 2_202, 541]
     assert one.sessions.online == 446
 
 
@@ -347,6 +388,36 @@ def test_what_is_written_before_a_promoted_replica_was_asked(desks: Any, redis: 
     assert (one.told, two.online()) == ([], {"phone": ("n.1", generation)})
     again = two.open(issued_at_s=6)
     assert (again.record, [place.acked for place in again.places]) == (b"kept", [4, 3])
+
+
+def test_a_record_that_a_promoted_replica_may_lack_is_not_kept_already(
+    desks: Any, redis: RedisServer
+) -> None:
+    one = desks("n.1")
+    generation = one.open().generation
+    assert one.run(one.sessions.record(BOB, generation, b"kept"))
+    assert one.sessions.record(BOB, generation, b"kept").result is True
+    _, bucket = one.primaries.of("bob")
+    more = f"ig:{{{bucket}}}:x:bob"
+    kept: list[Any] = []
+
+    def again() -> None:
+        redis.cli("HDEL", more, "r:phone")
+        found = one.run(one.sessions.record(BOB, generation, b"kept"))
+        kept.append((found, redis.cli("HGET", more, "r:phone")))
+
+    one.renewed = lambda primary: None  # nobody has asked what is there
+    before = one.primary.generation
+    redis.cli("HINCRBY", "ig:primary", "n", 1)
+    one.primary._line.drop(ConnectionError("a replica took over"))
+    one.loop.until(lambda: one.primary.generation > before)
+    again()
+    one.sessions.renewed(one.primary)  # it is asked, and has not answered
+    again()
+    one.settle()
+    one.settle()
+    assert kept == [(True, b"kept")] * 2
+    assert one.sessions.record(BOB, generation, b"kept").result is True
 
 
 def test_a_primary_that_has_other_data_is_asked_for_everything(desks: Any) -> None:

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
+from imgateway.brokers.redis import watches
 from imgateway.frames import OutcomeCode
-from tests.brokers.redis_logs import LogsDesk, Reader, log
+from tests.brokers.redis_logs import LogsDesk, Reader, key, log
 from tests.brokers.redis_server import Loop, RedisServer, free_port, wait_until
 
 pytestmark = pytest.mark.server
@@ -440,6 +441,33 @@ def test_a_replica_is_taken_for_the_primary(
     assert desk.primary.generation == other.primary.generation == generation + 1
 
 
+def test_of_what_went_lost_only_those_know_who_were_shown_it(
+    desks: Callable[..., LogsDesk], servers: Callable[[], RedisServer], server: RedisServer
+) -> None:
+    """The same; but the node that had the answers died, and all calls of the other had run before."""
+    desk, other, replica = desks(), desks(), servers()
+    sent(desk, "0", "1", "2")
+    reader = shown(other)
+    other.settle()
+    replica.replica_of(server)
+    has_its_file(replica)
+    replica.cli("REPLICAOF", "127.0.0.1", 1)
+    generation = other.primary.generation
+    lost = sent(desk, "lost 0", "lost 1", "lost 2")
+    reader.go_on()
+    desk.logs.stop()
+    desk.primaries.stop()
+    server.kill9()
+    replica.kill9()
+    replica.port = server.port
+    replica.start()
+    other.loop.until(lambda: other.primary.generation > generation)
+    other.settle()
+    new = sent(other, "new 0", "new 1")
+    nothing_is_silent(reader, lost, new)
+    assert other.primary.generation == generation + 1
+
+
 def test_an_operator_says_that_it_is_a_backup(
     desks: Callable[..., LogsDesk], servers: Callable[[], RedisServer], server: RedisServer
 ) -> None:
@@ -470,12 +498,11 @@ def test_an_empty_primary_that_somebody_new_finds_first(
     server.cli("HINCRBY", "ig:primary", "n", 10)  # so many failovers
     sent(desk, "0")
     known, line = desk.primary.generation, desk.primary._line
-    empty = server.folder.with_name("empty")
-    empty.mkdir()
-    server.put_back(empty, restart=False)
-    desk.loop.until(lambda: line._timer is not None)
-    line._timer.reset(3_600)
-    server.restart()
+    server.kill9()
+    for each in (line, desk.primary._reading):
+        desk.loop.until(lambda each=each: each._timer is not None)
+        each._timer.reset(3_600)
+    server.lose_all()
     fresh = desks()
     assert fresh.primary.generation < known
     line.retry_now()
@@ -514,15 +541,138 @@ def test_an_empty_primary_has_another_epoch(desks: Callable[..., LogsDesk], serv
     desk = desks()
     before = desk.send("user:bob", msg_id="0")[0]
     assert desk.watch("user:bob").head == 1
-    server.kill9()
-    for file in server.folder.rglob("*.aof*"):
-        if file.is_file():
-            file.unlink()
-    server.restart()
+    server.lose_all()
     desk.settle()
     desk.loop.until(lambda: desk.listener.named("moved"))
-    ((where, epoch, head),) = desk.listener.named("moved")
-    assert (where, head) == (log("user:bob"), 0)
+    where, epoch, head = desk.listener.named("moved")[0]
+    assert where == log("user:bob")
+    assert head > 1, "whoever stands at the old end looks, too"
     assert epoch not in (0, before.epoch)
     after = desk.send("user:bob", msg_id="0")[0]
     assert after == (OK, epoch, 1)
+
+
+def test_of_a_log_that_was_replaced_everybody_hears(
+    desks: Callable[..., LogsDesk], server: RedisServer
+) -> None:
+    """Also where the new one has grown as long as the old one was, and after the watches were lost again."""
+    desk, other = desks(), desks()
+    texts = [f"user:u{n}" for n in range(600)]
+    other.answered(*[other.later(other.logs.watch(log(text))) for text in texts])
+    desk.send(*texts[:50], msg_id="old")
+    other.settle()
+    other.logs.unwatch(log("user:u599"))
+    line = other.primary._line
+    server.kill9()
+    other.loop.until(lambda: line._timer is not None)
+    line._timer.reset(3_600)
+    server.lose_all()
+    assert [one.seq for one in desk.send(*texts[:50], msg_id="new")] == [1] * 50
+    other.listener.events.clear()
+    line.retry_now()
+    other.loop.until(lambda: other.primary.epoch == desk.primary.epoch)
+    other.logs.renewed(other.primary)
+    other.logs.renewed(other.primary)
+    other.settle()
+    everybody = {(log(text), desk.primary.epoch) for text in texts[:599]}
+    other.loop.until(lambda: {one[:2] for one in other.listener.named("moved")} == everybody)
+    assert not other.logs._watches._replaced
+    beyond = {where for where, _, head in other.listener.named("moved") if head > 1}
+    assert beyond >= {log(text) for text in texts[:50]}, "whoever stands at the old end looks, too"
+
+
+def test_a_log_that_is_watched_once_more_while_it_is_replaced(
+    desks: Callable[..., LogsDesk], server: RedisServer
+) -> None:
+    """Whoever begins at its end would else begin beyond it, and miss what comes first."""
+    desk = desks()
+    desk.watch("topic:news")
+    for number in range(9):
+        desk.send("topic:news", msg_id=str(number))
+    before = desk.primary.epoch
+    server.kill9()
+    desk.loop.until(lambda: not desk.primary.is_up)
+    box = desk.later(desk.logs.watch(log("topic:news")))
+    desk.loop.iterate(0)
+    server.lose_all()
+    desk.settle()
+    assert desk.primary.epoch != before
+    assert (box[0].epoch, box[0].head) == (desk.primary.epoch, 0)
+    desk.loop.until(lambda: desk.listener.named("moved"))
+    desk.send("topic:news", msg_id="new")
+    assert desk.watch("topic:news").head == 1
+
+
+def spoil(desk: LogsDesk, server: RedisServer, text: str) -> None:
+    """Who watches this log cannot be read."""
+    server.cli("SET", key(desk, text, "w", text), "something else")
+
+
+def test_a_log_that_cannot_be_watched_keeps_nobody_from_the_others(
+    desks: Callable[..., LogsDesk], server: RedisServer, flush_logged_errors: Any
+) -> None:
+    """Also who is watched no more stays so, but for whom it was asked for once more meanwhile."""
+    desk = desks()
+    gone, anew = log("topic:gone"), log("topic:anew")
+    for where in (gone, anew):
+        desk.run(desk.logs.watch(where))
+    spoil(desk, server, "topic:bad")
+    texts = ("topic:bad", "topic:good", "topic:better")
+    boxes = [desk.later(desk.logs.watch(log(text))) for text in texts]
+    desk.logs.unwatch(gone)
+    desk.logs.unwatch(anew)
+    desk.logs._watches.flush()
+    again = desk.later(desk.logs.watch(anew))
+    desk.answered(*boxes[1:], again)
+    desk.settle()
+    assert not boxes[0]
+    assert flush_logged_errors()
+    watched = [key(desk, text, "w", text) for text in ("topic:good", "topic:gone", "topic:anew")]
+    assert [server.cli("SCARD", one) for one in watched] == [1, 0, 1]
+    server.cli("DEL", key(desk, "topic:bad", "w", "topic:bad"))
+    assert desk.watch("topic:bad").head == 0
+
+
+def test_a_log_that_cannot_be_watched_again_keeps_nobody_from_the_others(
+    desks: Callable[..., LogsDesk],
+    server: RedisServer,
+    flush_logged_errors: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """After the subscription was lost."""
+    monkeypatch.setattr(watches, "AGAIN", 4)
+    desk, other = desks(), desks()
+    texts = [f"topic:t{number}" for number in range(20)]
+    desk.answered(*[desk.later(desk.logs.watch(log(text))) for text in texts])
+    subscription = desk.primary.subscription
+    subscription.drop(ConnectionError("lost"))
+    desk.loop.until(lambda: subscription._timer is not None)
+    subscription._timer.reset(3_600)
+    other.send(*texts, msg_id="unheard")
+    for text in texts[2:4]:
+        spoil(desk, server, text)
+    subscription.retry_now()
+    desk.loop.until(lambda: subscription.is_up)
+    desk.logs.unwatch(log(texts[0]))  # the others with it are asked for just now
+    everybody = {log(text) for text in texts[1:2] + texts[4:]}
+    desk.settle()
+    desk.loop.until(lambda: {where for where, *_ in desk.listener.named("moved")} == everybody)
+    assert flush_logged_errors()
+
+
+def test_a_stop_while_everything_is_watched_again(
+    desks: Callable[..., LogsDesk], server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is asked of a broker that has stopped fails at once, and asks for nothing more."""
+    monkeypatch.setattr(watches, "AGAIN", 1)
+    desk = desks()
+    desk.answered(*[desk.later(desk.logs.watch(log(f"topic:t{number}"))) for number in range(20)])
+    asked: list[Any] = []
+    call = desk.primary.call
+    monkeypatch.setattr(desk.primary, "call", lambda *args: (asked.append(args), call(*args))[1])
+    server.freeze()
+    desk.logs.renewed(desk.primary)
+    assert len(asked) == watches.AGAIN_IN_FLIGHT
+    desk.primaries.stop()
+    server.thaw()
+    assert len(asked) == watches.AGAIN_IN_FLIGHT

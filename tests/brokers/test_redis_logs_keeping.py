@@ -89,6 +89,50 @@ def test_a_full_log_refuses_what_comes(make: Callable[..., LogsDesk]) -> None:
     assert desk.watch("user:bob") == Position(desk.primary.epoch, 4, 11)
 
 
+def test_what_was_set_aside_is_unread_and_stays(make: Callable[..., LogsDesk]) -> None:
+    desk = make(retention=RetentionSettings(entries=40))
+    sent = {
+        text: [desk.publish(text, msg_id=str(n)) for n in range(40)] for text in ("user:bob", "topic:news")
+    }
+    desk.answered(*sent["user:bob"], *sent["topic:news"])
+    device(desk, "bob", "phone", 38, parked=b"1,3,5,35")
+    device(desk, "bob", "old", 39, seen_ms=desk.wall_ms - 604_801_000, parked=b"2")
+    follower(desk, "topic:news", "bob\0phone", 40, b"3")
+    follower(desk, "topic:news", "eve\0phone", 40, b"1,39")
+    # An eighth makes room for so many.
+    for n in range(40, 45):
+        assert [one.code for one in desk.send("user:bob", "topic:news", msg_id=str(n))] == [OK, OK]
+    seqs = {text: [one.seq for one in desk.read(text).entries] for text in sent}
+    assert seqs["user:bob"] == [1, 3, 5, *range(9, 46)], "the others make room"
+    assert seqs["topic:news"] == [1, 3, *range(8, 46)]
+    for text in sent:
+        assert desk.watch(text).first == 1
+        assert (desk.read(text, 10).gap, desk.read(text, 4).gap) == (False, True)
+    for n in range(45, 100):
+        desk.send("user:bob", msg_id=str(n))
+    batch = desk.read("user:bob")
+    assert [one.seq for one in batch.entries] == [1, 3, 5, 35, *range(39, 75)]
+    assert desk.send("user:bob", msg_id="100")[0].code == FULL, "nobody has what came then"
+    device(desk, "bob", "phone", 74)
+    assert desk.send("user:bob", msg_id="101")[0].code == OK
+    assert [one.seq for one in desk.read("user:bob", 0).entries] == list(range(40, 76))
+
+
+def test_what_was_set_aside_goes_by_age(make: Callable[..., LogsDesk]) -> None:
+    desk = make(retention=RetentionSettings(entries=8, age_s=100))
+    desk.answered(*[desk.publish("user:bob", msg_id=str(n)) for n in range(2)])
+    desk.pass_time(60)
+    desk.answered(*[desk.publish("user:bob", msg_id=str(n)) for n in range(2, 8)])
+    device(desk, "bob", "phone", 8, parked=b"1,2")
+    assert [desk.send("user:bob", msg_id=str(n))[0].code for n in (8, 9)] == [OK, OK]
+    assert [one.seq for one in desk.read("user:bob").entries] == [1, 2, *range(5, 11)]
+    desk.pass_time(50)
+    assert desk.send("user:bob", msg_id="10")[0].code == OK
+    batch = desk.read("user:bob", 2)
+    assert ([one.seq for one in batch.entries], batch.gap) == (list(range(5, 12)), True)
+    assert desk.read("user:bob", 4).gap is False
+
+
 def test_a_log_may_be_full_of_bytes(make: Callable[..., LogsDesk]) -> None:
     desk = make(retention=RetentionSettings(bytes=10_000))
     for n in range(2):

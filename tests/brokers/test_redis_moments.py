@@ -14,7 +14,7 @@ from imgateway.brokers.redis.urls import parse_urls
 from imgateway.brokers.redis.whereabouts import Whereabouts
 from imgateway.errors import CloseCode, StoreError
 from imgateway.frames import Keep, Message, OutcomeCode, SessionKey, log_of, parse_address
-from imgateway.interfaces import LoginPolicy, Publication, Start, Verdict
+from imgateway.interfaces import Followed, LoginPolicy, Publication, Start, Verdict
 from imgateway.testing.disk import opening
 from tests.brokers.broker_desk import BrokerDesk
 from tests.brokers.redis_server import RedisServer
@@ -235,6 +235,31 @@ def test_of_a_device_that_comes_again_and_again_one_claim_waits(sit: Any, server
     assert last[0].check(CancelledError)
 
 
+def test_a_claim_that_was_withdrawn_while_its_primary_was_away_is_never_tried(
+    sit: Any, server: RedisServer
+) -> None:
+    """Its client has come to another node meanwhile, which may be there first."""
+    one, two = sit(server).start(), sit(server).start()
+    server.kill9()
+    one.loop.until(lambda: not primary_of(one).is_up and not primary_of(two).is_up)
+    claims = [one.claim(*BOB), one.claim("bob", "web"), two.claim(*BOB)]
+    boxes = [
+        node.later(opening(node.broker, claim)) for node, claim in zip((one, one, two), claims, strict=True)
+    ]
+    one.broker.withdraw(claims[2])  # it is not here
+    one.broker.withdraw(claims[0])
+    assert [box[0].verdict for box in boxes if box] == [Verdict.OUTRUN]
+    one.broker.withdraw(claims[0])
+    server.restart()
+    one.loop.until(lambda: all(boxes))
+    for claim in claims:
+        one.broker.withdraw(claim)
+    assert [box[0].verdict for box in boxes] == [Verdict.OUTRUN, Verdict.OK, Verdict.OK]
+    one.run()
+    two.run()
+    assert (one.listener.named("displaced"), two.listener.named("displaced")) == ([], [])
+
+
 def test_mail_that_met_an_unwatch_is_told_to_be_for_nobody(sit: Any, server: RedisServer) -> None:
     """Who published took this node for one that has somebody there."""
     one, two = sit(server).start(), sit(server).start()
@@ -430,6 +455,121 @@ def test_what_was_acknowledged_in_logs_that_are_gone_hides_nothing_from_a_new_de
     assert one.now(opening(one.broker, one.claim("bob", "web"))).places[0].acked == 0
 
 
+@pytest.mark.parametrize("when", ["written", "on its way", "asked after", "not written", "late"])
+def test_what_was_acknowledged_in_logs_that_are_gone_hides_nothing_from_its_device(
+    sit: Any, server: RedisServer, when: str
+) -> None:
+    one = sit(server).start()
+    for n in range(5):
+        one.publish("user:bob", msg_id=str(n))
+    one.run()
+    generation, primary = login(one), primary_of(one)
+    epoch = primary.epoch
+
+    def acknowledge() -> None:
+        one.broker.advance(BOB, generation, [(MAILBOX, 5)], [(MAILBOX, 2)])
+
+    if when in ("on its way", "asked after"):
+        server.freeze()
+    if when != "late":
+        acknowledge()
+    if when == "written":
+        one.pass_time(6)
+        one.run()
+    elif when == "asked after":
+        one.broker._sessions.renewed(primary)
+    if when in ("on its way", "asked after"):
+        one.broker._sessions.flush()
+        one.loop.spin(0.02)
+    server.lose_all()
+    one.run()
+    assert primary.epoch != epoch
+    if when == "late":
+        acknowledge()
+        one.broker.unpark(BOB, generation, MAILBOX, 1)
+    one.pass_time(6)
+    assert one.broker._sessions.is_open(BOB, generation)
+    for n in range(3):
+        one.publish("user:bob", msg_id=f"new {n}")
+    one.run()
+    assert one.now(one.broker.mailbox("bob")).seen == 0
+    opened = one.now(opening(one.broker, one.claim(*BOB)))
+    assert (opened.places[0].epoch, opened.places[0].acked) == (primary.epoch, 0)
+    assert opened.places[0].parked == ()
+    one.broker.advance(BOB, opened.generation, [(MAILBOX, 3)])
+    one.pass_time(6)
+    assert one.now(one.broker.mailbox("bob")).seen == 3
+    assert one.now(opening(one.broker, one.claim(*BOB))).places[0].acked == 3
+
+
+@pytest.mark.parametrize("on_the_empty_one", ["it stays", "it comes again"])
+def test_a_primary_that_was_empty_for_a_moment_has_all_places_when_it_is_back(
+    sit: Any, server: RedisServer, on_the_empty_one: str
+) -> None:
+    """It was started on the wrong directory, and then on the right one."""
+    one = sit(server).start()
+    news = log_of(parse_address("topic:news"))
+    for n in range(9):
+        one.publish("user:bob", msg_id=str(n))
+        one.publish("topic:news", msg_id=f"news {n}")
+    one.run()
+    generation, epoch = login(one), primary_of(one).epoch
+    one.now(one.broker.follow(BOB, generation, news, 0))
+    one.broker.advance(BOB, generation, [(MAILBOX, 5), (news, 5)], [(MAILBOX, 3), (news, 3)])
+    one.pass_time(6)
+    right = server.copy()
+    one.run()
+    server.lose_all()
+    one.run()
+    one.pass_time(6)
+    if on_the_empty_one == "it comes again":
+        generation = login(one)
+        one.run()
+    server.put_back(right)
+    one.run()
+    assert primary_of(one).epoch == epoch
+    stays = on_the_empty_one == "it stays"
+    acked, parked = (8, (3, 7)) if stays else (5, (3,))
+    # What it says now is of the logs that it knows: these, or those of the empty one, which are gone.
+    one.broker.advance(BOB, generation, [(MAILBOX, 8), (news, 8)], [(MAILBOX, 7), (news, 7)])
+    one.pass_time(6)
+    one.run()
+    assert one.broker._sessions.is_open(BOB, generation)
+    (place, *_) = one.now(opening(one.broker, one.claim(*BOB))).places
+    one.run()
+    assert (place.epoch, place.acked, place.parked) == (epoch, acked, parked)
+    assert one.broker._sessions._seats.get(BOB).owed.others == {news: (acked, parked)}
+
+
+def test_who_came_to_an_empty_primary_first_keeps_its_place(sit: Any, server: RedisServer) -> None:
+    """The node with the older session finds it later, and its session stands."""
+    one = sit(server).start()
+    server.cli("HINCRBY", "ig:primary", "n", 10)  # so many failovers
+    for n in range(5):
+        one.publish("user:bob", msg_id=str(n))
+    one.run()
+    older, primary = login(one), primary_of(one)
+    one.broker.advance(BOB, older, [(MAILBOX, 5)])
+    server.kill9()
+    for line in (primary._line, primary._reading):
+        one.loop.until(lambda line=line: line._timer is not None)
+        line._timer.reset(3_600)
+    server.lose_all()
+    two = sit(server).start()
+    for n in range(4):
+        two.publish("user:bob", msg_id=f"new {n}")
+    newer = login(two)
+    two.broker.advance(BOB, newer, [(MAILBOX, 2)])
+    two.pass_time(6)
+    assert newer < older
+    primary._line.retry_now()
+    one.run()
+    two.run()
+    assert one.broker._sessions.is_open(BOB, older)
+    assert one.now(one.broker.mailbox("bob")).seen == 2
+    assert one.now(opening(one.broker, one.claim(*BOB))).places[0].acked == 2
+
+
 def test_what_an_older_session_acknowledged_is_not_lost_with_a_backup(sit: Any, server: RedisServer) -> None:
     """The one that is open has acknowledged nothing itself."""
     one = sit(server).start()
@@ -588,7 +728,7 @@ def test_whose_record_cannot_be_written_must_come_again(
     kept = [one.later(one.broker.record(BOB, generation, b"1"))]
     one.broker._sessions.flush()
     one.run()
-    assert (kept, len(flush_logged_errors())) == ([[False]], 1)
+    assert (kept, len(flush_logged_errors())) == ([[False]], 3)  # together, and each by itself
     assert [event[:3] for event in one.listener.named("displaced")] == [(BOB, generation, CloseCode.STALE)]
     assert not one.broker._sessions._positions._recording
     server.cli("DEL", key)
@@ -596,6 +736,134 @@ def test_whose_record_cannot_be_written_must_come_again(
     again = login(one)
     assert one.now(one.broker.record(BOB, again, b"2")) is True
     assert one.now(opening(one.broker, one.claim(*BOB))).record == b"2"
+
+
+def spoil(server: RedisServer, pattern: str) -> str:
+    """The key of which this is the pattern is something else than the scripts take it for."""
+    (key,) = server.cli("KEYS", pattern)
+    server.cli("SET", key, "something else")
+    return str(key, "ascii")
+
+
+def test_what_cannot_be_written_of_one_session_is_of_the_others(
+    sit: Any, server: RedisServer, flush_logged_errors: Any
+) -> None:
+    one = sit(server, settings=LATE).start()
+    users = [f"u{n}" for n in range(10)]
+    phones = [SessionKey(user, "phone") for user in users]
+    logs = [log_of(parse_address(f"user:{user}")) for user in users]
+    news = log_of(parse_address("topic:news"))
+    others = [log_of(parse_address(f"topic:of-{user}")) for user in users]
+    for n in range(3):
+        one.publish(*(f"user:{user}" for user in users), msg_id=str(n))
+    one.run()
+    generations = [login(one, phone) for phone in phones]
+    for phone, generation, other in zip(phones, generations, others, strict=True):
+        one.now(one.broker.follow(phone, generation, other, 0))
+    spoiled = [spoil(server, f"ig:{{*}}:{what}") for what in ("u:u4", "c:topic:of-u7")]
+    broken = [one.later(one.broker.record(phones[4], generations[4], b"1"))]
+    kept = []
+    for phone, generation, where, other in zip(phones, generations, logs, others, strict=True):
+        if phone is not phones[4]:
+            kept.append(one.later(one.broker.record(phone, generation, b"old")))
+        one.broker.advance(phone, generation, [(where, 3), (other, 2), (news, 1)])
+    one.broker._sessions.flush()
+    newer = one.later(one.broker.record(phones[0], generations[0], b"new"))
+    one.loop.until(lambda: all(kept) and newer)
+    one.broker._sessions.flush()
+    one.run()
+    assert (broken, kept, newer) == ([[False]], [[True]] * 9, [True])
+    displaced = [event[:3] for event in one.listener.named("displaced")]
+    assert displaced == [(phones[4], generations[4], CloseCode.STALE)]
+    assert flush_logged_errors()
+    for n, phone in enumerate(phones):
+        if n == 4:
+            continue
+        if n == 7:
+            server.cli("DEL", spoiled[1])
+        opened = one.now(opening(one.broker, one.claim(*phone)))
+        assert (opened.places[0].acked, opened.record) == (3, b"old" if n else b"new")
+        follows = [one.now(one.broker.follow(phone, opened.generation, log, 0)) for log in (others[n], news)]
+        assert follows == [Followed(False, 0) if n == 7 else Followed(True, 2), Followed(True, 1)]
+    assert not flush_logged_errors()
+
+
+def test_who_went_while_what_it_kept_could_not_be_written(
+    sit: Any, server: RedisServer, flush_logged_errors: Any
+) -> None:
+    one = sit(server, settings=LATE).start()
+    generation, alices = login(one), login(one, ALICE)
+    spoil(server, "ig:{*}:u:bob")
+    server.freeze()
+    kept = [one.later(one.broker.record(*who, b"1")) for who in ((BOB, generation), (ALICE, alices))]
+    one.broker._sessions.flush()
+    closed = one.later(one.broker.close_session(ALICE, alices))
+    server.thaw()
+    one.loop.until(lambda: all(kept) and closed)
+    assert kept == [[False], [False]]
+    one.run()
+    assert flush_logged_errors()
+    positions = one.broker._sessions._positions
+    assert (positions._suspect, positions._recording, positions._recorded) == ({}, {}, {})
+
+
+def test_what_cannot_be_written_with_others_is_when_the_node_stops(
+    sit: Any, server: RedisServer, flush_logged_errors: Any
+) -> None:
+    one, two = sit(server, settings=LATE).start(), sit(server).start()
+    for n in range(3):
+        one.publish("user:alice", msg_id=str(n))
+    one.run()
+    generation, alices = login(one), login(one, ALICE)
+    spoil(server, "ig:{*}:u:bob")
+    one.broker.advance(BOB, generation, [(MAILBOX, 0)])
+    one.broker.advance(ALICE, alices, [(log_of(parse_address("user:alice")), 3)])
+    one.stop()
+    assert flush_logged_errors()
+    assert two.now(opening(two.broker, two.claim(*ALICE))).places[0].acked == 3
+
+
+def test_who_cannot_be_asked_after_keeps_nobody_else_from_it(
+    sit: Any, server: RedisServer, flush_logged_errors: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A promoted replica has not heard of any of them."""
+    monkeypatch.setattr("imgateway.brokers.redis.sessions.CHECK_BATCH", 4)
+    one = sit(server, settings=LATE).start()
+    users = [f"u{n}" for n in range(10)]
+    generations = {user: login(one, SessionKey(user, "phone")) for user in users}
+    server.cli("DEL", *server.cli("KEYS", "ig:{*}:u:*"))
+    bucket = one.broker._primaries.of("u4")[1]
+    server.cli("SET", f"ig:{{{bucket}}}:u:u4", "something else")
+    server.cli("HINCRBY", "ig:primary", "n", 1)
+    primary_of(one)._line.drop(ConnectionError("the primary is away"))
+    one.run()
+    assert flush_logged_errors()
+    for user in users:
+        if user != "u4":
+            (found,) = one.now(one.broker.sessions(user))
+            assert (found.node, found.generation) == ("n.1", generations[user])
+    assert not one.listener.named("displaced")
+    server.cli("DEL", f"ig:{{{bucket}}}:u:u4")
+
+
+def test_a_stop_while_it_is_asked_who_is_ours_still(
+    sit: Any, server: RedisServer, flush_logged_errors: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is asked of a broker that has stopped fails at once, and asks for nothing more."""
+    monkeypatch.setattr("imgateway.brokers.redis.sessions.CHECK_BATCH", 2)
+    one = sit(server, settings=LATE).start()
+    for n in range(10):
+        login(one, SessionKey(f"u{n}", "phone"))
+    asked: list[Any] = []
+    primary = primary_of(one)
+    call = primary.call
+    monkeypatch.setattr(primary, "call", lambda *args: (asked.append(args[0]), call(*args))[1])
+    server.freeze()
+    one.broker._sessions.renewed(primary)
+    one.broker._primaries.stop()
+    server.thaw()
+    assert asked == ["check"]
+    assert not flush_logged_errors()
 
 
 @pytest.mark.parametrize("turns", [0, 2])

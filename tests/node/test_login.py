@@ -15,8 +15,10 @@ from imgateway.frames import (
     Bye,
     Deliver,
     Hello,
+    Ping,
     Publish,
     PublishAck,
+    Pull,
     Renew,
     Renewed,
     Resumed,
@@ -29,7 +31,7 @@ from imgateway.frames import (
 )
 from imgateway.interfaces import Identity, LoginPolicy, Verdict
 from imgateway.node import login
-from imgateway.node.link import Pause
+from imgateway.node.link import LATE_S, Pause
 from tests.node.rig import EPOCH, START_MS, Diary, FakeBroker, Rig, entry
 
 BOB = user_address("bob")
@@ -463,6 +465,90 @@ def test_a_fresh_token_in_time() -> None:
     assert bob.code is None
     rig.advance(46)
     assert bob.code is CloseCode.TOKEN_EXPIRED
+
+
+def test_a_fresh_token_in_time_though_the_store_is_away() -> None:
+    rig = Rig()
+    expiring(rig, "t", 120)
+    bob = rig.login("bob", token="t")
+    rig.broker.hold = {"renew"}
+    rig.advance(60)
+    expiring(rig, "u", 600)
+    bob.send(Renew("u"))
+    rig.advance(300)
+    assert bob.code is None
+    rig.broker.release("renew")
+    rig.settle()
+    assert len(bob.of(Renewed)) == 1
+    for _ in range(12):
+        rig.advance(29)
+        bob.send(Ping())
+    assert bob.code is None
+    rig.advance(20)
+    assert bob.code is CloseCode.TOKEN_EXPIRED
+
+
+def unread(rig: Rig, why: str, bob: Any) -> None:
+    """Bob's link is not read, for a server is away."""
+    rig.broker.hold = {"publish", "read"}
+    if why == "STORE":
+        rig.hub.congested(True)
+    if why == "PULL":
+        bob.send(*[Pull(BOB, 0, 0, 0, 64)] * 20)
+        rig.advance(3)
+    else:
+        bob.publish("1", "user:eve")
+    assert bob.link.paused()
+
+
+def answer_all(rig: Rig) -> None:
+    while rig.broker.waiting:
+        rig.broker.release(rig.broker.waiting[0][0])
+    rig.broker.hold.clear()
+    rig.hub.congested(False)
+    rig.settle()
+
+
+@pytest.mark.parametrize("why", ["STORE", "WINDOW", "PULL"])
+@pytest.mark.parametrize("renews", [True, False])
+def test_a_fresh_token_that_lies_unread(why: str, renews: bool) -> None:
+    rig = Rig(set={"limits.publish_window": 1} if why == "WINDOW" else {})
+    expiring(rig, "t", 120)
+    bob = rig.login("bob", token="t")
+    unread(rig, why, bob)
+    rig.advance(60)
+    expiring(rig, "u", 3600)
+    if renews:
+        bob.send(Renew("u"))
+    rig.advance(200)
+    assert bob.code is None
+    answer_all(rig)
+    assert len(bob.of(Renewed)) == renews
+    rig.advance(LATE_S - 0.5)
+    assert bob.code is None
+    rig.advance(1)
+    assert bob.code is (None if renews else CloseCode.TOKEN_EXPIRED)
+
+
+@pytest.mark.parametrize("why", ["STORE", "WINDOW"])
+def test_a_token_that_ended_is_waited_for_anew_only_for_the_store(why: str) -> None:
+    """Else a client that always fills its window could stay for ever."""
+    rig = Rig(set={"limits.publish_window": 1} if why == "WINDOW" else {})
+    expiring(rig, "t", 10)
+    bob = rig.login("bob", token="t")
+    unread(rig, why, bob)
+    rig.advance(100)
+    answer_all(rig)
+    unread(rig, why, bob)
+    rig.advance(100)
+    assert bob.code is (None if why == "STORE" else CloseCode.TOKEN_EXPIRED)
+    if why == "STORE":
+        expiring(rig, "u", 10)
+        bob.send(Renew("u"))
+        answer_all(rig)
+        unread(rig, "PULL", bob)  # with the fresh token all begins anew
+        rig.advance(100)
+        assert bob.code is None
 
 
 def test_a_step_of_the_wall_clock_ends_no_session() -> None:

@@ -367,6 +367,9 @@ class RedisBroker:
     def open_session(self, claim: Claim, answer: Callable[..., None], about: tuple[Any, ...]) -> None:
         self._sessions.open(claim).addBoth(answer, *about)
 
+    def withdraw(self, claim: Claim) -> None:
+        self._sessions.withdraw(claim)
+
     def follow(self, session: SessionKey, generation: int, log: LogKey, begin: int) -> Deferred[Followed]:
         return self._sessions.follow(session, generation, log, begin)
 

@@ -8,26 +8,29 @@ behind is not taken for one of today.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 from msgspec.structs import replace
-from twisted.internet.defer import Deferred, gatherResults, succeed
+from twisted.internet.defer import CancelledError, Deferred, gatherResults, succeed
 from twisted.python.failure import Failure
 
+from imgateway.brokers.health import busy
 from imgateway.brokers.redis.positions import Positions, log_text, seqs
 from imgateway.brokers.redis.primaries import Primaries
 from imgateway.brokers.redis.primary import Primary
 from imgateway.brokers.sessions import MAX_FOLLOWED
 from imgateway.brokers.tails import Seat, UnderWay
 from imgateway.frames import LogKey, SessionKey, parse_address
-from imgateway.interfaces import Followed, Place
+from imgateway.interfaces import Followed
 
 __all__ = ("Following",)
 
 
 class Following:
-    """Everything by keyword. `Seat.owed.others` has all that a device follows, from its login on."""
+    """Everything by keyword. `Seat.owed.others`, with `Positions.unplaced`, has all that a device follows,
+    from its login on."""
 
     def __init__(
         self, *, primaries: Primaries, positions: Positions, max_followed: int = MAX_FOLLOWED
@@ -36,22 +39,63 @@ class Following:
         self._positions = positions
         self._max_followed = max_followed
         self._active: dict[SessionKey, set[LogKey]] = {}  # what sessions follow just now
+        self._asking: dict[SessionKey, set[Deferred[Any]]] = {}  # where they stand in what they follow
         self._beginning = UnderWay()  # sessions and logs, until it is on the primaries
 
-    def places(self, session: SessionKey, generation: int, follows: bytes) -> Deferred[tuple[Place, ...]]:
+    def places(self, session: SessionKey, seat: Seat, follows: bytes) -> None:
         """Take over the device's places, from older generations of it. `follows`: logs, one a line; where it
-        has no place after all, it does not follow."""
-        asking = [
-            primary.call("places", *session, generation, *values).addCallback(_places, logs)
-            for primary, logs, values in self._by_primary(_logs(follows))
-        ]
-        order = {log: index for index, log in enumerate(_logs(follows))}
+        has no place after all, it does not follow.
 
-        def together(found: list[list[Place]]) -> tuple[Place, ...]:
-            every = [place for places in found for place in places]
-            return tuple(sorted(every, key=lambda place: order[place.log]))
+        The login does not wait for them: another primary may be away, whose logs alone have to wait.
+        """
+        if follows:
+            self._positions.unplaced[session] = {log: [] for log in _logs(follows)}
+            self._ask(session, seat, _logs(follows))
 
-        return gatherResults(asking, consumeErrors=True).addCallback(together)
+    def _ask(self, session: SessionKey, seat: Seat, logs: list[LogKey]) -> None:
+        for primary, there, values in self._by_primary(logs):
+            asking = primary.call("places", *session, seat.generation, *values)
+            self._asking.setdefault(session, set()).add(asking)
+            asking.addBoth(self._answered, session, asking)
+            asking.addCallbacks(
+                self._placed, self._unplaced, (session, seat, there), errbackArgs=(session, seat, there)
+            )
+
+    def _answered(self, result: Any, session: SessionKey, asking: Deferred[Any]) -> Any:
+        rest = self._asking.get(session, set())
+        rest.discard(asking)
+        if not rest:
+            self._asking.pop(session, None)
+        return result
+
+    def _placed(self, found: list[list[Any]], session: SessionKey, seat: Seat, logs: list[LogKey]) -> None:
+        unplaced = self._positions.unplaced.get(session, {})
+        others = dict(seat.owed.others)
+        waiting: list[Deferred[None]] = []
+        for log, place in zip(logs, found, strict=True):
+            if log not in unplaced:  # it does not follow it any more
+                continue
+            waiting += unplaced.pop(log) or ()
+            if place:
+                _, _, _, acked, parked = place
+                others[log] = acked, seqs(parked)
+        if not unplaced:
+            self._positions.unplaced.pop(session, None)
+        seat.owed = replace(seat.owed, others=others)
+        for one in waiting:
+            one.callback(None)
+
+    def _unplaced(self, failure: Failure, session: SessionKey, seat: Seat, logs: list[LogKey]) -> None:
+        """The script failed, which is logged: one log must not keep the others from it. It is asked again
+        when the session follows it."""
+        unplaced = self._positions.unplaced.get(session, {})
+        is_over = failure.check(CancelledError)  # the broker has stopped
+        for log in [log for log in logs if log in unplaced]:
+            if len(logs) > 1 and not is_over:
+                self._ask(session, seat, [log])
+                continue
+            waiting, unplaced[log] = unplaced[log], None
+            _give_up(waiting, busy() if is_over else failure)
 
     def keep(self, session: SessionKey, seat: Seat, log: LogKey, acked: int, parked: tuple[int, ...]) -> None:
         """Where it stands now; from the first time on it follows."""
@@ -63,18 +107,36 @@ class Following:
 
     def follow(self, session: SessionKey, seat: Seat, log: LogKey, begin: int) -> Deferred[Followed]:
         self._active.setdefault(session, set()).add(log)
+        self._positions.begins(session, log)
+        epoch = self._primaries.of(log_text(log))[0].epoch  # that `begin` is of
+        unplaced = self._positions.unplaced.get(session, {})
+        if log not in unplaced:
+            return self._follow(session, seat, log, begin, epoch)
+        waiting = unplaced[log]
+        if waiting is None:
+            waiting = unplaced[log] = []
+            self._ask(session, seat, [log])
+        placed: Deferred[None] = Deferred()
+        waiting.append(placed)
+        return placed.addCallback(lambda _: self._follow(session, seat, log, begin, epoch))
+
+    def _follow(
+        self, session: SessionKey, seat: Seat, log: LogKey, begin: int, epoch: int
+    ) -> Deferred[Followed]:
         there = seat.owed.others.get(log)
         if there is not None and (session, log) not in self._beginning:
             return succeed(Followed(True, *there))
         self._forget_surplus(session, seat)
-        seat.owed = replace(seat.owed, others={**seat.owed.others, log: (begin, ())})
         generation, text = seat.generation, log_text(log)
         primary, bucket = self._primaries.of(text)
+        if primary.epoch != epoch:  # the log was lost while its primary was waited for
+            begin, epoch = 0, primary.epoch
+        seat.owed = replace(seat.owed, others={**seat.owed.others, log: (begin, ())})
 
         def listed(is_ours: bool) -> Any:
             if not is_ours:
                 return []
-            return primary.call("follow", bucket, text, *session, generation, begin)
+            return primary.call("follow", epoch, bucket, text, *session, generation, begin)
 
         def followed(reply: Any) -> Any:
             self._beginning.end((session, log))
@@ -87,6 +149,7 @@ class Following:
 
     def unfollow(self, session: SessionKey, seat: Seat, log: LogKey) -> Deferred[None]:
         self._active.get(session, set()).discard(log)
+        waiting = self._positions.unplaced.get(session, {}).pop(log, None)
         rest = {one: where for one, where in seat.owed.others.items() if one != log}
         seat.owed = replace(seat.owed, others=rest)
         generation, text = seat.generation, log_text(log)
@@ -94,7 +157,9 @@ class Following:
         def listed(is_ours: bool) -> Any:
             return self.drop(session, generation, text.encode()) if is_ours else None
 
-        return self._positions.list_follows(session, seat).addCallback(listed)
+        unfollowing = self._positions.list_follows(session, seat).addCallback(listed)
+        _give_up(waiting, busy())
+        return unfollowing
 
     def drop(self, session: SessionKey, generation: int, follows: bytes) -> Deferred[None]:
         """The device has no place in these logs any more."""
@@ -104,16 +169,23 @@ class Following:
         ]
         return gatherResults(dropping, consumeErrors=True).addCallback(lambda _: None)
 
-    def forget(self, session: SessionKey) -> None:
-        """The session ended."""
+    def forget(self, session: SessionKey) -> Callable[[], None]:
+        """The session ended. Who waits to follow a log does not: where it would begin is not known.
+
+        :returns: what tells them.
+        """
         self._active.pop(session, None)
+        unplaced = self._positions.unplaced.pop(session, {})
+        for asking in self._asking.pop(session, ()):
+            asking.cancel()
+        return partial(_give_up, [one for waiting in unplaced.values() for one in waiting or ()], busy())
 
     def _forget_surplus(self, session: SessionKey, seat: Seat) -> None:
         """Make place for one more log, if there is one that the device does not follow just now."""
-        others = seat.owed.others
-        if len(others) >= self._max_followed:
+        every = (*seat.owed.others, *self._positions.unplaced.get(session, ()))
+        if len(every) >= self._max_followed:
             active = self._active.get(session, ())
-            surplus = next((log for log in others if log not in active), None)
+            surplus = next((log for log in every if log not in active), None)
             if surplus is not None:
                 self.unfollow(session, seat, surplus)
 
@@ -133,9 +205,6 @@ def _logs(follows: bytes) -> list[LogKey]:
     return [LogKey(parse_address(text)) for text in follows.decode().split("\n")] if follows else []
 
 
-def _places(found: list[list[Any]], logs: list[LogKey]) -> list[Place]:
-    return [
-        Place(log, place[0], place[3], place[1], place[2], seqs(place[4]))
-        for log, place in zip(logs, found, strict=True)
-        if place
-    ]
+def _give_up(waiting: Iterable[Deferred[None]] | None, why: Exception | Failure) -> None:
+    for one in waiting or ():
+        one.errback(why)

@@ -39,6 +39,8 @@ MENDS = 5
 SILENT_S = 10
 """Calls under way and not one answer for so long: the connection is half-open, or the server hangs. It is
 made anew, and the calls are sent again."""
+EVERY = 1 << 52
+"""More calls than a connection ever has: that some of them did not run is certain."""
 REPLICA_MS = 1000
 """How long Redis waits for a replica's disk before it says that there was none; it is asked again."""
 
@@ -137,6 +139,11 @@ class Line(Persistent):
         if self._silent >= SILENT_S:
             self._silent = 0
             self.drop(TimeoutError(f"no answer within {SILENT_S} s"))
+
+    def distrust(self) -> None:
+        """The data there is older than what was told of it: say so with the next greeting."""
+        self._heard = (self._heard[0], EVERY)
+        self.drop(ConnectionError("it has less than it had"))
 
     def stop(self) -> None:
         """Calls without an answer fail with CancelledError."""

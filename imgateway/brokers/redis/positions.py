@@ -8,15 +8,22 @@ to another writes nothing: the script says so, and the session is told that it i
 What relies on a record may go to another primary, and waits until this one has answered. So the first record
 goes into the line of a primary that is away, too: it is written as soon as that is back, and those that came
 meanwhile are written as one.
+
+A primary may come back empty. Then nobody has anything yet of its logs, however far an open session had got
+in those of before; so each write of a position says of which data it is. If those of before come back (it was
+started on the wrong directory, say), everybody is where he was.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from itertools import islice
 from typing import Any
 
-from twisted.internet.defer import CancelledError, Deferred, DeferredList
+from msgspec.structs import replace
+from twisted.internet.defer import CancelledError, Deferred, DeferredList, succeed
 from twisted.python.failure import Failure
 
 from imgateway.brokers.health import Timers
@@ -25,20 +32,29 @@ from imgateway.brokers.redis.primary import Primary
 from imgateway.brokers.redis.seats import Seats
 from imgateway.brokers.tails import Seat
 from imgateway.errors import CloseCode
-from imgateway.frames import LogKey, SessionKey, address_text
+from imgateway.frames import LogKey, SessionKey, address_text, user_address
 
 __all__ = ("Positions", "is_mailbox", "log_text", "seqs", "seqs_text")
 
 BATCH = 100
 """Sessions that one script writes: it has the primary for itself for so long."""
 TOUCH_S = 21_600.0
-"""Whoever is online and follows a log says so this often, or it would count as unseen there (by default after
-a week) and hold back nothing."""
+"""Whoever is online says so this often, or it would count as unseen (by default after a week) and hold back
+nothing: in a log that it follows, and in its mailbox once its node was killed."""
+TOUCH_PARTS = 360
+"""Not all at once, for the primaries have other things to do."""
 
-Row = tuple[SessionKey, int, tuple[Any, ...], list[Deferred[bool]]]
-"""What is written of a session: (session, generation, values, who waits for its record)."""
-Written = tuple[SessionKey, int, list[Deferred[bool]]]
-"""Once it is: (session, generation, who waits for its record)."""
+AGAIN = -2
+"""Beside the codes of the scripts: nobody knows what was written, and it is written again."""
+
+Where = tuple[int, tuple[int, ...]]
+"""A place in a log: acknowledged so far, and parked."""
+Mark = Callable[[SessionKey, Seat], None]
+Row = tuple[SessionKey, int, tuple[Any, ...], list[Deferred[bool]], Mark]
+"""What is written of a session: (session, generation, values, who waits for its record, what marks it for
+being written again)."""
+Written = tuple[SessionKey, int, list[Deferred[bool]], Mark]
+"""Once it is: the same without the values."""
 
 
 class Positions:
@@ -76,9 +92,24 @@ class Positions:
         """Sessions whose clients are gone, and may come back."""
         self.begun: set[SessionKey] = set()
         """Sessions that only began where they stand in the mailbox: nobody acknowledged so far."""
+        self.unplaced: dict[SessionKey, dict[LogKey, list[Deferred[None]] | None]] = {}
+        """Of the open ones: the logs that they follow and whose primaries have not said yet where they stand
+        in them, with those who wait for that; None: nobody asks. Nothing is written of them but that they
+        are followed."""
+        # Of the open ones: the logs that they had places in when these went lost, with their epoch and the
+        # place (None: it was not known). What their clients still say is of those, and not of the logs that
+        # have their names now.
+        self._outdated: dict[SessionKey, dict[LogKey, tuple[int, Where | None]]] = {}
         self._recording: Counter[SessionKey] = Counter()  # records on their way, without an answer
+        # Scripts that failed with something of these sessions among what they were given: it is written by
+        # itself, so that no others fail with it.
+        self._suspect: dict[SessionKey, set[str]] = {}
         self._under_way: set[Deferred[Any]] = set()
-        self._timers.later("touch", TOUCH_S, self._touch)
+        self._touching: Iterator[str] = iter(())  # users who are yet to be touched in this round
+        self._touch_step = 0
+        self._timers.later("touch", TOUCH_S / TOUCH_PARTS, self._touch)
+        for primary in primaries.each():
+            primary.replaced = self._begin_anew
 
     # ------------------------------------------------------------------------------------------- what changed
 
@@ -111,12 +142,62 @@ class Positions:
         self.mark_recorded(session, seat)
         self.mark_listed(session, seat)
 
-    def mark_places(self, primary: Primary | None = None) -> None:
-        """The same of a primary of logs beside mailboxes: whoever stands in them. None: of all."""
+    def mark_places(self, primary: Primary) -> None:
+        """The same of a primary of logs beside mailboxes: whoever stands in them."""
         for session, seat in self._seats.all():
             for log in seat.owed.others:
-                if primary is None or self._primaries.of(log_text(log))[0] is primary:
+                if self._primaries.of(log_text(log))[0] is primary:
                     self.mark_moved(session, seat, log)
+
+    def _begin_anew(self, primary: Primary, before: int) -> None:
+        """Its logs, whose epoch was `before`, are gone, and others have their names: or those of earlier are
+        back, and so are the places in them."""
+        for session, seat in self._seats.all():
+            owed = seat.owed
+            gone: dict[LogKey, Where | None] = {
+                **dict.fromkeys(self.unplaced.get(session, ())),
+                **owed.others,
+            }
+            gone = {log: place for log, place in gone.items() if self._is_at(log_text(log), primary)}
+            mailbox = LogKey(user_address(session.user))
+            if self._is_at(session.user, primary):
+                gone[mailbox] = seat.acked, owed.parked
+            if not gone:
+                continue
+            outdated = self._outdated.setdefault(session, {})
+            parked, others = owed.parked, dict(owed.others)
+            for log, place in gone.items():
+                epoch, known = outdated.setdefault(log, (before, place))
+                where: Where = (0, ())
+                if known is not None and epoch == primary.epoch:
+                    del outdated[log]
+                    where = known
+                if log == mailbox:
+                    seat.acked, parked = where
+                elif log in others:
+                    others[log] = where
+            if not outdated:
+                del self._outdated[session]
+            if (parked, others) != (owed.parked, owed.others):
+                seat.owed = replace(owed, parked=parked, others=others)
+
+    def _is_at(self, tag: str, primary: Primary) -> bool:
+        return self._primaries.of(tag)[0] is primary
+
+    def parked_text(self, session: SessionKey, log: LogKey, parked: tuple[int, ...]) -> str:
+        """What a script is told to be parked there; "-": that is not known, and what stands there stays."""
+        return "-" if log in self._outdated.get(session, ()) else seqs_text(parked)
+
+    def is_outdated(self, session: SessionKey, log: LogKey) -> bool:
+        """What its client says of this log is of one that is gone, or of one in which it was not told its
+        place yet."""
+        if not self._outdated and not self.unplaced:
+            return False
+        return log in self._outdated.get(session, ()) or log in self.unplaced.get(session, ())
+
+    def begins(self, session: SessionKey, log: LogKey) -> None:
+        """It follows the log that there is now."""
+        self._outdated.get(session, {}).pop(log, None)
 
     def seen(self, session: SessionKey, seat: Seat) -> int:
         """How far its mailbox is acknowledged, as it knows; 0: nothing is."""
@@ -145,11 +226,22 @@ class Positions:
         self._listed.discard(session)
         self.away.discard(session)
         self.begun.discard(session)
+        self._outdated.pop(session, None)
+        self._suspect.pop(session, None)
         _tell(self._recorded.pop(session, ()), False)
 
     def _touch(self) -> None:
-        self._timers.later("touch", TOUCH_S, self._touch)
-        self.mark_places()
+        self._timers.later("touch", TOUCH_S / TOUCH_PARTS, self._touch)
+        users = list(islice(self._touching, self._touch_step))
+        if not users:
+            everybody = tuple(self._seats.users())
+            self._touching, self._touch_step = iter(everybody), len(everybody) // TOUCH_PARTS + 1
+        for user in users:
+            for seat in self._seats.of(user):
+                session = SessionKey(user, seat.device)
+                self.mark(session, seat)
+                for log in seat.owed.others:
+                    self.mark_moved(session, seat, log)
 
     # ------------------------------------------------------------------------------------------------ writing
 
@@ -179,7 +271,10 @@ class Positions:
         self._flush_soon()
         self.flush()
         self._timers.cancel_all()
-        return DeferredList(list(self._under_way))
+        if not self._under_way:
+            return succeed(None)
+        # What could not be written with others is dirty again by then.
+        return DeferredList(list(self._under_way)).addCallback(lambda _: self.stop())
 
     def _write(self, dirty: list[tuple[SessionKey, Seat]]) -> None:
         lists: dict[Primary, list[Row]] = {}
@@ -192,37 +287,46 @@ class Positions:
             primary, bucket = self._primaries.of(user)
             if session in self._listed:
                 self._listed.discard(session)
-                lists.setdefault(primary, []).append((session, generation, self._list(session, seat), []))
+                values = self._list(session, seat)
+                lists.setdefault(primary, []).append((session, generation, values, [], self.mark_listed))
             waiting = self._recorded.pop(session, [])
             if waiting:
                 self._recording[session] += 1
             row: tuple[Any, ...] = (
                 *(bucket, user, device, generation, seat.acked, self.seen(session, seat)),
-                *(seqs_text(owed.parked), int(session in self.away)),
+                self.parked_text(session, LogKey(user_address(user)), owed.parked),
+                int(session in self.away),
                 *(int(bool(waiting)), owed.record if waiting else b""),
             )
-            saves.setdefault(primary, []).append((session, generation, row, waiting))
+            saves.setdefault(primary, []).append((session, generation, row, waiting, self.mark))
             for log in self._moved.pop(session, ()):
                 if log in owed.others:
                     text = log_text(log)
                     there, log_bucket = self._primaries.of(text)
                     acked, parked = owed.others[log]
-                    row = (log_bucket, text, user, device, generation, acked, seqs_text(parked))
-                    cursors.setdefault(there, []).append((session, generation, row, []))
+                    said = self.parked_text(session, log, parked)
+                    row = (log_bucket, text, user, device, generation, acked, said)
+                    mark = partial(self.mark_moved, log=log)
+                    cursors.setdefault(there, []).append((session, generation, row, [], mark))
         for primary, rows in lists.items():
-            self._send(primary, ("follows", self._incarnation), rows)
+            self._send(primary, "follows", (self._incarnation,), rows)
         for primary, rows in saves.items():
-            self._send(primary, ("save", self._incarnation), rows)
+            self._send(primary, "save", (self._incarnation, primary.epoch), rows)
         for primary, rows in cursors.items():
-            self._send(primary, ("cursors",), rows)
+            self._send(primary, "cursors", (primary.epoch,), rows)
 
-    def _send(self, primary: Primary, begin: tuple[str, ...], rows: list[Row]) -> None:
-        for start in range(0, len(rows), BATCH):
-            batch = rows[start : start + BATCH]
-            values = [value for _, _, row, _ in batch for value in row]
-            sessions = [(session, generation, waiting) for session, generation, _, waiting in batch]
-            writing = self.wait_for(primary.call(*begin, *values))
-            writing.addErrback(_failed, sessions).addCallback(self._written, sessions)
+    def _send(self, primary: Primary, script: str, begin: tuple[str | int, ...], rows: list[Row]) -> None:
+        alone = [row for row in rows if script in self._suspect.get(row[0], ())] if self._suspect else []
+        if alone:
+            rows = [row for row in rows if script not in self._suspect.get(row[0], ())]
+            for session, *_ in alone:
+                self._suspect[session].discard(script)
+        batches = [rows[start : start + BATCH] for start in range(0, len(rows), BATCH)]
+        for batch in [[row] for row in alone] + batches:
+            values = [value for row in batch for value in row[2]]
+            sessions = [(*row[:2], *row[3:]) for row in batch]
+            writing = self.wait_for(primary.call(script, *begin, *values))
+            writing.addErrback(self._failed, script, sessions).addCallback(self._written, sessions)
 
     def list_follows(self, session: SessionKey, seat: Seat) -> Deferred[Any]:
         """Write which logs the device follows; fires with whether it is ours."""
@@ -231,14 +335,15 @@ class Positions:
         writing = primary.call("follows", self._incarnation, *self._list(session, seat))
 
         def written(codes: list[int]) -> bool:
-            self._written(codes, [(session, generation, [])])
+            self._written(codes, [(session, generation, [], self.mark_listed)])
             return not codes[0]
 
         return self.wait_for(writing.addCallback(written))
 
     def _list(self, session: SessionKey, seat: Seat) -> tuple[Any, ...]:
         _, bucket = self._primaries.of(session.user)
-        return (bucket, *session, seat.generation, "\n".join(map(log_text, seat.owed.others)))
+        logs = (*seat.owed.others, *self.unplaced.get(session, ()))
+        return (bucket, *session, seat.generation, "\n".join(map(log_text, logs)))
 
     def wait_for(self, writing: Deferred[Any]) -> Deferred[Any]:
         """`stop` waits for this, too."""
@@ -251,9 +356,25 @@ class Positions:
 
         return writing.addBoth(done)
 
+    def _failed(self, failure: Failure, script: str, sessions: list[Written]) -> list[int]:
+        """Codes of a script that failed, which is logged. Of several sessions each is tried by itself. Then
+        whose record cannot be kept must come again, or its client would wait for ever; who has none on its
+        way stays, and is tried again with what it has to say next."""
+        for session, generation, _, _ in sessions:
+            if self._current(session, generation) is not None:
+                self._suspect.setdefault(session, set()).add(script)
+        if len(sessions) > 1:
+            return [AGAIN] * len(sessions)
+        ((_, _, waiting, _),) = sessions
+        return [CloseCode.STALE if waiting else 0]
+
+    def _current(self, session: SessionKey, generation: int) -> Seat | None:
+        seat = self._seats.get(session)
+        return seat if seat is not None and seat.generation == generation else None
+
     def _written(self, codes: list[int] | None, sessions: list[Written]) -> None:
         """`codes` None: the broker has stopped."""
-        for index, (session, generation, waiting) in enumerate(sessions):
+        for index, (session, generation, waiting, mark) in enumerate(sessions):
             if waiting:
                 self._recording[session] -= 1
                 if not self._recording[session]:
@@ -262,7 +383,11 @@ class Positions:
                 _tell((*waiting, *self._recorded.pop(session, ())), False)
                 continue
             code = codes[index]
-            if code:
+            if code == AGAIN:
+                seat = self._current(session, generation)
+                if seat is not None:
+                    mark(session, seat)
+            elif code:
                 self._stale(session, generation, code)
             seat = self._dirty.get(session)
             if code < 0 and seat is not None and seat.generation == generation:
@@ -271,12 +396,6 @@ class Positions:
                 _tell(waiting, not code)
             if seat is not None and session in self._recorded:
                 self._mark_soon(session, seat)  # what came while its primary was away
-
-
-def _failed(failure: Failure, sessions: list[Written]) -> list[int]:
-    """Codes of a script that is no good, which is logged. Whose record is not kept must come again, or its
-    client would wait for ever."""
-    return [CloseCode.STALE if waiting else 0 for _, _, waiting in sessions]
 
 
 def _tell(waiting: Iterable[Deferred[bool]], is_kept: bool) -> None:

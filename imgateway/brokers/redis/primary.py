@@ -25,6 +25,8 @@ __all__ = ("Primary",)
 TICK_S = 1.0
 DEAF_TRIES = 3
 """A subscription that could not be made so often in turn is told to the operator."""
+PROMPT_S = 1.0
+"""An answer that took no longer says what time it is there."""
 PASSING = frozenset(
     {"BUSY", "FENCED", "LOADING", "MASTERDOWN", "MISCONF", "NOREPLICAS", "NOSENTINEL", "OOM", "READONLY"}
 )
@@ -76,6 +78,9 @@ class Primary:
         """How often it came back with other data; see `lua/greet.lua`. 0: not reached yet."""
         self.epoch = 0
         """Of the logs on it that have none of their own."""
+        self.replaced: Callable[[Primary, int], None] = lambda primary, before: None
+        """Called when `epoch` is another than `before`: its logs are others. What was called before that, and
+        has no answer, runs there, too."""
         self._reactor = reactor
         self._url = url
         self._password = url.password or password
@@ -96,6 +101,9 @@ class Primary:
         self._deaf = ""
         self._lags = False
         self._told: tuple[bool, str] | None = None
+        # (generation, least, most): how far its clock was ahead of the reactor's (ms) in that generation. In
+        # another one it may be another server's.
+        self._clock: tuple[int, float, float] | None = None
         self._starting: Deferred[None] | None = None
         self._reads = False
         self._timer: Any = None
@@ -139,6 +147,18 @@ class Primary:
     def ask(self, script: str, *args: bytes | str | int) -> Deferred[Any]:
         """Run a script that only reads, without waiting behind those that write."""
         return self._reading.call(self._scripts[script], self._shift_ms(), *args)
+
+    def time_ms(self, at: float) -> tuple[int, int, int]:
+        """(generation, earliest, latest): what its clock, when that was its generation, said at `at` of the
+        reactor's; zeros: that is not known yet. Clocks of nodes differ, and this one is the same for all."""
+        if self._clock is None:
+            return 0, 0, 0
+        generation, least, most = self._clock
+        return generation, int(at * 1000 + least), int(at * 1000 + most) + 1
+
+    def distrust(self) -> None:
+        """Somebody was told of what it does not have any more: its data is older than that."""
+        self._line.distrust()
 
     def start(self) -> Deferred[None]:
         """Fires when it can be written to and is listened to; while it is away, that waits.
@@ -191,6 +211,8 @@ class Primary:
         generation, epoch, replid = await greeting
         was = (self.generation, self.epoch)
         self.generation, self.epoch, self._replid = int(generation), int(epoch), replid
+        if was[0] and was[1] != self.epoch:
+            self.replaced(self, was[1])
         if was[0] and was != (self.generation, self.epoch):
             self.log.warn(
                 "redis {name}: other data than before (a replica took over, or the data went lost)",
@@ -290,11 +312,15 @@ class Primary:
     def _echo(self, number: int) -> bool:
         if not self._line.is_up:
             return False
-        self.call("echo", self._incarnation, number).addCallbacks(self._echoed, lambda failure: None)
+        echoing = self.call("echo", self._incarnation, number)
+        echoing.addCallbacks(self._echoed, lambda failure: None, (self._reactor.seconds(),))
         return True
 
-    def _echoed(self, answer: list[Any]) -> None:
-        replid, is_heard = answer
+    def _echoed(self, answer: list[Any], asked_at: float) -> None:
+        replid, is_heard, its_ms = answer
+        now = self._reactor.seconds()
+        if now - asked_at < PROMPT_S:
+            self._clock = self.generation, its_ms - now * 1000, its_ms + 1 - asked_at * 1000
         if not is_heard and self.subscription.is_up:
             self.subscription.drop(ConnectionError("it listens to another server"))
         if replid != self._replid:

@@ -24,7 +24,7 @@ from twisted.python.failure import Failure
 from imgateway.brokers.redis.claims import BY_ORDER, Opening, code_of_claim, presences, reason_of, verdict_of
 from imgateway.brokers.redis.following import Following
 from imgateway.brokers.redis.lobby import Lobby
-from imgateway.brokers.redis.positions import Positions, is_mailbox, seqs, seqs_text
+from imgateway.brokers.redis.positions import Positions, is_mailbox, seqs
 from imgateway.brokers.redis.primaries import Primaries
 from imgateway.brokers.redis.primary import Primary
 from imgateway.brokers.redis.seats import Seats
@@ -45,7 +45,7 @@ class Sessions:
 
     :param incarnation: this node's.
     :param displaced: `IBrokerListener.displaced`.
-    :param reactor: for ``callLater``.
+    :param reactor: for ``callLater``, and when claims are made.
     :param flush_s: how long a position waits, at most.
     :param max_devices: devices that are remembered per user.
     :param entropy: ``n -> n`` random bytes.
@@ -69,6 +69,7 @@ class Sessions:
         self._displaced = displaced
         self._max_devices = max_devices
         self._entropy = entropy
+        self._reactor = reactor
         self._seats = Seats()
         self._online: Counter[Primary] = Counter()
         self._positions = Positions(
@@ -81,11 +82,12 @@ class Sessions:
         )
         self._following = Following(primaries=primaries, positions=self._positions)
         self._data: dict[Primary, tuple[int, int]] = {}  # generation and epoch that are known here
+        self._rewriting: set[SessionKey] = set()  # what was written of them may be lost, and is written again
         self._opening: dict[SessionKey, Opening] = {}
-        self._waiting: dict[Seat, Deferred[Opened]] = {}  # logins that wait for their further places
         self._lobby = Lobby(self._claim)
         self.flush = self._positions.flush
         self.changed = self._lobby.changed
+        self.withdraw = self._lobby.withdraw
 
     @property
     def online(self) -> int:
@@ -104,9 +106,10 @@ class Sessions:
     # ------------------------------------------------------------------------------------------------- logins
 
     def open(self, claim: Claim) -> Deferred[Opened]:
-        return self._lobby.open(self._primaries.of(claim.session.user)[0], claim)
+        primary, _ = self._primaries.of(claim.session.user)
+        return self._lobby.open(primary, claim, self._reactor.seconds())
 
-    def _claim(self, claim: Claim, answer: Deferred[Opened]) -> None:
+    def _claim(self, claim: Claim, at: float, answer: Deferred[Opened]) -> None:
         session = claim.session
         user, device = session
         self._positions.flush_user(user)  # a new device begins where another acknowledged just now
@@ -117,7 +120,7 @@ class Sessions:
             "open",
             *(bucket, user, device, claim.platform, int(claim.policy), int(claim.start), claim.issued_at_s),
             *(int(claim.on_same_device == BY_ORDER), claim.order, self._entropy(CLAIM_BYTES)),
-            *(self._incarnation, self._max_devices, address_text(user_address(user))),
+            *(self._incarnation, self._max_devices, address_text(user_address(user)), *primary.time_ms(at)),
         )
         claiming.addCallbacks(
             partial(self._claimed, claim, opening, answer), partial(self._unclaimed, claim, opening, answer)
@@ -161,32 +164,12 @@ class Sessions:
             self._add(user, seat)
             if begun:
                 self._positions.begun.add(session)
-            if follows:
-                self._waiting[seat] = answer
+            self._following.places(session, seat, follows)
         for tell in gone:
             tell()
         if opening.is_doubted:
             self._check(self._primaries.of(user)[0], [session])
-        if kicked or not follows:
-            answer.callback(opened)
-        else:
-            asking = self._following.places(session, generation, follows)
-            asking.addCallback(partial(self._placed, seat, opened)).addErrback(self._unplaced, seat)
-
-    def _placed(self, seat: Seat, opened: Opened, places: tuple[Place, ...]) -> None:
-        """Where it stands in the logs that it follows. Whoever was displaced meanwhile has its answer."""
-        answer = self._waiting.pop(seat, None)
-        if answer is not None:
-            others = {place.log: (place.acked, place.parked) for place in places}
-            seat.owed = replace(seat.owed, others=others)
-            answer.callback(replace(opened, places=(*opened.places, *places)))
-
-    def _unplaced(self, failure: Failure, seat: Seat) -> None:
-        answer = self._waiting.pop(seat, None)
-        if answer is not None:
-            answer.errback(failure)
-        else:
-            self._failed(failure)
+        answer.callback(opened)
 
     def _failed(self, failure: Failure) -> None:
         if not failure.check(CancelledError):  # the broker has stopped
@@ -219,7 +202,10 @@ class Sessions:
         seat = self._current(session, generation)
         if seat is None:
             return
+        is_outdated = self._positions.is_outdated
         for log, seq in upto:
+            if is_outdated(session, log):
+                continue
             if is_mailbox(log, session.user):
                 if seq > seat.acked:
                     seat.acked = seq
@@ -229,6 +215,8 @@ class Sessions:
                 acked, kept = seat.owed.others.get(log, (0, ()))
                 self._following.keep(session, seat, log, max(acked, seq), kept)
         for log, seq in parked:
+            if is_outdated(session, log):
+                continue
             if is_mailbox(log, session.user):
                 seat.owed = replace(seat.owed, parked=with_parked(seat.owed.parked, seq))
                 self._positions.mark(session, seat)
@@ -238,7 +226,7 @@ class Sessions:
 
     def unpark(self, session: SessionKey, generation: int, log: LogKey, seq: int) -> None:
         seat = self._current(session, generation)
-        if seat is None:
+        if seat is None or self._positions.is_outdated(session, log):
             return
         if is_mailbox(log, session.user):
             seat.owed = replace(seat.owed, parked=tuple(one for one in seat.owed.parked if one != seq))
@@ -251,10 +239,18 @@ class Sessions:
         seat = self._current(session, generation)
         if seat is None:
             return succeed(False)
-        if seat.owed.record == data and not self._positions.is_recording(session):
+        if seat.owed.record == data and not self._positions.is_recording(session) and self._is_kept(session):
             return succeed(True)
         seat.owed = replace(seat.owed, record=data)
         return self._positions.mark_recorded(session, seat)
+
+    def _is_kept(self, session: SessionKey) -> bool:
+        """What was written of it is there: its primary has the data that it had."""
+        primary, _ = self._primaries.of(session.user)
+        return session not in self._rewriting and self._data.get(primary) == (
+            primary.generation,
+            primary.epoch,
+        )
 
     def linger(self, session: SessionKey, generation: int) -> None:
         seat = self._seat(session, generation)
@@ -279,10 +275,11 @@ class Sessions:
             return succeed(None)
         user, device = session
         self._positions.flush_user(user)
-        self._remove(session, seat)
+        give_up = self._remove(session, seat)
         primary, bucket = self._primaries.of(user)
         closing = primary.call("close", bucket, user, device, generation, self._incarnation, int(forget))
         closing.addCallback(lambda logs: self._following.drop(session, generation, logs) if logs else None)
+        give_up()
         return self._positions.wait_for(closing)
 
     def renew(self, session: SessionKey, generation: int, issued_at_s: int) -> Deferred[Verdict]:
@@ -352,6 +349,7 @@ class Sessions:
         mine = [session for session, _ in self._seats.all() if self._is_at(session.user, primary)]
         self._check(primary, mine, is_other)
         if is_other:
+            self._rewriting.update(mine)
             self._positions.mark_places(primary)
 
     def _check(self, primary: Primary, sessions: list[SessionKey], is_other: bool = False) -> None:
@@ -373,7 +371,8 @@ class Sessions:
                     seat.owed.order,
                 )
                 values += (seat.since_ms, max(seat.acked, 0), self._positions.seen(session, seat))
-                values.append(seqs_text(seat.owed.parked))
+                mailbox = LogKey(user_address(session.user))
+                values.append(self._positions.parked_text(session, mailbox, seat.owed.parked))
 
         def answered(codes: list[int]) -> None:
             for (session, generation), code in zip(asked, codes, strict=True):
@@ -381,12 +380,26 @@ class Sessions:
                 if code:
                     self._stale(session, generation, code)
                 elif is_other and seat is not None:
+                    self._rewriting.discard(session)
                     self._positions.mark_all(session, seat)
             if rest:
                 self._check(primary, rest, is_other)
 
+        def failed(failure: Failure) -> None:
+            """One that cannot be asked after must not keep the others from it."""
+            if failure.check(CancelledError):
+                return  # the broker has stopped
+            if len(asked) > 1:
+                for session, _ in asked:
+                    self._check(primary, [session], is_other)
+            else:
+                self._failed(failure)
+            if rest:
+                self._check(primary, rest, is_other)
+
         if asked:
-            primary.call("check", self._incarnation, *values).addCallback(answered).addErrback(self._failed)
+            checking = primary.call("check", self._incarnation, primary.epoch, *values)
+            checking.addCallbacks(answered, failed).addErrback(self._failed)
         elif rest:
             self._check(primary, rest, is_other)
 
@@ -410,22 +423,26 @@ class Sessions:
         self._seats.add(user, seat)
         self._online[self._primaries.of(user)[0]] += 1
 
-    def _remove(self, session: SessionKey, seat: Seat) -> None:
+    def _remove(self, session: SessionKey, seat: Seat) -> Callable[[], None]:
+        """:returns: what tells those who wait for something of it."""
         self._online[self._primaries.of(session.user)[0]] -= 1
+        self._rewriting.discard(session)
         self._positions.forget(session)
-        self._following.forget(session)
         self._seats.remove(session.user, seat)
+        return self._following.forget(session)
 
     def _part(self, session: SessionKey, seat: Seat, code: int) -> Callable[[], None]:
-        """This generation ends now. Who has no answer yet gets a verdict instead of being displaced.
+        """This generation ends now.
 
         :returns: what tells it.
         """
-        self._remove(session, seat)
-        answer = self._waiting.pop(seat, None)
-        if answer is not None:
-            return partial(answer.callback, Opened(verdict_of(code)))
-        return partial(self._displaced, session, seat.generation, CloseCode(code), reason_of(code))
+        give_up = self._remove(session, seat)
+
+        def tell() -> None:
+            self._displaced(session, seat.generation, CloseCode(code), reason_of(code))
+            give_up()
+
+        return tell
 
     def _stale(self, session: SessionKey, generation: int, code: int) -> None:
         """The primary says that it is not ours; or, with -1, that it has never heard of it."""

@@ -64,6 +64,14 @@ class Wish(NamedTuple):
     state: Unanswered | int
 
 
+Known = tuple[int, bytes, int | Unanswered]
+"""A log that was watched when that was lost: (bucket, name, what was known of it)."""
+
+
+def _nothing() -> None:
+    pass
+
+
 class Watches:
     """Everything by keyword.
 
@@ -94,6 +102,9 @@ class Watches:
         self._shared: dict[bytes, bytes] = {}
         # Counts the losses of each primary: what was begun for an older one is not gone on with.
         self._losses: dict[Primary, int] = {}
+        # The data of each primary, and the logs of which it is still to be told that they are others.
+        self._epochs: dict[Primary, int] = {}
+        self._replaced: set[bytes] = set()
 
     def watch(self, log: LogKey) -> Deferred[Position]:
         """As `IBroker.watch`."""
@@ -108,6 +119,7 @@ class Watches:
     def unwatch(self, log: LogKey) -> None:
         """As `IBroker.unwatch`."""
         primary, bucket, name = self._place(log)
+        self._replaced.discard(name)
         if self._heads.pop(name, None) is not None:
             self._wish(primary, Wish(bucket, name, None, 0))
 
@@ -125,18 +137,28 @@ class Watches:
         wishes, self._wishes = self._wishes, {}
         for primary, wished in wishes.items():
             for begin in range(0, len(wished), BATCH):
-                batch = wished[begin : begin + BATCH]
-                packed = pack([(int(wish.answer is not None), wish.bucket, wish.name) for wish in batch])
-                self._call(primary, packed).addCallbacks(self._answered, self._failed, callbackArgs=(batch,))
+                self._send(primary, wished[begin : begin + BATCH])
+
+    def _send(self, primary: Primary, batch: list[Wish]) -> None:
+        packed = pack([(int(wish.answer is not None), wish.bucket, wish.name) for wish in batch])
+        self._call(primary, packed).addCallbacks(
+            self._answered, self._failed, (primary, batch), errbackArgs=(primary, batch)
+        )
 
     def _call(self, primary: Primary, packed: bytes) -> Deferred[Any]:
         return primary.call("watch", self._incarnation, packed)
 
-    def _failed(self, failure: Failure) -> None:
-        if not failure.check(CancelledError):  # stopped
-            self.log.failure("watching failed", failure)
+    def _failed(self, failure: Failure, primary: Primary, batch: list[Wish]) -> None:
+        """Of several each is tried by itself: one must not keep the others from it."""
+        if failure.check(CancelledError):
+            return  # stopped
+        self.log.failure("watching {logs} logs failed", failure, logs=len(batch))
+        for wish in batch if len(batch) > 1 else ():
+            # What is watched once more meanwhile stays so.
+            if wish.answer is not None or wish.name not in self._heads:
+                self._send(primary, [wish])
 
-    def _answered(self, answers: list[int], batch: list[Wish]) -> None:
+    def _answered(self, answers: list[int], primary: Primary, batch: list[Wish]) -> None:
         places = iter(answers)
         for _, name, answer, asked in batch:
             if answer is None:
@@ -145,8 +167,11 @@ class Watches:
             state = self._heads.get(name)
             if type(state) is int:
                 # It was told of before, up to here; the rest is still to come. But whoever asks may have been
-                # shown that at another node.
-                answer.callback(Position(epoch, first, max(state, head)))
+                # shown that at another node. Of other data it was told nothing yet.
+                is_same = (
+                    name not in self._replaced and self._epochs.get(primary, primary.epoch) == primary.epoch
+                )
+                answer.callback(Position(epoch, first, max(state, head) if is_same else head))
             elif state is asked and isinstance(state, Unanswered):
                 self._heads[name] = head
                 answer.callback(Position(epoch, first, head))
@@ -214,6 +239,10 @@ class Watches:
     def renewed(self, primary: Primary) -> None:
         """What was told by this primary may be lost: watch again everything there, and say what moved."""
         self._losses[primary] = loss = self._losses.get(primary, 0) + 1
+        epoch = primary.epoch
+        if self._epochs.setdefault(primary, epoch) != epoch:
+            self._epochs[primary] = epoch
+            self._replaced.update(name for name in self._heads if self._place(log_named(name))[0] is primary)
         names = iter(list(self._heads))
         for _ in range(AGAIN_IN_FLIGHT):
             self._again(primary, loss, names)
@@ -221,34 +250,61 @@ class Watches:
     def _again(self, primary: Primary, loss: int, names: Iterator[bytes]) -> None:
         if self._losses[primary] != loss:
             return
-        batch: list[tuple[bytes, int | Unanswered]] = []
-        wishes: list[tuple[int, int, bytes]] = []
+        batch: list[Known] = []
         for name in names:
             state = self._heads.get(name)
             if state is not None:
                 at, bucket, _ = self._place(log_named(name))
                 if at is primary:
-                    batch.append((name, state))
-                    wishes.append((1, bucket, name))
+                    batch.append((bucket, name, state))
                     if len(batch) == AGAIN:
                         break
         if batch:
             self.flush()  # what was wished before comes before
-            self._call(primary, pack(wishes)).addCallbacks(
-                self._answered_again,
-                self._failed,
-                callbackArgs=(batch, partial(self._again, primary, loss, names)),
-            )
+            self._send_again(primary, batch, partial(self._again, primary, loss, names))
+
+    def _send_again(self, primary: Primary, batch: list[Known], go_on: Callable[[], None]) -> None:
+        packed = pack([(1, bucket, name) for bucket, name, _ in batch])
+        args = primary, batch, go_on
+        self._call(primary, packed).addCallbacks(
+            self._answered_again, self._failed_again, args, errbackArgs=args
+        )
+
+    def _failed_again(
+        self, failure: Failure, primary: Primary, batch: list[Known], go_on: Callable[[], None]
+    ) -> None:
+        if failure.check(CancelledError):
+            return  # stopped
+        self.log.failure("watching {logs} logs again failed", failure, logs=len(batch))
+        for one in batch if len(batch) > 1 else ():
+            if one[1] in self._heads:
+                self._send_again(primary, [one], _nothing)
+        go_on()
 
     def _answered_again(
-        self, answers: list[int], batch: list[tuple[bytes, int | Unanswered]], go_on: Callable[[], None]
+        self,
+        answers: list[int],
+        primary: Primary,
+        batch: list[Known],
+        go_on: Callable[[], None],
     ) -> None:
         go_on()
-        for (name, before), epoch, head in zip(batch, answers[::3], answers[2::3], strict=True):
+        is_older = False
+        for (_, name, before), epoch, head in zip(batch, answers[::3], answers[2::3], strict=True):
             known = self._heads.get(name)
+            if type(known) is not int:
+                continue
             # Hints may be ahead of this answer; a head below what was known before it was asked for is that
             # of other data.
-            is_other = type(before) is int and head < before
-            if type(known) is int and known != head and (known < head or is_other):
+            is_shorter = type(before) is int and head < before
+            is_replaced = name in self._replaced or self._epochs[primary] != primary.epoch
+            is_older |= is_shorter and not is_replaced
+            is_other = name in self._replaced or (is_shorter and known != head)
+            if known < head or is_other:
+                self._replaced.discard(name)
                 self._heads[name] = head
-                self._tell("moved", log_named(name), epoch, head)
+                # Who stands at the old end would not look at what is not beyond it.
+                self._tell("moved", log_named(name), epoch, max(head, known + is_other))
+        if is_older:
+            # Seqs that somebody was shown would be given again: it has to jump ahead, as after a failover.
+            primary.distrust()

@@ -46,26 +46,33 @@ local function is_attended(log)
   return false
 end
 
--- What every device has: nothing above it goes for want of room. Mail waits for its device, a service's for
--- its reader; what nobody follows of a topic is owed to nobody.
-local function floor_of(log)
+-- What every device has: nothing above it goes for want of room, and of what is below nothing that one of them has
+-- set aside, {[seq] = true}. Mail waits for its device, a service's for its reader; what nobody follows of a topic is
+-- owed to nobody.
+local function kept_of(log)
   local kind = log.text:match('^%l+')
-  local floor
+  local floor, aside = nil, {}
+  local function keeps(acked, parked)
+    floor = math.min(floor or acked, acked)
+    for seq in parked:gmatch('%d+') do
+      aside[tonumber(seq)] = true
+    end
+  end
   if kind == 'user' then
     for _, device in ipairs(devices_of(log)) do
       if (device[2] ~= '' and lives(device[2])) or tonumber(device[4]) > now - unseen_ms then
-        floor = math.min(floor or device[3], device[3])
+        keeps(device[3], device[10])
       end
     end
-    return floor or 0
+    return floor or 0, aside
   end
   for _, packed in ipairs(redis.call('HVALS', key(log.bucket, 'c', log.text))) do
     local cursor = cmsgpack.unpack(packed)
     if tonumber(cursor[4]) > now - unseen_ms then
-      floor = math.min(floor or cursor[2], cursor[2])
+      keeps(cursor[2], cursor[3])
     end
   end
-  return floor or (kind == 'topic' and log.head or 0)
+  return floor or (kind == 'topic' and log.head or 0), aside
 end
 
 local function has_room(log, size)
@@ -78,10 +85,10 @@ local function make_room(log, size)
     return false
   end
   local want, free = math.max(1, math.floor(max_entries / 8)), math.max(math.floor(max_bytes / 8), size)
-  local floor = floor_of(log)
+  local floor, aside = kept_of(log)
   local removed, all = 0, 0
   repeat
-    removed = drop_front(log, floor, want, free)
+    removed = drop_front(log, floor, aside, want, free)
     if removed == 0 and log.brief > 0 then
       removed = drop_expired(log)
     end

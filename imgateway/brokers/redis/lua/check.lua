@@ -1,11 +1,11 @@
--- Has this node what it believes to have? ARGV: shift_ms, node, then for each session: bucket, user, device,
--- generation, platform, issued_at_s, order, since_ms, acked, seen (see save.lua), parked.
+-- Has this node what it believes to have? ARGV: shift_ms, node, epoch, then for each session: bucket, user,
+-- device, generation, platform, issued_at_s, order, since_ms, acked, seen, parked (see save.lua, also for epoch).
 -- Answers for each 0, or the code to close it with. What a promoted replica has never heard of is entered again,
 -- unless somebody else came meanwhile; of several of these the newest stands.
 -- with session
-local node = ARGV[2]
+local node, has_positions = ARGV[2], is_of_this_data(ARGV[3])
 local codes = {}
-for i = 3, #ARGV, 11 do
+for i = 4, #ARGV, 11 do
   local hash, device, generation = user_key(ARGV[i], ARGV[i + 1]), ARGV[i + 2], tonumber(ARGV[i + 3])
   local state = device_of(hash, device)
   local code = fence(state, generation, node)
@@ -13,11 +13,15 @@ for i = 3, #ARGV, 11 do
     if state and state[NODE] ~= '' and state[NODE] ~= node then
       tell(state[NODE], 'd', ARGV[i + 1], device, state[GENERATION], STALE)
     end
+    local acked, parked = state and state[ACKED] or 0, state and state[PARKED] or ''
+    if has_positions then
+      acked, parked = math.max(acked, tonumber(ARGV[i + 8])), parked_as(ARGV[i + 10], parked)
+      raise_seen(hash, tonumber(ARGV[i + 9]))
+    end
     keep(hash, device, {
-      generation, node, tonumber(ARGV[i + 8]), now, tonumber(ARGV[i + 7]), ARGV[i + 4], tonumber(ARGV[i + 5]),
-      tonumber(ARGV[i + 6]), string.rep('\0', 16), ARGV[i + 10], 0, 0, 0,
+      generation, node, acked, now, tonumber(ARGV[i + 7]), ARGV[i + 4], tonumber(ARGV[i + 5]),
+      tonumber(ARGV[i + 6]), string.rep('\0', 16), parked, 0, 0, 0,
     })
-    raise_seen(hash, tonumber(ARGV[i + 9]), generation)
     code = 0
   end
   codes[#codes + 1] = code

@@ -9,7 +9,7 @@ end
 if ARGV[7] == '1' then
   local follows = redis.call('HGET', more, 'f:' .. device) or ''
   redis.call('HDEL', hash, 'd:' .. device)
-  redis.call('HDEL', more, 'f:' .. device, 'r:' .. device)
+  redis.call('HDEL', more, 'f:' .. device, 'r:' .. device, 'g:' .. device)
   return follows
 end
 state[NODE], state[SEEN_MS], state[AWAY] = '', now, 0

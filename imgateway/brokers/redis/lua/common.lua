@@ -5,6 +5,8 @@
 --   now                  the server's time in ms, moved by shift_ms
 --   primary_generation   how often this primary came back with other data (see greet.lua)
 --   key(bucket, kind, ...)          'ig:{bucket}:kind:rest:…'
+--   is_of_this_data(epoch)          whether positions that a node knew with this epoch are of the logs that are here
+--   parked_as(said, parked)         seqs that are parked as a node says; '-': it does not know, and they stay
 --   tell(node, kind, ...)           collect a hint {kind, …} for a node
 --   tell_packed(node, packed)       the same for what cmsgpack.pack({kind, …}) gave: it is packed once for many
 --   flush()              publish what was collected, one message a node; returns {node = true} of those
@@ -36,6 +38,14 @@ local primary_generation = tonumber(generation)
 
 local function key(bucket, kind, ...)
   return table.concat({'ig:{' .. bucket .. '}', kind, ...}, ':')
+end
+
+local function is_of_this_data(epoch)
+  return redis.call('HGET', 'ig:primary', 'epoch') == epoch
+end
+
+local function parked_as(said, parked)
+  return said == '-' and parked or said
 end
 
 local told = {}

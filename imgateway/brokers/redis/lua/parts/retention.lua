@@ -33,31 +33,40 @@ local function settle_log(log)
   log.changed = true
 end
 
--- Take entries from the front: the dead ones, and up to `floor` as many as are wanted and as free so many bytes.
--- What went by its own time is no loss. Answers how many went.
-local function drop_front(log, floor, want, free)
-  local removed, freed = 0, 0
+-- Take entries from the front: the dead ones, and up to `floor` as many as are wanted and as free so many bytes, but
+-- those in `aside`. What went by its own time is no loss. Answers how many went.
+local function drop_front(log, floor, aside, want, free)
+  local removed, freed, stay = 0, 0, {}
   repeat
     local chunk = redis.call('LRANGE', log.l, 0, 31)
     local taken = 0
     for _, entry in ipairs(chunk) do
       local seq, at_s, expires_ms, size = struct.unpack(ENTRY, entry)
       local expired = expires_ms > 0 and expires_ms <= now
-      if not expired and at_s >= oldest_s and not (seq <= floor and removed < want and freed < free) then
+      local young = not expired and at_s >= oldest_s
+      if young and not (seq <= floor and removed < want and freed < free) then
         break
       end
-      if not expired then
-        log.lost = seq
+      taken = taken + 1
+      if young and aside[seq] then
+        stay[#stay + 1] = entry
+      else
+        if not expired then
+          log.lost = math.max(log.lost, seq)
+        end
+        if expires_ms > 0 then
+          log.brief = log.brief - 1
+        end
+        removed, freed = removed + 1, freed + size
       end
-      if expires_ms > 0 then
-        log.brief = log.brief - 1
-      end
-      taken, removed, freed = taken + 1, removed + 1, freed + size
     end
     if taken > 0 then
       redis.call('LPOP', log.l, taken)
     end
   until taken < 32
+  for i = #stay, 1, -1 do
+    redis.call('LPUSH', log.l, stay[i])
+  end
   log.bytes = log.bytes - freed
   log.count = log.count - removed
   return removed
@@ -87,7 +96,7 @@ end
 
 -- Take all that is past its time.
 local function compact(log)
-  drop_front(log, -1, 0, 0)
+  drop_front(log, -1, {}, 0, 0)
   if log.brief > 0 then
     drop_expired(log)
   end

@@ -15,8 +15,10 @@ local PARKED = 10 -- seqs of the mailbox: '4,5,6'
 local GONE = 11 -- the close code with which this generation was displaced; 0: it was not
 local AWAY = 12 -- 1: its client is gone and may come back
 local RESUMED = 13 -- 1: an older generation was open when it was claimed
+local ASKED_MS = 14 -- when its client asked for it, or earlier; nil or 0: nobody knows
 -- What a login alone wants to know stands apart, in ig:{b}:x:USER: 'r:DEVICE', what the wire keeps, and
--- 'f:DEVICE', the logs that the device follows, one a line.
+-- 'f:DEVICE', the logs that the device follows, one a line; and 'g:DEVICE', packed {device, follows, …} that its last
+-- claim made the user forget, until its next one: its node drops their places, and may have to ask again.
 local STALE = 7
 
 local function user_key(bucket, user)
@@ -37,10 +39,8 @@ local function keep(hash, device, state)
 end
 
 -- What a node says its devices acknowledged, which another one, or this one before a promotion, may not have written.
--- Who was here before the data was new speaks of other logs.
-local function raise_seen(hash, seen, generation)
-  local base = tonumber(redis.call('HGET', 'ig:primary', 'base') or 0)
-  if math.floor(generation / 4294967296) >= base and seen > tonumber(redis.call('HGET', hash, 'seen') or 0) then
+local function raise_seen(hash, seen)
+  if seen > tonumber(redis.call('HGET', hash, 'seen') or 0) then
     redis.call('HSET', hash, 'seen', seen)
   end
 end
