@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Callable
-from contextlib import closing, suppress
+from contextlib import closing
 from pathlib import Path
+from tempfile import mkstemp
 
 from imgateway.brokers.directory import DATABASE, Directory, Mark
 from imgateway.brokers.opening import new_epoch_number
@@ -17,6 +18,8 @@ __all__ = ("backup", "restore")
 
 Progress = Callable[[int, int], None]
 PAGES = 1_024
+# So long a restore waits for those who still read what it replaces.
+PATIENCE_S = 5.0
 
 
 def backup(data_dir: str | Path, target: str | Path, progress: Progress | None = None) -> None:
@@ -30,13 +33,21 @@ def backup(data_dir: str | Path, target: str | Path, progress: Progress | None =
     if not source.exists():
         raise StoreError(f"there is no database in {data_dir}: is it the right --data-dir?")
     if target.exists():
-        raise StoreError(f"{target} exists already: name another file")
+        raise _exists(target)
     connection = open_database(str(source))
     try:
         # A transaction holds the moment: without it each commit of the node would make the copy begin again.
         connection.execute("BEGIN")
         connection.execute("SELECT count(*) FROM fact").fetchone()
-        _copy(connection, target, progress)
+        # First under a name that nobody else has, so that a file of the right name is whole.
+        handle, part = mkstemp(".part", f"{target.name}.", target.parent)  # mode 0600: it is messages, too
+        os.close(handle)
+        try:
+            _copy(connection, Path(part), progress)
+            _name(part, target)
+        finally:
+            Path(part).unlink(missing_ok=True)
+        _sync_directory(target.parent)
     except (sqlite3.Error, OSError) as problem:
         raise StoreError(fault_text(problem, str(target))) from None
     finally:
@@ -54,7 +65,7 @@ def restore(
     All logs get a new epoch: seqs that the copy does not know may be in clients' hands, and will be given
     again.
 
-    :raises StoreError: a node runs on the directory, or the file is no copy of ours.
+    :raises StoreError: a node runs on the directory, somebody reads it, or the file is no copy of ours.
     """
     source = Path(source)
     if not source.is_file():
@@ -65,6 +76,7 @@ def restore(
     try:
         new.unlink(missing_ok=True)
         _check(source)
+        os.close(os.open(new, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
         connection = _open_copy(source)
         try:
             _copy(connection, new, progress)
@@ -91,12 +103,18 @@ def restore(
 
 
 def _complete(path: Path) -> None:
-    """Move what the log of changes has into the database, if that is any good: it may be what is replaced."""
-    with (
-        suppress(sqlite3.Error),
-        closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=rw", uri=True)) as old,
-    ):
-        old.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    """Move what the log of changes has into the database, if that is any good: it may be what is replaced.
+
+    :raises StoreError: somebody reads it, and so not all was moved.
+    """
+    uri = f"{path.resolve().as_uri()}?mode=rw"
+    try:
+        with closing(sqlite3.connect(uri, timeout=PATIENCE_S, uri=True)) as old:
+            is_busy, _, _ = old.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+    except sqlite3.Error as problem:
+        is_busy = "is locked" in str(problem)
+    if is_busy:
+        raise StoreError(f"another process still reads {path}: end it, or wait until its backup is done")
 
 
 def _open_copy(path: Path) -> sqlite3.Connection:
@@ -120,25 +138,28 @@ def _check(path: Path) -> None:
 
 
 def _copy(source: sqlite3.Connection, target: Path, progress: Progress | None) -> None:
-    """To another name first, so that a file of the right name is whole."""
-    part = target.with_name(target.name + ".part")
-    part.unlink(missing_ok=True)
-    os.close(os.open(part, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))  # it is messages, too
-    copy = sqlite3.connect(part)
-    try:
+    """To a file that is there, empty, and on the disk in the end."""
+    with closing(sqlite3.connect(target)) as copy:
         tell = (lambda status, left, total: progress(total - left, total)) if progress else None
         source.backup(copy, pages=PAGES, progress=tell)
         # One file, without a log of changes beside it.
         copy.execute("PRAGMA journal_mode=DELETE")
-    except BaseException:
-        copy.close()
-        part.unlink(missing_ok=True)
-        raise
-    copy.close()
-    with part.open("rb+") as file:
+    with target.open("rb+") as file:
         os.fsync(file.fileno())
-    os.replace(part, target)
-    _sync_directory(target.parent)
+
+
+def _name(part: str, target: Path) -> None:
+    """:raises StoreError: a file has this name by now."""
+    try:
+        os.link(part, target)
+    except FileExistsError:
+        raise _exists(target) from None
+    except OSError:  # the file system gives a file one name only
+        os.replace(part, target)
+
+
+def _exists(target: Path) -> StoreError:
+    return StoreError(f"{target} exists already: name another file")
 
 
 def _renew(path: Path, epoch: int) -> None:

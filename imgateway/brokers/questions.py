@@ -115,10 +115,10 @@ class Questions:
     def _answered(self, result: tuple[Answers, Fault | None]) -> None:
         answers, fault = result
         self.open -= len(answers)
+        if answers and fault is None:
+            self._health.mended("reader")  # first: who is answered may ask on
         for answer, found in answers:
             answer(found)
         if fault is not None:
             self._health.trouble("reader", fault.why, self.wake if self.retrying else None)
-        elif answers:
-            self._health.mended("reader")
         self._after()

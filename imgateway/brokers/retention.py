@@ -1,9 +1,10 @@
 """What a log loses, and what of it is told. Runs in the writer's thread, in small transactions between
 commits.
 
-Age and quota take entries; acknowledgements alone take none. What went by its own ttl is no gap; everything
-else raises the log's `lost`, below which a reader is told of a gap. Digests that still count survive in
-`trimmed`.
+Age and quota take entries; acknowledgements alone take none. Quota takes none that a device has set aside,
+nor has it hold back what follows: a device may come for ever on a wire that cannot say it. What went by its
+own ttl is no gap; everything else raises the log's `lost`, below which a reader is told of a gap. Digests
+that still count survive in `trimmed`.
 """
 
 from __future__ import annotations
@@ -15,7 +16,11 @@ from collections.abc import Callable
 from imgateway.config import RetentionSettings
 from imgateway.frames import LogKey, parse_address
 
-__all__ = ("Retention",)
+__all__ = ("Positions", "Retention")
+
+Positions = Callable[[LogKey], tuple[list[tuple[str, str, int, tuple[int, ...]]], int]]
+"""How far the devices in memory are in a log, as (user, device, acked, parked); and the furthest that any
+device acknowledged lately."""
 
 # Rows that one transaction deletes: about a millisecond.
 STEP = 500
@@ -27,17 +32,30 @@ IN_VAIN_MS = 1_000
 # Logs that this is remembered of.
 MAX_IN_VAIN = 10_000
 
-# The positions in memory, as (user, device, acked); of a device that is not on disk, nothing.
+# The positions in memory, as (user, device, acked, parked); of a device that is not on disk, nothing.
 KEEP_CURSORS = """
-INSERT INTO cursor (log, user, device, acked)
-SELECT ?2, device.user, device.device, json_extract(value, '$[2]') FROM json_each(?1)
+INSERT INTO cursor (log, user, device, acked, parked)
+SELECT ?2, device.user, device.device, json_extract(value, '$[2]'), json_extract(value, '$[3]')
+FROM json_each(?1)
 JOIN device ON device.user = json_extract(value, '$[0]') AND device.device = json_extract(value, '$[1]')
 WHERE true
-ON CONFLICT (log, user, device) DO UPDATE SET acked = max(acked, excluded.acked)
+ON CONFLICT (log, user, device) DO UPDATE SET acked = max(acked, excluded.acked), parked = excluded.parked
 """
 KEEP_SEEN = """
 UPDATE device SET seen_ms = max(seen_ms, ?2) FROM json_each(?1)
 WHERE user = json_extract(value, '$[0]') AND device = json_extract(value, '$[1]')
+"""
+# The oldest of log ?1 up to seq ?2 that nobody set aside who was seen since ?3: ?4 of them, or what takes
+# ?5 bytes.
+OLDEST = """
+SELECT key FROM (
+    SELECT key, sum(size + coalesce(length(message), 0)) OVER (ORDER BY key) AS freed,
+        size + coalesce(length(message), 0) AS own
+    FROM entry WHERE key > ?1 << 32 AND key <= (?1 << 32 | ?2) AND key NOT IN (
+        SELECT ?1 << 32 | value FROM cursor JOIN device USING (user, device), json_each(parked)
+        WHERE log = ?1 AND parked <> '[]' AND seen_ms >= ?3)
+    ORDER BY key LIMIT ?4)
+WHERE freed - own < ?5
 """
 
 
@@ -48,7 +66,7 @@ class Retention:
         self,
         limits: RetentionSettings,
         dedup_ms: int,
-        positions: Callable[[LogKey], tuple[list[tuple[str, str, int]], int]],
+        positions: Positions,
     ) -> None:
         self._limits = limits
         self._dedup_ms = dedup_ms
@@ -66,7 +84,8 @@ class Retention:
         if now_ms - self._in_vain.get(log_id, -IN_VAIN_MS) < IN_VAIN_MS:
             return 0, 0
         connection.execute("BEGIN IMMEDIATE")
-        floor = self._floor(connection, log, log_id, now_ms)
+        oldest_ms = now_ms - self._limits.device_unseen_s * 1000
+        floor = self._floor(connection, log, log_id, now_ms, oldest_ms)
         low, high = log_id << 32, (log_id + 1) << 32
         keys = _keys(
             connection,
@@ -76,12 +95,7 @@ class Retention:
         if not keys:
             want = max(1, self._limits.entries // 8)
             keys = _keys(
-                connection,
-                "SELECT key FROM (SELECT key, sum(size + coalesce(length(message), 0)) OVER (ORDER BY key)"
-                " AS freed, size + coalesce(length(message), 0) AS own FROM entry"
-                " WHERE key > ? AND key <= ? ORDER BY key LIMIT ?)"
-                " WHERE freed - own < max(?, ?)",
-                (low, low | floor, want, self._limits.bytes // 8, size),
+                connection, OLDEST, (log_id, floor, oldest_ms, want, max(self._limits.bytes // 8, size))
             )
         gone = self._remove(connection, keys, now_ms)
         # Nothing to delete: then the positions need no commit. With one, whoever writes to a full log would
@@ -147,17 +161,18 @@ class Retention:
         ).fetchone()
         return (last if count == SWEEP_LOGS else 0), [id for id in json.loads(aged) if id is not None]
 
-    def _floor(self, connection: sqlite3.Connection, log: LogKey, log_id: int, now_ms: int) -> int:
-        """The least acked of the devices seen lately. Without any: 0, for mail waits for its device; of a
-        topic all there is, for nobody is owed it. Positions in memory are written down first, for what they
-        allow to be deleted must not look lost after a crash."""
+    def _floor(
+        self, connection: sqlite3.Connection, log: LogKey, log_id: int, now_ms: int, oldest_ms: int
+    ) -> int:
+        """The least acked of the devices seen since `oldest_ms`. Without any: 0, for mail waits for its
+        device; of a topic all there is, for nobody is owed it. Positions in memory are written down first,
+        for what they allow to be deleted must not look lost after a crash."""
         known, seen = self._positions(log)
         if known:
-            text = json.dumps(known)
+            text = json.dumps([(*place, json.dumps(parked)) for *place, parked in known])
             connection.execute(KEEP_CURSORS, (text, log_id))
             connection.execute(KEEP_SEEN, (text, now_ms))
             connection.execute("UPDATE log SET seen = max(seen, ?) WHERE id = ?", (seen, log_id))
-        oldest_ms = now_ms - self._limits.device_unseen_s * 1000
         (floor,) = connection.execute(
             "SELECT coalesce(min(acked), ?4) FROM ("
             "SELECT acked, seen_ms FROM cursor JOIN device USING (user, device) WHERE log = ?1"

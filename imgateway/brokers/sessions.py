@@ -10,7 +10,7 @@ could be passed over at the next login.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
 from itertools import count, islice
 from typing import Any
@@ -54,6 +54,10 @@ Asked = tuple[Callable[..., None], tuple[Any, ...]]
 MAX_FOLLOWED = 1_000
 # When a device was last seen matters by the day; once an hour spares a login storm its writes.
 SEEN_GRAIN_MS = 3_600_000
+# Whoever is online says so this often: should the process be killed, it was seen lately all the same.
+TOUCH_MS = 21_600_000
+# Users whose devices are looked at for that in one go.
+TOUCH_STEP = 250
 # Sessions written by one change, some 3 ms: messages wait for it, and then have their commit.
 SAVE_STEP = 250
 
@@ -116,6 +120,7 @@ class Sessions:
         self._forgotten: dict[str | LogKey, tuple[str, ...]] = {}
         self._away: set[Seat] = set()  # open, and their clients are gone
         self._login_ms = 0
+        self._touching: Iterator[str] = iter(())  # users who are yet to be looked at in this round
         self._flushing = 0  # of the dirty: how many are yet to be given to the writer
         self._records = Records(change, self._saving, self._recorded)
         self._moved: dict[SessionKey, set[LogKey]] = {}  # of the dirty ones, beside their mailboxes
@@ -318,6 +323,14 @@ class Sessions:
         seat = self._current(session, generation, True)
         if seat is None:
             return
+        # Before the position that passes them, for the writer's thread reads both (see `positions`).
+        for log, seq in parked:
+            if _is_mailbox(log, session.user):
+                seat.owed = replace(seat.owed, parked=with_parked(seat.owed.parked, seq))
+            else:
+                acked, kept = seat.owed.others.get(log, (0, ()))
+                _keep(seat, log, acked, with_parked(kept, seq))
+                self._move(session, seat, log)
         for log, seq in upto:
             if _is_mailbox(log, session.user):
                 if seq > seat.acked:
@@ -327,13 +340,6 @@ class Sessions:
             else:
                 acked, kept = seat.owed.others.get(log, (0, ()))
                 _keep(seat, log, max(acked, seq), kept)
-                self._move(session, seat, log)
-        for log, seq in parked:
-            if _is_mailbox(log, session.user):
-                seat.owed = replace(seat.owed, parked=with_parked(seat.owed.parked, seq))
-            else:
-                acked, kept = seat.owed.others.get(log, (0, ()))
-                _keep(seat, log, acked, with_parked(kept, seq))
                 self._move(session, seat, log)
         self._mark(session, seat)
 
@@ -565,19 +571,20 @@ class Sessions:
         self._ask(lambda reader: reader.mailbox(user), found)
         return answer
 
-    def positions(self, log: LogKey) -> tuple[list[tuple[str, str, int]], int]:
-        """How far those in memory have got who count for what may go of a log, as (user, device, acked); and
-        of a mailbox, the furthest that any device acknowledged lately.
+    def positions(self, log: LogKey) -> tuple[list[tuple[str, str, int, tuple[int, ...]]], int]:
+        """How far those in memory have got who count for what may go of a log, as (user, device, acked,
+        parked); and of a mailbox, the furthest that any device acknowledged lately.
 
         Called from the writer's thread: reads what is replaced as a whole or copied in one go, and ints.
         """
         if log.address.kind != "user":
             following = self._following.get(log, {}).copy()
             others = [(session, seat.owed.others.get(log)) for session, seat in following.items()]
-            return [(*session, where[0]) for session, where in others if where is not None], 0
+            return [(*session, *where) for session, where in others if where is not None], 0
         user, tail = log.address.id, self._tails.get(log)
         seats = tail.seats if tail else ()
-        known = [(user, seat.device, seat.acked) for seat in seats if seat.registered]
+        # First how far, then what was set aside below: `advance` does it the other way round.
+        known = [(user, seat.device, seat.acked, seat.owed.parked) for seat in seats if seat.registered]
         return known, self._seen.get(user, 0)
 
     def flush(self) -> None:
@@ -596,6 +603,18 @@ class Sessions:
             self._save(seats, self._flush_step)
         elif self._dirty:  # since the flush began
             self._flush_later()
+
+    def touch(self) -> None:
+        """Once a second: of the next few users, mark who is online and was not written down for long."""
+        users = list(islice(self._touching, TOUCH_STEP))
+        if not users:
+            self._touching = iter(self._tails.users())
+        now_ms = self._now_ms()
+        for user in users:
+            tail = self._tails.of(user)
+            for seat in tail.seats if tail else ():
+                if seat.online and seat.registered and now_ms - seat.seen_ms > TOUCH_MS:
+                    self._mark(SessionKey(user, seat.device), seat)
 
     # ---------------------------------------------------------------------------------------------- internals
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 
 from imgateway.brokers.appends import Append, Batch
 from imgateway.brokers.journal import Journal, merge
-from imgateway.brokers.retention import Retention
+from imgateway.brokers.retention import Positions, Retention
 from imgateway.brokers.rows import ENTER, INSERT_PLAIN, MOVE, PLAIN_BYTES, Row, packed, write_special
 from imgateway.brokers.schema import Database
 from imgateway.config import RetentionSettings
@@ -53,8 +53,7 @@ class Store:
     :param journal: where commits wait until they are moved to their logs; in memory it stays empty.
     :param now_ms: wall clock that does not go back, in milliseconds.
     :param dedup_ms: how long digests count.
-    :param positions: called with a log from the writer's thread: (user, device, acked) of the devices in
-        memory, and the furthest that any device acknowledged lately.
+    :param positions: called with a log from the writer's thread.
     """
 
     def __init__(
@@ -64,7 +63,7 @@ class Store:
         retention: RetentionSettings,
         dedup_ms: int,
         now_ms: Callable[[], int],
-        positions: Callable[[LogKey], tuple[list[tuple[str, str, int]], int]],
+        positions: Positions,
     ) -> None:
         self._database = database
         self._journal = journal

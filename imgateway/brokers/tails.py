@@ -165,6 +165,10 @@ class Tails:
         """The tail of the user's mailbox."""
         return self._mailboxes.get(user)
 
+    def users(self) -> tuple[str, ...]:
+        """Whose mailboxes have a tail now."""
+        return tuple(self._mailboxes)
+
     def enter(self, log: LogKey) -> Tail:
         """The tail of a log, there from now on."""
         address, lane = log

@@ -185,6 +185,20 @@ def test_the_longest_unseen_device_is_forgotten(rig: Rig) -> None:
     assert opened(rig, "b").known is False
 
 
+def test_the_last_that_was_online_is_not_forgotten_because_the_node_was_killed(rig: Rig) -> None:
+    for device in ("a", "b", "c"):
+        generation = opened(rig, device).generation
+        if device != "a":
+            rig.wall_ms += 86_400_000
+            close(rig, device, generation)
+    rig.wall_ms += 6 * 86_400_000  # the others are away, and "a" is there and idle
+    rig.pass_time(10)
+    rig.crash()
+    opened(rig, "d")
+    assert opened(rig, "a").known
+    assert opened(rig, "b").known is False
+
+
 def test_who_is_online_is_not_forgotten(rig: Rig) -> None:
     for n in range(5):
         opened(rig, f"d{n}")

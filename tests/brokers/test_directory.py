@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from threading import Event, Thread
 from typing import Any
 
 import pytest
@@ -340,15 +341,15 @@ OLDER = (
 
 @pytest.fixture
 def worn(tmp_path: Path) -> Any:
-    """A mailbox that lost its first message to a quota, and another; "phone" has three of it, "web" two."""
+    """A mailbox that lost its first message to a quota, and another; its devices set one of three aside."""
     rig = Rig(tmp_path / "data", retention=RetentionSettings(entries=6)).start()
     for n in range(1, 7):
         send(rig, str(n))
-    for device, upto in (("phone", 3), ("web", 2)):
+    for device in ("phone", "web"):
         claim = rig.claim("bob", device, start=Start.OLDEST)
         generation = rig.now(opening(rig.broker, claim)).generation
         session = SessionKey("bob", device)
-        rig.broker.advance(session, generation, [(MAILBOX, upto)], [(MAILBOX, 2)])
+        rig.broker.advance(session, generation, [(MAILBOX, 3)], [(MAILBOX, 2)])
         rig.now(rig.broker.close_session(session, generation))
     assert send(rig, "7").seq == 7
     rig.now(rig.broker.publish(Publication(Message("7", "alice", "phone"), (parse_address("user:eve"),))))
@@ -617,6 +618,90 @@ def test_restores_refusals(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="is no copy of a node's database"):
         restore(tmp_path / "empty", tmp_path / "data")
     Directory(tmp_path / "data").lock()
+
+
+def test_of_two_backups_to_one_name_the_first_is_whole_and_the_other_is_refused(
+    rig: Rig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for n in range(200):
+        rig.publish("user:bob", msg_id=str(n), body=bytes(30_000))
+    rig.run()
+    begun, go_on, sync = Event(), Event(), os.fsync
+    refused: list[str] = []
+
+    def progress(done: int, total: int) -> None:
+        begun.set()
+        go_on.wait()
+
+    def copy() -> None:
+        try:
+            backup(tmp_path / "data", tmp_path / "copy", progress)
+        except StoreError as problem:
+            refused.append(str(problem))
+        finally:
+            begun.set()
+
+    other = Thread(target=copy)
+
+    def synced(handle: int) -> None:
+        monkeypatch.undo()
+        sync(handle)
+        other.start()  # while the first is about to give its copy the name
+        begun.wait()
+
+    monkeypatch.setattr(os, "fsync", synced)
+    try:
+        backup(tmp_path / "data", tmp_path / "copy")
+        whole = (tmp_path / "copy").read_bytes()
+    finally:
+        go_on.set()
+        other.join()
+    assert (tmp_path / "copy").read_bytes() == whole
+    assert refused == [f"{tmp_path}/copy exists already: name another file"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["copy", "data"]
+    restore(tmp_path / "copy", tmp_path / "new")
+    connection = sqlite3.connect(tmp_path / "new" / "messages.sqlite3")
+    assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    connection.close()
+
+
+def test_a_backup_where_files_have_one_name_only(
+    rig: Rig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def link(source: Path, target: Path) -> None:
+        raise PermissionError(1, "Operation not permitted")  # as on FAT
+
+    send(rig, "1")
+    monkeypatch.setattr(os, "link", link)
+    backup(tmp_path / "data", tmp_path / "copy")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["copy", "data"]
+    rig.stop()
+    restore(tmp_path / "copy", tmp_path / "data")
+    started_anew(rig)
+    assert ids(rig) == ["1"]
+
+
+@pytest.mark.parametrize("lock", ["BEGIN", "PRAGMA locking_mode=EXCLUSIVE"])
+def test_a_restore_waits_until_nobody_reads_what_it_replaces(
+    rig: Rig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lock: str
+) -> None:
+    """Else the old log of changes would go before all of it is in the old database."""
+    monkeypatch.setattr("imgateway.brokers.backup.PATIENCE_S", 0)
+    backup(tmp_path / "data", tmp_path / "copy")
+    for n in range(5):
+        send(rig, str(n))
+    rig.broker._directory.unlock()  # type: ignore[union-attr]  # killed
+    assert rig.disk is not None
+    rig.disk.crash()
+    reader = sqlite3.connect(tmp_path / "data" / "messages.sqlite3", isolation_level=None)
+    reader.execute(lock)  # as a backup does that is still under way
+    assert reader.execute("SELECT count(*) FROM fact").fetchone()
+    with pytest.raises(StoreError, match="still reads"):
+        restore(tmp_path / "copy", tmp_path / "data")
+    reader.close()
+    assert not list((tmp_path / "data").glob("*restoring*"))
+    started_anew(rig)
+    assert ids(rig) == [str(n) for n in range(5)]
 
 
 def test_a_backup_that_breaks_off_leaves_nothing(rig: Rig, tmp_path: Path) -> None:

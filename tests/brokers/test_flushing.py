@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -89,4 +90,36 @@ def test_a_step_that_fails_is_written_again_and_the_others_follow(rig: Rig) -> N
     assert rig.broker._sessions._dirty == {}
     rig.crash()
     assert acked(rig) == [1] * OWING
+    rig.now(rig.broker.stop())
+
+
+def test_who_is_online_and_idle_is_written_now_and_then_a_few_at_a_time(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sessions, "TOUCH_STEP", STEP)
+    idle = rig.broker._sessions
+    away = rig.now(opening(rig.broker, rig.claim("away")))
+    rig.now(rig.broker.close_session(SessionKey("away", "phone"), away.generation))
+    saves = statements(rig)
+    rig.pass_time(20)
+    assert sum(SAVES in one for one in saves) == 3, "what they owe since they came"
+    rig.wall_ms += sessions.TOUCH_MS
+    dirty = [0]
+    for _ in range(8):  # some round, and a whole one
+        idle.touch()
+        dirty.append(len(idle._dirty))
+    assert dirty[-1] == OWING
+    assert max(after - before for before, after in pairwise(dirty)) <= STEP
+    rig.pass_time(20)
+    assert sum(SAVES in one for one in saves) == 6
+    rig.now(rig.broker.stop())
+
+
+def test_a_user_who_left_while_the_others_were_looked_at_is_passed_over(rig: Rig) -> None:
+    idle = rig.broker._sessions
+    rig.pass_time(20)
+    idle._touching = iter(("user0", "nobody"))
+    rig.wall_ms += 2 * sessions.TOUCH_MS
+    idle.touch()
+    assert list(idle._dirty.values()) == [SessionKey("user0", "phone")]
     rig.now(rig.broker.stop())

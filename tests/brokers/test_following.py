@@ -257,6 +257,20 @@ def test_a_topic_makes_room_when_all_who_follow_have_it(rig: Rig) -> None:
     assert not rig.now(rig.broker.read(NEWS, 3, 1, 1)).gap
 
 
+def test_what_a_follower_set_aside_stays_and_the_others_make_room(rig: Rig) -> None:
+    bob, eve = Device(rig, "bob"), Device(rig, "eve")
+    bob.follow()
+    eve.follow()
+    fill(rig)
+    rig.broker.advance(bob.key, bob.opened.generation, [(NEWS, 10)], [(NEWS, 1)])
+    eve.ack(10)
+    assert [send(rig, n) for n in range(10, 13)] == [OK] * 3
+    entries = rig.now(rig.broker.read(NEWS, 0, 1000, 1 << 20)).entries
+    assert [one.seq for one in entries] == [1, *range(5, 14)]
+    rig.crash()
+    assert Device(rig, "bob").follow() == Followed(True, 10, (1,))
+
+
 def test_who_does_not_follow_any_more_holds_nothing_back(rig: Rig) -> None:
     bob, eve = Device(rig, "bob"), Device(rig, "eve")
     bob.follow()

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from imgateway.brokers import store
+from imgateway.brokers import sessions, store
 from imgateway.config import BrokerSettings, RetentionSettings
 from imgateway.frames import OutcomeCode, SessionKey, Start, log_of, parse_address
 from imgateway.testing.disk import Rig, disk_error, opening
@@ -128,6 +128,82 @@ def test_a_device_long_unseen_holds_nothing_back(rig: Rig) -> None:
         send(rig, n)
     rig.broker.advance(BOB, phone.generation, [(MAILBOX, 10)])
     assert send(rig, 10).code == OutcomeCode.OK
+
+
+def test_whoever_is_online_was_seen_lately_even_if_the_node_is_killed(rig: Rig) -> None:
+    opened(rig)
+    rig.wall_ms += 8 * 86_400_000
+    rig.pass_time(10)
+    rig.crash()
+    web = opened(rig, "web")
+    for n in range(10):
+        send(rig, n)
+    rig.broker.advance(SessionKey("bob", "web"), web.generation, [(MAILBOX, 10)])
+    assert send(rig, 10).code == OutcomeCode.FULL, "the phone has had nothing of it"
+    assert opened(rig).places[0].acked == 0
+    assert seqs(rig) == list(range(1, 11))
+
+
+@pytest.mark.parametrize("is_written", [False, True])
+def test_what_was_set_aside_is_unread_and_stays(rig: Rig, is_written: bool) -> None:
+    phone = opened(rig)
+    for n in range(10):
+        send(rig, n)
+    rig.broker.advance(BOB, phone.generation, [(MAILBOX, 10)], [(MAILBOX, 1), (MAILBOX, 3)])
+    if is_written:
+        rig.now(rig.broker.close_session(BOB, phone.generation))
+    assert [send(rig, n).code for n in range(10, 14)] == [OutcomeCode.OK] * 4
+    assert seqs(rig) == [1, 3, *range(7, 15)], "the others make room"
+    rig.crash()
+    place = opened(rig).places[0]
+    assert (place.acked, place.parked, place.first) == (10, (1, 3), 1)
+    assert read(rig, 10).gap is False
+    rig.broker.unpark(BOB, opened(rig).generation, MAILBOX, 1)
+    again = opened(rig)
+    rig.broker.advance(BOB, again.generation, [(MAILBOX, 14)])
+    assert [send(rig, n).code for n in range(14, 17)] == [OutcomeCode.OK] * 3
+    assert seqs(rig) == [3, *range(9, 18)]
+
+
+def test_what_is_set_aside_is_known_before_the_position_passes_it(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The writer's thread may ask at any moment."""
+    phone = opened(rig)
+    send(rig, 0)
+    asked: list[Any] = []
+
+    def with_parked(owed: tuple[int, ...], seq: int) -> tuple[int, ...]:
+        asked.append(rig.broker._sessions.positions(MAILBOX))
+        return (*owed, seq)
+
+    monkeypatch.setattr(sessions, "with_parked", with_parked)
+    rig.broker.advance(BOB, phone.generation, [(MAILBOX, 1)], [(MAILBOX, 1)])
+    asked.append(rig.broker._sessions.positions(MAILBOX))
+    assert asked == [([("bob", "phone", 0, ())], 0), ([("bob", "phone", 1, (1,))], 1)]
+
+
+def test_what_a_device_set_aside_that_is_long_unseen_goes_like_the_rest(rig: Rig) -> None:
+    away = opened(rig, "away")
+    send(rig, 0)
+    rig.broker.advance(SessionKey("bob", "away"), away.generation, [(MAILBOX, 1)], [(MAILBOX, 1)])
+    rig.now(rig.broker.close_session(SessionKey("bob", "away"), away.generation))
+    rig.wall_ms += 8 * 86_400_000
+    phone = opened(rig)
+    for n in range(1, 10):
+        send(rig, n)
+    rig.broker.advance(BOB, phone.generation, [(MAILBOX, 10)])
+    assert send(rig, 10).code == OutcomeCode.OK
+    assert seqs(rig)[0] == 2
+
+
+def test_a_log_of_what_was_set_aside_is_full(rig: Rig) -> None:
+    phone = opened(rig)
+    for n in range(10):
+        send(rig, n)
+    aside = [(MAILBOX, seq) for seq in range(1, 11)]
+    rig.broker.advance(BOB, phone.generation, [(MAILBOX, 10)], aside)
+    assert send(rig, 10).code == OutcomeCode.FULL
 
 
 def test_quota_of_bytes(rig: Rig) -> None:

@@ -11,7 +11,7 @@ from twisted.python.failure import Failure
 
 from imgateway.config import BrokerSettings
 from imgateway.errors import CloseCode, StoreBusy
-from imgateway.frames import LogKey, SessionKey, log_of, parse_address, user_address
+from imgateway.frames import LogKey, Position, SessionKey, log_of, parse_address, user_address
 from imgateway.interfaces import Claim, Followed, Opened, Verdict
 from imgateway.testing.disk import Rig, disk_error, opening
 
@@ -191,3 +191,24 @@ def test_a_disk_that_cannot_be_read_has_as_many_questions_waiting(house: House) 
     house.mend()
     assert [len(box) for box in waiting] == [1] * MOST
     assert house.now(house.broker.watch(topic("more"))).head == 0
+
+
+def test_who_is_answered_by_a_disk_that_can_be_read_again_may_ask_on(house: House) -> None:
+    for n in range(MOST):
+        house.login(f"ann{n}")
+    house.stop()
+    house.new()
+    house.start()
+    assert house.disk is not None
+    house.disk.fail(disk_error("SQLITE_IOERR"), lambda statement: "SELECT" in statement)
+    watched: list[list[Any]] = []
+
+    def opened(answer: Any) -> None:
+        watched.extend(house.later(house.broker.watch(topic(f"{name}{len(watched)}"))) for name in "ab")
+
+    for n in range(MOST):
+        house.broker.open_session(house.claim(f"ann{n}"), opened, ())
+    house.pass_time(1)
+    assert watched == []
+    house.mend()
+    assert [type(answer) for box in watched for answer in box] == [Position] * (2 * MOST)
