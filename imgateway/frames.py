@@ -542,10 +542,12 @@ class Bye(Struct, frozen=True):
 class Keep(Struct, frozen=True):
     """Goes over no wire: a codec's own state, to be kept with the session for its next login.
 
-    No publish that the codec says after it is stored before it is.
+    No publish that the codec says after it is stored before it is. `linger_s`: counts from now on, and not
+    what Hello said of it; None: nothing changes.
     """
 
     data: bytes
+    linger_s: float | None = None
 
 
 Frame = (

@@ -61,7 +61,7 @@ class Asking:
 
     def up(self, link: Link) -> None:
         self._link = link
-        while self._unpulled:
+        while self._unpulled and self._link is link:  # the link may end with any of them
             self._send_pull(*self._unpulled.popleft())
         self._pump()
 

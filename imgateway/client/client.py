@@ -319,7 +319,7 @@ class Client:
         log = log_of(parse_address(address) if isinstance(address, str) else address, lane)
         epoch = epoch or self._reading.epoch_of(log)
         pull = Pull(log.address, lane, epoch, after, limit)
-        return self._asking.pull(pull).addCallback(_history, after)
+        return self._asking.pull(pull).addCallback(_history, pull)
 
     def messages(self) -> Messages:
         """Iterate over what comes: ``async for received in client.messages()``.
@@ -379,7 +379,9 @@ class Messages:
             raise StopAsyncIteration from None
 
 
-def _history(frame: Deliver, after: int) -> History:
+def _history(frame: Deliver, pull: Pull) -> History:
+    # Of another log than was meant all is new, wherever in that one we were.
+    after = pull.after if pull.epoch in (0, frame.epoch) else frame.after
     messages = tuple(
         Received(frame.address, frame.lane, frame.epoch, entry.seq, decode_message(entry.message))
         for entry in frame.entries

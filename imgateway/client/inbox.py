@@ -163,12 +163,13 @@ class Inbox:
         place = self._places.get(LogKey(frame.address, frame.lane))
         if place is None:
             return None
+        gap = frame.gap and not (place.ring and _is_lost_before(frame, pull))
         if pull is None or place.pulling is not pull:
             if place.ring and frame.epoch == place.epoch and frame.after <= place.received:
-                self._take_in(place, frame, frame.gap)
+                self._take_in(place, frame, gap)
             return None
         place.pulling = None
-        asked, gap = pull.after, frame.gap
+        asked = pull.after
         if frame.epoch != place.epoch:
             asked = frame.after
             self._restart(place, frame.epoch, asked)
@@ -304,3 +305,11 @@ class Inbox:
                 place.acked = upto
                 acks.append(Acked(log.address, place.epoch, upto))
         return tuple(acks)
+
+
+def _is_lost_before(frame: Deliver, pull: Pull | None) -> bool:
+    """Whether what a block of a ring lacks lies before it: it begins beyond the place that was asked for. One
+    without messages may stand for some that cannot be said to us."""
+    if pull is None or not frame.entries:
+        return False
+    return frame.after > (pull.after if pull.epoch in (0, frame.epoch) else 0)

@@ -132,6 +132,10 @@ class Reading:
     def forget(self, address: Address) -> None:
         """We left for good; what came is shown all the same."""
         self._inbox.forget(address)
+
+    def forgotten(self, address: Address) -> None:
+        """The gateway knows our position no more. Until it said so the file keeps ours: the next run may find
+        that the gateway is at an older one, and would be shown again what lies between."""
         if self._store is not None and address.kind in DURABLE_KINDS:
             self._store.forget(log_of(address))
             self._save()

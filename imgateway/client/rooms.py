@@ -48,6 +48,8 @@ from imgateway.frames import (
 __all__ = ("Rooms", "Subscription")
 
 LANES = (0, 1)
+SUBSCRIBED_KINDS = FOLLOWED_KINDS | {"room"}
+"""Nothing comes from these but to whoever subscribes to them, or is put in."""
 
 
 class Subscription:
@@ -64,6 +66,7 @@ class Subscription:
         self.ended: int | None = None
         self._lanes: set[int] = set()  # that this link goes on in
         self._asked: set[int] = set()  # Subscribe is out, or waits its turn
+        self._is_in = False  # over this link, in some mode
         self._begun = False
         self._waiters: list[Deferred[Subscription]] = []
 
@@ -120,11 +123,17 @@ class Rooms:
 
     def up(self, link: Link, resumed: tuple[Resumed, ...]) -> None:
         self._link = link
+        for point in resumed:
+            address = point.address
+            if address.kind == "room" and address not in self._subscriptions and address not in self._leaving:
+                self._reading.forget(address)  # we left it when Hello had named it
+                self._leaving[address] = deque([[]])
         for address in list(self._leaving):
             self._part(link, address)
         lanes = {LogKey(point.address, point.lane) for point in resumed}
         for one in list(self._subscriptions.values()):
             one._lanes = {lane for lane in one._every if LogKey(one.address, lane) in lanes}
+            one._is_in = bool(one._lanes)
             self._settle(one)
 
     def down(self) -> None:
@@ -136,6 +145,7 @@ class Rooms:
         self._line.clear()
         for one in self._subscriptions.values():
             one._lanes, one._asked = set(), set()
+            one._is_in = False
         leaving, self._leaving = self._leaving, {}
         left: list[Deferred[None]] = []
         for address, batches in leaving.items():
@@ -195,8 +205,12 @@ class Rooms:
     # ---------------------------------------------------------------------------------------------- frames
 
     def left(self, address: Address) -> bool:
-        """Deliveries of this address are stragglers: we are on our way out."""
-        return address in self._leaving
+        """Deliveries of this address are stragglers: we are on our way out, or are out. Over UDP Unsubscribed
+        overtakes what was lost of them; none that is sent after Subscribed overtakes that."""
+        if address in self._leaving:
+            return True
+        one = self._subscriptions.get(address)
+        return address.kind in SUBSCRIBED_KINDS and (one is None or not one._is_in)
 
     def subscribed(self, frame: Subscribed) -> None:
         address = frame.address
@@ -209,6 +223,7 @@ class Rooms:
         if one is None:  # the business put us in
             one = self._subscriptions[address] = Subscription(address, frame.mode)
         one.mode = frame.mode
+        one._is_in = True
         one._asked.discard(frame.lane)
         one._lanes.add(frame.lane)
         self._reading.subscribed(
@@ -225,11 +240,13 @@ class Rooms:
     def unsubscribed(self, frame: Unsubscribed) -> None:
         if frame.address in self._leaving:
             if frame.code == UnsubscribedCode.ASKED:
+                self._reading.forgotten(frame.address)
                 self._parted(frame.address)
             return
         self._end(frame.address, named(UnsubscribedCode, frame.code))
         if frame.code == UnsubscribedCode.REMOVED:
             self._forget(frame.address)  # who was put out begins anew, if at all
+            self._reading.forgotten(frame.address)
 
     def refused(self, refused: Refused) -> None:
         """Subscribe or Unsubscribe was."""
@@ -238,10 +255,12 @@ class Rooms:
         except InvalidAddress:
             self._log.warn("a {frame} was refused for no address", frame=refused.frame)
             return
+        error = FrameRefused(named(RefusedCode, refused.code), refused.reason)
         if refused.frame == "unsubscribe":
-            self._parted(address)
+            # It may be on its way to the disk, and may not get there.
+            self._parted(address, error if refused.code == RefusedCode.UNAVAILABLE else None)
         elif address not in self._leaving:
-            self._refused(address, FrameRefused(named(RefusedCode, refused.code), refused.reason))
+            self._refused(address, error)
 
     # ------------------------------------------------------------------------------------------------ inside
 
@@ -288,14 +307,17 @@ class Rooms:
             for waiters in self._leaving.pop(address, ()):
                 _fail(waiters, FrameRefused(RefusedCode.INVALID, "this connection cannot carry it"))
 
-    def _parted(self, address: Address) -> None:
+    def _parted(self, address: Address, error: FrameRefused | None = None) -> None:
         """The oldest Unsubscribe for this address was answered."""
         batches = self._leaving.get(address)
         if batches is not None:
             waiters = batches.popleft()
             if not batches:
                 del self._leaving[address]
-            _fire(waiters, None)
+            if error is None:
+                _fire(waiters, None)
+            else:
+                _fail(waiters, error)
 
     def _refused(self, address: Address, error: FrameRefused) -> None:
         one = self._subscriptions.get(address)

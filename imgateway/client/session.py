@@ -135,11 +135,15 @@ class Session:
         return over
 
     def when_over(self) -> Deferred[None]:
-        end: Deferred[None] = Deferred(lambda end: self._ended.remove(end))
+        end: Deferred[None] = Deferred(self._forget_end)
         self._ended.append(end)
         if self.over:
             self._tell_all()
         return end
+
+    def _forget_end(self, end: Deferred[None]) -> None:
+        if end in self._ended:  # else they are being told, and one of them cancels another
+            self._ended.remove(end)
 
     # --------------------------------------------------------------------------------------- link after link
 
@@ -412,6 +416,8 @@ class Session:
             over.callback(None)
         ended, self._ended = self._ended, []
         for end in ended:
+            if end.called:  # one that was told has cancelled it
+                continue
             if self.error is None or isinstance(self.error, Closed):
                 end.callback(None)
             else:

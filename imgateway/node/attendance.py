@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from imgateway.core.resume import resume_ring
 from imgateway.core.session import Session
-from imgateway.frames import Batch, Mode, Pull, Resumed, ResumePoint, Subscribed, log_of
+from imgateway.frames import Batch, LogKey, Mode, Resumed, ResumePoint, Subscribed
 from imgateway.node.audience import Audience, Room, pulls
 from imgateway.node.audiences import Audiences
 from imgateway.node.delivery import Delivery
@@ -118,15 +118,15 @@ class Attendance:
         for audience in self._audiences.of(session):
             audience.drop(session)
 
-    def answer(self, link: Link, session: Session, batch: Batch, pull: Pull) -> None:
+    def answer(self, link: Link, session: Session, batch: Batch, log: LogKey, after: int) -> None:
         """Send what was read for its client: the part of the block that goes on where it is."""
-        shares = self._rounds.shelf.of(log_of(pull.address, pull.lane), batch, 0)
-        share = next((one for one in shares if one.upto > pull.after), shares[-1])
+        shares = self._rounds.shelf.of(log, batch, 0)
+        share = next((one for one in shares if one.upto > after), shares[-1])
         for data in share.said(self._delivery, session):
             link.send_bytes(data)
-        audience = self._audiences.find(session, pull.address)
+        audience = self._audiences.find(session, log.address)
         if audience is not None:
-            self._notices.pulled(audience, session, pull.lane, share.upto)
+            self._notices.pulled(audience, session, log.lane, batch.epoch, share.upto)
 
 
 def subscribed(room: Room, session: Session, one: Resumed) -> Subscribed:

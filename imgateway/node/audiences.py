@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 from twisted.internet.defer import (
+    CancelledError,
     Deferred,
     DeferredList,
     FirstError,
@@ -181,7 +182,8 @@ class Audiences(dict[Address, Audience]):
 
     def _unread(self, failure: Failure, audience: Audience, lane: Lane, after: int) -> None:
         """What could not be read counts as lost: else nothing would ever come again."""
-        log.failure("reading a room failed", failure)
+        if not failure.check(CancelledError):  # else the broker stops
+            log.failure("reading a room failed", failure)
         if lane.head == after and lane.target:
             lane.gap, lane.head, lane.target = True, max(lane.head, lane.target), 0
             self._news(audience)

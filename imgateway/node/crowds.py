@@ -57,7 +57,7 @@ class News:
             self.entries = (*mine, *others)
         else:
             self.entries = None
-        self.upto = later.upto
+        self.epoch, self.upto = later.epoch, later.upto
 
 
 class Crowd:
@@ -143,11 +143,11 @@ class Crowds:
             news.entries = None
         self._add(crowd, news)
 
-    def moved(self, log: LogKey, head: int) -> None:
+    def moved(self, log: LogKey, epoch: int, head: int) -> None:
         """The log grew: whoever is live reads."""
         crowd = self._crowds.get(log)
         if crowd is not None:
-            self._add(crowd, News(0, -1, head, None))
+            self._add(crowd, News(epoch, -1, head, None))
 
     def _add(self, crowd: Crowd, news: News) -> None:
         if crowd.news is None:
@@ -225,7 +225,7 @@ class Crowds:
             epoch, after, upto, entries, size = news.epoch, news.after, news.upto, news.entries, news.size
             if entries is None:
                 size = 0
-                crowd.serve = lambda follow: delivery.moved(follow, upto)
+                crowd.serve = lambda follow: delivery.moved(follow, epoch, upto)
             else:
                 taken = entries
                 crowd.serve = lambda follow: delivery.offer(

@@ -17,7 +17,7 @@ from functools import partial
 from typing import Any
 
 from msgspec.structs import replace
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -50,9 +50,14 @@ READ_BYTES = 65_536
 """One read becomes one Deliver, which must fit into a frame beside the largest body."""
 READ_ENTRIES = 16
 """Room for so many there must be for each of a session's logs that are read at once."""
+SIFT = 64
+"""So many reads wait before it is looked whether somebody still waits for them."""
 
 Place = Session | Follow
 """A cursor in a log: a session in its mailbox, or what it follows."""
+
+Start = Callable[[], Deferred[Any] | None]
+"""Begins to read; None: there is nothing to read any more."""
 
 Shared = dict[str, bytes | None]
 """One Deliver as each kind of codec writes it; None: it cannot."""
@@ -65,14 +70,26 @@ class Reads:
     """Of the logs that one server has: how many are under way, and which wait for their turn.
 
     :ivar starting: a turn is being given; a read that is over at once gives none of its own.
+    :ivar most: with more of them that wait it is looked which of them nobody wants any more.
     """
 
-    __slots__ = ("starting", "under_way", "waiting")
+    __slots__ = ("most", "starting", "under_way", "waiting")
 
     def __init__(self) -> None:
         self.under_way = 0
-        self.waiting: deque[Callable[[], Deferred[Any] | None]] = deque()
+        self.waiting: deque[tuple[Start, Callable[[], bool]]] = deque()
+        self.most = SIFT
         self.starting = False
+
+    def sift(self) -> None:
+        """While a server is away clients come and go: those who went shall not wait for it. It is looked when
+        they have doubled, so a read that waits is looked at twice or so."""
+        whose = [(start, is_over, is_over()) for start, is_over in self.waiting]
+        self.waiting = deque([(start, is_over) for start, is_over, over in whose if not over])
+        self.most = max(SIFT, 2 * len(self.waiting))
+        for start, _, over in whose:
+            if over:
+                start()
 
 
 class Delivery:
@@ -160,6 +177,7 @@ class Delivery:
         that stands right before it."""
         step = cursor.arrived(after, upto)
         if step is HOLD:
+            self._look(cursor, epoch)
             return
         limits = self.limits
         sent, sent_bytes = cursor.entries, cursor.bytes
@@ -188,10 +206,18 @@ class Delivery:
         window: int = cursor.form.window
         return min(window, self.limits.deliver_window_entries)
 
-    def moved(self, cursor: Place, head: int) -> None:
+    def moved(self, cursor: Place, epoch: int, head: int) -> None:
         """The log grew: whoever is live reads, and finds out if the epoch is another."""
         if cursor.moved(head) is READ:
             self._read(cursor)
+        else:
+            self._look(cursor, epoch)
+
+    def _look(self, cursor: Place, epoch: int) -> None:
+        """Nothing is to be done, unless the log is another: its seqs say nothing to whom the old one had.
+        Who is not live finds out when it reads, or with what comes next."""
+        if cursor.state is LIVE and epoch != cursor.epoch:
+            self._stale(cursor)
 
     def passed(self, cursor: Place, entry: Entry, shared: Shared | None) -> None:
         """qos 0: to a link that can take it now."""
@@ -381,17 +407,20 @@ class Delivery:
                 session.follows[cursor.address] = session.follows.pop(cursor.address)  # the last from now on
                 self._read(cursor)
 
-    def read(self, key: LogKey, start: Callable[[], Deferred[Any] | None]) -> None:
+    def read(self, key: LogKey, start: Start, is_over: Callable[[], bool]) -> None:
         """Call `start`, which reads this log, when its turn has come: at most `reads_in_flight` are done at
         once of what one server has. So those that wait for a server that is away hold up no others.
 
-        None from it means that there is nothing to read any more.
+        None from it means that there is nothing to read any more, as always when `is_over` by then; so it may
+        be called before its turn.
         """
         server = self._broker.server(key)
         reads = self._reads.get(server)
         if reads is None:
             reads = self._reads[server] = Reads()
-        reads.waiting.append(start)
+        reads.waiting.append((start, is_over))
+        if len(reads.waiting) > reads.most:
+            reads.sift()
         self._next_reads(reads)
 
     def _next_reads(self, reads: Reads) -> None:
@@ -400,7 +429,7 @@ class Delivery:
         reads.starting = True
         try:
             while reads.waiting and reads.under_way < self.limits.reads_in_flight:
-                reading = reads.waiting.popleft()()
+                reading = reads.waiting.popleft()[0]()
                 if reading is not None:
                     reads.under_way += 1
                     self._counters.reads += 1
@@ -417,7 +446,9 @@ class Delivery:
         """Read on for a cursor, once at a time."""
         if not cursor.reading:
             cursor.reading = True
-            self.read(cursor.log, partial(self._start_read, cursor))
+            self.read(
+                cursor.log, partial(self._start_read, cursor), lambda: cursor.state is not State.READING
+            )
 
     def _start_read(self, cursor: Place) -> Deferred[None] | None:
         parking, follows = cursor.parking, cursor.follows
@@ -482,7 +513,8 @@ class Delivery:
 
     def _read_failed(self, failure: Failure, cursor: Place) -> None:
         cursor.reading = False
-        log.failure("reading {log} failed", failure, log=address_text(cursor.address))
+        if not failure.check(CancelledError):  # else the broker stops
+            log.failure("reading {log} failed", failure, log=address_text(cursor.address))
         if cursor.link is not None:
             cursor.link.close(CloseCode.INTERNAL_ERROR, "internal error")
 

@@ -207,6 +207,8 @@ class Exchange:
     def _keep(self, link: Link, session: Session, frame: Keep) -> None:
         kept = self._broker.record(session.key, session.generation, frame.data)
         self._ingress.hold(link, session, kept)
+        if frame.linger_s is not None:
+            self._hub.partings.wait(session, frame.linger_s)
 
     def _request(self, link: Link, session: Session, frame: Request) -> None:
         self._calls.asked(link, session, frame)
@@ -251,10 +253,13 @@ class Exchange:
             return reading.addCallback(answer).addErrback(link.broken).addBoth(answered.callback)
 
         answered: Deferred[None] = Deferred()
-        self._delivery.read(log, start)
+        self._delivery.read(log, start, lambda: link.state is not LinkState.OPEN)
         self._subscriptions.wait(answered, link, Pause.PULL)
 
     def _subscribe(self, link: Link, session: Session, frame: Subscribe) -> None:
+        self._subscriptions.in_turn(link, session, frame, self._put_in)
+
+    def _put_in(self, link: Link, session: Session, frame: Subscribe) -> None:
         is_room = frame.address.kind == "room"
         if frame.lane not in (LANES if is_room else (0,)) or frame.address.kind not in SUBSCRIBED_KINDS:
             self._not_subscribed(link, frame)
@@ -270,6 +275,9 @@ class Exchange:
             self._refuse(link, frame, where, RefusedCode.RATE, "you follow as many logs as you may")
 
     def _unsubscribe(self, link: Link, session: Session, frame: Unsubscribe) -> None:
+        self._subscriptions.in_turn(link, session, frame, self._take_out)
+
+    def _take_out(self, link: Link, session: Session, frame: Unsubscribe) -> None:
         if frame.address.kind not in SUBSCRIBED_KINDS:
             self._not_subscribed(link, frame)
         elif frame.address.kind == "room":

@@ -6,7 +6,7 @@ business. The hub knows when a session begins, waits without a link, and ends.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from msgspec.structs import replace
 from twisted.internet.interfaces import IReactorTime
@@ -134,10 +134,10 @@ class Hub:
             self.rooms.audiences.moved(log, epoch, head)
             return
         if log.address.kind != "user":
-            self.topics.moved(log, head)
+            self.topics.moved(log, epoch, head)
             return
         for session in self.sessions.of(log.address.id):
-            self.delivery.moved(session, head)
+            self.delivery.moved(session, epoch, head)
 
     def passed(self, address: Address, entry: Entry) -> None:
         """qos 0: to the links that can take it now."""
@@ -269,7 +269,7 @@ class Hub:
         if old.link is not None:
             code = self.partings.code_for(old, session)
             old.link.close(code, "a newer login of this device took over")
-        self.partings.drop(old)
+        self.partings.succeeded(old, session)
         if old in self._missing:
             self._missing.remove(old)
             self._missing.add(session)
@@ -301,9 +301,12 @@ class Hub:
             call.gone()
         if code != CloseCode.NORMAL:
             self.partings.lost(session, self.linger_s)
+        is_undone = bool(followed) and self.partings.is_brief(session)
+        if is_undone and code in TAKEN_OVER:
+            self.partings.leaves(session, followed)
         if not self.sessions.has(session):
             return
-        if followed and code not in TAKEN_AWAY and self.partings.is_brief(session):
+        if is_undone and code not in TAKEN_AWAY:
             self._unfollow(session, followed)
         linger_s = self.partings.linger_s(session, self.linger_s)
         if code == CloseCode.NORMAL or (code not in TAKEN_OVER and code >= 200):
@@ -311,7 +314,7 @@ class Hub:
         else:
             self._wait(session, linger_s, code, reason)
 
-    def _unfollow(self, session: Session, addresses: list[Address]) -> None:
+    def _unfollow(self, session: Session, addresses: Iterable[Address]) -> None:
         # Its device may never come again, and would hold back what these logs may lose.
         for address in addresses:
             leaving = self.broker.unfollow(session.key, session.generation, log_of(address))
@@ -339,6 +342,7 @@ class Hub:
         claiming = self._claims.get(session.key)
         if claiming is not None:
             claiming.ended = True
+        self._unfollow(session, self.partings.left(session))
         forget = self.partings.forgets(session)
         self.partings.ended(session, code == CloseCode.NORMAL)
         self._missing.discard(session)
@@ -394,6 +398,7 @@ class Hub:
     def opened(self, session: Session, identity: Identity, resumed: bool) -> None:
         """Tell the session listeners of a login."""
         session.told = True
+        self.partings.undone(session)
         for listener in self._listeners:
             self._tell(listener.resumed if resumed else listener.opened, session.key, identity)
         if self._early:

@@ -24,9 +24,9 @@ from imgateway.core.handshake import Event, LinkState, after
 from imgateway.core.session import Session
 from imgateway.errors import CloseCode, LinkError, LoginRefused, ProtocolError, UnexpectedFrame
 from imgateway.frames import FRAME_NAMES, Address, Bye, Frame, Hello, Keep, LogKey, Ping, address_text
-from imgateway.interfaces import ICodec, IConnection, IProtocolAdapter, IReceiver
+from imgateway.interfaces import Carriage, ICodec, IConnection, IProtocolAdapter, IReceiver
 
-__all__ = ("Desk", "Link", "Pause")
+__all__ = ("LATE_S", "Desk", "Link", "Pause")
 
 log = Logger()
 
@@ -58,6 +58,13 @@ class Pause(IntEnum):
     STALE = 8192
     """Somebody else has its session: it is closed in a moment, and what it says does not count."""
 
+
+BEHIND = Pause.STORE | Pause.RENEW | Pause.WINDOW | Pause.ROOM | Pause.PULL
+"""A server is waited for: a fresh token may lie unread behind that, or be what it is to answer."""
+BEHIND_AGAIN = Pause.STORE | Pause.RENEW
+"""The same for a link that was read again since its token ended. The others its client can bring about."""
+LATE_S = 10.0
+"""So long a link is read for a fresh token once its servers are back."""
 
 Said = Frame | Keep | bytes
 """What a codec gives for what arrived."""
@@ -102,15 +109,16 @@ class Rare:
     :ivar since: since when.
     :ivar able_since: since when all is well again.
     :ivar is_asked: a Ping waits for any sign of life.
+    :ivar is_late: its token has ended while a server was away.
     :ivar again: when the wire wants to send once more what is unacknowledged.
     """
 
-    __slots__ = ("able_since", "again", "bytes", "is_asked", "since")
+    __slots__ = ("able_since", "again", "bytes", "is_asked", "is_late", "since")
 
     def __init__(self) -> None:
         self.able_since = self.since = 0.0
         self.bytes = 0
-        self.is_asked = False
+        self.is_asked = self.is_late = False
         self.again = inf
 
 
@@ -280,6 +288,8 @@ class Link:
         """A reason is gone; with the last one reading goes on where it stopped."""
         if self._pauses & why:
             self._pauses -= why
+            if why & BEHIND and self.token_deadline:
+                self._expire_late()
             if not self._pauses:
                 self.heard = self.desk.heard()
                 self._settle()
@@ -319,10 +329,28 @@ class Link:
     # -------------------------------------------------------------------------------------------- outwards
 
     def expire_token(self, deadline: float) -> None:
-        """Close at `deadline` on the node's clock unless a later one is set by then; 0.0: never."""
+        """Close at `deadline` on the node's clock unless a later one is set by then; 0.0: never.
+
+        While a server is waited for it stays: nobody could renew in time then.
+        """
         self.token_deadline = deadline
+        if self._rare is not None:
+            self._rare.is_late = False
         if deadline:
             self._look_at(deadline)
+
+    def _is_behind(self) -> bool:
+        """A fresh token may be there, and could not be taken yet."""
+        is_late = self._rare is not None and self._rare.is_late
+        return bool(self._pauses & (BEHIND_AGAIN if is_late else BEHIND))
+
+    def _expire_late(self) -> None:
+        """A server has answered: if the token ended meanwhile, the time for a fresh one begins."""
+        now = self.desk.now()
+        if now >= self.token_deadline and not self._is_behind():
+            self._made_rare().is_late = True
+            self.token_deadline = now + LATE_S
+            self._look_at(self.token_deadline)
 
     def accepted(self) -> None:
         """The login is over; frames may be exchanged. The caller sends Welcome, then resumes LOGIN."""
@@ -337,8 +365,11 @@ class Link:
             self._look_at(self._next(self.desk.now()))
 
     def _max_frame_bytes(self) -> int:
-        limit, expansion = self.desk.max_frame_bytes, self.wire.carriage.expansion
-        return limit if expansion == 1 else limit * expansion  # times one it would be an object of its own
+        carriage: Carriage = self.wire.carriage
+        limit = self.desk.max_frame_bytes
+        if carriage.expansion != 1:  # times one it would be an object of its own
+            limit *= carriage.expansion
+        return min(limit, carriage.max_frame_bytes)
 
     @property
     def wire_name(self) -> str:
@@ -408,9 +439,11 @@ class Link:
             self._look_at(now + traits.ack_timeout_s / 2)
 
     def _send_again(self, rare: Rare, now: float) -> None:
-        """What the wire wants sent once more, unless the peer cannot take it, or we do not hear it."""
-        if self._pauses or self.clogged:
-            rare.again = now + self.wire.traits.resend_s
+        """What the wire wants sent once more, unless the peer cannot take it, or only just can, or we do not
+        hear it."""
+        able_since = now if self._pauses or self.clogged else rare.able_since
+        if now < able_since + self.wire.traits.resend_s:
+            rare.again = able_since + self.wire.traits.resend_s
             return
         try:
             data, rare.again = self.codec.again(now)
@@ -542,7 +575,7 @@ class Link:
         due: float = self.heard + self._silence_s()
         if self.wire.traits.pings and not (rare is not None and rare.is_asked):
             due = min(due, self.heard + self._ask_s())
-        if self.token_deadline:
+        if self.token_deadline and not (now >= self.token_deadline and self._is_behind()):
             due = min(due, self.token_deadline)
         ack_due = self._ack_due()
         if ack_due is not None:
@@ -562,7 +595,7 @@ class Link:
             ack_due = self._ack_due()
         rare = self._rare
         silent = now - self.heard
-        if self.token_deadline and now >= self.token_deadline:
+        if self.token_deadline and now >= self.token_deadline and not self._is_behind():
             self.close(CloseCode.TOKEN_EXPIRED, "the token expired and was not renewed")
         elif rare is not None and rare.bytes and now - rare.since >= self.desk.limits.control_abort_s:
             self.drop(CloseCode.SLOW_READER, "its answers are unsent for too long")

@@ -135,8 +135,11 @@ class Notices:
         for audience, _ in news:
             self._watch(audience)
 
-    def pulled(self, audience: Audience, session: Session, lane: int, upto: int) -> None:
+    def pulled(self, audience: Audience, session: Session, lane: int, epoch: int, upto: int) -> None:
         """It was answered up to here: what it does not know of yet it must be told."""
+        # Who asks from beyond the end, or from another ring, is answered up to there; it has no more of this.
+        here = audience.lanes[lane]
+        upto = min(upto, here.head) if epoch == here.epoch else 0
         audience.pulled(session, lane, upto)
         asked = audience.unanswered.pop(session, None)
         if asked is None:

@@ -6,13 +6,13 @@ memory: a process that dies says nobody's last will.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from msgspec import Struct
 
 from imgateway.core.session import Session
 from imgateway.errors import CloseCode
-from imgateway.frames import Hello, Publish
+from imgateway.frames import Address, Hello, Publish
 
 __all__ = ("Partings",)
 
@@ -21,13 +21,15 @@ BY_ORDER = "newest-order-wins"
 
 class Parting(Struct):
     """`linger_s` negative: as the node has it. `will` None: said, or there was none. `order` None: its wire
-    has no such rule. `forget`: its device was for this session only."""
+    has no such rule. `forget`: its device ends with the session if nobody waits for its client. `left`: what
+    its link followed, or an older one, of which nothing was to be kept; whoever takes over undoes that."""
 
     linger_s: float
     will: Publish | None
     delay_s: float
     order: int | None
     forget: bool
+    left: tuple[Address, ...] = ()
 
 
 class Partings:
@@ -55,14 +57,19 @@ class Partings:
         """Note what the greeting of this session asks for."""
         order = hello.order if hello.on_same_device == BY_ORDER else None
         if hello.will is not None or hello.linger_s >= 0 or order is not None:
-            forget = hello.assigned and not hello.linger_s and session.device == hello.device
+            forget = hello.assigned and session.device == hello.device
             delay_s = max(0.0, hello.will_delay_s)
             self._partings[session] = Parting(hello.linger_s, hello.will, delay_s, order, forget)
+
+    def wait(self, session: Session, linger_s: float) -> None:
+        """Its client has thought better of how long to wait for it; negative: as the node has it."""
+        parting = self._partings.setdefault(session, Parting(linger_s, None, 0.0, None, False))
+        parting.linger_s = linger_s
 
     def forgets(self, session: Session) -> bool:
         """Whether its device ends with it."""
         parting = self._partings.get(session)
-        return parting is not None and parting.forget
+        return parting is not None and parting.forget and not parting.linger_s
 
     def is_brief(self, session: Session) -> bool:
         """Whether its client wants nothing kept of it beyond its link."""
@@ -107,6 +114,28 @@ class Partings:
         if parting is not None and not said_goodbye:
             self._say(session, parting)
 
+    def leaves(self, session: Session, followed: Iterable[Address]) -> None:
+        """Its link followed these, nothing is to be kept of it, and a newer login takes over."""
+        self._partings[session].left = tuple(followed)
+
+    def left(self, session: Session) -> tuple[Address, ...]:
+        """What nobody has undone; its session ends."""
+        parting = self._partings.get(session)
+        return () if parting is None else parting.left
+
+    def undone(self, session: Session) -> None:
+        """Its login is done: its wire knows what the older one followed."""
+        parting = self._partings.get(session)
+        if parting is not None:
+            parting.left = ()
+
+    def succeeded(self, old: Session, new: Session) -> None:
+        """A newer login has its place."""
+        left = self.left(old)
+        self.drop(old)
+        if left:
+            self._partings.setdefault(new, Parting(-1.0, None, 0.0, None, False)).left = left
+
     def drop(self, session: Session) -> None:
-        """A newer login has its place, or nobody waits for it any more: what is not said is not said."""
+        """Somebody else has its place, or nobody waits for it any more: what is not said is not said."""
         self._partings.pop(session, None)

@@ -24,7 +24,7 @@ from operator import length_hint
 from typing import Any
 
 from msgspec.structs import replace
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -427,13 +427,15 @@ class Rounds:
                 lag.epochs[number], lag.places[number] = lane.epoch, 0
             if lag.places[number] < lane.sent:
                 lag.queued = True
-                self._delivery.read(lane.log, partial(self._read, lag, number))
+                self._delivery.read(lane.log, partial(self._read, lag, number), partial(_is_over, lag))
                 return
         del audience.lags[session]
         if audience.round is not None:
             audience.passed[session] = None  # it has what that brings
 
     def _read(self, lag: Lag, number: int) -> Deferred[None] | None:
+        if _is_over(lag):
+            return None
         lane = lag.audience.lanes[number]
         reading = self._broker.read(lane.log, lag.places[number], 0, 0)
         found: Deferred[None] = reading.addCallbacks(
@@ -473,6 +475,13 @@ class Rounds:
 
     def _failed(self, failure: Failure, lag: Lag) -> None:
         lag.queued = False
+        if failure.check(CancelledError):
+            return  # the broker stops
         log.failure("reading a room failed", failure)
         if lag.session.link is not None:
             lag.session.link.broken(failure)
+
+
+def _is_over(lag: Lag) -> bool:
+    """Its session is at the head by now, or gone."""
+    return lag.audience.lags.get(lag.session) is not lag

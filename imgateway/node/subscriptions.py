@@ -7,6 +7,7 @@ where the broker has to be waited for is the link not read meanwhile, and not fo
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -64,6 +65,16 @@ class Waits:
         self.are_late = False
 
 
+class Line:
+    """What a link asks about an address while its Unsubscribe has no answer, which is while it `is_held`."""
+
+    __slots__ = ("is_held", "turns")
+
+    def __init__(self) -> None:
+        self.is_held = True
+        self.turns: deque[Deferred[None]] = deque()
+
+
 class Subscriptions:
     """:param now: monotonic seconds. :param arm: ``arm(due, wake)`` on the node's wheel."""
 
@@ -86,6 +97,45 @@ class Subscriptions:
         self._arm = arm
         self._counters = counters
         self._waits: dict[tuple[Link, Pause], Waits] = {}
+        self._lines: dict[tuple[Link, Address], Line] = {}
+
+    # ---------------------------------------------------------------------------------------------- in order
+
+    def in_turn(
+        self,
+        link: Link,
+        session: Session,
+        frame: Subscribe | Unsubscribe,
+        ask: Callable[[Link, Session, Any], None],
+    ) -> None:
+        """Call `ask`, once the link has its answer to each Unsubscribe of this address that came before.
+
+        A refusal is there at once. It would be taken for the answer to what is late, and what is granted then
+        for the answer to what was refused.
+        """
+        line = self._lines.get((link, frame.address))
+        if line is None:
+            ask(link, session, frame)
+            return
+        turn: Deferred[None] = Deferred()
+        turn.addCallback(lambda _: ask(link, session, frame) if link.session is session else None)
+        line.turns.append(turn)
+        self.wait(turn, link, Pause.ROOM)
+
+    def _leave(self, leaving: Deferred[None], link: Link, address: Address) -> None:
+        """Read on when it is answered, and let what is asked about this address meanwhile wait for that."""
+        self.wait(leaving, link, Pause.ROOM)
+        if not leaving.called or leaving.paused:
+            self._lines.setdefault((link, address), Line()).is_held = True
+            leaving.addCallback(self._go_on, link, address)
+
+    def _go_on(self, _: None, link: Link, address: Address) -> None:
+        line = self._lines[link, address]
+        line.is_held = False
+        while line.turns and not line.is_held:
+            line.turns.popleft().callback(None)
+        if not line.is_held:
+            self._lines.pop((link, address), None)
 
     # --------------------------------------------------------------------------------------------- in and out
 
@@ -140,7 +190,7 @@ class Subscriptions:
         self._charge(link, session)
         leaving = self._stays.leave(session, frame.address)
         leaving.addCallback(self._unsubscribed, link, frame.address)
-        self.wait(leaving, link, Pause.ROOM)
+        self._leave(leaving, link, frame.address)
 
     def _unsubscribed(self, _: object, link: Link, address: Address) -> None:
         if link.state is LinkState.OPEN:
@@ -206,7 +256,7 @@ class Subscriptions:
         leaving.addCallbacks(
             self._unsubscribed, self._not_left, (link, frame.address), errbackArgs=(link, frame.address)
         )
-        self.wait(leaving, link, Pause.ROOM)
+        self._leave(leaving, link, frame.address)
 
     def _not_left(self, failure: Failure, link: Link, address: Address) -> None:
         failure.trap(StoreBusy)
@@ -218,21 +268,40 @@ class Subscriptions:
     # ------------------------------------------------------------------------------------------------ reading
 
     def pull(self, link: Link, session: Session, frame: Pull, policy: IPolicy) -> bool:
-        """Answer with the block that has the first entry after `after`. False: neither is the session there,
-        nor may it read."""
+        """Answer with the block that has the first entry after `after`; after a place in a ring that is no
+        more, with the first of the one that there is. False: neither is the session there, nor may it read.
+        """
         address = frame.address
         is_there = self._audiences.find(session, address) is not None
         if not is_there and not policy.may(session.identity, "read", address):
             return False
         self._counters.room_pulls += 1
 
-        def answer(batch: Batch) -> None:
-            if link.session is session:
-                self._attendance.answer(link, session, batch, frame)
+        def read(after: int) -> Deferred[None]:
+            reading = self._hub.broker.read(log, after, 0, 0)
+            return reading.addCallback(answer, after)
 
-        reading = self._hub.broker.read(log_of(address, frame.lane), frame.after, 0, 0)
-        reading.addCallback(answer)
-        self.wait(reading, link, Pause.PULL)
+        def answer(batch: Batch, after: int) -> Deferred[None] | None:
+            if is_over():
+                return None
+            if after and frame.epoch not in (0, batch.epoch):
+                return read(0)
+            self._attendance.answer(link, session, batch, log, after)
+            return None
+
+        def is_over() -> bool:
+            return link.session is not session
+
+        def start() -> Deferred[None] | None:
+            if is_over():
+                answered.callback(None)
+                return None
+            return read(frame.after).addBoth(answered.callback)
+
+        log = log_of(address, frame.lane)
+        answered: Deferred[None] = Deferred()
+        self._hub.delivery.read(log, start, is_over)
+        self.wait(answered, link, Pause.PULL)
         if link.connection.unsent() >= UNSENT_BYTES:
             link.pause(Pause.ROOM)
             self._hub.rooms.rounds.later(lambda: link.resume(Pause.ROOM))

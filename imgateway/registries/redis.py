@@ -102,8 +102,9 @@ class Server:
     # ------------------------------------------------------------------------------------------- this node
 
     def announce(self, info: NodeInfo) -> Deferred[None]:
-        """Fires when it stands there; waits while the server is away."""
+        """Fires when it stands there, or another is to stand in its place; waits while the server is away."""
         self._info = info
+        self._settle()  # else they would gather while this server is away and others have them
         done: Deferred[None] = Deferred()
         self._waiting.append(done)
         if not self.why:

@@ -493,6 +493,21 @@ def test_history_of_an_unknown_log_waits_for_a_link_and_fails_with_it(world: Wor
         done(first)
 
 
+def test_history_that_waits_when_a_link_ends_at_once_waits_for_the_next(world: World) -> None:
+    client = world.client()
+    first, second = client.history("topic:t"), client.history("topic:u")
+    world.gateway.watch = lambda pipe, frame: pipe.cut() if isinstance(frame, Pull) else None
+    client.start()
+    world.turn()
+    with pytest.raises(LinkLost):
+        done(first)
+    assert not second.called
+    world.gateway.watch = lambda pipe, frame: None
+    world.wait(1)
+    assert [pull.address.id for pull in world.gateway.pipe.of(Pull)] == ["u"]
+    second.addErrback(lambda reason: None)
+
+
 def test_history_that_is_refused(world: World) -> None:
     client = world.up()
     first, second = client.history("user:bob"), client.history("user:me")

@@ -213,6 +213,13 @@ def test_a_notify_of_another_epoch_leads_to_the_new_log() -> None:
     assert shown(inbox) == [(0, 0), (0, 2), 1, 2, 3]
 
 
+def test_a_new_log_that_has_lost_its_beginning_has_no_gap_behind_that() -> None:
+    inbox = room(500)
+    inbox.told(LOG, 8, 9)
+    assert answer(inbox, inbox.catch_up(LOG), part(5, 9, epoch=8, gap=True)) is None
+    assert shown(inbox) == [(0, 5), 6, 7, 8, 9]
+
+
 # ------------------------------------------------------------------------------------------------ positions
 
 
@@ -323,7 +330,7 @@ class Gateway:
                     self.pulls.append(pull)
         elif what == "answer" and self.pulls:
             pull = self.pulls.pop(0)
-            self.block(pull.after if pull.epoch == self.epoch else self.ring.floor, pull)
+            self.block(pull.after if pull.epoch == self.epoch else 0, pull)
         elif what == "reconnect":
             self.pulls.clear()
             (point,) = self.inbox.ring_points({ROOM: Mode.PUSH})

@@ -673,6 +673,41 @@ def test_entries_of_the_mailbox_may_be_compressed_as_well(world: World) -> None:
     assert shown == list(range(1, 61))
 
 
+# ------------------------------------------------------------------------------------------------- history
+
+
+@pytest.mark.parametrize(
+    ("epoch", "after", "seqs"), [(0, 2, [3, 4]), (EPOCH, 2, [3, 4]), (8, 1, [2, 3, 4])], ids=str
+)
+def test_history_of_a_ring_that_is_no_more_is_that_of_the_one_that_there_is(
+    world: World, epoch: int, after: int, seqs: list[int]
+) -> None:
+    client = world.up()
+    asked = client.history(ROOM, 2, epoch=epoch)
+    world.gateway.pipe.say(part(1, 4, gap=True))
+    page = done(asked)
+    assert (page.epoch, page.after, page.upto) == (EPOCH, after, 4)
+    assert [one.seq for one in page.messages] == seqs
+
+
+def test_history_of_a_ring_makes_no_gap_of_what_we_had_before_it_was_lost(world: World) -> None:
+    world.gateway.heads = {(ROOM, 0): 60}
+    client, _room, shown = joined(world, "notify")
+    asked = client.history(ROOM)
+    world.gateway.pipe.say(part(50, 82, gap=True))
+    assert done(asked).gap
+    assert shown == list(range(61, 83))
+
+
+def test_what_cannot_be_said_to_us_is_told_though_it_comes_first(world: World) -> None:
+    world.gateway.heads = {(ROOM, 0): 60}
+    client, _room, shown = joined(world, "notify")
+    asked = client.history(ROOM)
+    world.gateway.pipe.say(part(50, 62, [], gap=True))  # one message, too large for this link
+    assert done(asked).gap
+    assert shown == [(60, 62)]
+
+
 @pytest.mark.parametrize(("code", "name"), [(UnsubscribedCode.REMOVED, "REMOVED"), (77, "77")])
 def test_a_subscription_says_what_it_is(world: World, code: int, name: str) -> None:
     _client, room, _shown = joined(world, "notify")

@@ -276,6 +276,18 @@ def test_a_kick_is_final(world: World, code: int) -> None:
     assert len(world.gateway.pipes) == 1
 
 
+def test_who_hears_of_the_end_cancels_another_who_waits_for_it(world: World) -> None:
+    client = world.up()
+    heard: list[Any] = []
+    first, other, last = (client.when_closed() for _ in range(3))
+    first.addCallback(lambda _: other.cancel()).addBoth(heard.append)
+    other.addErrback(lambda reason: heard.append(reason.type))
+    last.addCallback(lambda _: heard.append("last"))
+    client.close()
+    world.wait(10)
+    assert heard == [CancelledError, None, "last"]
+
+
 def test_garbage_from_the_gateway_is_no_refusal(world: World) -> None:
     client = world.up()
     world.gateway.pipe.receiver.received(b"\xff" * 20)

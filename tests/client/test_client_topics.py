@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, fail
 
 from imgateway.client import Client, Gap, Received, Subscription
 from imgateway.client.inbox import Inbox
-from imgateway.errors import ClientError, FrameRefused
+from imgateway.errors import ClientError, FrameRefused, StoreBusy
 from imgateway.frames import (
     Acked,
     Address,
@@ -28,10 +28,11 @@ from imgateway.frames import (
     UnsubscribedCode,
     parse_address,
 )
+from imgateway.testing.conditions import LinkConditions
 from imgateway.wire.messages import decode_message
-from tests.client.fake_gateway import EPOCH, ME, World, deliver, done
+from tests.client.fake_gateway import EPOCH, ME, ROOM, World, deliver, done
 from tests.client.test_client_against_node import Town
-from tests.conformance.wires import WIRES
+from tests.conformance.wires import CONNECTED, UDP, WIRES
 
 NEWS, SPORT = parse_address("topic:news"), parse_address("topic:sport")
 
@@ -163,6 +164,77 @@ def test_unsubscribe_forgets_it_in_the_file(world: World, tmp_path: Any, shows: 
     assert world.gateway.pipe.of(Subscribe) == [Subscribe(NEWS)]
 
 
+@pytest.mark.parametrize("when", ["without a link", "the link is stalled", "the gateway did not"])
+def test_the_file_forgets_when_the_gateway_has(world: World, tmp_path: Any, when: str) -> None:
+    """Until then the gateway may go on for this device from an older place."""
+    path = str(tmp_path / "state")
+    client, _, shown = following(world, state=path)
+    world.gateway.pipe.say(news(0, 2))
+    world.wait(1)
+    world.gateway.admits = False
+    if when == "without a link":
+        world.gateway.pipe.cut()
+    leaving = client.unsubscribe(NEWS).addErrback(lambda reason: reason.trap(ClientError))
+    if when == "the gateway did not":
+        world.gateway.pipe.say(Refused("unsubscribe", "topic:news", RefusedCode.UNAVAILABLE))
+    client.close()
+    world.wait(4)
+    assert leaving.called
+    world.gateway.admits = True
+    _, _, again = following(world, state=path)
+    assert world.gateway.pipe.of(Subscribe) == [Subscribe(NEWS, epoch=EPOCH, seq=2)]
+    world.gateway.pipe.say(news(0, 3))
+    assert (shown, again) == ([("news", 1), ("news", 2)], [("news", 3)])
+
+
+def test_who_is_put_out_begins_anew_in_the_next_run(world: World, tmp_path: Any) -> None:
+    path = str(tmp_path / "state")
+    client, topic, _ = following(world, state=path)
+    world.gateway.pipe.say(news(0, 2))
+    world.gateway.pipe.say(Unsubscribed(NEWS, UnsubscribedCode.REMOVED))
+    assert topic.ended is UnsubscribedCode.REMOVED
+    client.close()
+    world.wait(4)
+    following(world, state=path)
+    assert world.gateway.pipe.of(Subscribe) == [Subscribe(NEWS)]
+
+
+@pytest.mark.parametrize("where", ["topic:news", "room:7"])
+def test_deliveries_that_unsubscribed_overtook(world: World, tmp_path: Any, where: str) -> None:
+    """Over UDP what was lost comes later than what the gateway said after it, but for Subscribed."""
+    address, path = parse_address(where), str(tmp_path / "state")
+    shown: list[Any] = []
+
+    def run() -> Client:
+        return world.up(
+            state=path, on_message=lambda one: shown.append(one.seq), on_gap=lambda gap: shown.append("gap")
+        )
+
+    client = run()
+    client.subscribe(where)
+    world.turn()
+    world.gateway.pipe.say(news(0, 1, address=address))
+    leaving = client.unsubscribe(where)
+    world.turn()
+    assert done(leaving) is None
+    world.gateway.pipe.say(news(1, 3, address=address))
+    assert shown == [1]
+    client.close()
+    world.wait(4)
+    world.gateway.heads = {(address, 0): 6, (address, 1): 0}
+    client = run()
+    subscribing = client.subscribe(where)
+    world.gateway.pipe.say(news(3, 4, address=address))
+    world.turn()
+    assert done(subscribing).active
+    assert world.gateway.pipe.of(Subscribe) == [Subscribe(address)]
+    world.gateway.pipe.say(news(4, 5, address=address), news(6, 7, address=address))
+    assert shown == [1, 7]
+    client.subscribe(where, "notify")  # the old mode goes on until there is an answer
+    world.gateway.pipe.say(news(7, 8, address=address))
+    assert shown == [1, 7, 8]
+
+
 def test_unsubscribe_without_a_file(world: World) -> None:
     client, _, shown = following(world)
     world.gateway.pipe.say(news(0, 2))
@@ -253,6 +325,28 @@ def test_a_connection_that_cannot_carry_it(world: World, later: bool) -> None:
     assert world.gateway.pipe.of(Unsubscribe) == []
 
 
+def test_a_room_that_was_left_after_hello_had_named_it(world: World) -> None:
+    shown: list[int] = []
+    client = world.up(on_message=lambda one: shown.append(one.seq))
+    client.subscribe(ROOM)
+    world.turn()
+    world.gateway.pipe.say(news(0, 2, address=ROOM))
+    world.gateway.welcomes = False
+    world.gateway.pipe.cut()
+    world.wait(1)
+    pipe = world.gateway.pipe
+    assert ROOM in [point.address for point in pipe.of(Hello)[0].resume]
+    assert done(client.unsubscribe(ROOM)) is None
+    world.gateway.resumed = (Resumed(ME, 0, EPOCH, 0, 0), Resumed(ROOM, 0, EPOCH, 2, 2))
+    pipe.say(world.gateway.welcome(), news(2, 3, address=ROOM))
+    world.turn()
+    assert pipe.of(Unsubscribe) == [Unsubscribe(ROOM)]
+    client.subscribe(ROOM)
+    world.turn()
+    assert pipe.of(Subscribe) == [Subscribe(ROOM)]
+    assert shown == [1, 2]
+
+
 @pytest.mark.parametrize("where", ["topic:news", "room:7"])
 def test_in_and_out_in_one_turn(world: World, where: str) -> None:
     """Each answer is for its own question."""
@@ -282,6 +376,25 @@ def test_a_refusal(world: World) -> None:
     world.gateway.pipe.say(Refused("subscribe", "topic:news", RefusedCode.FORBIDDEN, "no"))
     with pytest.raises(FrameRefused, match="no"):
         done(subscribing)
+
+
+@pytest.mark.parametrize("code", [RefusedCode.UNAVAILABLE, RefusedCode.NOT_SUPPORTED])
+def test_who_cannot_unsubscribe_just_now_hears_so_and_may_try_again(world: World, code: RefusedCode) -> None:
+    client, _, _ = following(world)
+    world.gateway.admits = False
+    leaving = client.unsubscribe(NEWS)
+    world.turn()
+    world.gateway.pipe.say(Refused("unsubscribe", "topic:news", code, "not now"))
+    if code is RefusedCode.UNAVAILABLE:
+        with pytest.raises(FrameRefused, match="not now"):
+            done(leaving)
+    else:
+        assert done(leaving) is None, "there is nothing that could be left"
+    world.gateway.admits = True
+    again = client.unsubscribe(NEWS)
+    world.turn()
+    assert len(world.gateway.pipe.of(Unsubscribe)) == 2
+    assert done(again) is None
 
 
 def test_a_forgotten_place_moves_nothing() -> None:
@@ -366,6 +479,56 @@ def test_out_and_in_and_out_and_in(town: Town, where: str) -> None:
     town.client("!svc").publish(where, b"x", msg_id="1")
     town.house.advance(1)
     assert (got, told) == (["1"], [])
+
+
+def test_a_refusal_behind_an_unsubscribe_that_is_late(town: Town, monkeypatch: pytest.MonkeyPatch) -> None:
+    bob = town.client("bob+news")
+    town.house.result(bob.subscribe("topic:news"))
+    late: Deferred[None] = Deferred()
+    broker = town.house.broker
+    with monkeypatch.context() as away:
+        away.setattr(broker, "unfollow", lambda *about: late)
+        away.setattr(broker, "watch", lambda log: fail(StoreBusy()))
+        leaving = bob.unsubscribe("topic:news")
+        town.house.advance(3)
+        coming = bob.subscribe("topic:news")
+        town.house.advance(3)
+        assert not leaving.called
+        late.callback(None)
+        town.house.advance(1)
+    town.house.result(leaving)
+    with pytest.raises(FrameRefused):
+        town.house.result(coming)
+
+
+@pytest.mark.parametrize("comes_back", [True, False])
+@pytest.mark.parametrize("where", ["topic:news", "room:7"])
+def test_what_was_lost_on_its_way_is_not_shown_to_who_left(where: str, comes_back: bool) -> None:
+    """Over UDP it arrives after the answer, and perhaps when its client is in again."""
+    town = Town(UDP)
+    shown: list[str] = []
+    gaps: list[Gap] = []
+    bob = town.client("bob+news", on_message=lambda one: shown.append(one.message.msg_id), on_gap=gaps.append)
+    town.house.result(bob.subscribe(where))
+    town.wire = CONNECTED[0]
+    sender = town.client("!svc")
+    datagrams = town.house.network.datagrams
+    clean, datagrams.conditions = datagrams.conditions, LinkConditions(loss=1.0)
+    for n in range(3):
+        town.house.result(sender.publish(where, b"x", msg_id=f"lost {n}"))
+    town.house.advance(1)
+    datagrams.conditions = clean
+    town.house.result(bob.unsubscribe(where))
+    if comes_back:
+        town.house.result(sender.publish(where, b"x", msg_id="for others"))
+        town.house.result(bob.subscribe(where))
+    town.house.advance(10)
+    if not comes_back:
+        town.house.result(bob.subscribe(where))
+    town.house.result(sender.publish(where, b"x", msg_id="last"))
+    town.house.advance(2)
+    assert (shown, gaps) == (["last"], [])
+    town.end()
 
 
 @pytest.mark.parametrize("when", ["without a link", "as the link breaks", "in another run"])

@@ -519,6 +519,24 @@ def test_whom_we_do_not_hear_nothing_is_sent_again(why: str) -> None:
     assert len(asked) == 1
 
 
+def test_who_can_take_it_again_has_time_to_answer() -> None:
+    rig = Rig()
+    wire = AsciiWire(resend_s=5.0, ack_timeout_s=0.0)
+    asked: list[float] = []
+    wire.agains = lambda now: (asked.append(now - able), (b"", inf))[1]
+    bob = rig.login("bob", wire=wire)
+    rig.mail("bob", b"1")
+    bob.stop_reading()
+    rig.mail("bob", b"2")
+    rig.advance(14)  # it would be asked for the third time in a second
+    bob.read_on()
+    able = rig.clock.seconds()
+    rig.advance(4.5)
+    assert asked == []
+    rig.advance(1)
+    assert asked == [5.0]
+
+
 def test_a_codec_that_raises_there_ends_its_link_only(flush_logged_errors: Any) -> None:
     rig = Rig()
     wire = AsciiWire(resend_s=5.0)

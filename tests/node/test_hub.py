@@ -16,12 +16,14 @@ from imgateway.frames import (
     Deliver,
     DeliverAck,
     Entry,
+    LogKey,
     Ping,
     Pong,
     Pull,
     Refused,
     RefusedCode,
     SessionKey,
+    Subscribe,
     Welcome,
     log_of,
     parse_address,
@@ -108,6 +110,22 @@ def test_a_hole_between_is_read() -> None:
     rig.hub.moved(log_of(user_address("nobody")), EPOCH, 3)
     rig.settle()
     assert bob.shown() == ["m1", "m2", "m3"]
+
+
+@pytest.mark.parametrize("told", ["moved", "arrived"])
+def test_who_stands_beyond_the_end_of_a_mailbox_that_was_replaced_comes_again(told: str) -> None:
+    """It had got further than its node was told. Whoever is not ready for more finds out when it reads."""
+    rig = Rig()
+    bob, slow = rig.login("bob"), rig.login("bob", "slow")
+    rig.mail("bob", *[b"%d" % n for n in range(5)])
+    rig.session("bob", "slow").clog()
+    rig.broker.epochs[LOG] = EPOCH + 1
+    if told == "moved":
+        rig.hub.moved(LOG, EPOCH + 1, 2)
+    else:
+        rig.hub.arrived(LOG, EPOCH + 1, 0, 1, (entry(1),))
+    rig.settle()
+    assert (bob.code, slow.code) == (CloseCode.STALE, None)
 
 
 def test_batches_that_come_late_or_twice() -> None:
@@ -336,6 +354,66 @@ def test_so_many_reads_at_once() -> None:
             assert len(rig.broker.waiting) <= 2
     assert [peer.shown() for peer in peers] == [[], ["m1"], [], ["m1", "m1"], ["m1"], ["m1"]]
     assert [reads.under_way for reads in rig.hub.delivery._reads.values()] == [0]
+
+
+@pytest.mark.parametrize("what", ["pull", "pull a room", "follow", "room"])
+def test_who_went_waits_for_no_server(what: str) -> None:
+    """One server is away: those who ask for what it has come and go."""
+    topic, room = parse_address("topic:news"), parse_address("room:7")
+    rig = Rig()
+    rig.broker.servers = {log_of(topic): "away", LogKey(room): "away", LogKey(room, 1): "away"}
+    rig.broker.store(log_of(topic), *(entry(n) for n in range(1, 4)))
+    rig.broker.rings |= {LogKey(room)}
+    rig.broker.store(LogKey(room), *(entry(n) for n in range(1, 4)))
+    rig.broker.hold = {"read"}
+
+    def come(n: int) -> Peer:
+        rig.tokens.identities[f"u{n}"] = Identity(f"u{n}", claims={"topics": ["news"]})
+        peer = rig.login(f"u{n}")
+        if what == "pull":
+            return peer.send(Pull(topic, after=0))
+        if what == "pull a room":
+            return peer.send(Subscribe(room), Pull(room, after=0))
+        if what == "follow":
+            return peer.send(Subscribe(topic, epoch=EPOCH, seq=0, last=True))
+        peer.send(Subscribe(room, epoch=EPOCH, seq=1))
+        rig.pass_ms(0)
+        return peer
+
+    stays = come(0)
+    for n in range(1, 400):
+        come(n).cut()
+    last = come(400)
+    away = rig.hub.delivery._reads["away"]
+    assert away.under_way == 64
+    assert len(away.waiting) <= 2 * 64
+    assert len(rig.broker.waiting) == 64
+    rig.broker.hold.clear()
+    while rig.broker.waiting:
+        rig.broker.release("read")
+    rig.pass_ms(1000)
+    assert away.under_way == len(away.waiting) == 0
+    assert "m3" in stays.shown()
+    assert "m3" in last.shown()
+
+
+def test_whoever_still_waits_is_not_forgotten() -> None:
+    topic = parse_address("topic:news")
+    rig = Rig()
+    rig.broker.servers = {log_of(topic): "away"}
+    rig.broker.store(log_of(topic), entry(1))
+    rig.broker.hold = {"read"}
+    peers = []
+    for n in range(300):
+        rig.tokens.identities[f"u{n}"] = Identity(f"u{n}", claims={"topics": ["news"]})
+        peers.append(rig.login(f"u{n}").send(Pull(topic, after=0)))
+    for peer in peers[::3]:
+        peer.cut()
+    rig.broker.hold.clear()
+    while rig.broker.waiting:
+        rig.broker.release("read")
+    rig.settle()
+    assert [len(peer.of(Deliver)) for peer in peers] == [int(n % 3 > 0) for n in range(300)]
 
 
 def test_a_pull_that_takes_long_does_not_hold_up_a_link() -> None:

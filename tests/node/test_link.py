@@ -153,6 +153,16 @@ def test_after_welcome_a_message_may_be_as_long_as_a_frame() -> None:
     assert rig.login("bob", stream=False).server.max_message_bytes == rig.node.exchange.max_frame_bytes
 
 
+def test_no_frame_is_larger_than_clients_take() -> None:
+    rig = Rig(set={"limits.max_body_bytes": 1_000_000, "limits.deliver_window_bytes": 2_000_000})
+    assert rig.node.exchange.max_frame_bytes > 1_048_576
+    assert rig.login("bob", stream=False).server.max_message_bytes == 1_048_576
+    bob = rig.login("bob")
+    rig.mail("bob", *[b"x" * 16_380] * 64)
+    assert sum(bob.sizes) > 1_048_576 >= max(bob.sizes)
+    assert len(bob.shown()) == 64
+
+
 def test_a_codec_with_a_fault_of_its_own(flush_logged_errors: Any) -> None:
     class Faulty(AsciiWire):
         def codec(self, stream: bool, max_frame_bytes: int) -> Any:

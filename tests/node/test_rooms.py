@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from msgspec.structs import replace
+from twisted.internet.defer import CancelledError
 from zope.interface.verify import verifyObject
 
 from imgateway.auth.policy import DefaultPolicy
@@ -577,17 +578,19 @@ def test_who_is_behind_and_leaves() -> None:
     assert not audiences[ALL].lags
 
 
-def test_a_read_that_fails_closes_the_link(flush_logged_errors: Any) -> None:
+@pytest.mark.parametrize(("error", "is_said"), [(RuntimeError("broken"), True), (CancelledError(), False)])
+def test_a_read_that_fails_closes_the_link(error: Exception, is_said: bool, flush_logged_errors: Any) -> None:
+    """But not when the broker stops: then everybody is sent away."""
     broker = FakeBroker()
     rig, _, bob = rig_with("bob", broker=broker)
     broker.store(LogKey(ROOM), entry(1), entry(2))
     bob.send(Subscribe(ROOM, epoch=EPOCH, seq=1)).take()
     broker.hold = {"read"}
     bob.send(Subscribe(ROOM, epoch=EPOCH, seq=1))
-    broker.fail("read", RuntimeError("broken"))
+    broker.fail("read", error)
     rig.settle()
-    assert bob.code is CloseCode.INTERNAL_ERROR
-    assert flush_logged_errors(RuntimeError)
+    assert bob.code == (CloseCode.INTERNAL_ERROR if is_said else None)
+    assert bool(flush_logged_errors(type(error))) is is_said
 
 
 def test_gone_or_clogged_while_it_is_read_for() -> None:

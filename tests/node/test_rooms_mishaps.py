@@ -1155,6 +1155,20 @@ def test_a_policy_that_fails_once_shuts_no_room(named: tuple[str, ...], flush_lo
     assert len(bob.of(Subscribed)) == 1
 
 
+def test_a_policy_that_fails_at_a_greeting_and_when_somebody_is_put(flush_logged_errors: Any) -> None:
+    def areas(room: Any) -> Any:
+        raise ZeroDivisionError("its database is away")
+
+    rig = Rig(policy=policy_with(areas))
+    bob = rig.login("bob", resume=(ResumePoint(ROOM, 0, EPOCH, 0),))
+    assert [one.address.kind for one in bob.of(Welcome)[0].resumed] == ["user"]
+    assert len(flush_logged_errors(ZeroDivisionError)) == 1
+    failed: list[Any] = []
+    rig.node.join(BOB, ROOM).addErrback(lambda failure: failed.append(failure.type))
+    assert failed == [ZeroDivisionError]  # whoever put it hears of it
+    assert not rig.hub.rooms.stays.held(rig.session("bob"))
+
+
 def test_a_broker_that_fails_when_a_room_is_left_that_nobody_named(flush_logged_errors: Any) -> None:
     rig = Rig()
     rig.login("bob").send(Subscribe(ROOM)).cut()
@@ -1188,6 +1202,26 @@ def test_a_gap_after_the_listener_that_heard_of_the_login_has_kicked() -> None:
     assert bob.code is CloseCode.KICKED
     assert rig.counters.gaps_told == 0
     assert ROOM not in rig.hub.rooms.audiences
+
+
+def test_gaps_after_the_listener_that_heard_of_the_first_has_kicked() -> None:
+    def kick(*_: Any) -> None:
+        rig.hub.kick("bob", None, "out")
+
+    rig = Rig(listeners=[listens(gap=kick)])
+    rig.login("bob", wire=AsciiWire(gaps=False)).send(Subscribe(ROOM)).cut()
+    points = tuple(ResumePoint(ROOM, lane, EPOCH - 1, 5) for lane in (0, 1))
+    bob = rig.login("bob", wire=AsciiWire(gaps=False), resume=points)
+    assert bob.code is CloseCode.KICKED
+    assert rig.counters.gaps_unsaid == 1
+
+
+def test_rooms_that_it_was_taken_out_of_and_does_not_name() -> None:
+    rig = Rig()
+    rig.login("bob").send(Subscribe(ROOM), Subscribe(OTHER)).cut()
+    rig.node.leave(BOB, ROOM)
+    bob = rig.login("bob", resume=(ResumePoint(OTHER, 0, EPOCH, 0),))
+    assert bob.kinds() == [Welcome]
 
 
 def test_who_is_put_while_away_is_told_as_was_asked() -> None:

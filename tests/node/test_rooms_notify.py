@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from imgateway.client.inbox import Inbox
 from imgateway.frames import (
@@ -32,6 +33,7 @@ from imgateway.protocols.mqtt.adapter import MqttAdapter
 from imgateway.wire.messages import decode_message
 from tests.node.rig import EPOCH, AsciiWire, FakeBroker, Peer, Rig, entry
 from tests.node.test_rooms import ALL, OTHER, ROOM, bodies, clog, rig_with, slices_of
+from tests.node.test_rooms_random import Reader
 from tests.protocols import mqtt
 
 QUICK = {"rooms.classes": ("*: tick=0ms",)}
@@ -117,6 +119,87 @@ def test_a_notice_of_a_ring_that_is_no_more_is_answered_by_any_pull() -> None:
         came(rig, seq)
         assert told(bob) == [[("7", 0, seq)]]
         bob.send(Pull(ROOM, after=seq - 1))
+
+
+def test_a_pull_from_a_place_in_a_ring_that_is_no_more_brings_all_of_the_one_that_there_is() -> None:
+    rig, _, bob = notified(broker=FakeBroker())
+    came(rig, 1000)
+    begun_anew(rig)
+    came(rig, 1)
+    came(rig, 2)
+    bob.take()
+    bob.send(Pull(ROOM, 0, EPOCH, 1000))  # it was on its way
+    (deliver,) = bob.of(Deliver)
+    assert (deliver.epoch, deliver.after, deliver.upto, deliver.pulled) == (EPOCH + 1, 0, 2, True)
+    assert bodies(bob) == ["m1", "m2"]
+    assert told(bob) == []
+    came(rig, 3)
+    assert told(bob) == [[("7", 0, 3)]]
+
+
+def test_who_left_while_the_ring_that_there_is_was_read_is_sent_nothing() -> None:
+    rig, _, bob = notified(broker=FakeBroker())
+    came(rig, 1000)
+    begun_anew(rig)
+    rig.broker.hold = {"read"}
+    bob.send(Pull(ROOM, 0, EPOCH, 1000))
+    rig.broker.release("read")
+    assert [call[1] for call in rig.broker.named("read")[-2:]] == [1000, 0]
+    bob.cut()
+    rig.broker.release("read")
+    rig.settle()
+    assert bob.of(Deliver) == []
+
+
+@pytest.mark.parametrize("epoch", [0, EPOCH, EPOCH + 1])
+def test_who_reads_beyond_the_end_of_a_ring_is_told_of_what_comes(epoch: int) -> None:
+    rig, _, bob = notified(broker=FakeBroker())
+    came(rig, 1000)
+    bob.send(Pull(ROOM, 0, EPOCH, 999))
+    begun_anew(rig)
+    bob.send(Pull(ROOM, 0, EPOCH + 1))
+    bob.take()
+    bob.send(Pull(ROOM, 0, epoch, 1001))
+    for seq in (1, 2):
+        came(rig, seq)
+        assert told(bob) == [[("7", 0, seq)]]
+        bob.send(Pull(ROOM, 0, EPOCH + 1, seq - 1))
+
+
+def test_an_answer_from_a_ring_that_is_no_more_counts_for_nothing_in_the_one_that_there_is() -> None:
+    rig, _, bob = notified(broker=FakeBroker())
+    came(rig, 1000)
+    begun_anew(rig)
+    came(rig, 1)
+    told(bob)
+    rig.broker.read_batch = lambda batch: replace(batch, epoch=EPOCH, upto=1000, entries=())
+    bob.send(Pull(ROOM, 0, EPOCH, 1000))  # what was read before came later
+    assert [one.epoch for one in bob.of(Deliver)] == [EPOCH]
+    assert told(bob) == [[("7", 0, 1)]]
+
+
+def test_a_client_that_asks_while_its_ring_becomes_another_is_shown_what_comes(monkeypatch: Any) -> None:
+    rig = Rig(FakeBroker(), set=QUICK)
+    bob = Reader(rig, "bob")
+    bob.connect()
+    bob.subscribe(ROOM, Mode.NOTIFY)
+    rig.settle()
+    bob.work()
+    came(rig, 1000)
+    bob.work()
+    held: list[Any] = []
+    with monkeypatch.context() as under_way:
+        under_way.setattr(bob, "send", lambda frame: held.append(frame) or True)
+        came(rig, 1001)
+        bob.work()
+    begun_anew(rig)
+    (pull,) = held
+    assert pull == Pull(ROOM, 0, EPOCH, 1000, 64)
+    bob.send(pull)
+    for seq in range(1, 4):
+        came(rig, seq)
+        bob.work()
+    assert bob.shown[LogKey(ROOM)] == [1000, (0, 0), 1, 2, 3]
 
 
 @pytest.mark.parametrize("head", [0, 1])

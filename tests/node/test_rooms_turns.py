@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from twisted.internet.defer import CancelledError
 
 from imgateway.core.session import Session
 from imgateway.frames import (
@@ -433,6 +434,15 @@ def test_what_cannot_be_read_is_told_as_a_gap_and_the_room_goes_on(flush_logged_
     broker.listener.arrived(LogKey(ROOM), EPOCH, 4, 5, (entry(5),))
     rig.settle()
     assert bob.shown() == ["m5"]
+
+
+def test_a_room_that_is_read_when_the_broker_stops_is_no_fault() -> None:
+    broker = FakeBroker()
+    rig, _, _ = rig_with("bob", broker=broker)
+    broker.hold = {"read"}
+    broker.listener.moved(LogKey(ROOM), EPOCH, 4)
+    broker.fail("read", CancelledError())
+    rig.settle()
 
 
 def test_a_read_that_fails_after_the_ring_began_anew_changes_nothing(flush_logged_errors: Any) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from msgspec.structs import replace
-from twisted.internet.defer import fail
+from twisted.internet.defer import CancelledError, fail
 from zope.interface.verify import verifyObject
 
 from imgateway.core.cursor import State
@@ -438,6 +438,48 @@ def test_who_is_gone_is_not_told_that_too_much_waits() -> None:
     assert rig.session("bob").follows is None
 
 
+@pytest.mark.parametrize("address", [NEWS, parse_address("room:r")], ids=["topic", "room"])
+def test_what_is_asked_behind_an_unsubscribe_that_is_late_is_answered_behind_it(
+    address: Address, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig, _, bob = rig_with("bob", broker=FakeBroker())
+    leave = "unfollow" if address is NEWS else "leave"
+    join(bob, address)
+    rig.broker.hold = {leave}
+    bob.take()
+    bob.send(Unsubscribe(address))
+    rig.advance(2.25)
+    may = rig.policy.may
+    monkeypatch.setattr(rig.policy, "may", lambda *about: False)
+    bob.send(Subscribe(address), Unsubscribe(address), Ping(1), Subscribe(address))
+    assert [type(one) for one in bob.take()] == [Pong]
+    rig.broker.release(leave)
+    rig.settle()
+    if address is NEWS:  # a topic is forgotten once more; who is in no room has left it
+        assert [type(one) for one in bob.take()] == [Unsubscribed, Refused]
+        rig.broker.release(leave)
+        rig.settle()
+        assert [type(one) for one in bob.take()] == [Unsubscribed, Refused]
+    else:
+        assert [type(one) for one in bob.take()] == [Unsubscribed, Refused, Unsubscribed, Refused]
+    monkeypatch.setattr(rig.policy, "may", may)
+    join(bob, address)
+    assert not rig.node.subscriptions._lines
+
+
+def test_who_is_gone_asks_no_more_when_the_unsubscribe_is_answered() -> None:
+    rig, _, bob = rig_with("bob", broker=FakeBroker())
+    join(bob)
+    rig.broker.hold = {"unfollow"}
+    bob.send(Unsubscribe(NEWS))
+    rig.advance(2.25)
+    bob.send(Subscribe(NEWS)).cut()
+    rig.broker.release("unfollow")
+    rig.settle()
+    assert rig.session("bob").follows is None
+    assert len(rig.hub.topics) == 0
+
+
 def test_unsubscribe_forgets() -> None:
     rig, svc, bob = rig_with("bob")
     join(bob)
@@ -740,6 +782,30 @@ def test_a_log_with_another_epoch_ends_the_link() -> None:
     assert (answer.epoch, answer.gap, answer.position) == (EPOCH + 1, True, 0)
 
 
+@pytest.mark.parametrize("size", [1, 2])
+@pytest.mark.parametrize("told", ["moved", "arrived"])
+def test_who_stands_beyond_the_end_of_a_log_that_was_replaced_comes_again(told: str, size: int) -> None:
+    """It had got further than its node was told."""
+    rig, _, *peers = rig_with(*["bob", "carol"][:size], broker=FakeBroker())
+    for peer in peers:
+        join(peer)
+    store(rig, NEWS_LOG, *map(entry, range(1, 6)))
+    assert [peer.shown() for peer in peers] == [[f"m{n}" for n in range(1, 6)]] * size
+    rig.broker.hold.add("read")
+    if told == "moved":
+        rig.hub.moved(NEWS_LOG, EPOCH, 2)
+        rig.settle()
+        assert [peer.code for peer in peers] == [None] * size
+        rig.hub.moved(NEWS_LOG, EPOCH + 1, 2)
+    else:
+        rig.hub.arrived(NEWS_LOG, EPOCH, 0, 1, (entry(1),))
+        rig.settle()
+        assert [peer.code for peer in peers] == [None] * size
+        rig.hub.arrived(NEWS_LOG, EPOCH + 1, 0, 1, (entry(1),))
+    rig.settle()
+    assert [peer.code for peer in peers] == [CloseCode.STALE] * size
+
+
 def test_moved_logs_are_read() -> None:
     rig, _, bob = rig_with("bob", broker=FakeBroker())
     join(bob)
@@ -752,15 +818,19 @@ def test_moved_logs_are_read() -> None:
     assert bob.shown() == ["m1"]
 
 
-def test_a_read_that_fails_ends_the_link(flush_logged_errors: Any) -> None:
+@pytest.mark.parametrize(
+    ("error", "is_said"), [(ZeroDivisionError("its own fault"), 1), (CancelledError(), 0)]
+)
+def test_a_read_that_fails_ends_the_link(error: Exception, is_said: int, flush_logged_errors: Any) -> None:
+    """It is logged, unless the broker stops."""
     rig, _, bob = rig_with("bob", broker=FakeBroker())
     join(bob)
     rig.broker.hold.add("read")
     rig.hub.moved(NEWS_LOG, EPOCH, 1)
-    rig.broker.fail("read", ZeroDivisionError("its own fault"))
+    rig.broker.fail("read", error)
     rig.settle()
     assert bob.code is CloseCode.INTERNAL_ERROR
-    assert len(flush_logged_errors(ZeroDivisionError)) == 1
+    assert len(flush_logged_errors(type(error))) == is_said
 
 
 def test_what_is_read_for_one_that_has_left_is_dropped() -> None:

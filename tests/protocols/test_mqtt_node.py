@@ -6,13 +6,15 @@ from random import Random
 from typing import Any
 
 import pytest
+from twisted.internet.defer import Deferred, fail
 
-from imgateway.errors import CloseCode
+from imgateway.errors import CloseCode, StoreBusy
 from imgateway.frames import Publish, Subscribe, Subscribed
 from imgateway.interfaces import Identity
 from imgateway.protocols.mqtt.adapter import MqttAdapter
 from imgateway.protocols.mqtt.packets import Body, Splitter
 from imgateway.protocols.mqtt.properties import Property
+from imgateway.protocols.mqtt.record import FOREVER
 from imgateway.protocols.mqtt.topics import address_of
 from tests.node.rig import Peer, Rig
 from tests.protocols import mqtt
@@ -36,7 +38,7 @@ class Device(Peer):
         super().__init__(rig, MqttAdapter(0, lambda: rig.wall_ms), True, 0, "")
         rig.peers.append(self)
         about = [(Property.RECEIVE_MAXIMUM, most), (Property.SESSION_EXPIRY, expiry_s)]
-        self.raw(mqtt.connect(5, client_id="phone", token=b"bob", about=about, **how))
+        self.raw(mqtt.connect(5, token=b"bob", about=about, **{"client_id": "phone"} | how))
 
     def received(self, data: bytes) -> None:
         for first, packet in self.splitter.feed(data):
@@ -121,6 +123,27 @@ def test_what_came_at_qos_1_counts_though_it_is_qos_0_now() -> None:
     assert len(device.bodies("topic/a")) == 12
 
 
+def test_a_refusal_is_not_taken_for_the_answer_to_an_unsubscribe_that_is_late(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rig, device, say = house(9)
+    device.subscribe("topic/a")
+    late: Deferred[None] = Deferred()
+    with monkeypatch.context() as away:
+        away.setattr(rig.broker, "unfollow", lambda *about: late)
+        away.setattr(rig.broker, "watch", lambda log: fail(StoreBusy()))
+        device.raw(mqtt.unsubscribe("topic/a", v5=True, packet_id=21))
+        rig.advance(2.25)
+        device.raw(mqtt.subscribe(("topic/a", 1), v5=True, packet_id=22))
+        assert not device.answers[1:]
+        late.callback(None)
+    rig.settle()
+    assert device.answers[1:] == [(0xB0, 21, 0), (0x90, 22, 0x80)]
+    device.subscribe("topic/a")
+    say("topic/a", 2)
+    assert len(device.bodies("topic/a")) == 2
+
+
 def test_the_window_is_there_again_with_the_next_connection() -> None:
     rig, device, say = house(2)
     device.subscribe("topic/a")
@@ -154,8 +177,31 @@ def test_who_may_not_follow_a_topic_any_more_holds_nothing_back_there() -> None:
     assert len(device.bodies("topic/a")) == 1
 
 
-@pytest.mark.parametrize("expiry_s", [0, 3_600])
-@pytest.mark.parametrize("how", ["lost", "left", "kicked"])
+@pytest.mark.parametrize("may", [True, False])
+def test_the_place_is_kept_though_the_client_is_told_that_it_cannot_follow_just_now(
+    may: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig, device, say = house(9)
+    device.subscribe("topic/a")
+    device.cut()
+    say("topic/a", 3)
+    with monkeypatch.context() as away:
+        away.setattr(rig.broker, "follow", lambda *about: fail(StoreBusy()))
+        device = Device(rig, 9)
+        session = rig.session("bob")
+        identity = session.identity
+        if not may:
+            session.identity = Identity("bob")
+        device.subscribe("topic/a", qos=1 | 0x20)
+    assert [last for _, _, last in device.answers] == [0x80 if may else 0x87]
+    session.identity = identity
+    device.raw(mqtt.PINGREQ)
+    device.subscribe("topic/a", qos=1 | 0x20)
+    assert len(device.bodies("topic/a")) == (3 if may else 0)
+
+
+@pytest.mark.parametrize("expiry_s", [0, 3_600, FOREVER])
+@pytest.mark.parametrize("how", ["lost", "left", "kicked", "left for good", "left with its will"])
 def test_a_session_that_ends_with_its_connection_follows_nothing_from_then_on(
     expiry_s: int, how: str
 ) -> None:
@@ -168,13 +214,50 @@ def test_a_session_that_ends_with_its_connection_follows_nothing_from_then_on(
         device.cut()
     elif how == "left":
         device.raw(mqtt.DISCONNECT)
+    elif how.startswith("left"):  # it says only now that nothing is to be kept
+        reason = 0x04 if how == "left with its will" else 0
+        device.raw(mqtt.packet(0xE0, bytes((reason,)), mqtt.properties((Property.SESSION_EXPIRY, 0))))
+        assert rig.session("bob") is None
     else:
         rig.hub.kick("bob", None, "")
         rig.settle()
     say("topic/a", 3)
     other = rig.login("bob")  # without a record, which would undo it now
     other.send(Subscribe(address_of("topic/a")))
-    assert other.of(Subscribed)[0].position == (0 if expiry_s else 3)
+    assert other.of(Subscribed)[0].position == (0 if expiry_s and not how.startswith("left ") else 3)
+
+
+@pytest.mark.parametrize(
+    ("before_s", "then_s", "ends_s"), [(2, FOREVER, 60), (50, 10, 10), (FOREVER, 10, 10)]
+)
+def test_disconnect_says_anew_how_long_the_session_lasts(before_s: int, then_s: int, ends_s: int) -> None:
+    rig, device, _ = house(9)
+    device.cut()
+    device = Device(rig, 9, before_s, clean=True)
+    device.raw(mqtt.packet(0xE0, b"\4", mqtt.properties((Property.SESSION_EXPIRY, then_s))))
+    rig.advance(ends_s - 1)
+    assert rig.session("bob") is not None
+    rig.advance(2)
+    assert rig.session("bob") is None
+
+
+@pytest.mark.parametrize("expiry_s", [0, 9])
+def test_a_device_that_was_made_up_is_forgotten_when_its_client_wants_nothing_kept(
+    expiry_s: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig, device, _ = house(9)
+    device.cut()
+    device = Device(rig, 9, client_id="")
+    forgotten: list[bool] = []
+    closing = rig.broker.close_session
+
+    def close(key: Any, generation: int, forget: bool) -> Any:
+        forgotten.append(forget)
+        return closing(key, generation, forget)
+
+    monkeypatch.setattr(rig.broker, "close_session", close)
+    device.raw(mqtt.packet(0xE0, b"\0", mqtt.properties((Property.SESSION_EXPIRY, expiry_s))))
+    assert forgotten == [not expiry_s]
 
 
 @pytest.mark.parametrize("how", ["displaced", "revoked"])
@@ -207,6 +290,54 @@ def test_who_takes_over_undoes_it_itself() -> None:
     assert again.bodies("topic/a") == []
     say("topic/a")
     assert len(again.bodies("topic/a")) == 1
+
+
+@pytest.mark.parametrize("expiry_s", [0, 3_600])
+@pytest.mark.parametrize("when", ["claimed", "attached"])
+def test_a_client_that_takes_over_and_is_gone_before_its_welcome_follows_nothing(
+    when: str, expiry_s: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig, device, say = house(9)
+    device.cut()
+    device = Device(rig, 9, 0, clean=True)
+    device.subscribe("topic/a")
+    held: list[Any] = []
+    with monkeypatch.context() as slow:
+        if when == "claimed":
+            slow.setattr(rig.broker, "open_session", lambda *about: held.append(about))
+            slow.setattr(rig.broker, "withdraw", lambda claim: None)  # it is granted already
+        else:
+            slow.setattr(rig.broker, "watch_now", lambda log: None)
+            slow.setattr(rig.broker, "watch", lambda log: Deferred())
+        Device(rig, 9, expiry_s, clean=True).cut()
+    for about in held:
+        rig.broker.open_session(*about)
+    rig.settle()
+    rig.advance(61)
+    assert device.gone is not None
+    assert rig.session("bob") is None
+    say("topic/a", 3)
+    other = rig.login("bob")
+    other.send(Subscribe(address_of("topic/a")))
+    assert other.of(Subscribed)[0].position == 3
+
+
+def test_a_third_login_undoes_what_the_second_could_not() -> None:
+    rig, device, say = house(9)
+    device.cut()
+    device = Device(rig, 9, 0, clean=True)
+    device.subscribe("topic/a")
+    watch_now, watch = rig.broker.watch_now, rig.broker.watch
+    rig.broker.watch_now, rig.broker.watch = lambda log: None, lambda log: Deferred()
+    Device(rig, 9, 3_600).cut()
+    rig.broker.watch_now, rig.broker.watch = watch_now, watch
+    third = Device(rig, 9, 3_600)
+    third.subscribe("topic/a", qos=1 | 0x20)
+    third.cut()
+    say("topic/a", 2)
+    rig.advance(61)
+    assert rig.session("bob") is None
+    assert len(Device(rig, 9, 3_600).bodies("topic/a")) == 2, "the last one wants what it follows to be kept"
 
 
 @pytest.mark.parametrize("seed", range(40))

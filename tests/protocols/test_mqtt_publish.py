@@ -150,6 +150,66 @@ def test_qos_2_is_answered_in_its_own_words() -> None:
     assert peer.take(bytes.fromhex("62020007")) == [bytes.fromhex("70020007")]
 
 
+def released(packet_id: int) -> bytes:
+    return b"\x62\x02" + packet_id.to_bytes(2)
+
+
+@pytest.mark.parametrize("version", [4, 5])
+@pytest.mark.parametrize("dup", [False, True])
+@pytest.mark.parametrize("reconnects", [False, True])
+def test_until_pubrel_a_packet_id_of_qos_2_is_the_same_message(
+    version: int, dup: bool, reconnects: bool
+) -> None:
+    """Whatever DUP says: some clients leave it out after a reconnect that failed."""
+    peer = Peer()
+    more: dict[str, Any] = {"about": [(P.SESSION_EXPIRY, 600)]} if version == 5 else {}
+    about = () if version == 5 else None
+    peer.login(version, **more)
+    (first,) = peer.take(publish("user/bob", b"5 euros", 7, qos=2, about=about))
+    assert peer.answer(first.msg_id).hex() == "50020007"
+    if reconnects:
+        peer.login(version, **more)
+    (again,) = peer.take(publish("user/bob", b"5 euros", 7, qos=2, dup=dup, about=about))
+    assert (again.msg_id, again.resent) == (first.msg_id, True)
+    assert peer.answer(first.msg_id, OutcomeCode.DUPLICATE).hex() == "50020007"
+    assert peer.take(released(7)) == [bytes.fromhex("70020007")]
+    if reconnects:
+        peer.login(version, **more)
+    (new,) = peer.take(publish("user/bob", b"5 euros", 7, qos=2, about=about))
+    assert (new.msg_id != first.msg_id, new.resent) == (True, False)
+
+
+def test_what_waits_for_pubrel_is_written_down_first() -> None:
+    peer = logged_in()
+    items = peer.codec.receive(b"".join(publish("user/bob", b"x", n, qos=2) for n in (1, 2)))
+    assert [type(item).__name__ for item in items] == ["Keep", "Publish"] * 2
+    items = peer.codec.receive(released(1) * 2)
+    assert [type(item).__name__ for item in items] == ["Keep", "bytes", "bytes"]
+    peer = logged_in(clean=True)
+    items = peer.codec.receive(publish("user/bob", b"x", 1, qos=2) + released(1))
+    assert [type(item).__name__ for item in items] == ["Publish", "bytes"]
+
+
+@pytest.mark.parametrize("body", [b"6 euros", b"5 euros"])
+def test_the_same_packet_id_is_not_enough(body: bytes) -> None:
+    """Its client forgot its session, and began again at 1; or has more than 64 under way."""
+    peer = logged_in()
+    (first,) = peer.take(publish("user/bob", b"5 euros", 1, qos=2))
+    if body == b"5 euros":
+        for packet_id in range(2, 66):
+            peer.take(publish("user/bob", b"x", packet_id, qos=2))
+    (other,) = peer.take(publish("user/bob", body, 1, qos=2))
+    assert other.msg_id != first.msg_id
+
+
+def test_a_refused_publish_of_qos_2_is_over() -> None:
+    peer = logged_in(5)
+    (first,) = peer.take(publish("user/bob", b"x", 7, qos=2, about=()))
+    assert peer.answer(first.msg_id, OutcomeCode.FULL).hex() == "5003000797"
+    (other,) = peer.take(publish("user/bob", b"x", 7, qos=2, about=()))
+    assert (other.msg_id != first.msg_id, other.resent) == (True, False)
+
+
 OUTCOMES = [
     (OutcomeCode.OK, ""),
     (OutcomeCode.DUPLICATE, ""),

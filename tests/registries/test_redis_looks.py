@@ -10,6 +10,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
 from imgateway.brokers.redis.urls import RedisUrl
+from imgateway.errors import OperatorError
 from imgateway.registries import redis as module
 from imgateway.registries.redis import Pace, Server, key_of
 from imgateway.registries.stored import write
@@ -80,3 +81,20 @@ def test_a_drain_that_was_ordered_is_hinted_at(server: Any, change: dict[str, in
     server._line.asked.clear()
     server.announce(replace(ONE, **change))
     assert [words[0] for words, _ in server._line.asked].count("PUBLISH") == hints
+
+
+def test_a_server_that_is_away_keeps_nothing_of_what_was_announced_since(server: Any) -> None:
+    """Where another has it the node goes on announcing."""
+    server._line.down(OperatorError("away"))
+    fired: list[int] = []
+    for n in range(100):
+        server.announce(replace(ONE, sessions=n)).addCallback(lambda _, n=n: fired.append(n))
+    assert len(server._waiting) == 1
+    assert fired == [*range(99)]  # another took their place
+    server._line.asked.clear()
+    server._line.up()
+    written = next(words for words, _ in server._line.asked if words[0] == "SET")
+    assert written[2] == write(replace(ONE, sessions=99))
+    server._line.answer({})
+    server._line.answer({})
+    assert fired == [*range(100)]

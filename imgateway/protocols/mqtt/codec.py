@@ -122,7 +122,7 @@ class MqttCodec(PlainCodec):
             if frame is None:
                 yield from self._received(data[at:])
                 return
-            if inbox.is_changed and self._memory.before_publish():
+            if inbox.is_changed and self._memory.goes_first():
                 yield self._memory.keep()
             yield frame
 
@@ -138,7 +138,7 @@ class MqttCodec(PlainCodec):
                         acked[track] = None
                 elif first & 0xF0 == PUBLISH:
                     item = self._inbox.publish(first, body)
-                    if self._memory.before_publish():
+                    if self._memory.goes_first():
                         yield self._memory.keep()
                     if item:
                         yield item
@@ -174,7 +174,11 @@ class MqttCodec(PlainCodec):
         if first == Packet.PINGREQ:
             yield from self._ping(body)
         elif first == Packet.PUBREL:
-            yield acknowledgement(Packet.PUBCOMP, self._packet_id(body, Packet.PUBREL))
+            packet_id = self._packet_id(body, Packet.PUBREL)
+            self._inbox.released(packet_id)
+            if self._memory.goes_first():
+                yield self._memory.keep()
+            yield acknowledgement(Packet.PUBCOMP, packet_id)
         elif first == Packet.SUBSCRIBE:
             if self._outbox.loose > LOOSE:
                 reason = "subscribes again and again to what it has not acknowledged"
@@ -254,7 +258,8 @@ class MqttCodec(PlainCodec):
                 raise Broken("a session that ends with its connection cannot be kept", Reason.PROTOCOL_ERROR)
             self._memory.expiry_s = asked
         if asked != expiry_s or asked not in (0, FOREVER):
-            yield self._memory.keep()  # its time runs from now on
+            linger_s = -1.0 if asked == FOREVER else float(asked)
+            yield Keep(self._memory.keep().data, linger_s)  # its time runs from now on
         # Any other reason than success wants the will to be published.
         yield Bye(CloseCode.NORMAL if reason == Reason.SUCCESS else CloseCode.LOST)
 

@@ -1,7 +1,8 @@
 """A client's PUBLISH packets: each becomes a publish of ours, and its outcome the packet that answers it.
 
 QoS 2 is taken as such: PUBREC stands for PUBACK, and a repeat finds its message by the id that it was given.
-What PUBREL releases is nothing of ours, so that PUBCOMP answers it at once.
+Until PUBREL the same packet id is the same message, whatever DUP says. It releases nothing else, so that
+PUBCOMP answers it at once.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from zlib import crc32
 
 from imgateway.errors import InvalidAddress
 from imgateway.frames import Address, Publish, PublishAck
-from imgateway.protocols.mqtt.minting import Mint
+from imgateway.protocols.mqtt.minting import KEPT, Mint
 from imgateway.protocols.mqtt.packets import Body, Packet, acknowledgement
 from imgateway.protocols.mqtt.properties import NONE, Properties, Property, read
 from imgateway.protocols.mqtt.publishing import published, target
@@ -37,13 +38,25 @@ class Inbox:
     """:param version: 4 or 5. :param draw: gives a text that nobody else is given.
 
     :ivar mint: gives the message ids; may be set until the first publish.
-    :ivar is_changed: `mint` has begun a run that must be remembered before the publish that it is for.
+    :ivar unreleased: packet ids of QoS 2 that wait for their PUBREL, the newest last; set likewise.
+    :ivar is_changed: one of them has changed, which must be remembered before what was given last goes on.
     """
 
-    __slots__ = ("_aliases", "_draw", "_name", "_passed", "_v5", "_waiting", "is_changed", "mint")
+    __slots__ = (
+        "_aliases",
+        "_draw",
+        "_name",
+        "_passed",
+        "_v5",
+        "_waiting",
+        "is_changed",
+        "mint",
+        "unreleased",
+    )
 
     def __init__(self, version: int, draw: Callable[[], str]) -> None:
         self.mint = Mint("", (), draw)
+        self.unreleased: dict[int, None] = {}
         self.is_changed = False
         self._v5 = version == 5
         self._draw = draw
@@ -121,7 +134,7 @@ class Inbox:
             body = rest.rest()
             if not topic or Property.TOPIC_ALIAS in properties:
                 topic = self._aliased(topic, properties)
-        resent = bool(first & 8)
+        resent = bool(first & 8) or (qos == 2 and packet_id in self.unreleased)
         if not qos:
             msg_id = self._pass()
         else:
@@ -135,7 +148,18 @@ class Inbox:
             return self._answer(_KINDS[qos], packet_id, Reason.TOPIC_INVALID) if qos else b""
         if qos:
             self._waiting[msg_id] = _YES[qos] | packet_id
+        if qos == 2 and packet_id not in self.unreleased:
+            if len(self.unreleased) == KEPT:  # the mint may know older ones no more
+                del self.unreleased[next(iter(self.unreleased))]
+            self.unreleased[packet_id] = None
+            self.is_changed = True
         return frame
+
+    def released(self, packet_id: int) -> None:
+        """PUBREL came: from now on this packet id is another message's."""
+        if packet_id in self.unreleased:
+            del self.unreleased[packet_id]
+            self.is_changed = True
 
     def answered(self, ack: PublishAck) -> bytes:
         """The core has decided."""
@@ -143,7 +167,12 @@ class Inbox:
         if not yes:
             return b""
         code = ack.outcomes[0].code
-        return self._answer(yes >> 24, yes & 65_535, of_outcome(code)) if code else yes.to_bytes(4)
+        if not code:
+            return yes.to_bytes(4)
+        packet_id, reason = yes & 65_535, of_outcome(code)
+        if reason and self._v5:
+            self.released(packet_id)  # after a PUBREC that says no there is no PUBREL
+        return self._answer(yes >> 24, packet_id, reason)
 
     def _answer(self, kind: int, packet_id: int, reason: int) -> bytes:
         # 3.1.1 has no other answer, and to hang up would make the client send it again for ever.

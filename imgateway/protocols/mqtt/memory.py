@@ -46,6 +46,7 @@ class Memory:
         if old is not None and not clean and not old.is_over(self._now_s()):
             self.is_resumed = True
             self._inbox.mint = Mint(old.mint, old.runs, self._draw)
+            self._inbox.unreleased = dict.fromkeys(old.unreleased)
             for topic, subscription in old.subscriptions.items():
                 frames += self._subscriptions.again(address_of(topic), subscription)
         elif old is not None:
@@ -56,9 +57,9 @@ class Memory:
             frames.append(self.keep())
         return frames
 
-    def before_publish(self) -> bool:
-        """Something must be kept before what the inbox gave goes on. A session that ends with its connection
-        is sent no repeats later."""
+    def goes_first(self) -> bool:
+        """It must be kept before what the inbox gave goes on. A session that ends with its connection is sent
+        no repeats later."""
         return self._inbox.is_changed and self.expiry_s > 0
 
     def is_due(self) -> bool:
@@ -79,6 +80,7 @@ class Memory:
         self._old_ms = (record.stamp_s + record.stamp_after_s()) * 1000
         if not (self.expiry_s or subscriptions.there):
             return Keep(b"")  # nothing to come back to, nothing to undo
+        record.unreleased = tuple(self._inbox.unreleased)
         record.subscriptions = {topic_of(address): one for address, one in subscriptions.there.items()}
         return Keep(record.written())
 

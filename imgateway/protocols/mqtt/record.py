@@ -28,6 +28,7 @@ class Record(Struct, array_like=True):
     """`expiry_s` 0: the session ended with its connection, and what it was subscribed to is to be undone.
 
     `stamp_s`: Unix seconds when the connection was last known to live. `mint`, `runs`: see `minting`.
+    `unreleased`: see `inbox`.
     """
 
     version: int = 1
@@ -36,6 +37,7 @@ class Record(Struct, array_like=True):
     mint: str = ""
     runs: tuple[Run, ...] = ()
     subscriptions: dict[str, Subscription] = {}
+    unreleased: tuple[int, ...] = ()
 
     def is_over(self, now_s: int) -> bool:
         """The session expired. Late rather than early: nobody noted when its connection was lost."""

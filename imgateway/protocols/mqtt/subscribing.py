@@ -67,7 +67,8 @@ class Subscriptions:
         self._retained: dict[Address, int] = {}
         # While one packet's topics are asked for in turn: what the core knows of those that were there.
         self._before: dict[Address, Subscription] = {}
-        self._put_off: tuple[Address, ...] = ()
+        # What of the earlier connection's was refused, and whether for good.
+        self._put_off: dict[Address, bool] = {}
 
     def how(self, address: Address) -> Subscription | None:
         """The subscription by which the core delivers from there; None: there is none."""
@@ -146,7 +147,7 @@ class Subscriptions:
                 continue
             asked.codes.append(Reason.SUCCESS)
             self._retained.pop(address, None)
-            self._put_off = tuple([one for one in self._put_off if one != address])
+            self._put_off.pop(address, None)
             self.is_changed = True
             if address != self.me and address.kind != "all":
                 self._expect(address, asked)
@@ -166,12 +167,17 @@ class Subscriptions:
         return (Subscribe(address, acks=subscription.qos > 0),)
 
     def put_off(self) -> Iterator[Subscribe | Unsubscribe]:
-        """What of the earlier connection's was refused: it is asked for again, or given up."""
-        later, self._put_off = self._put_off, ()
-        for address in later:
+        """What of the earlier connection's was refused: it is asked for again, or given up.
+
+        What the client asked for as well, and was told that it cannot be just now, waits for its client: the
+        place that the device has there is kept.
+        """
+        later, self._put_off = self._put_off, {}
+        for address, is_final in later.items():
             if address in self.there:
                 yield from self.again(address, self.there[address])
-            elif address.kind != "room":  # there the device had a place, which holds back what goes with time
+            elif is_final and address.kind != "room":
+                # There the device had a place, which holds back what goes with time.
                 yield from self.no_more(address)
 
     def no_more(self, address: Address) -> tuple[Unsubscribe, ...]:
@@ -204,11 +210,12 @@ class Subscriptions:
     def refused(self, address: Address, reason: Reason, is_final: bool = True) -> bytes:
         """The core will not, or (not `is_final`) cannot just now."""
         waiting = self._asked.get(address)
-        if waiting and waiting[0][0] is None:
+        is_unasked = waiting is not None and waiting[0][0] is None
+        if is_unasked or address in self._put_off:
+            self._put_off[address] = is_final
+        if is_unasked and not is_final:
             # The client has not asked in this connection: it is not told, and counts on it.
-            self._put_off += (address,)
-            if not is_final:
-                return self._answered(address, None)
+            return self._answered(address, None)
         if self.there.pop(address, None) is not None:
             self.is_changed = True
         self._retained.pop(address, None)
