@@ -41,8 +41,9 @@ run: $(RUN)
 cluster: $(RUN)
 	@exec $(BIN)/python deploy/cluster.py $(ARGS)
 
-# Hundreds of nodes are started: none compiles anew what another did.
-test test-core: export PYTHONDONTWRITEBYTECODE =
+# Hundreds of nodes are started: none compiles anew what another did. And whoever compiles its modules at the
+# start has memory left over from that, which would make the first thousands of sessions look smaller.
+test test-core bench soak: export PYTHONDONTWRITEBYTECODE =
 
 # Without ARGS the run is measured, and make check takes its figures as long as no source is newer.
 test: $(TEST)

@@ -588,9 +588,9 @@ class IBroker(Interface):
         """
 
     def withdraw(claim: Claim) -> None:
-        """The client that asked for this session has gone before it had an answer. A claim that was not tried
-        yet never will be, and is answered now, with OUTRUN; any other is answered as ever, and what it got is
-        the caller's to give back."""
+        """The client that asked for this session has gone before it had an answer. A claim that still waits
+        for its server may be dropped, and is answered with OUTRUN then; any other is answered as ever, and
+        what it got is the caller's to give back."""
 
     def follow(session: SessionKey, generation: int, log: LogKey, begin: int) -> Deferred[Followed]:
         """The session's device follows a durable log beside its mailbox: its position there is kept from now

@@ -288,7 +288,7 @@ class Link:
         """A reason is gone; with the last one reading goes on where it stopped."""
         if self._pauses & why:
             self._pauses -= why
-            if why & BEHIND and self.token_deadline:
+            if self.token_deadline and why & self._servers():
                 self._expire_late()
             if not self._pauses:
                 self.heard = self.desk.heard()
@@ -339,10 +339,14 @@ class Link:
         if deadline:
             self._look_at(deadline)
 
+    def _servers(self) -> int:
+        """Waiting for these keeps a token from ending."""
+        is_late = self._rare is not None and self._rare.is_late
+        return BEHIND_AGAIN if is_late else BEHIND
+
     def _is_behind(self) -> bool:
         """A fresh token may be there, and could not be taken yet."""
-        is_late = self._rare is not None and self._rare.is_late
-        return bool(self._pauses & (BEHIND_AGAIN if is_late else BEHIND))
+        return bool(self._pauses & self._servers())
 
     def _expire_late(self) -> None:
         """A server has answered: if the token ended meanwhile, the time for a fresh one begins."""

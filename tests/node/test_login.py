@@ -551,6 +551,25 @@ def test_a_token_that_ended_is_waited_for_anew_only_for_the_store(why: str) -> N
         assert bob.code is None
 
 
+def test_a_token_that_ended_is_not_waited_for_by_whoever_keeps_its_window_full() -> None:
+    rig = Rig(set={"limits.publish_window": 1})
+    expiring(rig, "t", 10)
+    bob = rig.login("bob", token="t")
+    unread(rig, "STORE", bob)
+    rig.advance(100)
+    rig.clock.advance(0.05)  # so that the node looks a little after the end
+    answer_all(rig)
+    rig.advance(LATE_S - 1)
+    for number in range(50):
+        rig.clock.advance(0.05)
+        rig.settle()
+        if bob.code is None:
+            rig.broker.hold = {"publish"}
+            bob.publish(f"more {number}", "user:eve")
+            answer_all(rig)
+    assert bob.code is CloseCode.TOKEN_EXPIRED
+
+
 def test_a_step_of_the_wall_clock_ends_no_session() -> None:
     rig = Rig()
     expiring(rig, "t", 1000)

@@ -585,7 +585,7 @@ def test_one_that_cannot_be_made_again_just_now_is_asked_for_later() -> None:
     peer.codec.encode(Unsubscribed(Address("topic", "a"), UnsubscribedCode.ASKED))
     assert peer.take(PINGREQ) == [b"\xd0\x00", Subscribe(ROOM, acks=False), Subscribe(NEWS)]
     assert peer.codec.encode(Subscribed(ROOM)) == b""
-    assert peer.codec.encode(Refused("subscribe", "topic:news%2Ftoday", RefusedCode.UNAVAILABLE)) == b""
+    assert peer.codec.encode(Refused("subscribe", "topic:news%2Ftoday", RefusedCode.RATE)) == b""
     assert peer.take(PINGREQ) == [b"\xd0\x00", Subscribe(NEWS)]
     assert peer.codec.encode(Refused("subscribe", "topic:news%2Ftoday", RefusedCode.FORBIDDEN)) == b""
     assert peer.take(PINGREQ) == [b"\xd0\x00", Unsubscribe(NEWS)], "and so it holds back nothing there"

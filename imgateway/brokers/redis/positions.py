@@ -197,7 +197,10 @@ class Positions:
 
     def begins(self, session: SessionKey, log: LogKey) -> None:
         """It follows the log that there is now."""
-        self._outdated.get(session, {}).pop(log, None)
+        outdated = self._outdated.get(session, {})
+        outdated.pop(log, None)
+        if not outdated:
+            self._outdated.pop(session, None)
 
     def seen(self, session: SessionKey, seat: Seat) -> int:
         """How far its mailbox is acknowledged, as it knows; 0: nothing is."""

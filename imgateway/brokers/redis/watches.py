@@ -153,7 +153,12 @@ class Watches:
         if failure.check(CancelledError):
             return  # stopped
         self.log.failure("watching {logs} logs failed", failure, logs=len(batch))
-        for wish in batch if len(batch) > 1 else ():
+        if len(batch) == 1:
+            answer = batch[0].answer
+            if answer is not None:
+                answer.errback(failure)
+            return
+        for wish in batch:
             # What is watched once more meanwhile stays so.
             if wish.answer is not None or wish.name not in self._heads:
                 self._send(primary, [wish])

@@ -45,6 +45,8 @@ __all__ = ("MqttCodec",)
 
 PUBLISH = int(Packet.PUBLISH)  # compared faster than the enum's
 PINGRESP = bytes((Packet.PINGRESP, 0))
+PASSING = (RefusedCode.UNAVAILABLE, RefusedCode.RATE)
+"""A refusal for now."""
 LOOSE = 1_000
 """Unacknowledged packet ids of what a client unsubscribed from, beyond which it may not subscribe. There are
 only 65,535."""
@@ -328,7 +330,7 @@ class MqttCodec(PlainCodec):
             return subscriptions.not_left(parse_address(frame.id), reason)
         if frame.frame != "subscribe":
             return b""
-        return subscriptions.refused(parse_address(frame.id), reason, frame.code != RefusedCode.UNAVAILABLE)
+        return subscriptions.refused(parse_address(frame.id), reason, frame.code not in PASSING)
 
     def _bye(self, frame: Bye) -> bytes:
         if not self._is_welcome or self._greeting is None:
