@@ -20,19 +20,16 @@ from imgateway.errors import CloseCode
 from imgateway.frames import (
     DURABLE_KINDS,
     FOLLOWED_KINDS,
-    FRAME_NAMES,
     RING_KINDS,
     Batch,
     Bye,
     Deliver,
     DeliverAck,
-    Frame,
     Keep,
     Ping,
     Pong,
     Publish,
     Pull,
-    Refused,
     RefusedCode,
     Renew,
     Request,
@@ -40,7 +37,6 @@ from imgateway.frames import (
     Seen,
     Subscribe,
     Unsubscribe,
-    address_text,
     log_of,
 )
 from imgateway.interfaces import IBroker, IConnection
@@ -221,16 +217,14 @@ class Exchange:
         long."""
         if frame.address.kind in RING_KINDS:
             if not self._subscriptions.pull(link, session, frame, self._ingress.policy):
-                self._refuse(
-                    link, frame, address_text(frame.address), RefusedCode.FORBIDDEN, "not yours to read"
-                )
+                link.refuse(frame, RefusedCode.FORBIDDEN, "not yours to read")
             return
         log = log_of(frame.address)
         if not self._ingress.policy.may(session.identity, "read", frame.address):
-            self._refuse(link, frame, address_text(frame.address), RefusedCode.FORBIDDEN, "not yours to read")
+            link.refuse(frame, RefusedCode.FORBIDDEN, "not yours to read")
             return
         if frame.address.kind not in DURABLE_KINDS or frame.lane:
-            self._refuse(link, frame, address_text(frame.address), RefusedCode.NOT_SUPPORTED, "no such log")
+            link.refuse(frame, RefusedCode.NOT_SUPPORTED, "no such log")
             return
         limit = min(frame.limit or 64, self.limits.deliver_window_entries)
         device = session.device
@@ -264,15 +258,12 @@ class Exchange:
         if frame.lane not in (LANES if is_room else (0,)) or frame.address.kind not in SUBSCRIBED_KINDS:
             self._not_subscribed(link, frame)
         elif not self._ingress.policy.may(session.identity, "subscribe", frame.address):
-            where = address_text(frame.address)
-            self._refuse(link, frame, where, RefusedCode.FORBIDDEN, "not for you to subscribe to")
+            link.refuse(frame, RefusedCode.FORBIDDEN, "not for you to subscribe to")
         elif is_room:
             if not self._subscriptions.subscribe(link, session, frame):
-                where = address_text(frame.address)
-                self._refuse(link, frame, where, RefusedCode.RATE, "you are in as many rooms as you may")
+                link.refuse(frame, RefusedCode.RATE, "you are in as many rooms as you may")
         elif not self._subscriptions.follow(link, session, frame):
-            where = address_text(frame.address)
-            self._refuse(link, frame, where, RefusedCode.RATE, "you follow as many logs as you may")
+            link.refuse(frame, RefusedCode.RATE, "you follow as many logs as you may")
 
     def _unsubscribe(self, link: Link, session: Session, frame: Unsubscribe) -> None:
         self._subscriptions.in_turn(link, session, frame, self._take_out)
@@ -287,12 +278,7 @@ class Exchange:
 
     def _not_subscribed(self, link: Link, frame: Subscribe | Unsubscribe) -> None:
         reason = _NOT_SUBSCRIBED.get(frame.address.kind, "only rooms, topics and services are subscribed to")
-        self._refuse(link, frame, address_text(frame.address), RefusedCode.NOT_SUPPORTED, reason)
+        link.refuse(frame, RefusedCode.NOT_SUPPORTED, reason)
 
     def _unsupported(self, link: Link, session: Session, frame: Seen) -> None:
-        where = address_text(frame.address)
-        self._refuse(link, frame, where, RefusedCode.NOT_SUPPORTED, _NOT_SUPPORTED)
-
-    def _refuse(self, link: Link, frame: Frame, ident: str, code: RefusedCode, reason: str) -> None:
-        self.counters.refused[code] += 1
-        link.send(Refused(FRAME_NAMES[type(frame)], ident, code, reason))
+        link.refuse(frame, RefusedCode.NOT_SUPPORTED, _NOT_SUPPORTED)

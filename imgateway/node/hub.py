@@ -94,7 +94,7 @@ class Hub:
             counters,
             lambda: self.linger_s,
         )
-        self.topics = Topics(broker, self.delivery, reactor, counters)
+        self.topics = Topics(broker, self.delivery, reactor)
         self.partings = Partings(bequeath, now, arm)
         self._now = now
         self._arm = arm

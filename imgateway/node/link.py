@@ -23,7 +23,23 @@ from imgateway.core.counters import Counters
 from imgateway.core.handshake import Event, LinkState, after
 from imgateway.core.session import Session
 from imgateway.errors import CloseCode, LinkError, LoginRefused, ProtocolError, UnexpectedFrame
-from imgateway.frames import FRAME_NAMES, Address, Bye, Frame, Hello, Keep, LogKey, Ping, address_text
+from imgateway.frames import (
+    FRAME_NAMES,
+    Address,
+    Bye,
+    Frame,
+    Hello,
+    Keep,
+    LogKey,
+    Ping,
+    Pull,
+    Refused,
+    RefusedCode,
+    Seen,
+    Subscribe,
+    Unsubscribe,
+    address_text,
+)
 from imgateway.interfaces import Carriage, ICodec, IConnection, IProtocolAdapter, IReceiver
 
 __all__ = ("LATE_S", "Desk", "Link", "Pause")
@@ -379,6 +395,11 @@ class Link:
     def wire_name(self) -> str:
         """For logs and counters; "" before `opened`."""
         return "" if self.wire is None else self.wire.name
+
+    def refuse(self, frame: Seen | Pull | Subscribe | Unsubscribe, code: RefusedCode, reason: str) -> None:
+        """It was understood and is not obeyed; the link goes on."""
+        self.desk.counters.refused[code] += 1
+        self.send(Refused(FRAME_NAMES[type(frame)], address_text(frame.address), code, reason))
 
     def send(self, frame: Frame) -> bool:
         """Send a control frame; whether wire and transport can carry it. What they cannot is dropped."""

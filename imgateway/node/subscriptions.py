@@ -26,7 +26,6 @@ from imgateway.frames import (
     Batch,
     Mode,
     Pull,
-    Refused,
     RefusedCode,
     ResumePoint,
     SessionKey,
@@ -34,7 +33,6 @@ from imgateway.frames import (
     Unsubscribe,
     Unsubscribed,
     UnsubscribedCode,
-    address_text,
     log_of,
 )
 from imgateway.interfaces import IPolicy
@@ -167,9 +165,7 @@ class Subscriptions:
             link.send(Unsubscribed(frame.address, UnsubscribedCode.REMOVED))
             return
         if link.state is LinkState.OPEN:
-            self._counters.refused[RefusedCode.UNAVAILABLE] += 1
-            where = address_text(frame.address)
-            link.send(Refused("subscribe", where, RefusedCode.UNAVAILABLE, "not just now; subscribe again"))
+            link.refuse(frame, RefusedCode.UNAVAILABLE, "not just now; subscribe again")
 
     def _joined(self, room: Room, link: Link, session: Session, frame: Subscribe) -> None:
         if link.session is not session:
@@ -254,16 +250,14 @@ class Subscriptions:
         self._charge(link, session)
         leaving = self._hub.topics.unsubscribe(session, frame.address)
         leaving.addCallbacks(
-            self._unsubscribed, self._not_left, (link, frame.address), errbackArgs=(link, frame.address)
+            self._unsubscribed, self._not_left, (link, frame.address), errbackArgs=(link, frame)
         )
         self._leave(leaving, link, frame.address)
 
-    def _not_left(self, failure: Failure, link: Link, address: Address) -> None:
+    def _not_left(self, failure: Failure, link: Link, frame: Unsubscribe) -> None:
         failure.trap(StoreBusy)
         if link.state is LinkState.OPEN:
-            self._counters.refused[RefusedCode.UNAVAILABLE] += 1
-            where = address_text(address)
-            link.send(Refused("unsubscribe", where, RefusedCode.UNAVAILABLE, "it is being done"))
+            link.refuse(frame, RefusedCode.UNAVAILABLE, "it is being done")
 
     # ------------------------------------------------------------------------------------------------ reading
 

@@ -13,7 +13,6 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 
-from imgateway.core.counters import Counters
 from imgateway.core.follow import Follow
 from imgateway.core.parking import Parking
 from imgateway.core.resume import Resumption, resume_durable
@@ -23,12 +22,10 @@ from imgateway.frames import (
     Address,
     Mode,
     Position,
-    Refused,
     RefusedCode,
     ResumePoint,
     Subscribe,
     Subscribed,
-    address_text,
     log_of,
 )
 from imgateway.interfaces import Followed, IBroker
@@ -45,12 +42,9 @@ BUSY = "not just now; subscribe again"
 class Topics:
     """Who follows what on this node."""
 
-    def __init__(
-        self, broker: IBroker, delivery: Delivery, reactor: IReactorTime, counters: Counters
-    ) -> None:
+    def __init__(self, broker: IBroker, delivery: Delivery, reactor: IReactorTime) -> None:
         self._broker = broker
         self._delivery = delivery
-        self._counters = counters
         self._crowds = Crowds(delivery, reactor)
         # Subscribes that have no answer yet.
         self._asked: dict[Follow, int] = {}
@@ -179,9 +173,8 @@ class Topics:
             session.follows = None
         self._drop(follow)
         self._delivery.start(session)  # what was reserved for this log is free for the others
-        self._counters.refused[RefusedCode.UNAVAILABLE] += late
         for _ in range(late):
-            link.send(Refused("subscribe", address_text(address), RefusedCode.UNAVAILABLE, reason))
+            link.refuse(Subscribe(address), RefusedCode.UNAVAILABLE, reason)
 
     def detached(self, session: Session) -> list[Address]:
         """Its link is gone, and it is told of nothing until its client subscribes again. What it followed."""

@@ -219,9 +219,10 @@ def test_a_script_that_fails_leaves_its_messages_unanswered(desk: LogsDesk, flus
     call = desk.primary.call
     desk.primary.call = lambda script, *args: fail(RuntimeError("script"))  # type: ignore[method-assign]
     box = desk.publish("user:bob", msg_id="1")
-    desk.logs.watch(log("user:bob"))
+    watched = desk.later(desk.logs.watch(log("user:bob")))
     desk.loop.spin(0.02)
     assert box == []
+    assert watched[0].check(RuntimeError), "who asks to watch may ask again"
     desk.primary.call = call  # type: ignore[method-assign]
     assert desk.send("user:bob", msg_id="1")[0].code == OK
     counters = Counters()
