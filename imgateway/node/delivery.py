@@ -497,7 +497,7 @@ class Delivery:
 
     def _fits(self, cursor: Place) -> bool:
         """There is room in the window for one more."""
-        sent = cursor if cursor.follows is None else cursor.follows
+        sent = _counted(cursor)
         return sent.entries < self._window(cursor) and (
             not sent.entries or sent.bytes < self.limits.deliver_window_bytes
         )
@@ -505,7 +505,7 @@ class Delivery:
     def _send_read(self, cursor: Place, batch: Batch) -> None:
         """As many of the entries as the other logs have left room for while they were read."""
         entries, upto = batch.entries, batch.upto
-        room = self._window(cursor) - (cursor if cursor.follows is None else cursor.follows).entries
+        room = self._window(cursor) - _counted(cursor).entries
         if len(entries) > room:
             entries = entries[:room]
             upto = entries[-1].seq
@@ -586,6 +586,11 @@ class Delivery:
         """The link has no unsent bytes any more."""
         if link.session is not None:
             self._go_on(link.session)
+
+
+def _counted(cursor: Place) -> Place | Follows:
+    """What counts how much is on its way in this cursor's window, which the logs of a session share."""
+    return cursor if cursor.follows is None else cursor.follows
 
 
 def _session(cursor: Place) -> Session:

@@ -45,7 +45,7 @@ from imgateway.node.calls import Calls
 from imgateway.node.gate import Gate
 from imgateway.node.hub import Hub
 from imgateway.node.ingress import Ingress
-from imgateway.node.link import Link, Pause
+from imgateway.node.link import Link
 from imgateway.node.login import Login
 from imgateway.node.subscriptions import Subscriptions
 
@@ -213,8 +213,6 @@ class Exchange:
         self._calls.answered(session, frame)
 
     def _pull(self, link: Link, session: Session, frame: Pull) -> None:
-        """Read for the client; the link is not read meanwhile, so there is one at a time, unless it takes
-        long."""
         if frame.address.kind in RING_KINDS:
             if not self._subscriptions.pull(link, session, frame, self._ingress.policy):
                 link.refuse(frame, RefusedCode.FORBIDDEN, "not yours to read")
@@ -239,16 +237,10 @@ class Exchange:
                     Deliver(log.address, 0, epoch, batch.after, upto, entries, gap, batch.head, pulled=True),
                 )
 
-        def start() -> Deferred[None] | None:
-            if link.state is not LinkState.OPEN:
-                answered.callback(None)
-                return None
-            reading = self._broker.read(log, frame.after, limit, PULL_BYTES)
-            return reading.addCallback(answer).addErrback(link.broken).addBoth(answered.callback)
+        def read() -> Deferred[None]:
+            return self._broker.read(log, frame.after, limit, PULL_BYTES).addCallback(answer)
 
-        answered: Deferred[None] = Deferred()
-        self._delivery.read(log, start, lambda: link.state is not LinkState.OPEN)
-        self._subscriptions.wait(answered, link, Pause.PULL)
+        self._subscriptions.read(link, log, read, lambda: link.state is not LinkState.OPEN)
 
     def _subscribe(self, link: Link, session: Session, frame: Subscribe) -> None:
         self._subscriptions.in_turn(link, session, frame, self._put_in)

@@ -24,6 +24,7 @@ from imgateway.errors import StoreBusy
 from imgateway.frames import (
     Address,
     Batch,
+    LogKey,
     Mode,
     Pull,
     RefusedCode,
@@ -261,6 +262,22 @@ class Subscriptions:
 
     # ------------------------------------------------------------------------------------------------ reading
 
+    def read(
+        self, link: Link, log: LogKey, begin: Callable[[], Deferred[None]], is_over: Callable[[], bool]
+    ) -> None:
+        """Call `begin`, which reads the log and answers the client, when it is this log's turn; unless it
+        `is_over` by then. The link is not read meanwhile, so there is one at a time, unless it takes long."""
+
+        def start() -> Deferred[None] | None:
+            if is_over():
+                answered.callback(None)
+                return None
+            return begin().addBoth(answered.callback)
+
+        answered: Deferred[None] = Deferred()
+        self._hub.delivery.read(log, start, is_over)
+        self.wait(answered, link, Pause.PULL)
+
     def pull(self, link: Link, session: Session, frame: Pull, policy: IPolicy) -> bool:
         """Answer with the block that has the first entry after `after`; after a place in a ring that is no
         more, with the first of the one that there is. False: neither is the session there, nor may it read.
@@ -286,16 +303,8 @@ class Subscriptions:
         def is_over() -> bool:
             return link.session is not session
 
-        def start() -> Deferred[None] | None:
-            if is_over():
-                answered.callback(None)
-                return None
-            return read(frame.after).addBoth(answered.callback)
-
         log = log_of(address, frame.lane)
-        answered: Deferred[None] = Deferred()
-        self._hub.delivery.read(log, start, is_over)
-        self.wait(answered, link, Pause.PULL)
+        self.read(link, log, lambda: read(frame.after), is_over)
         if link.connection.unsent() >= UNSENT_BYTES:
             link.pause(Pause.ROOM)
             self._hub.rooms.rounds.later(lambda: link.resume(Pause.ROOM))

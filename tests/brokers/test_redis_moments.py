@@ -31,6 +31,13 @@ def login(desk: BrokerDesk, session: SessionKey = BOB, **more: Any) -> int:
     return int(desk.now(opening(desk.broker, desk.claim(*session, **more))).generation)
 
 
+def mail(desk: BrokerDesk, count: int, prefix: str = "") -> None:
+    """So many messages for bob, and everything that comes of them."""
+    for n in range(count):
+        desk.publish("user:bob", msg_id=f"{prefix}{n}")
+    desk.run()
+
+
 def primary_of(desk: BrokerDesk, tag: str = "bob") -> Any:
     return desk.broker._primaries.of(tag)[0]
 
@@ -412,9 +419,7 @@ def test_what_was_acknowledged_after_a_backup_is_not_shown_to_a_new_device(
     sit: Any, server: RedisServer, when: str, begin: Start
 ) -> None:
     one = sit(server).start()
-    for n in range(5):
-        one.publish("user:bob", msg_id=str(n))
-    one.run()
+    mail(one, 5)
     generation = 0 if when == "before its login" else login(one, start=begin)
     backup = server.copy()
     one.run()
@@ -437,9 +442,7 @@ def test_what_was_acknowledged_in_logs_that_are_gone_hides_nothing_from_a_new_de
     sit: Any, server: RedisServer
 ) -> None:
     one = sit(server).start()
-    for n in range(5):
-        one.publish("user:bob", msg_id=str(n))
-    one.run()
+    mail(one, 5)
     generation = login(one)
     one.broker.advance(BOB, generation, [(MAILBOX, 5)])
     one.pass_time(6)
@@ -448,9 +451,7 @@ def test_what_was_acknowledged_in_logs_that_are_gone_hides_nothing_from_a_new_de
     one.run()
     one.pass_time(6)
     assert one.broker._sessions.is_open(BOB, generation)
-    for n in range(3):
-        one.publish("user:bob", msg_id=f"new {n}")
-    one.run()
+    mail(one, 3, "new ")
     assert one.now(one.broker.mailbox("bob")).seen == 0
     assert one.now(opening(one.broker, one.claim("bob", "web"))).places[0].acked == 0
 
@@ -460,9 +461,7 @@ def test_what_was_acknowledged_in_logs_that_are_gone_hides_nothing_from_its_devi
     sit: Any, server: RedisServer, when: str
 ) -> None:
     one = sit(server).start()
-    for n in range(5):
-        one.publish("user:bob", msg_id=str(n))
-    one.run()
+    mail(one, 5)
     generation, primary = login(one), primary_of(one)
     epoch = primary.epoch
 
@@ -489,9 +488,7 @@ def test_what_was_acknowledged_in_logs_that_are_gone_hides_nothing_from_its_devi
         one.broker.unpark(BOB, generation, MAILBOX, 1)
     one.pass_time(6)
     assert one.broker._sessions.is_open(BOB, generation)
-    for n in range(3):
-        one.publish("user:bob", msg_id=f"new {n}")
-    one.run()
+    mail(one, 3, "new ")
     assert one.now(one.broker.mailbox("bob")).seen == 0
     opened = one.now(opening(one.broker, one.claim(*BOB)))
     assert (opened.places[0].epoch, opened.places[0].acked) == (primary.epoch, 0)
@@ -545,9 +542,7 @@ def test_who_came_to_an_empty_primary_first_keeps_its_place(sit: Any, server: Re
     """The node with the older session finds it later, and its session stands."""
     one = sit(server).start()
     server.cli("HINCRBY", "ig:primary", "n", 10)  # so many failovers
-    for n in range(5):
-        one.publish("user:bob", msg_id=str(n))
-    one.run()
+    mail(one, 5)
     older, primary = login(one), primary_of(one)
     one.broker.advance(BOB, older, [(MAILBOX, 5)])
     server.kill9()
@@ -573,9 +568,7 @@ def test_who_came_to_an_empty_primary_first_keeps_its_place(sit: Any, server: Re
 def test_what_an_older_session_acknowledged_is_not_lost_with_a_backup(sit: Any, server: RedisServer) -> None:
     """The one that is open has acknowledged nothing itself."""
     one = sit(server).start()
-    for n in range(5):
-        one.publish("user:bob", msg_id=str(n))
-    one.run()
+    mail(one, 5)
     backup = server.copy()
     one.run()
     one.broker.advance(BOB, login(one), [(MAILBOX, 3)])
