@@ -147,6 +147,8 @@ class Tails:
     def __init__(self) -> None:
         self._mailboxes: dict[str, Tail] = {}
         self._others: dict[LogKey, Tail] = {}
+        self.of = self._mailboxes.get
+        """The tail of a user's mailbox, or None: asked thrice for each message, so no method of ours."""
         self.pins = UnderWay()
         """Questions and changes that need a tail, and its seats, to stay: what the reader saw may be older
         than what was written since."""
@@ -160,10 +162,6 @@ class Tails:
         if address.kind == "user" and not lane:
             return self._mailboxes.get(address.id)
         return self._others.get(log)
-
-    def of(self, user: str) -> Tail | None:
-        """The tail of the user's mailbox."""
-        return self._mailboxes.get(user)
 
     def users(self) -> tuple[str, ...]:
         """Whose mailboxes have a tail now."""

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from math import ceil
 from sys import intern
-from typing import Any
+from typing import Any, cast
 
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.logger import Logger
@@ -145,10 +145,10 @@ class Login:
             self._checked(Failure(), link, hello)
             return
         # Whoever knows at once costs no Deferred, nor the way through its callbacks.
-        if isinstance(found, Deferred):
-            found.addBoth(self._checked, link, hello)
-        else:
+        if type(found) is Identity:
             self._checked(found, link, hello)
+        else:
+            cast("Deferred[Identity]", found).addBoth(self._checked, link, hello)
 
     def _checked(self, found: Identity | Failure, link: Link, hello: Hello) -> None:
         self._gate.checked()

@@ -1,4 +1,4 @@
-"""The usual Publish, cut out of its bytes, is what protobuf reads; and so is everything else."""
+"""The usual frames, cut out of their bytes, are what protobuf reads; and so is everything else."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from imgateway.errors import BadFrame
-from imgateway.frames import Frame, Publish, user_address
+from imgateway.frames import Acked, Address, DeliverAck, Frame, Publish, user_address
 from imgateway.wire import usual
 from imgateway.wire.reading import read_frame
 from imgateway.wire.usual import read_usual
 from imgateway.wire.writing import write_frame
-from tests.strategies import frames, publishes
+from tests.strategies import addresses, frames, publishes, u64
 
 BOB = (user_address("bob"),)
 USUAL = write_frame(Publish("m1", BOB, body=b"hello"))
+ACK = write_frame(DeliverAck((Acked(*BOB, 1_763_800_000, 300),)))
 
 
 def outcome(read: Any, data: bytes) -> Frame | str:
@@ -41,9 +42,15 @@ def test_every_frame(frame: Frame) -> None:
     assert_same(write_frame(frame))
 
 
-@given(st.integers(0, len(USUAL) - 1), st.integers(0, 255))
-def test_one_byte_changed(at: int, byte: int) -> None:
-    assert_same(USUAL[:at] + bytes((byte,)) + USUAL[at + 1 :])
+@given(addresses, u64, u64)
+def test_every_acknowledgement_of_one_log(address: Address, epoch: int, upto: int) -> None:
+    ack = DeliverAck((Acked(address, epoch, upto),))
+    assert read_usual(write_frame(ack)) == ack
+
+
+@given(st.sampled_from((USUAL, ACK)), st.integers(0, len(USUAL) - 1), st.integers(0, 255))
+def test_one_byte_changed(frame: bytes, at: int, byte: int) -> None:
+    assert_same(frame[:at] + bytes((byte,)) + frame[at + 1 :])
 
 
 @pytest.mark.parametrize("more", [-1, 1, 2])
@@ -52,9 +59,9 @@ def test_a_length_that_is_not_its_own(more: int) -> None:
         assert_same(USUAL[:at] + bytes((USUAL[at] + more,)) + USUAL[at + 1 :])
 
 
-@given(st.integers(0, len(USUAL)), st.binary(max_size=4))
-def test_cut_off_and_something_else_behind(at: int, rest: bytes) -> None:
-    assert_same(USUAL[:at] + rest)
+@given(st.sampled_from((USUAL, ACK)), st.integers(0, len(USUAL)), st.binary(max_size=4))
+def test_cut_off_and_something_else_behind(frame: bytes, at: int, rest: bytes) -> None:
+    assert_same(frame[:at] + rest)
 
 
 @given(st.binary(max_size=40))
@@ -95,13 +102,49 @@ def test_what_is_not_written_as_usual(inner: bytes) -> None:
     assert_same(field(0x0A, inner, bytes((len(inner) | 0x80, 0))))
 
 
+LOG = field(0x0A, b"user:bob") + b"\x10\x05"
+
+
+@pytest.mark.parametrize(
+    "acked",
+    [
+        LOG + b"\x18\x00",
+        LOG + b"\x18\x85\x00",  # not the shortest form
+        LOG + b"\x18" + b"\xff" * 8 + b"\x7f",
+        LOG + b"\x18" + b"\xff" * 9 + b"\x01",
+        LOG + b"\x18" + b"\xff" * 9 + b"\x02",  # too large
+        LOG + b"\x18" + b"\x80" * 10 + b"\x00",  # too long
+        LOG + b"\x18\x80",
+        LOG + b"\x98\x00\x07",  # a tag that is not in its shortest form
+        LOG + b"\x18\x07\x18\x08",
+        LOG + b"\x18\x07\x10\x06",
+        LOG + b"\x18\x07\x20\x06",  # a field that nobody knows
+        LOG,
+        b"\x18\x07" + LOG,
+        b"\x18\x07",
+        b"\x10\x05\x18\x07",
+        b"\x10\x18\x07",  # the tag is another field's number
+        field(0x0A, b"user:bob\x18\x07"),  # … or its text
+        field(0x0A, b"user:\xff") + b"\x18\x07",
+        field(0x0A, b"nobody") + b"\x18\x07",
+        b"",
+    ],
+)
+def test_what_is_not_acknowledged_as_usual(acked: bytes) -> None:
+    one = field(0x0A, acked)
+    for acks in (one, one + one, one + b"\x10\x01", one + field(0x12, b""), field(0x12, acked)):
+        assert_same(field(0x22, acks))
+        assert_same(field(0x22, acks) + field(0x2A, b""))  # of two frames in one the last counts
+        assert_same(field(0x0A, b"") + field(0x22, acks))
+
+
 @pytest.mark.parametrize("size", [1, 127, 128, 16_000, 16_383, 16_384, 70_000, 1 << 21])
 def test_bodies_of_any_size(size: int) -> None:
     publish = Publish("m1", BOB, body=b"x" * size)
     assert read_usual(write_frame(publish)) == publish
 
 
-def test_the_usual_one_is_not_left_to_protobuf(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_usual_ones_are_not_left_to_protobuf(monkeypatch: pytest.MonkeyPatch) -> None:
     def no(data: bytes) -> Frame:
         raise AssertionError(data)
 
@@ -109,3 +152,6 @@ def test_the_usual_one_is_not_left_to_protobuf(monkeypatch: pytest.MonkeyPatch) 
     for body in (b"x", b"x" * 100, b"x" * 1000):
         publish = Publish("m1", BOB, body=body)
         assert read_usual(write_frame(publish)) == publish
+    for upto in (1, 127, 128, 300, 1 << 20, 1 << 62):
+        ack = DeliverAck((Acked(*BOB, 1_763_800_000, upto),))
+        assert read_usual(write_frame(ack)) == ack

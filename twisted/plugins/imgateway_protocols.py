@@ -14,7 +14,7 @@ from zope.interface import implementer
 
 
 class _Builtin:
-    """An adapter by the name of its class."""
+    """An adapter by the name of its class. What it has is asked for once: links look at it for each chunk."""
 
     def __init__(self, name: str, adapter: str) -> None:
         self.name = name
@@ -24,16 +24,17 @@ class _Builtin:
     def _adapter(self) -> Any:
         return namedAny(self._class)()
 
-    @property
+    @cached_property
     def carriage(self) -> Any:
         return self._adapter.carriage
 
-    @property
+    @cached_property
     def traits(self) -> Any:
         return self._adapter.traits
 
-    def codec(self, stream: bool, max_frame_bytes: int) -> Any:
-        return self._adapter.codec(stream, max_frame_bytes)
+    @cached_property
+    def codec(self) -> Any:
+        return self._adapter.codec
 
 
 class _BuiltinMaker:
