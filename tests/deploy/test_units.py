@@ -131,6 +131,15 @@ def test_there_is_time_for_all_of_a_stop() -> None:
     assert float(stop) >= api + redis + SLACK_S
 
 
+def test_containers_have_the_same_time() -> None:
+    (stop,) = lines("imgateway@.service", "TimeoutStopSec")
+    services = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"].values()
+    ours = [one["stop_grace_period"] for one in services if one.get("image") == "imgateway"]
+    assert len(ours) > 2
+    assert set(ours) == {f"{stop}s"}
+    assert f"docker stop --time {stop}" in (DEPLOY / "Dockerfile").read_text()
+
+
 def test_the_router_of_a_unit(tmp_path: Path) -> None:
     (tmp_path / "secret").write_text("s" * 40)
     (tmp_path / "keys.toml").write_text(entry_of(make_key("a", ["*"])[1]))
