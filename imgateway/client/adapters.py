@@ -95,7 +95,8 @@ def alternatives(told: Iterable[str], own: Sequence[str], must_encrypt: bool | N
     """
     if must_encrypt is None:
         must_encrypt = all(scheme_of(url) in ENCRYPTED for url in own)
-    return [*(url for url in usable(told, must_encrypt) if url not in own), *own]
+    first = usable(told, must_encrypt)
+    return [*first, *(url for url in own if url not in first)]
 
 
 class Dial:

@@ -41,7 +41,8 @@ class Course:
         self._wait_for = wait_for
         self._places = [] if dial.router is not None else list(dial.own)
         self._next = 0
-        self._asked = False  # a router was, for this attempt
+        self._asked = False  # a router was, for this attempt, and has answered
+        self._at = ""
         self.bound = ""
         """The token for this place alone, if it has one."""
 
@@ -55,16 +56,14 @@ class Course:
         router = self._dial.router
         if router is None or self._next < len(self._places):
             return None
-        lost = await self._ask(router, token)
-        self._asked = lost is None
-        return lost
+        return await self._ask(router, token)
 
     def take(self, token: str) -> tuple[str, Credentials]:
         """The place of this attempt.
 
         :raises ConnectRefused: the token does not do there; trying again does not help.
         """
-        url = self._places[self._next % len(self._places)]
+        url = self._at = self._places[self._next % len(self._places)]
         self.bound = self._dial.tokens.get(url, "")
         return url, credentials_for(url, self.bound or token)
 
@@ -83,14 +82,20 @@ class Course:
         own = dial.own if dial.router is None else self._places
         told = ended.endpoints[:MOST]
         places = alternatives(told, own, dial.must_encrypt) if told else own
-        if dial.router is not None and (dial.tokens or places == own) and 100 <= ended.code < 200:
-            # It is sent away, and the router knows where to, or what to log in with there.
+        if dial.router is not None and (dial.tokens or set(places) == set(own)) and 100 <= ended.code < 200:
+            # It is sent away, and the router knows where to, or what to log in with there; if none answers,
+            # to those of the told that are known.
+            self._places = [url for url in places if url in own]
             self._next = len(self._places)
         elif told:
             self._places, self._next = places[:MOST] if own is self._places else places, 0
         if ended.code not in NOT_TAKEN or not self.bound or self._asked:
             return False
+        # Until a router names it again, with another token: else, with all routers away, the same refusal
+        # would be the last word.
+        self._places = [url for url in self._places if url != self._at]
         self._next = len(self._places)
+        dial.tokens.pop(self._at, None)
         return True
 
     async def _ask(self, router: Routing, token: str) -> Ended | None:
@@ -109,6 +114,7 @@ class Course:
             self._log.warn("{why}; going on with the places that are known", why=str(error))
             self._places, self._next = places, 0
             return None
+        self._asked = True
         self._places, self._next = dial.allocated(found, "~" in token), 0
         if not self._places:
             return Ended(CloseCode.LOST, "the router named only places where this client does not go")

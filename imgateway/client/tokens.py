@@ -37,7 +37,9 @@ class Tokens:
 
     async def get(self) -> str:
         """The token for the next Hello; whatever the function raises goes through."""
-        if not self._kept:
+        if self._kept:
+            self._fresh = False
+        else:
             self._kept = await self._fetch()
             self._fresh = True
         return self._kept
@@ -56,7 +58,7 @@ class Tokens:
 
     @property
     def just_fetched(self) -> bool:
-        """The last one was fetched for this login: another one will hardly do better."""
+        """It was fetched for this very attempt: another one will hardly do better."""
         return self._fresh
 
     def accepted(self, lifetime_s: float, renew: Callable[[Renew], object]) -> None:

@@ -87,6 +87,29 @@ def test_a_bye_with_other_places_is_followed(world: World, monkeypatch: pytest.M
     assert len(router.tokens) == 2
 
 
+@pytest.mark.parametrize("router_is_there", [None, False])
+def test_a_bye_that_names_a_known_place_is_followed(
+    world: World, monkeypatch: pytest.MonkeyPatch, router_is_there: bool | None
+) -> None:
+    monkeypatch.setattr("imgateway.client.adapters.transport_for", lambda url: None)
+    a, b = places = ["memory://a", "memory://b"]
+    if router_is_there is None:
+        client = world.up(url=places)
+    else:
+        router = FakeRouter(*places)
+        router.answers = [router.answer]
+        router.answer = RouterAway("nobody is there")
+        client = world.up(url=(), router=router)
+    world.gateway.pipe.say(Bye(CloseCode.GOING_AWAY, "draining", 100, (b,)))
+    world.wait(0.2)
+    assert (world.gateway.dialled, client.connected) == ([a, b], True)
+    world.gateway.reachable = False
+    world.gateway.pipe.cut()
+    for _ in range(3):
+        world.wait(1)
+    assert world.gateway.dialled[2:] == [b, a, b], "the other one stays known"
+
+
 def test_places_of_many_byes_do_not_gather(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("imgateway.client.adapters.transport_for", lambda url: None)
     client = world.up(url=(), router=FakeRouter("memory://a"))
@@ -239,6 +262,22 @@ def test_a_token_that_ran_out_is_fetched_anew(world: World) -> None:
     assert client.connected
 
 
+def test_a_token_that_ran_out_while_nobody_could_be_reached(world: World) -> None:
+    tokens = iter(["first", "second"])
+    router = FakeRouter("memory://a")
+    client = world.client(url=(), router=router, token=lambda: next(tokens), wait=True)
+    world.gateway.reachable = False
+    client.start()
+    world.turn()
+    router.answers = [RouterAway("no network"), RouterRefused("expired", False)]
+    world.wait(1)
+    world.gateway.reachable = True
+    world.wait(1)
+    world.wait(1)
+    world.turn()
+    assert (router.tokens[0], router.tokens[-1], client.connected) == ("first", "second", True)
+
+
 def test_fresh_tokens_that_are_refused_end_it(world: World) -> None:
     router = FakeRouter()
     router.answer = RouterRefused("no such user", False)
@@ -310,6 +349,33 @@ def test_a_token_for_the_place_that_is_not_taken_any_more(world: World) -> None:
     world.gateway.pipe.say(Bye(CloseCode.BAD_TOKEN))  # fresh from the router
     world.turn()
     assert ends == [CloseCode.BAD_TOKEN]
+
+
+@pytest.mark.parametrize("code", [CloseCode.BAD_TOKEN, CloseCode.TOKEN_EXPIRED])
+@pytest.mark.parametrize("own", [(), ("memory://one",)])
+def test_a_token_for_the_place_that_is_not_taken_while_no_router_is_there(
+    world: World, code: CloseCode, own: tuple[str, ...]
+) -> None:
+    router = FakeRouter()
+    router.answers = [bound("one", "two")]
+    router.answer = RouterAway("nobody is there")
+    client = world.up(url=own, router=router)
+    world.gateway.welcomes = False
+    for tried in ["two", *(["t"] if own else [])]:
+        world.gateway.pipe.say(Bye(code))
+        world.turn()
+        assert [hello.token for hello in world.gateway.pipe.of(Hello)] == [tried]
+    world.gateway.reachable = False
+    world.gateway.pipe.cut() if own else world.gateway.pipe.say(Bye(code))
+    asked = len(router.tokens)
+    for _ in range(5):
+        world.wait(1)
+    assert len(router.tokens) == asked + 5, "as often as it waits"
+    world.gateway.reachable = world.gateway.welcomes = True
+    router.answer = bound("three")
+    world.wait(1)
+    assert [hello.token for hello in world.gateway.pipe.of(Hello)] == ["three"]
+    assert client.connected
 
 
 # ------------------------------------------------------------------------------------------- where it may go
