@@ -143,7 +143,9 @@ class MessageConnection:
         if self._ended or not self._open:
             return
         if self._client:
-            self._ws.sendMessage(data, isBinary=self._opcode == BINARY)
+            # The peer may have said goodbye behind what is being read: nobody hears us, and Autobahn raises.
+            if self._ws.state == self._ws.STATE_OPEN:
+                self._ws.sendMessage(data, isBinary=self._opcode == BINARY)
         else:
             self._stream.send(self._terms.framed(self._opcode, data))
 

@@ -484,6 +484,22 @@ def test_messages_before_the_close_frame_are_delivered():
     assert peer.closed
 
 
+def test_a_client_hears_all_that_stands_before_the_close_frame_though_it_answers():
+    """In one read: the client was busy, or the network slow."""
+    room = Room()
+    client, server = room.connect()
+    room.client.received = lambda data: (room.client.chunks.append(data), client.send(b"answer"))
+    client.pause_reading()
+    server.send(b"one")
+    server.send(b"the last word")
+    server.close(CloseCode.KICKED)
+    room.network.settle()
+    client.resume_reading()
+    room.network.settle()
+    assert room.client.chunks == [b"one", b"the last word"]
+    assert room.client.events[-1] == "lost"
+
+
 def test_a_close_without_status_and_a_cut():
     room = Room()
     peer = room.raw()

@@ -17,7 +17,7 @@ from imgateway.errors import CloseCode, LinkLost
 from .connection import DatagramConnection
 from .flow import Flow
 from .greeting import Accepted, ClientGreeting
-from .messages import MalformedDatagram, Note, ResetToken, data_head
+from .messages import MalformedDatagram, Note, ResetToken, data_head, padding
 from .packets import (
     CID_BYTES,
     CLEAR_BYTES,
@@ -39,6 +39,9 @@ __all__ = ("ClientConnection", "DatagramClient")
 
 EARLY = 4
 """Datagrams that are kept while the ACCEPT that they overtook is on its way."""
+
+SIGN_BYTES = 16
+"""That say nothing, so that the gateway asks where we are; it asks with no more than came."""
 
 NO_CID = b"\xff" * CID_BYTES
 """Before the ACCEPT; no datagram has it."""
@@ -107,9 +110,10 @@ class ClientConnection(DatagramConnection):
 
     # ------------------------------------------------------------------------------------ what its port calls
 
-    def accepted(self, accepted: Accepted, sent_at: float) -> None:
+    def accepted(self, accepted: Accepted, sent_at: float, is_elsewhere: bool) -> None:
         """The gateway's ACCEPT, to the HELLO that was first sent at `sent_at`.
 
+        :param is_elsewhere: it may have been sent from another place, and what the gateway says goes there.
         :raises MalformedDatagram: what is in it.
         """
         port = self._port
@@ -132,6 +136,9 @@ class ClientConnection(DatagramConnection):
             if isinstance(note, ResetToken):
                 self._token = note.token
         flow.notes = None
+        if is_elsewhere:
+            flow.say(padding(SIGN_BYTES))
+            port.collector.add(self)
         self.begin(messages)
 
     def fail(self, reason: str) -> None:
@@ -269,7 +276,7 @@ class DatagramClient(Port):
             return
         self._settled()
         try:
-            self.connection.accepted(accepted, greeting.sent_at)
+            self.connection.accepted(accepted, greeting.sent_at, greeting.is_elsewhere)
         except MalformedDatagram as error:
             self.connection.fail(f"the gateway's greeting is wrong: {error}")
         early, self._early = self._early, []

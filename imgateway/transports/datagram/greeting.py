@@ -96,6 +96,11 @@ class ClientGreeting:
     def hello_id(self) -> bytes:
         return self._public[:8]
 
+    @property
+    def is_elsewhere(self) -> bool:
+        """The server asked more than once where we are: it may have accepted us where we were before."""
+        return self._retries > 1
+
     def datagram(self, now: float) -> bytes:
         """The HELLO, to be sent now."""
         self.sent_at = min(self.sent_at, now)

@@ -734,6 +734,28 @@ def test_a_nat_gives_another_port(room: Room) -> None:
     assert len(room.accepted) == 1
 
 
+def test_a_nat_gives_another_port_during_the_greeting(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The client has nothing more to say: what it is told must find it all the same."""
+    datagrams = room.network.datagrams
+    send, accepts = datagrams.send, []
+
+    def lose_the_first(sender: Any, data: bytes, destination: Any) -> bool:
+        if data[0] == 0xF3:  # ACCEPT
+            accepts.append(destination)
+            if len(accepts) == 1:
+                datagrams.rebind(room.port_of(client))
+                return True
+        return bool(send(sender, data, destination))
+
+    monkeypatch.setattr(datagrams, "send", lose_the_first)
+    client = room.connect()
+    client.connection.send(b"hello")
+    room.pass_time(2)
+    assert len(set(accepts)) == 2
+    assert client.chunks == [b"re:hello"]
+    assert len(room.accepted) == 1
+
+
 def test_an_answer_is_as_large_as_its_question(room: Room) -> None:
     client = room.login()
     room.pass_time(1)
