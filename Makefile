@@ -35,6 +35,8 @@ SOURCES = $(shell find imgateway twisted tests bench docs proto deploy setup.cfg
 .PHONY: run cluster test test-core check lint types proto proto-check docs bench soak format clean
 .DELETE_ON_ERROR:
 
+# So that a node that finds its ports taken can say how to take others.
+run: export IMGATEWAY_RUN_BY = make
 run: $(RUN)
 	@exec $(BIN)/twistd -n --pidfile= imgateway --set log.format=text $(ARGS)
 

@@ -14,7 +14,9 @@
     ├── InvalidAddress            text that is no address                    (ValueError too)
     ├── OperatorError             a wrong setting, key, port, file: start fails with one line
     │   ├── ConfigError           names the dotted path of the setting and what is allowed
+    │   ├── InUse                 another process has what was asked for
     │   └── StoreError            the data directory cannot be used, and how to mend it
+    │       └── StoreInUse        another process has it                     (InUse too)
     └── ClientError               told to the user of the SDK
         ├── ConnectRefused        the gateway said do not reconnect; `code` says why
         ├── OutboxFull            more publishes were begun, and not waited for, than may wait
@@ -36,6 +38,7 @@ __all__ = (
     "FrameRefused",
     "FrameTooLarge",
     "GatewayError",
+    "InUse",
     "InvalidAddress",
     "LinkError",
     "LinkLost",
@@ -47,6 +50,7 @@ __all__ = (
     "RequestFailed",
     "StoreBusy",
     "StoreError",
+    "StoreInUse",
     "UnexpectedFrame",
 )
 
@@ -195,8 +199,23 @@ class ConfigError(OperatorError):
     """A setting is unknown or wrong; the message names its dotted path and what is allowed."""
 
 
+class InUse(OperatorError):
+    """Another process has what was asked for.
+
+    :param port: the number of the port that it has, if that is it.
+    """
+
+    def __init__(self, message: str, port: int = 0) -> None:
+        super().__init__(message)
+        self.port = port
+
+
 class StoreError(OperatorError):
     """The data directory or its database cannot be used, and what to do about it."""
+
+
+class StoreInUse(StoreError, InUse):
+    """Another process has the data directory."""
 
 
 class ClientError(GatewayError):

@@ -27,6 +27,10 @@ KINDS = DURABLE_KINDS | RING_KINDS | {"device", "node"}
 
 MAX_ID_BYTES = 64
 MAX_MSG_ID_BYTES = 64
+MAX_CONTENT_TYPE_BYTES = 255  # a registered type and subtype have at most 127 characters each
+MAX_HEADER_BYTES = 16_384
+"""As `header_bytes` counts them: what is acknowledged must still fit, with the largest body, into the frame
+that delivers it."""
 
 
 class Address(NamedTuple):
@@ -354,6 +358,12 @@ class Publish(Struct, frozen=True):
     headers: tuple[tuple[str, str], ...] = ()
 
 
+def header_bytes(headers: tuple[tuple[str, str], ...]) -> int:
+    """Of the names and values together, and 16 more for each."""
+    texts = [name + value for name, value in headers]
+    return len("".join(texts).encode("utf-8", "surrogatepass")) + 16 * len(texts)
+
+
 class PublishAck(Struct, frozen=True):
     msg_id: str
     outcomes: tuple[Outcome, ...]
@@ -543,11 +553,13 @@ class Keep(Struct, frozen=True):
     """Goes over no wire: a codec's own state, to be kept with the session for its next login.
 
     No publish that the codec says after it is stored before it is. `linger_s`: counts from now on, and not
-    what Hello said of it; None: nothing changes.
+    what Hello said of it; None: nothing changes. `reply`: the wire's answer, sent once this is on stable
+    storage.
     """
 
     data: bytes
     linger_s: float | None = None
+    reply: bytes = b""
 
 
 Frame = (

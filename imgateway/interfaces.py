@@ -11,7 +11,7 @@ Three faces hold a connection together::
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from enum import IntEnum, StrEnum
 from typing import Any
 
@@ -142,6 +142,20 @@ class ICodec(Interface):
 
         :returns: frames that the core takes after its Welcome as if the client had sent them.
         """
+
+    def undoes(record: bytes) -> Iterable[Address]:
+        """The topics and services that `restore` would leave because nothing was to be kept of the session
+        that left this record. It is asked before, and changes nothing: where the client is gone before its
+        Welcome, the node leaves them.
+        """
+
+    def puts_off() -> bool:
+        """Asked after each Refused: whether that was something that the client counts on without asking, so
+        that `retry` is called after a while."""
+
+    def retry() -> Iterator[Frame | Keep]:
+        """What was put off: frames that the core takes as if the client had sent them. Called the later, the
+        more often it was."""
 
     def again(now: float) -> tuple[bytes, float]:
         """What the wire wants sent once more at `now` (the node's monotonic seconds), and when it is to be
@@ -293,7 +307,7 @@ class IReceiver(Interface):
         """The connection is gone, for whatever cause; also without `opened` before.
 
         `code` is CloseCode.LOST, or that of what the peer did against the transport's own rules: a message
-        too long, text where binary is spoken.
+        too long, text where binary is spoken, no TLS, no PROXY header.
         """
 
 
@@ -489,7 +503,8 @@ class IBrokerListener(Interface):
         """More is waiting for the store than may wait: stop reading whoever publishes, until told off."""
 
     def healthy(ok: bool, why: str) -> None:
-        """The store's state changed; `why` is for the operator."""
+        """The store's state changed; `why` is for the operator. Both: some of it is away, and the rest serves
+        those whose messages are there."""
 
     def control(payload: bytes) -> None:
         """Another process of the cluster `IBroker.tell`s this one something."""
@@ -512,7 +527,8 @@ class IBroker(Interface):
         one that waits for nobody else goes on, and will be stopped."""
 
     def stop() -> Deferred[None]:
-        """Waiting appends committed, positions flushed, lock released."""
+        """Waiting appends committed, positions flushed, lock released. What waits for a server that is away
+        fails with CancelledError, or is not answered any more."""
 
     def publish(publication: Publication) -> Deferred[tuple[Outcome, ...]]:
         """Append to every address's log; one final Outcome per address, in the order of `to`.
@@ -620,12 +636,13 @@ class IBroker(Interface):
         """The session's client is gone, and may yet come back. Until its next generation the session is not
         online, and by order (`Claim.on_same_device`) anybody may follow it. A stale generation: nothing."""
 
-    def record(session: SessionKey, generation: int, data: bytes) -> Deferred[bool]:
+    def record(session: SessionKey, generation: int, data: bytes, synced: bool = False) -> Deferred[bool]:
         """Keep what an adapter must know of the session at the next login; returned in Opened.
 
-        Fires as soon as nothing that is published from then on can be stored without it; False: somebody else
-        has the session, it is not kept, and what relies on it must not be published. While the store is away
-        it waits; what comes meanwhile for the same session is written as one.
+        Fires as soon as nothing that is published from then on can be stored without it; `synced`: as soon as
+        it is on stable storage. False: somebody else has the session, it is not kept, and what relies on it
+        must not be published. While the store is away it waits; what comes meanwhile for the same session is
+        written as one.
         """
 
     def reset_log(log: LogKey) -> Deferred[Position]:
@@ -769,8 +786,12 @@ class IAuthenticator(IPlugin):
         """:raises LoginRefused: with the close code that fits. Also asked for Renew, with a Hello that has
         only the token."""
 
-    def reload() -> None:
-        """SIGHUP: read the keys again. :raises OperatorError: and the old keys stay in use."""
+    def read() -> Callable[[], None]:
+        """SIGHUP: read the keys again. The old ones stay in use until what this returns is called, which must
+        not fail: it is not called if anything else cannot be read.
+
+        :raises OperatorError: they cannot be used.
+        """
 
 
 class IAuthenticatorMaker(IPlugin):

@@ -25,6 +25,7 @@ from cryptography.hazmat.primitives.hmac import HMAC
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
 from imgateway.config import AuthSettings
+from imgateway.config.denied import why_not
 from imgateway.errors import OperatorError
 
 __all__ = (
@@ -197,7 +198,7 @@ def read_file(path: Path, private: bool = False) -> bytes:
         # Not blocking: a pipe in the place of a file shall be told, not waited for.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
-        raise OperatorError(f"{path}: the key cannot be read: {error.strerror}") from None
+        raise OperatorError(f"{path}: the key cannot be read: {why_not(error, path)}") from None
     with os.fdopen(descriptor, "rb") as file:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):

@@ -25,13 +25,15 @@ from imgateway.errors import CloseCode, InvalidAddress, LoginRefused
 from imgateway.frames import Hello, check_id
 from imgateway.interfaces import IAuthenticator, Identity
 
-__all__ = ("TokenAuthenticator", "bind", "mint")
+__all__ = ("RESERVED", "TokenAuthenticator", "bind", "mint")
 
 LAST_S = 253_402_300_800  # the year 10000: later times do not fit where they are told on
 MAX_GRANTS = 1000
 
 # What is settled once the token was checked, or stands in the identity itself.
 _SETTLED = frozenset({"sub", "aud", "exp", "nbf", "iat", "iss", "jti", "svc", "device", "dev"})
+RESERVED = _SETTLED | {"rooms", "topics", "node"}
+"""The claims that mean something here; all others are for policies of other packages."""
 _NONE: Mapping[str, Any] = {}
 _NUMBERS = (int, float)
 
@@ -61,10 +63,18 @@ class TokenAuthenticator:
         self._seconds = seconds
         self._keys = load_keys(settings, data_dir)
 
-    def reload(self) -> None:
-        """Read the key files again. :raises OperatorError: and the keys in use stay in use."""
+    def read(self) -> Callable[[], None]:
+        """Read the key files again. The keys in use stay in use until what this returns is called.
+
+        :raises OperatorError: they cannot be used.
+        """
         # A secret that was deleted is not made anew: that would lock out everybody without a word.
-        self._keys = load_keys(self._settings, self._data_dir, make=False)
+        keys = load_keys(self._settings, self._data_dir, make=False)
+
+        def use() -> None:
+            self._keys = keys
+
+        return use
 
     def authenticate(self, hello: Hello, peer: str) -> Identity:
         """:raises LoginRefused: BAD_TOKEN, TOKEN_EXPIRED or WRONG_AUDIENCE; the reason has no content."""
@@ -175,14 +185,17 @@ def mint(
     audience: str = "imgateway",
     rooms: Sequence[str] = (),
     topics: Sequence[str] = (),
+    own: Mapping[str, str] = _NONE,
 ) -> str:
     """A token signed with the gateway's secret, valid for `ttl_s` seconds from `now_s` (Unix seconds).
 
     :param rooms: the ids of rooms that it may publish to without being in them.
     :param topics: the ids of topics that it may publish to, read, and subscribe to.
+    :param own: other claims, none of them `RESERVED`.
     :raises InvalidAddress: `user`, `device`, a room or a topic is no id.
     """
     claims: dict[str, Any] = {
+        **own,
         "sub": check_id(user),
         "aud": audience,
         "iat": int(now_s),

@@ -95,6 +95,8 @@ def restore(
         os.replace(new, directory.database)
         _sync_directory(directory.path)
     except (sqlite3.Error, OSError) as problem:
+        if getattr(problem, "sqlite_errorname", "") == "SQLITE_NOTADB":
+            raise _no_copy(source) from None
         raise StoreError(fault_text(problem, str(source))) from None
     finally:
         for suffix in ("", "-journal", "-wal", "-shm"):
@@ -129,12 +131,14 @@ def _check(path: Path) -> None:
         if version > VERSION:
             raise StoreError(format_text(version, path))
         if version not in (VERSION, *OLDER):
-            raise StoreError(
-                f"{path} is no copy of a node's database: use a file that `imgateway backup` made"
-            )
+            raise _no_copy(path)
         connection.execute("SELECT value FROM fact WHERE name = 'epoch'").fetchone()
     finally:
         connection.close()
+
+
+def _no_copy(path: Path) -> StoreError:
+    return StoreError(f"{path} is no backup: use a file that `imgateway backup` made")
 
 
 def _copy(source: sqlite3.Connection, target: Path, progress: Progress | None) -> None:

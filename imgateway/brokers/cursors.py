@@ -189,6 +189,7 @@ SAVE_DEVICES = """
 UPDATE device SET platform = json_extract(value, '$[2]'), seen_ms = max(seen_ms, json_extract(value, '$[3]'))
 FROM json_each(?) WHERE user = json_extract(value, '$[0]') AND device = json_extract(value, '$[1]')
 """
+# Who made room for this commit wrote down newer places than these, which were taken when they were asked for.
 SAVE_CURSORS = """
 INSERT INTO cursor (log, user, device, acked, parked)
 SELECT log.id, device.user, device.device, json_extract(value, '$[4]'), json_extract(value, '$[5]')
@@ -196,7 +197,8 @@ FROM json_each(?)
 JOIN log ON log.address = json_extract(value, '$[2]') AND log.lane = json_extract(value, '$[3]')
 JOIN device ON device.user = json_extract(value, '$[0]') AND device.device = json_extract(value, '$[1]')
 WHERE true
-ON CONFLICT (log, user, device) DO UPDATE SET acked = max(acked, excluded.acked), parked = excluded.parked
+ON CONFLICT (log, user, device) DO UPDATE SET acked = max(acked, excluded.acked),
+    parked = CASE WHEN excluded.acked < acked THEN parked ELSE excluded.parked END
 """
 RAISE_SEEN = """
 UPDATE log SET seen = max(seen, far) FROM (

@@ -16,7 +16,8 @@ from typing import NamedTuple
 
 import msgspec
 
-from imgateway.errors import StoreError
+from imgateway.config.denied import why_not
+from imgateway.errors import StoreError, StoreInUse
 
 __all__ = ("DATABASE", "Directory", "Mark")
 
@@ -43,7 +44,7 @@ class Directory:
     def lock(self) -> None:
         """Make the directory if need be, and be its only user until `unlock` or the end of the process.
 
-        :raises StoreError: another process has it, or it cannot be used.
+        :raises StoreInUse: another process has it. :raises StoreError: it cannot be used.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -55,7 +56,7 @@ class Directory:
         except OSError:
             owner = os.pread(lock, 20, 0).decode("ascii", "replace").strip() or "unknown"
             os.close(lock)
-            raise StoreError(
+            raise StoreInUse(
                 f"{self.path} is in use by process {owner}: stop that, or give this one its own --data-dir"
             ) from None
         try:
@@ -67,7 +68,9 @@ class Directory:
         self._lock = lock
 
     def _unusable(self, problem: OSError) -> StoreError:
-        return StoreError(f"cannot use the data directory {self.path}: {problem.strerror}")
+        return StoreError(
+            f"cannot use the data directory {self.path}: {why_not(problem, problem.filename or self.path)}"
+        )
 
     def make_private(self) -> None:
         """Have an empty database that nobody else may read, if there is none; what SQLite puts beside it

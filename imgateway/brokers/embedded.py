@@ -239,6 +239,7 @@ class EmbeddedBroker:
             tails=self._tails,
             ask=self._questions.ask,
             ask_login=self._questions.ask_login,
+            is_unread=self._is_unread,
             change=self._change,
             store=self._store,
             epoch_of=self._epoch_of,
@@ -554,8 +555,6 @@ class EmbeddedBroker:
     # ---------------------------------------------------------------------------------------------- sessions
 
     def open_session(self, claim: Claim, answer: Callable[..., None], about: tuple[Any, ...]) -> None:
-        if self._is_unread():
-            raise busy()
         self._sessions.open(claim, answer, about)
 
     def withdraw(self, claim: Claim) -> None:
@@ -582,9 +581,17 @@ class EmbeddedBroker:
     def linger(self, session: SessionKey, generation: int) -> None:
         self._sessions.linger(session, generation)
 
-    def record(self, session: SessionKey, generation: int, data: bytes) -> Deferred[bool]:
-        """At once: there is one line to the disk, and what is published stands in it behind this."""
-        return succeed(self._sessions.record(session, generation, data))
+    def record(
+        self, session: SessionKey, generation: int, data: bytes, synced: bool = False
+    ) -> Deferred[bool]:
+        """At once: there is one line to the disk, and what is published stands in it behind this. `synced`:
+        so does a change of nothing, which is in the same commit as a rule."""
+        kept = self._sessions.record(session, generation, data)
+        if not (kept and synced):
+            return succeed(kept)
+        done: Deferred[bool] = Deferred()
+        self._change(Change(lambda connection: True, done.callback))
+        return done
 
     def renew_session(self, session: SessionKey, generation: int, issued_at_s: int) -> Deferred[Verdict]:
         return self._sessions.renew(session, generation, issued_at_s)
@@ -662,6 +669,7 @@ class EmbeddedBroker:
 
     def _upkeep_now(self) -> None:
         self._timers.later("upkeep", UPKEEP_S, self._upkeep_now)
+        self._health.look()
         self._dedup.expire(self._now_ms())
         self._rings.upkeep()
         self._sessions.touch()

@@ -5,12 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from twisted.logger import Logger
+
 from imgateway.core.retry import RetryPolicy
 from imgateway.errors import StoreBusy
 
 __all__ = ("Fault", "Health", "Timers", "busy")
 
+log = Logger()
+
 BUSY_S = 5.0
+# A store that is well now and then, such as on a disk that is nearly full, is in one trouble for the log.
+CALM_S = 5
 
 
 def busy() -> StoreBusy:
@@ -67,6 +73,9 @@ class Health:
         self._troubles: dict[str, str] = {}
         self._attempts: dict[str, int] = {}
         self._told = ""
+        self._logged: set[str] = set()
+        """What the log was told of this trouble."""
+        self._calm_s = 0
 
     def __contains__(self, lane: str) -> bool:
         return lane in self._troubles
@@ -90,7 +99,23 @@ class Health:
         """Let a lane that is in trouble be tried now, without telling anybody. :returns: whether it was."""
         return self._troubles.pop(lane, None) is not None
 
+    def look(self) -> None:
+        """Called once a second: whether the log can be told that the store is well again."""
+        if self._logged:
+            self._calm_s = 0 if self._troubles else self._calm_s + 1
+            if self._calm_s >= CALM_S:
+                self._logged.clear()
+                log.info("the store is well again")
+
     def _say(self) -> None:
+        for why in self._troubles.values():
+            self._calm_s = 0
+            if why not in self._logged:
+                self._logged.add(why)
+                log.warn(
+                    "the store is not well: {why}; it is tried again until it is well, and needs no restart",
+                    why=why,
+                )
         why = "; ".join(dict.fromkeys(self._troubles.values()))
         if why != self._told:
             self._told = why

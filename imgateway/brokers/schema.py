@@ -19,6 +19,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
 from collections.abc import Callable
@@ -200,7 +201,8 @@ def fault_text(error: BaseException, path: str) -> str:
     """One line for the operator: what is wrong with the store, and where."""
     name = getattr(error, "sqlite_errorname", None) or ""
     text = str(error)
-    if name.startswith("SQLITE_FULL") or "is full" in text:
+    is_full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    if is_full or name.startswith("SQLITE_FULL") or "is full" in text:
         return f"disk full: make room for {path}"
     if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")) or "is locked" in text:
         return f"{path} is locked by another process: end it"

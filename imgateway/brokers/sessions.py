@@ -68,6 +68,7 @@ class Sessions:
     :param tails: the broker's, shared with it.
     :param ask: ``(question, answer)``: the question goes to the reader, the answer comes in order.
     :param ask_login: ``(session, also, answer)``: the same for what a login needs; after answers, `enter`.
+    :param is_unread: as many questions wait as may.
     :param change: gives a change to the writer.
     :param epoch_of: the epoch of a log.
     :param displaced: `IBrokerListener.displaced`.
@@ -80,6 +81,7 @@ class Sessions:
         tails: Tails,
         ask: Callable[[Callable[[Reader], Any], Callable[[Any], None]], None],
         ask_login: Callable[[SessionKey, Collection[LogKey], Callable[[Found], None]], None],
+        is_unread: Callable[[], bool],
         change: Callable[[Change], None],
         store: Store,
         epoch_of: Callable[[LogKey], int],
@@ -94,6 +96,7 @@ class Sessions:
         self._tails = tails
         self._ask = ask
         self._ask_login = ask_login
+        self._is_unread = is_unread
         self._change = change
         self._store = store
         self._epoch_of = epoch_of
@@ -110,6 +113,7 @@ class Sessions:
         self._most = most
         # What few seats have at a time stands here, not in each of them.
         self._dirty: dict[Seat, SessionKey] = {}
+        self._ended: dict[Seat, Deferred[None]] = {}  # of the dirty: who waits for its being on disk
         self._saving = UnderWay()  # changes that are on their way to the disk
         self._waiting: dict[Seat, Asked] = {}  # logins that a registration answers
         self._newcomers: list[Newcomer] = []  # who will be given to the writer in a moment
@@ -122,6 +126,7 @@ class Sessions:
         self._login_ms = 0
         self._touching: Iterator[str] = iter(())  # users who are yet to be looked at in this round
         self._flushing = 0  # of the dirty: how many are yet to be given to the writer
+        self._is_stepping = False  # some were given, and are not on disk yet
         self._records = Records(change, self._saving, self._recorded)
         self._moved: dict[SessionKey, set[LogKey]] = {}  # of the dirty ones, beside their mailboxes
         self._following: dict[LogKey, dict[SessionKey, Seat]] = {}
@@ -145,6 +150,9 @@ class Sessions:
             and tail not in self._tails.pins
         ):
             self._admit(claim, tail, seat, None, (answer, about))
+        elif self._is_unread():
+            self.release(tail)
+            raise busy()
         else:
             self._tails.pins.begin(tail)
             also = tuple(seat.owed.others) if seat else ()
@@ -472,16 +480,14 @@ class Sessions:
 
             self._forget(session.user, (session.device,))
             self._change(Change(lambda connection: forget_device(connection, session), forgotten))
-        elif seat in self._dirty and not self.is_behind():
-            self.waiting += 1
-
-            def written() -> None:
-                self.waiting -= 1
-                done.callback(None)
-
-            self._save([(session, seat)], written)
+        elif seat in self._dirty:
+            before = self._ended.get(seat)
+            self._ended[seat] = done
+            if before is not None:  # it came back and ended again: the last one waits
+                before.callback(None)
+            if not self._is_stepping:
+                self._flush_step()
         else:
-            # Where it is dirty all the same it is written with the others, later.
             self.release(tail)
             done.callback(None)
         return done
@@ -589,20 +595,29 @@ class Sessions:
 
     def flush(self) -> None:
         """Give all that is dirty to the writer, one step when the other is on disk."""
-        is_on = self._flushing > 0
         self._flushing = len(self._dirty)
-        if not is_on:
+        if self._dirty:
+            self._flush_later()  # for what will be dirty meanwhile
+        if not self._is_stepping:
             self._flush_step()
 
     def _flush_step(self) -> None:
-        seats = [
-            (session, seat) for seat, session in islice(self._dirty.items(), min(self._flushing, SAVE_STEP))
-        ]
-        self._flushing = self._flushing - len(seats) if seats else 0
+        """First those whose sessions ended: thousands may do so at once, and each takes one place in the line
+        here, however often it comes and goes while the disk is away."""
+        ended = list(islice(self._ended, SAVE_STEP))
+        seats = ended or list(islice(self._dirty, min(self._flushing, SAVE_STEP)))
+        waiting = [self._ended.pop(seat) for seat in ended]
+        if not ended:
+            self._flushing = self._flushing - len(seats) if seats else 0
+
+        def written() -> None:
+            for done in waiting:
+                done.callback(None)
+            self._flush_step()
+
+        self._is_stepping = bool(seats)
         if seats:
-            self._save(seats, self._flush_step)
-        elif self._dirty:  # since the flush began
-            self._flush_later()
+            self._save([(self._dirty[seat], seat) for seat in seats], written)
 
     def touch(self) -> None:
         """Once a second: of the next few users, mark who is online and was not written down for long."""
@@ -666,6 +681,9 @@ class Sessions:
         session = self._dirty.pop(seat, None)
         if session is not None:
             self._moved.pop(session, None)
+            ended = self._ended.pop(seat, None)
+            if ended is not None:
+                ended.callback(None)
 
     def _part(self, log: LogKey, session: SessionKey, seat: Seat) -> None:
         """It follows this log no more, or is offline: the disk knows where it stands, if it does."""

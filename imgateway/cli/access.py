@@ -17,6 +17,7 @@ from msgspec import Struct
 from imgateway.cli.api import Api
 from imgateway.cli.lines import tell
 from imgateway.cli.options import Decorator
+from imgateway.cli.world import terminable
 
 __all__ = ("Access", "api_options")
 
@@ -94,7 +95,8 @@ def api_options(needed: bool = True) -> Decorator:
                 raise click.UsageError("no router: --router URL, or IMGATEWAY_ROUTER in the environment")
             if access is None and (key or key_file or ca or insecure):
                 raise click.UsageError("--key, --key-file, --ca and --insecure are for --router")
-            return command(*args, access=access, **others)
+            with terminable():
+                return command(*args, access=access, **others)
 
         options = (
             click.option(

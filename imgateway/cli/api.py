@@ -46,10 +46,15 @@ class Refused(_Failed):
 
     exit_code = 1
 
-    def __init__(self, kind: str, status: int, message: str) -> None:
-        super().__init__(message)
+    def __init__(self, kind: str, status: int, said: str, advice: str = "") -> None:
+        super().__init__(f"{said}; {advice}" if advice else said)
+        self._said = plain(said)
         self.kind = kind
         self.status = status
+
+    def format_message(self) -> str:
+        # The advice of a 504 is what `more` knows better: what may be done or not, and how to ask again.
+        return self._said + self.more if self.more and self.status == 504 else super().format_message()
 
     @property
     def passing(self) -> bool:
@@ -263,13 +268,13 @@ def _refused(path: str, status: int, headers: Mapping[str, str], problem: _Probl
     waits = headers.get("Retry-After", "")
     if status in (429, 503) and waits.isdigit():
         advice = "; ".join(filter(None, (advice, f"again in {waits} s")))
-    return Refused(kind, status, f"{said}; {advice}" if advice else said)
+    return Refused(kind, status, said, advice)
 
 
 @contextmanager
 def in_doubt(text: str) -> Iterator[None]:
     """Says this text if nobody can know whether what is asked within was done: there is no answer, or one
-    that leaves it open, or Ctrl-C ended the wait for it."""
+    that leaves it open, or Ctrl-C or SIGTERM ended the wait for it."""
     try:
         yield
     except (Refused, Unreachable) as error:

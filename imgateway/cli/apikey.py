@@ -40,7 +40,9 @@ def apikey(id_: str, scopes: str, rate: float, burst: int, file_name: str | None
         if file_name is None:
             click.echo(entry_of(key), err=True)
         else:
-            if os.path.exists(file_name) and id_ in [one.id for one in read_keys(file_name)]:
+            if os.path.exists(file_name) and id_ in [
+                one.id for one in read_keys(file_name, may_be_empty=True)
+            ]:
                 raise OperatorError(
                     f"{file_name} has a key with the id {id_}; take it out, or choose another"
                 )

@@ -59,7 +59,8 @@ def listen(
 
     The fields are address, epoch, seq, msg_id, sender, device, content_type, sent_ms and body.
 
-    A message is acknowledged when its line was written. Without --count it goes on until it is interrupted or
+    A message is acknowledged when its line was written, into a pipe also before it is read: for a few
+    messages take --count rather than head. Without --count it goes on until it is interrupted or
     nothing came for --timeout, and exits with 0; with --count it exits with 0 only when all N came.
     """
 

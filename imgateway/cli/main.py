@@ -29,13 +29,14 @@ from imgateway.cli.store import backup, restore
 from imgateway.cli.token import token
 from imgateway.cli.users import kick, online
 from imgateway.cli.version import version
+from imgateway.cli.world import Terminated
 
 __all__ = ("main",)
 
 
 class Commands(click.Group):
     """Lists its commands as they were added, first what a newcomer needs; tells a full disk in one line, and
-    has Ctrl-C end every command without a word, with the status 130."""
+    has Ctrl-C and SIGTERM end every command without a word, with the status 130 and 143."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.commands)
@@ -43,8 +44,8 @@ class Commands(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except KeyboardInterrupt:
-            ctx.exit(130)
+        except KeyboardInterrupt as interrupt:
+            ctx.exit(143 if isinstance(interrupt, Terminated) else 130)
         except BrokenPipeError:
             raise  # click ends without a word, as it should
         except OSError as error:
@@ -57,7 +58,7 @@ class Commands(click.Group):
 def main() -> None:
     """Talk to an imgateway node, and look after one.
 
-    A first conversation, beside a running node (twistd -n imgateway):
+    A first conversation, beside a node (twistd -n --pidfile= imgateway):
 
     \b
       imgateway listen tcp://127.0.0.1:7901 --user bob

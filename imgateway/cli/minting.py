@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import click
 
@@ -21,6 +21,7 @@ def minter(
     rooms: Sequence[str] = (),
     topics: Sequence[str] = (),
     udp_at: str = "127.0.0.1:7901",
+    own: Mapping[str, str] | None = None,
 ) -> Minter:
     """A function (user, device, ttl_s, service, udp) → token, with its UDP key if `udp`. It reads the secrets
     each time: they may change.
@@ -31,6 +32,7 @@ def minter(
     :param rooms: the ids of rooms that its tokens may publish to without being there.
     :param topics: the ids of topics that its tokens are good for.
     :param udp_at: where the node should listen on UDP, for the error line.
+    :param own: claims for a policy of somebody's own.
     :raises click.ClickException: one line.
     """
     from imgateway.auth.keys import load_secret
@@ -52,7 +54,8 @@ def minter(
     def make(user: str, device: str, ttl_s: float, service: bool, udp: bool) -> str:
         try:
             secret = load_secret(auth, directory)
-            token = mint(secret, user, device, ttl_s, service, time.time(), auth.audience, rooms, topics)
+            now_s, audience = time.time(), auth.audience
+            token = mint(secret, user, device, ttl_s, service, now_s, audience, rooms, topics, own or {})
             if not udp:
                 return token
             if not settings.udp.secret_file and not udp_secret_path(settings.udp, directory).exists():

@@ -39,6 +39,11 @@ MISTAKES = {
     "Connection refused": "nothing listens at {url}; is the node running?",
     "No such file or directory": "nothing listens at {url}; is the node running?",
     "certificate verify failed": "{url}: the certificate is not trusted: --ca FILE, or --insecure for a test",
+    "VerificationError(": "{url}: the certificate is not for {host}: connect by a name that it is for, which "
+    "says:  openssl s_client -connect {place} </dev/null | openssl x509 -noout -ext subjectAltName  "
+    "(--insecure checks nothing, for a test)",
+    "upgrade failed [404]": "{url}: no WebSocket there (404): is it the port of health and metrics? "
+    "A node prints its ports at its start",
     "wrong version number": "{url}: no TLS on this port: try {plain}://",
 }
 """What a transport's reason has in it → what that means to whoever typed the URL."""
@@ -90,9 +95,13 @@ def _why_not(reason: str, url: str) -> str:
 
 
 def _mistake(reason: str, url: str) -> str:
+    if url.startswith("wss:") and "no connection to" in reason and "within" in reason:
+        return f"{url}: {reason}; is it there, and has this port TLS? If not: ws://"
     for said, meaning in MISTAKES.items():
         if said in reason:
-            return meaning.format(url=url, plain="ws" if url.startswith("ws") else "tcp")
+            parts = urlsplit(url)
+            place, plain_scheme = parts.netloc, "ws" if url.startswith("ws") else "tcp"
+            return meaning.format(url=url, plain=plain_scheme, host=parts.hostname, place=place)
     return ""
 
 

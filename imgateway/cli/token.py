@@ -9,6 +9,17 @@ from imgateway.cli.options import DURATION, config_option, data_dir_option
 
 __all__ = ("token",)
 
+OPTIONS = {
+    "sub": "it is the argument USER",
+    "exp": "--ttl sets it",
+    "device": "--device sets it",
+    "dev": "--device sets it",
+    "svc": "--service sets it",
+    "rooms": "--room sets it",
+    "topics": "--topic sets it",
+}
+"""What sets the claims that mean something to the gateway."""
+
 
 @click.command()
 @api_options(needed=False)
@@ -35,6 +46,13 @@ __all__ = ("token",)
     help="May send to topic:ID, read it and subscribe to it, news or topic:news; repeatable.",
 )
 @click.option(
+    "--claim",
+    "claims",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="One claim more, a text, for a policy of your own, such as tenant=red; repeatable.",
+)
+@click.option(
     "--udp", is_flag=True, help="With the key that udp:// needs: TOKEN~KEY, taken wherever a token is."
 )
 @data_dir_option
@@ -47,6 +65,7 @@ def token(
     service: bool,
     rooms: tuple[str, ...],
     topics: tuple[str, ...],
+    claims: tuple[str, ...],
     udp: bool,
     data_dir: str | None,
     config: str | None,
@@ -59,9 +78,13 @@ def token(
 
     room_ids = [_id("room", room, "7") for room in rooms]
     topic_ids = [_id("topic", topic, "news") for topic in topics]
+    own = _own(claims)
     if access is None:
-        click.echo(minter(config, data_dir, "", room_ids, topic_ids)(user, device, ttl, service, udp))
+        make = minter(config, data_dir, "", room_ids, topic_ids, own=own)
+        click.echo(make(user, device, ttl, service, udp))
         return
+    if own:
+        raise click.UsageError("--claim is for this machine's secret: a router makes no tokens with it")
     if config is not None or data_dir is not None:
         raise click.UsageError("--config and --data-dir are for this machine's secret, not for --router")
     from imgateway.router.schema import Token
@@ -72,6 +95,24 @@ def token(
     if udp and not told["token_udp"]:
         raise click.ClickException("this router has no UDP secret: name it in its udp.secret_file")
     click.echo(told["token_udp" if udp else "token"])
+
+
+def _own(texts: tuple[str, ...]) -> dict[str, str]:
+    """``tenant=red`` → {"tenant": "red"}"""
+    from imgateway.auth.token import RESERVED
+
+    own: dict[str, str] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not (name and equals):
+            raise click.UsageError(f"--claim {text!r}: write NAME=VALUE, such as tenant=red")
+        if name in RESERVED:
+            by = OPTIONS.get(name, "this command sets it itself, or leaves it out")
+            raise click.UsageError(f"--claim {text!r}: {name} means something to the gateway: {by}")
+        if name in own:
+            raise click.UsageError(f"--claim {text!r}: {name} is there already")
+        own[name] = value
+    return own
 
 
 def _id(kind: str, text: str, example: str) -> str:

@@ -8,7 +8,8 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import click
@@ -16,7 +17,7 @@ from msgspec import Struct
 
 from imgateway.cli.knock import refuses
 
-__all__ = ("Main", "World", "pass_world", "run")
+__all__ = ("Main", "Terminated", "World", "pass_world", "run", "terminable")
 
 Main = Callable[[Any], Coroutine[Any, Any, int]]
 """reactor → exit status"""
@@ -69,6 +70,24 @@ def run(main: Main) -> int:
         outcome.raiseException()
     status: int = outcome
     return status
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM in a command without a reactor, which it ends as Ctrl-C does, but for the status."""
+
+
+@contextmanager
+def terminable() -> Iterator[None]:
+    """Within, SIGTERM raises `Terminated`."""
+
+    def terminate(number: int, frame: Any) -> None:
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _client(url: str, **options: Any) -> Any:

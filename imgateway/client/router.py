@@ -157,7 +157,7 @@ class Router:
                 # One that has no node for us is better informed than one that is not there.
                 if error.retry_after_s or not why.retry_after_s:
                     why = error
-                self._log.info("{url}: {why}", url=url, why=str(error))
+                self._log.info("no place from the router {url}: {why}", url=url, why=str(error))
                 self._turn += 1
         raise why
 

@@ -41,14 +41,15 @@ class ListenSettings(Struct, frozen=True, forbid_unknown_fields=True):
     http: Annotated[
         str,
         Meta(
-            description="The Twisted endpoint description of /healthz, /readyz and /metrics; empty: no HTTP."
+            description="The Twisted endpoint description of /healthz, /readyz and /metrics; a port alone is "
+            "one of 127.0.0.1; empty: no HTTP."
         ),
     ] = "tcp:7980:interface=127.0.0.1"
     api: Annotated[
         str,
         Meta(
-            description="The Twisted endpoint description of the HTTP API of router.keys_file's keys; empty: "
-            "it is served where http is."
+            description="The Twisted endpoint description of the HTTP API of router.keys_file's keys; a port "
+            "alone is one of 127.0.0.1; empty: it is served where http is."
         ),
     ] = ""
 

@@ -67,7 +67,7 @@ MEASURES = (
         "protocol_errors",
         COUNTER,
         "imgateway_protocol_errors_total",
-        "Connections closed for what they sent, by wire.",
+        "Connections closed for what they sent, by wire; none: TLS or a PROXY header was not over.",
         label="wire",
     ),
     Measure("sessions", GAUGE, "imgateway_sessions", "Sessions now, with or without a connection."),

@@ -6,7 +6,7 @@ settings: a user's bucket is made when the user first sends and can be thrown aw
 
 from __future__ import annotations
 
-__all__ = ("TokenBucket",)
+__all__ = ("Few", "TokenBucket")
 
 SLACK_S = 1e-6
 """What is missing for no longer than this counts as there: whoever sleeps exactly as long as told must not
@@ -58,3 +58,22 @@ class TokenBucket:
     def full(self, now: float) -> bool:
         """Nothing taken is still owed: a new bucket would behave the same."""
         return self._tokens + (now - self._at) * self.rate >= self.burst
+
+
+class Few:
+    """Of what may happen any number of times, such as lines in a log that strangers cause: lets some pass,
+    `rate` a second and up to `burst` at once, and counts the others."""
+
+    __slots__ = ("_bucket", "_others")
+
+    def __init__(self, rate: float, burst: float, now: float) -> None:
+        self._bucket = TokenBucket(rate, burst, now)
+        self._others = 0
+
+    def passes(self, now: float) -> int | None:
+        """How many did not pass since the last one that did; None: nor does this one."""
+        if not self._bucket.take(1, now):
+            self._others += 1
+            return None
+        others, self._others = self._others, 0
+        return others

@@ -11,6 +11,7 @@ are sent away at once, and it may be told to take them again.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from math import inf
 
 from twisted.internet.defer import Deferred
@@ -80,7 +81,7 @@ class Farewell:
 
 
 class Drain:
-    """One drain of the links of an exchange.
+    """One drain of the links of an exchange, from `begin` on.
 
     :param rate: links per second that get their turn.
     :param within_s: after this long what is left is dropped, and `done` fires as soon as nothing is; inf: it
@@ -101,6 +102,11 @@ class Drain:
         self._waiting = self._find()
         self._leaving: list[Link] = []
         self._ticking: IDelayedCall | None = None
+        self._is_over = False
+
+    def begin(self) -> None:
+        """The first turns are taken. Who hears of a client that left may end this drain at once, so whoever
+        asked for it must know it by now."""
         self._tick()
 
     @property
@@ -113,13 +119,14 @@ class Drain:
         self._until = self._reactor.seconds()
 
     def stop(self) -> None:
-        """Who has not been told to go stays."""
+        """Who has not been told to go stays. Callable from within a turn."""
+        self._is_over = True
         if self._ticking is not None:
             self._ticking.cancel()
             self._ticking = None
         leaving, self._leaving, self._waiting = self._leaving, [], []
         for link in leaving:
-            link.resume(Pause.DRAIN)
+            _safely(link, link.resume, Pause.DRAIN)
 
     def _find(self) -> list[Link]:
         """Whose turn is to come. Who has not logged in has none while the node goes on: its greeting is
@@ -134,13 +141,15 @@ class Drain:
         exchange, now = self._exchange, self._reactor.seconds()
         if now >= self._until:
             for link in exchange.links:
-                link.drop(CloseCode.GOING_AWAY, "the node stopped")
+                _safely(link, link.drop, CloseCode.GOING_AWAY, "the node stopped")
             self.done.callback(None)
             return
         self._turns += self.rate * min(now - self._now, LATE_S)
         self._now = now
         self._take_turns()
         self._leaving = [link for link in self._leaving if not self._leave(link)]
+        if self._is_over:
+            return
         wait_s = TICK_S
         if not self._waiting and not self._leaving:
             if self._until < inf and not exchange.closing:
@@ -158,17 +167,28 @@ class Drain:
             link = self._waiting.pop()
             if link.state is not LinkState.CLOSED:
                 self._turns -= 1
-                link.pause(Pause.DRAIN)
                 self._leaving.append(link)
+                _safely(link, link.pause, Pause.DRAIN)
 
     def _leave(self, link: Link) -> bool:
         """Say Bye if every publish of the link has its outcome. It may have gone by itself."""
         session = link.session
-        if session is not None and session.publishing:
+        if self._is_over or (session is not None and session.publishing):
             return False
         if link.state is not LinkState.CLOSED:
-            self._farewell.send_away(link)
+            _safely(link, self._farewell.send_away, link)
         return True
+
+
+def _safely(link: Link, step: Callable[..., object], *arguments: object) -> None:
+    """A step of one link's turn. A connection that raises is dropped: the others, and a node that stops, have
+    nothing to do with it."""
+    try:
+        step(*arguments)
+    except Exception:
+        log.failure("a client's turn to leave failed")
+        with suppress(Exception):
+            link.drop(CloseCode.GOING_AWAY, "the node is going away")
 
 
 class Drains:
@@ -215,6 +235,7 @@ class Drains:
         self._drain = Drain(self._exchange, rate, inf, self._reactor, self._farewell)
         log.info("draining", rate=rate, links=self._drain.left)
         self._tell(False, "draining")
+        self._drain.begin()
         return True
 
     def end(self) -> bool:
@@ -229,7 +250,7 @@ class Drains:
         return True
 
     def finish(self, rate: int, within_s: float) -> Drain:
-        """The node stops: drain for the last time."""
+        """The node stops: drain for the last time, from when the caller begins it."""
         self._stopping = True
         if self._drain is not None:
             self._drain.stop()

@@ -14,7 +14,9 @@ from twisted.internet.defer import Deferred
 from imgateway.config import LimitSettings, SessionSettings
 from imgateway.core.counters import Counters
 from imgateway.core.handshake import LinkState
+from imgateway.core.retry import RetryPolicy
 from imgateway.core.session import Session, for_device
+from imgateway.core.throttle import Few
 from imgateway.core.wheel import Wheel
 from imgateway.errors import CloseCode
 from imgateway.frames import (
@@ -66,6 +68,10 @@ _NOT_SUBSCRIBED = {
 """Why not, by the kind of the address."""
 
 
+REMARKS = 100
+REMARKS_A_SECOND = 10
+"""Lines in the log about strangers: so many at once, and so many a second."""
+
 UNSUPPORTED = (Seen,)
 """Frames that a node reads and answers with Refused: it cannot do that yet."""
 
@@ -90,12 +96,14 @@ class Exchange:
         counters: Counters,
         max_frame_bytes: int,
         incarnation: str,
+        retry_wait: RetryPolicy,
     ) -> None:
         self.limits = limits
         self.session = session
         self.counters = counters
         self.max_frame_bytes = max_frame_bytes
         self.incarnation = incarnation
+        self.retry_wait = retry_wait
         self.closing: set[Link] = set()
         """Links that have said their last, and whose connections are not gone yet."""
         self.leaving = False
@@ -112,6 +120,7 @@ class Exchange:
         self._broker = broker
         self._wall_ms = wall_ms
         self._number = self._newest = 0
+        self._remarks = Few(REMARKS_A_SECOND, REMARKS, now())
         self.answers: dict[type, Callable[[Link, Session, Any], None]] = {
             Publish: ingress.publish,
             DeliverAck: self._deliver_ack,
@@ -165,6 +174,13 @@ class Exchange:
         self._number -= 1
         return self._number
 
+    def remark(self) -> dict[str, Any] | None:
+        """The first fields of a line in the log that any stranger can cause; None: there are too many."""
+        unlogged = self._remarks.passes(self.now())
+        if unlogged is None:
+            return None
+        return {"unlogged": unlogged} if unlogged else {}
+
     def closed(self, link: Link, code: int, reason: str) -> None:
         """The link's conversation is over."""
         self.counters.links_closed[code] += 1
@@ -203,8 +219,15 @@ class Exchange:
     def _keep(self, link: Link, session: Session, frame: Keep) -> None:
         kept = self._broker.record(session.key, session.generation, frame.data)
         self._ingress.hold(link, session, kept)
+        if frame.reply:
+            synced = self._broker.record(session.key, session.generation, frame.data, True)
+            synced.addCallback(self._synced, link, session, frame.reply).addErrback(link.broken)
         if frame.linger_s is not None:
             self._hub.partings.wait(session, frame.linger_s)
+
+    def _synced(self, kept: bool, link: Link, session: Session, reply: bytes) -> None:
+        if kept and link.session is session:
+            link.send_bytes(reply)
 
     def _request(self, link: Link, session: Session, frame: Request) -> None:
         self._calls.asked(link, session, frame)

@@ -9,8 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 
 from msgspec.structs import replace
+from twisted.internet.defer import CancelledError
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from imgateway.config import LimitSettings, RoomSettings
@@ -250,17 +252,21 @@ class Hub:
         claiming = self._claims.get(key)
         return claiming is not None and claiming.ended
 
-    def attach(self, session: Session, link: Link, hello: Hello, resumed: bool = False) -> bool:
+    def attach(
+        self, session: Session, link: Link, hello: Hello, resumed: bool = False, left: Iterable[Address] = ()
+    ) -> bool:
         """A claim succeeded: this session takes the place of an older generation, which was here, or
         (`resumed`) at another node.
 
         True if there was one that the listeners know (the client resumes). A link of the older one is closed
         with REPLACED, or with STALE if its client greeted with the same order.
+
+        :param left: what an older connection followed, of which nothing was to be kept.
         """
         old = self.sessions.add(session)
         session.link = link
         link.session = session
-        self.partings.greeted(session, hello)
+        self.partings.greeted(session, hello, left)
         if old is None:
             session.told = resumed  # to the listeners of the other node
             return resumed
@@ -275,12 +281,13 @@ class Hub:
             self._missing.add(session)
         return session.told
 
-    def adopt(self, session: Session, hello: Hello) -> None:
+    def adopt(self, session: Session, hello: Hello, left: Iterable[Address]) -> None:
         """A claim took the session over from another node, which tells nothing of it any more, and the client
-        was gone before the answer came: it waits here for its client, and ends here."""
+        was gone before the answer came: it waits here for its client, and ends here. `left`: as of `attach`.
+        """
         self.sessions.add(session)
         session.told = True
-        self.partings.greeted(session, replace(hello, will=None))  # it was not taken
+        self.partings.greeted(session, replace(hello, will=None), left)  # its will was not taken
         linger_s = self.partings.linger_s(session, self.linger_s)
         self._wait(session, linger_s, CloseCode.LOST, "the client went before its login was done")
 
@@ -318,7 +325,7 @@ class Hub:
         # Its device may never come again, and would hold back what these logs may lose.
         for address in addresses:
             leaving = self.broker.unfollow(session.key, session.generation, log_of(address))
-            leaving.addErrback(lambda failure: log.failure("a log could not be left", failure))
+            leaving.addErrback(_not_left)
 
     def _wait(self, session: Session, linger_s: float, code: int, reason: str) -> None:
         # Whoever takes over has it in a moment, even if its client wanted nobody to wait.
@@ -336,7 +343,7 @@ class Hub:
         log.debug(
             "session ended: {reason}",
             reason=reason,
-            code=int(code),
+            code=code,
             session=address_text(Address("device", *session.key)),
         )
         claiming = self._claims.get(session.key)
@@ -398,7 +405,6 @@ class Hub:
     def opened(self, session: Session, identity: Identity, resumed: bool) -> None:
         """Tell the session listeners of a login."""
         session.told = True
-        self.partings.undone(session)
         for listener in self._listeners:
             self._tell(listener.resumed if resumed else listener.opened, session.key, identity)
         if self._early:
@@ -429,6 +435,12 @@ class Hub:
         """
         self._moves.end()
         for session in tuple(self.sessions):
+            self._unfollow(session, self.partings.left(session))
             self.partings.drop(session)
             self._end(session, CloseCode.GOING_AWAY, "the node stopped")
         self.topics.stop()
+
+
+def _not_left(failure: Failure) -> None:
+    if not failure.check(CancelledError):  # else the broker stops
+        log.failure("a log could not be left", failure)

@@ -24,6 +24,7 @@ from imgateway.core.quota import Quotas
 from imgateway.core.session import Session
 from imgateway.errors import BadFrame
 from imgateway.frames import (
+    MAX_HEADER_BYTES,
     RING_KINDS,
     Address,
     Message,
@@ -32,6 +33,7 @@ from imgateway.frames import (
     Publish,
     PublishAck,
     SessionKey,
+    header_bytes,
     user_address,
 )
 from imgateway.interfaces import IBroker, Identity, IInterceptor, IMailBackend, IPolicy, Publication
@@ -41,10 +43,6 @@ from imgateway.node.link import Link, Pause
 __all__ = ("Ingress",)
 
 log = Logger()
-
-MAX_HEADERS = 16_384
-"""Bytes of UTF-8 in all headers of a message, and 16 for each: what is acknowledged must still fit, with the
-largest body, into the frame that delivers it."""
 
 FORBIDDEN = Outcome(OutcomeCode.FORBIDDEN)
 
@@ -214,7 +212,7 @@ class Ingress:
 
     def _is_large(self, frame: Publish) -> bool:
         return len(frame.body) > self.limits.max_body_bytes or (
-            bool(frame.headers) and _header_bytes(frame.headers) > MAX_HEADERS
+            bool(frame.headers) and header_bytes(frame.headers) > MAX_HEADER_BYTES
         )
 
     def _submit(
@@ -388,12 +386,7 @@ def _size(item: Publish | Deferred[bool]) -> int:
     """In a chain, about."""
     if not isinstance(item, Publish):
         return 0
-    return PUBLISH_BYTES + len(item.body) + ADDRESS_BYTES * len(item.to) + _header_bytes(item.headers)
-
-
-def _header_bytes(headers: tuple[tuple[str, str], ...]) -> int:
-    texts = [name + value for name, value in headers]
-    return len("".join(texts).encode("utf-8", "surrogatepass")) + 16 * len(texts)
+    return PUBLISH_BYTES + len(item.body) + ADDRESS_BYTES * len(item.to) + header_bytes(item.headers)
 
 
 def _spread(outcomes: Answer, asked: tuple[Address, ...], to: tuple[Address, ...]) -> Answer:

@@ -14,6 +14,7 @@ from enum import IntEnum
 from math import inf
 from typing import Any, Protocol
 
+from twisted.internet.defer import CancelledError
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -21,8 +22,16 @@ from zope.interface import implementer
 from imgateway.config import LimitSettings, SessionSettings
 from imgateway.core.counters import Counters
 from imgateway.core.handshake import Event, LinkState, after
+from imgateway.core.retry import RetryPolicy
 from imgateway.core.session import Session
-from imgateway.errors import CloseCode, LinkError, LoginRefused, ProtocolError, UnexpectedFrame
+from imgateway.errors import (
+    CloseCode,
+    FrameTooLarge,
+    LinkError,
+    LoginRefused,
+    ProtocolError,
+    UnexpectedFrame,
+)
 from imgateway.frames import (
     FRAME_NAMES,
     Address,
@@ -87,6 +96,13 @@ Said = Frame | Keep | bytes
 
 OPEN, CLOSED = LinkState.OPEN, LinkState.CLOSED  # found faster than in their class
 
+WAITED_FOR = {
+    LinkState.CONNECTED: "the end of TLS, of a PROXY header or of an upgrade",
+    LinkState.GREETING: "a whole greeting",
+    LinkState.CHECKING: "the check of the token, or the store",
+}
+"""… for a login that did not come in time."""
+
 RUNNING = 1024
 """A chunk is being decoded: nobody's reason, and what comes meanwhile waits as well."""
 
@@ -102,9 +118,11 @@ class Desk(Protocol):
     counters: Counters
     max_frame_bytes: int
     incarnation: str
+    retry_wait: RetryPolicy
 
     def now(self) -> float: ...
     def number(self, generation: int = 0) -> int: ...
+    def remark(self) -> dict[str, Any] | None: ...
     def heard(self) -> float: ...
     def arm(self, due: float, wake: Callable[[float], None]) -> float: ...
     def arrived(self, link: Link, size: int) -> bool: ...
@@ -119,7 +137,8 @@ class Desk(Protocol):
 
 class Rare:
     """What a link keeps from the first time on that its peer did not read, was not listened to, was asked
-    whether it lives, or is owed a repetition: none of it for one that idles.
+    whether it lives, is owed a repetition, or was refused what its codec asks for once more: none of it for
+    one that idles.
 
     :ivar bytes: of control frames that are unsent.
     :ivar since: since when.
@@ -127,15 +146,16 @@ class Rare:
     :ivar is_asked: a Ping waits for any sign of life.
     :ivar is_late: its token has ended while a server was away.
     :ivar again: when the wire wants to send once more what is unacknowledged.
+    :ivar retry: when its codec asks once more for what it was refused. :ivar tries: how often it did.
     """
 
-    __slots__ = ("able_since", "again", "bytes", "is_asked", "is_late", "since")
+    __slots__ = ("able_since", "again", "bytes", "is_asked", "is_late", "retry", "since", "tries")
 
     def __init__(self) -> None:
         self.able_since = self.since = 0.0
-        self.bytes = 0
+        self.bytes = self.tries = 0
         self.is_asked = self.is_late = False
-        self.again = inf
+        self.again = self.retry = inf
 
 
 @implementer(IReceiver)
@@ -212,7 +232,7 @@ class Link:
             if self.state is CLOSED:
                 return
             if not desk.arrived(self, len(data)):
-                self.close(CloseCode.FRAME_TOO_LARGE, "more than may be sent before Welcome")
+                self.fail(FrameTooLarge("more than may be sent before Welcome"))
                 return
         elif not self.wire.traits.acks:
             desk.heard_without_acks(self)
@@ -400,6 +420,22 @@ class Link:
         """It was understood and is not obeyed; the link goes on."""
         self.desk.counters.refused[code] += 1
         self.send(Refused(FRAME_NAMES[type(frame)], address_text(frame.address), code, reason))
+        if self.codec.puts_off():
+            self._retry_later()
+
+    def _retry_later(self) -> None:
+        """Its codec asks once more, after a while."""
+        rare = self._made_rare()
+        if rare.retry == inf:
+            rare.retry = self.desk.now() + self.desk.retry_wait(rare.tries)
+            rare.tries += 1
+            self._look_at(rare.retry)
+
+    def _retry(self, rare: Rare) -> None:
+        rare.retry = inf
+        # Behind what waits here: its answers are in the order in which the codec was asked.
+        self._stop_reading().append(self.codec.retry())
+        self._settle()
 
     def send(self, frame: Frame) -> bool:
         """Send a control frame; whether wire and transport can carry it. What they cannot is dropped."""
@@ -493,7 +529,22 @@ class Link:
 
     def _blame(self, code: int, reason: str) -> None:
         self.desk.counters.protocol_errors[self.wire_name] += 1
-        log.info("closed for what it sent: {reason}", reason=reason, code=int(code), **self.about())
+        remark = self.desk.remark()
+        if remark is not None:
+            log.info("closed for what it sent: {reason}", reason=reason, code=code, **remark, **self.about())
+
+    def _miss(self) -> None:
+        """It did not log in in time."""
+        remark = self.desk.remark()
+        if remark is not None:
+            log.info(
+                "no login in time: waited for {waited_for}",
+                waited_for=WAITED_FOR[self.state],
+                code=CloseCode.LOGIN_TIMEOUT,
+                **remark,
+                **self.about(),
+            )
+        self.close(CloseCode.LOGIN_TIMEOUT, "no login in time")
 
     def close(
         self,
@@ -522,6 +573,8 @@ class Link:
 
     def broken(self, failure: Failure) -> None:
         """Something that must not fail did: log it and close, so that the client comes again."""
+        if self.state is CLOSED and failure.check(CancelledError):
+            return  # the node stops: it has sent everybody away, and then its store
         log.failure("internal error", failure, **self.about())
         self.close(CloseCode.INTERNAL_ERROR, "internal error")
 
@@ -555,7 +608,7 @@ class Link:
         if self.state is LinkState.CLOSED or now < self._due:
             return
         if self.state is not LinkState.OPEN:
-            self.close(CloseCode.LOGIN_TIMEOUT, "no login in time")
+            self._miss()
             return
         if self._pauses:
             self.heard = now  # we are not listening, so silence proves nothing
@@ -608,7 +661,7 @@ class Link:
             half_way = ack_due - self.wire.traits.ack_timeout_s / 2
             due = min(due, half_way if now < half_way else ack_due)
         if rare is not None:
-            due = min(due, rare.again)
+            due = min(due, rare.again, rare.retry)
             if rare.bytes:
                 due = min(due, rare.since + self.desk.limits.control_abort_s)
         return max(due, now)
@@ -633,3 +686,5 @@ class Link:
             self.send(Ping())
         if rare is not None and rare.again <= now and self.state is LinkState.OPEN:
             self._send_again(rare, now)
+        if rare is not None and rare.retry <= now and self.state is LinkState.OPEN:
+            self._retry(rare)

@@ -6,7 +6,7 @@ step the link may be gone by the time the answer comes; what was claimed by then
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache, partial
 from math import ceil
 from sys import intern
@@ -226,9 +226,10 @@ class Login:
         resumed = opened.resumed and not self._hub.has_ended(key)
         place = opened.places[0]
         session = Session(key, opened.generation, identity, place.epoch, place.acked, place.head)
+        left = _undone(link, opened.record) if opened.record else ()
         if link.state is not LinkState.CHECKING:
             if there is None and resumed:
-                self._hub.adopt(session, hello)
+                self._hub.adopt(session, hello, left)
                 return None
             if there is None or there.generation > opened.generation:
                 self._broker.close_session(key, opened.generation).addErrback(link.broken)
@@ -244,7 +245,7 @@ class Login:
         if there is not None and there.generation > opened.generation:  # the answers came out of order
             code, reason = REFUSALS[Verdict.OUTRUN]
             raise LoginRefused(reason, code)
-        return session, opened, self._hub.attach(session, link, hello, resumed)
+        return session, opened, self._hub.attach(session, link, hello, resumed, left)
 
     def _enter_mailbox(
         self, session: Session, opened: Opened, resumed: bool, link: Link, hello: Hello
@@ -372,7 +373,7 @@ class Login:
             return
         if isinstance(error, LinkError):
             self._counters.logins_refused[int(error.code)] += 1
-            log.info("login refused: {reason}", reason=error.reason, code=int(error.code), **link.about())
+            log.info("login refused: {reason}", reason=error.reason, code=error.code, **link.about())
             link.fail(error)
         else:
             log.failure("a login failed", failure, **link.about())
@@ -415,6 +416,16 @@ class Login:
         link.expire_token(self._token_deadline(identity))
         link.send(Renewed(identity.expires_at_s * 1000))
         link.resume(Pause.RENEW)
+
+
+def _undone(link: Link, record: bytes) -> Iterable[Address]:
+    """What is to be undone of an older connection. The claim is granted, and must not be lost by this."""
+    try:
+        undone: Iterable[Address] = link.codec.undoes(record)
+    except Exception:
+        log.failure("the codec of {wire} raised", **link.about())
+        return ()
+    return undone
 
 
 @lru_cache(maxsize=1024)

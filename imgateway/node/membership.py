@@ -7,6 +7,7 @@ addresses, now and then how many sessions it has. The registry's server may be a
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from math import inf
 from typing import Any, NamedTuple
 
 from msgspec.structs import replace
@@ -29,6 +30,8 @@ LOAD_S = 5.0
 """Others learn a new number of sessions at most this often, and while the node drains with every tick."""
 LOAD_STEP = 0.01
 """And only when it has changed by more than this."""
+ELDER_S = 20.0
+"""A node that is there for so long has not ended: one that has is gone within 15 s."""
 FLAP_S = 0.5
 """So long a state stands before the next one is told, but for a drain."""
 
@@ -66,6 +69,7 @@ class Membership:
         self._note = note
         self._reactor = reactor
         self._others: Mapping[str, NodeInfo] = {}
+        self._elders: dict[str, float] = {}
         self._is_away = False
         self._unfit: set[str] = {"start"}
         self._said: NodeInfo | None = None
@@ -177,6 +181,7 @@ class Membership:
 
     def _tick(self) -> None:
         self._ticking = self._reactor.callLater(TICK_S, self._tick)
+        self._look_for_elders()
         self.consider()
 
     # ------------------------------------------------------------------------------------------ what is heard
@@ -191,13 +196,26 @@ class Membership:
             )
             # One that began before us may be the process that we took the place of.
             if there and info.node == about.node and info.started_ms > about.started_ms:
-                log.warn(
-                    "another node has the name {node}, too, and routers send clients to one of them only: "
-                    "give each its own (node.name)",
-                    node=info.node,
-                    incarnation=incarnation,
-                )
+                _warn_of(info)
         self._others = nodes
+
+    def _look_for_elders(self) -> None:
+        """Those of our name that were there before us, and are there for longer than a process that has
+        ended; of these nothing is known while the registry is away, or that they are ending."""
+        about, now, before = self._about, self._reactor.seconds(), self._elders
+        self._elders = {
+            name: before.get(name, now)
+            for name, info in self._others.items()
+            if info.node == about.node
+            and name != about.incarnation
+            and info.started_ms <= about.started_ms
+            and info.state is not NodeState.DRAINING
+            and not self._is_away
+        }
+        for name, since in self._elders.items():
+            if now >= since + ELDER_S:
+                self._elders[name] = inf  # told
+                _warn_of(self._others[name])
 
     def _healthy(self, ok: bool, why: str) -> None:
         self._note("registry", why)
@@ -206,3 +224,12 @@ class Membership:
         elif self._is_away:
             log.info("the registry answers again", registry=self._registry.name)
         self._is_away = not ok
+
+
+def _warn_of(info: NodeInfo) -> None:
+    log.warn(
+        "another node has the name {node}, too, and routers send clients to one of them only: "
+        "give each its own (node.name)",
+        node=info.node,
+        incarnation=info.incarnation,
+    )

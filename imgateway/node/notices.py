@@ -194,9 +194,9 @@ class Notices:
     def _wake(self, audience: Audience, now: float) -> None:
         audience.armed = False
         again: dict[int, dict[Session, Asked]] = {}
-        removed = 0
+        silent: list[tuple[Session, Room]] = []
         for session, asked in tuple(islice(audience.unanswered.items(), LOOKS)):
-            if asked.due > now or removed >= REMOVALS:
+            if asked.due > now or len(silent) >= REMOVALS:
                 break
             del audience.unanswered[session]
             if not audience.telling and session not in audience.asked_for_notices():
@@ -204,9 +204,7 @@ class Notices:
             if asked.times < TIMES:
                 again.setdefault(asked.times + 1, {})[session] = asked
             elif isinstance(audience, Room):
-                self._counters.room_not_pulling += 1
-                self._give_up(session, audience)
-                removed += 1
+                silent.append((session, audience))
         for times, sessions in again.items():
             if audience.round is None:
                 self._again(Repeat(audience, list(sessions), times, _missed(audience, sessions.values())))
@@ -214,6 +212,10 @@ class Notices:
                 late = {one: Asked(was.heads, now, was.times, was.since) for one, was in sessions.items()}
                 audience.unanswered = {**late, **audience.unanswered}
         self._watch(audience)
+        for session, room in silent:  # last of all: who hears of it may take others out
+            if room.has(session):
+                self._counters.room_not_pulling += 1
+                self._give_up(session, room)
 
 
 def _since(round: Round) -> Since:

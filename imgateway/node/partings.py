@@ -22,14 +22,14 @@ BY_ORDER = "newest-order-wins"
 class Parting(Struct):
     """`linger_s` negative: as the node has it. `will` None: said, or there was none. `order` None: its wire
     has no such rule. `forget`: its device ends with the session if nobody waits for its client. `left`: what
-    its link followed, or an older one, of which nothing was to be kept; whoever takes over undoes that."""
+    its link followed, or an older one, of which nothing was to be kept, and which is not undone yet."""
 
     linger_s: float
     will: Publish | None
     delay_s: float
     order: int | None
     forget: bool
-    left: tuple[Address, ...] = ()
+    left: dict[Address, None] = {}
 
 
 class Partings:
@@ -53,18 +53,21 @@ class Partings:
     def __len__(self) -> int:
         return len(self._partings)
 
-    def greeted(self, session: Session, hello: Hello) -> None:
-        """Note what the greeting of this session asks for."""
+    def greeted(self, session: Session, hello: Hello, left: Iterable[Address]) -> None:
+        """Note what the greeting of this session asks for. `left`: as for `leaves`, of an older one."""
         order = hello.order if hello.on_same_device == BY_ORDER else None
         if hello.will is not None or hello.linger_s >= 0 or order is not None:
             forget = hello.assigned and session.device == hello.device
             delay_s = max(0.0, hello.will_delay_s)
             self._partings[session] = Parting(hello.linger_s, hello.will, delay_s, order, forget)
+        self.leaves(session, left)
 
     def wait(self, session: Session, linger_s: float) -> None:
         """Its client has thought better of how long to wait for it; negative: as the node has it."""
-        parting = self._partings.setdefault(session, Parting(linger_s, None, 0.0, None, False))
-        parting.linger_s = linger_s
+        self._parting(session).linger_s = linger_s
+
+    def _parting(self, session: Session) -> Parting:
+        return self._partings.setdefault(session, Parting(-1.0, None, 0.0, None, False))
 
     def forgets(self, session: Session) -> bool:
         """Whether its device ends with it."""
@@ -115,26 +118,27 @@ class Partings:
             self._say(session, parting)
 
     def leaves(self, session: Session, followed: Iterable[Address]) -> None:
-        """Its link followed these, nothing is to be kept of it, and a newer login takes over."""
-        self._partings[session].left = tuple(followed)
+        """These were followed over its link, or an older one, and nothing was to be kept of that. It is
+        undone when the session ends, but for what is `settled` by then."""
+        left = dict.fromkeys(followed)
+        if left:
+            self._parting(session).left |= left
 
-    def left(self, session: Session) -> tuple[Address, ...]:
+    def left(self, session: Session) -> Iterable[Address]:
         """What nobody has undone; its session ends."""
         parting = self._partings.get(session)
         return () if parting is None else parting.left
 
-    def undone(self, session: Session) -> None:
-        """Its login is done: its wire knows what the older one followed."""
+    def settled(self, session: Session, address: Address) -> None:
+        """The session follows this itself from now on, or has undone it."""
         parting = self._partings.get(session)
         if parting is not None:
-            parting.left = ()
+            parting.left.pop(address, None)
 
     def succeeded(self, old: Session, new: Session) -> None:
         """A newer login has its place."""
-        left = self.left(old)
+        self.leaves(new, self.left(old))
         self.drop(old)
-        if left:
-            self._partings.setdefault(new, Parting(-1.0, None, 0.0, None, False)).left = left
 
     def drop(self, session: Session) -> None:
         """Somebody else has its place, or nobody waits for it any more: what is not said is not said."""

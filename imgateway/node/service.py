@@ -19,6 +19,7 @@ from imgateway.cluster.peers import Peers
 from imgateway.config import Settings
 from imgateway.core.counters import Counters, Measure
 from imgateway.core.quota import Quotas
+from imgateway.core.retry import backoff
 from imgateway.core.wheel import Wheel
 from imgateway.frames import Address, Limits, Mode, Outcome, Publish, SessionKey
 from imgateway.interfaces import (
@@ -174,6 +175,7 @@ class Node:
             self.counters,
             limits.max_body_bytes + FRAME_ROOM,
             incarnation,
+            backoff(random, first_s=1.0),
         )
         farewell = Farewell(nodes, incarnation, random, self.counters)
         self.drains = Drains(self.exchange, reactor, farewell, health, changed)
@@ -245,6 +247,7 @@ class Node:
         drain.done.addCallback(lambda _: self._close_doors())  # those that were opened meanwhile
         drain.done.addCallback(lambda _: self._stopped())
         drain.done.addBoth(stopped.callback)
+        drain.begin()
         return stopped
 
     def _give_up(self) -> None:
@@ -302,12 +305,21 @@ class Node:
         self._tick_due = self._reactor.seconds() + self.wheel.tick_s
         self._ticking = self._reactor.callLater(self.wheel.tick_s, self._tick)
 
-    def reload(self, settings: Settings, policy: IPolicy) -> None:
-        """New limits, quotas and policy for what comes from now on; keys are read again.
+    def read(self, settings: Settings, policy: IPolicy) -> Callable[[], None]:
+        """SIGHUP: read keys again. Nothing changes until what this returns is called; these keys, limits,
+        quotas and this policy then count for what comes.
 
-        :raises OperatorError: the keys cannot be read; the old ones stay, and so does everything else.
+        :raises OperatorError: the keys cannot be used.
         """
-        self._authenticator.reload()
+        use_keys = self._authenticator.read()
+
+        def use() -> None:
+            use_keys()
+            self._go_by(settings, policy)
+
+        return use
+
+    def _go_by(self, settings: Settings, policy: IPolicy) -> None:
         self.settings = settings
         self._told.clear()
         self.quotas.set_rates(settings.quota)

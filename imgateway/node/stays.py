@@ -15,7 +15,7 @@ from twisted.python.failure import Failure
 
 from imgateway.core.roster import Roster
 from imgateway.core.session import Session
-from imgateway.frames import Address, Mode, SessionKey, Subscribe, Unsubscribed, UnsubscribedCode
+from imgateway.frames import Address, Mode, SessionKey, Unsubscribed, UnsubscribedCode
 from imgateway.interfaces import IBroker
 from imgateway.node.attendance import Attendance
 from imgateway.node.audience import Room
@@ -92,7 +92,7 @@ class Stays:
     def put(self, session: Session, address: Address, mode: Mode) -> Deferred[bool]:
         """The business puts a session into a room: its client is told, as soon as it has a link. False: it
         has ended, or was taken out, meanwhile."""
-        self._may_again(session, address)
+        self.readmit(session, address)
         joining = self._come(session.key, address, None)
         return joining.addCallbacks(self._put, _not_put, (session.key, mode))
 
@@ -173,12 +173,12 @@ class Stays:
 
     def leave(self, session: Session, address: Address) -> Deferred[None]:
         """The session is in the room no more, nor on its way in."""
+        if address not in self.held(session):
+            return succeed(None)
         return self._leave(session, address)[1]
 
     def _leave(self, session: Session, address: Address) -> tuple[bool, Deferred[None]]:
-        """Also whether it was in it."""
-        if address not in self.held(session):
-            return False, succeed(None)
+        """It is in the room, or on its way in, until now. Also whether it was in it."""
         self._withdraw(session.key, address)
         room = _room(session, address)  # who waited for it may have taken it out
         if room is not None:
@@ -227,14 +227,8 @@ class Stays:
         """Rooms that it was taken out of, and was not told that it may come in again."""
         return self._removed.get(session, {})
 
-    def keeps_out(self, session: Session, frame: Subscribe) -> bool:
-        """Its client goes on where it was in a room that it was taken out of, and is told that it is out. Who
-        subscribes without a position begins anew."""
-        if frame.address in self.removed(session) and not frame.epoch:
-            self._may_again(session, frame.address)
-        return frame.address in self.removed(session)
-
-    def _may_again(self, session: Session, address: Address) -> None:
+    def readmit(self, session: Session, address: Address) -> None:
+        """It may come in again, if it was taken out."""
         removed = self._removed.get(session, {})
         removed.pop(address, None)
         if not removed:

@@ -141,7 +141,9 @@ class Subscriptions:
     def subscribe(self, link: Link, session: Session, frame: Subscribe) -> bool:
         """False: the session is in as many rooms as it may. Policy is behind it."""
         self._charge(link, session)
-        if self._stays.keeps_out(session, frame):
+        if not frame.epoch:  # it begins anew
+            self._stays.readmit(session, frame.address)
+        if frame.address in self._stays.removed(session):  # it would go on where it was, and is told
             link.send(Unsubscribed(frame.address, UnsubscribedCode.REMOVED))
             return True
         held = self._stays.held(session)
@@ -243,12 +245,14 @@ class Subscriptions:
         topics = self._hub.topics
         if topics.find(session, frame.address) is None and topics.count(session) >= self.limits.rooms:
             return False
+        self._hub.partings.settled(session, frame.address)
         self.wait(topics.subscribe(link, session, frame), link, Pause.ROOM)
         return True
 
     def unfollow(self, link: Link, session: Session, frame: Unsubscribe) -> None:
         """Whoever does not follow the log over this link may have before: that is forgotten as well."""
         self._charge(link, session)
+        self._hub.partings.settled(session, frame.address)
         leaving = self._hub.topics.unsubscribe(session, frame.address)
         leaving.addCallbacks(
             self._unsubscribed, self._not_left, (link, frame.address), errbackArgs=(link, frame)

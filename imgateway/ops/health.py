@@ -16,8 +16,13 @@ class Health:
         self._notes: dict[str, str] = {}
 
     def set(self, part: str, ok: bool, why: str = "") -> None:
-        """`part` is fine, or is not for the reason `why`, which is for the operator."""
+        """`part` is fine, or is not for the reason `why`, which is for the operator. If it is fine and there
+        is a `why`, that is noted."""
         self._why[part] = "" if ok else why or "not ready"
+        if ok and why:
+            self._notes[part] = why
+        else:
+            self._notes.pop(part, None)
 
     def note(self, part: str, why: str) -> None:
         """Something for the operator about a part without which the node is as ready; "": it is fine."""

@@ -1,8 +1,9 @@
 """Logs: one line per event, as JSON for programs or as text for people.
 
-What happened is a fixed text, everything that varies is a field: ``log.info("link closed", code=…)``.
-So nothing that a client wrote becomes part of a line's structure; in both forms control characters, line
-separators and lone surrogates are escaped.
+What happened is a fixed text, everything that varies is a field: ``log.info("link closed", code=…)``; where
+the text has places for fields, ``"login refused: {reason}"``, JSON has it as it stands here, and beside it
+the message with the values. So nothing that a client wrote becomes part of what is searched for, or of a
+line's structure; in both forms control characters, line separators and lone surrogates are escaped.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
+from enum import Enum
 from typing import IO, Any
 
 from twisted.logger import (
@@ -33,7 +35,7 @@ MAX_TEXT_CHARS = 4000
 
 # What twisted.python.log puts into its events, and into ours when one of its observers saw them first.
 _LEGACY = frozenset({"time", "system", "message", "isError", "failure", "why", "format", "printed"})
-_RESERVED = frozenset({"time", "level", "namespace", "event", "error", "traceback"})
+_RESERVED = frozenset({"time", "level", "namespace", "event", "message", "error", "traceback"})
 
 
 def observer(settings: LogSettings, out: IO[str]) -> ILogObserver:
@@ -75,13 +77,17 @@ class _Lines:
 
 
 def json_line(event: LogEvent) -> str:
-    """One JSON object in ASCII: time (ISO 8601, UTC), level, namespace, event, fields, error, traceback."""
+    """One JSON object in ASCII: time (ISO 8601, UTC), level, namespace, event, message, fields, error,
+    traceback."""
+    message = _message(event)
     line = {
         "time": _time(event),
         "level": _level(event),
         "namespace": _namespace(event),
-        "event": _event(event),
+        "event": _event(event, message),
     }
+    if line["event"] != message:
+        line["message"] = message
     for name, value in _fields(event):
         line[f"field_{name}" if name in _RESERVED else name] = _value(value)
     if "log_failure" in event:
@@ -90,8 +96,8 @@ def json_line(event: LogEvent) -> str:
 
 
 def text_line(event: LogEvent) -> str:
-    """``time level [namespace] event  name=value …``; a traceback's lines follow, after ``  | ``."""
-    parts = [_time(event), f"{_level(event):5}", f"[{_namespace(event)}]", _printable(_event(event))]
+    """``time level [namespace] message name=value …``; a traceback's lines follow, after ``  | ``."""
+    parts = [_time(event), f"{_level(event):5}", f"[{_namespace(event)}]", _printable(_message(event))]
     for name, value in _fields(event):
         shown = _value(value)
         plain = isinstance(shown, str) and shown and shown.isprintable() and not set(shown) & set(' "=')
@@ -116,8 +122,14 @@ def _namespace(event: LogEvent) -> str:
     return str(event.get("log_namespace", "-"))
 
 
-def _event(event: LogEvent) -> str:
+def _message(event: LogEvent) -> str:
     return _cut(formatEvent(event), MAX_TEXT_CHARS)
+
+
+def _event(event: LogEvent, message: str) -> str:
+    """What happened, without what varies. Through twisted.python.log comes whole text only."""
+    text = event.get("log_format")
+    return _cut(text, MAX_TEXT_CHARS) if isinstance(text, str) and "log_text" not in event else message
 
 
 def _error(event: LogEvent) -> str:
@@ -137,7 +149,9 @@ def _fields(event: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def _value(value: Any) -> Any:
-    """What JSON can say, shortened."""
+    """What JSON can say, shortened; of a code its name, as metrics have it."""
+    if isinstance(value, Enum):
+        return value.name
     if value is None or isinstance(value, bool | int):
         return value
     if isinstance(value, float):

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from math import inf
 
-from imgateway.frames import Frame, Keep
+from imgateway.frames import Address, Frame, Keep
 
 __all__ = ("PlainCodec",)
 
@@ -21,6 +21,18 @@ class PlainCodec:
     def restore(self, record: bytes) -> Sequence[Frame | Keep]:
         """Nothing is kept."""
         return ()
+
+    def undoes(self, record: bytes) -> Iterable[Address]:
+        """Nothing was followed."""
+        return ()
+
+    def puts_off(self) -> bool:
+        """Who is refused something may ask again."""
+        return False
+
+    def retry(self) -> Iterator[Frame | Keep]:
+        """Nothing is put off."""
+        return iter(())
 
     def again(self, now: float) -> tuple[bytes, float]:
         """Nothing is resent while a connection lives."""

@@ -17,6 +17,7 @@ from zope.interface import implementer
 from imgateway.cluster import Nowhere, Peers
 from imgateway.config import LimitSettings
 from imgateway.frames import (
+    MAX_HEADER_BYTES,
     RING_KINDS,
     Address,
     Entry,
@@ -27,6 +28,7 @@ from imgateway.frames import (
     OutcomeCode,
     Publish,
     SessionKey,
+    header_bytes,
     user_address,
 )
 from imgateway.interfaces import (
@@ -46,9 +48,6 @@ from imgateway.router.offline import Offline
 __all__ = ("RouterGateway",)
 
 log = Logger()
-
-MAX_HEADERS = 16_384
-"""As a node has it: bytes of UTF-8 in all headers of a message, and 16 for each."""
 
 OK, FORBIDDEN = Outcome(OutcomeCode.OK), Outcome(OutcomeCode.FORBIDDEN)
 
@@ -155,10 +154,9 @@ class RouterGateway:
         )
 
     def _is_large(self, publish: Publish) -> bool:
-        texts = [name + value for name, value in publish.headers]
-        if len("".join(texts).encode("utf-8", "surrogatepass")) + 16 * len(texts) > MAX_HEADERS:
-            return True
-        return len(publish.body) > self.limits.max_body_bytes
+        return len(publish.body) > self.limits.max_body_bytes or (
+            header_bytes(publish.headers) > MAX_HEADER_BYTES
+        )
 
     def _publication(
         self, publish: Publish, sender: str, device: str, to: tuple[Address, ...]

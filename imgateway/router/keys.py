@@ -74,11 +74,11 @@ def entry_of(key: Key) -> str:
     )
 
 
-def read_keys(path: str, may_be_empty: bool = True) -> tuple[Key, ...]:
+def read_keys(path: str, may_be_empty: bool = False) -> tuple[Key, ...]:
     """The keys of a file: TOML, with a ``[[key]]`` for each.
 
     :param may_be_empty: nothing at all in it means that nobody has a key. Else it is taken for a file that is
-        being written, or that a full disk cut off: who wants no keys leaves a comment in it.
+        being written, or that a full disk cut off: who wants no keys has a comment in it.
     :raises OperatorError: one line: what is wrong, and what to change.
     """
     try:
@@ -86,8 +86,8 @@ def read_keys(path: str, may_be_empty: bool = True) -> tuple[Key, ...]:
             text = file.read(MAX_BYTES)
         if not may_be_empty and not text.strip():
             raise OperatorError(
-                f"router.keys_file: {path} is empty, and had keys before; if nobody shall have one any more, "
-                "write a comment into it: # nobody"
+                f"router.keys_file: {path} is empty; imgateway apikey --id NAME --scopes push,read --file "
+                f"{path} makes a key; if nobody shall have one, write a comment into it: # nobody"
             )
         keys = msgspec.convert(tomllib.loads(text.decode()), _File).key
     except OSError as error:

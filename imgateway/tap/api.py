@@ -260,18 +260,18 @@ class HttpApi:
         return DeferredList([port.stop() for port in ports], consumeErrors=True)
 
     def read(self, settings: Settings) -> Callable[[], None]:
-        """SIGHUP: read API keys, secrets and limits again. Nothing changes until what this returns is called,
-        nor if that raises.
+        """SIGHUP: read API keys, secrets and limits again. Nothing changes until what this returns is called.
 
         :raises OperatorError: they cannot be used.
         """
         started = self._settings
-        keys = read_keys(settings.router.keys_file, may_be_empty=not len(self.keys))
+        keys = read_keys(settings.router.keys_file)
         # What checks tokens, here and at the node, keeps to the files and the audience that it began with.
         minting = find_mint(replace(settings, auth=started.auth, udp=started.udp, node=started.node))
+        use_token_keys = self._authenticator.read()
 
-        def apply() -> None:
-            self._authenticator.reload()
+        def use() -> None:
+            use_token_keys()
             self.keys.replace(keys)
             self.doors.mint = minting
             self.doors.settings = self.api.settings = settings.router
@@ -279,4 +279,4 @@ class HttpApi:
             self.pushing.limits = settings.limits
             self.tasks.go_by(settings.router, settings.limits)
 
-        return apply
+        return use

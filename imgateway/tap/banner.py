@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from ipaddress import ip_address
+from shlex import quote
+
+from cryptography import x509
 
 from imgateway import __version__
-from imgateway.config import Settings
+from imgateway.config import Settings, load
+from imgateway.errors import ConfigError
 from imgateway.interfaces import IListener
 from imgateway.tap.doors import Listen, parse_listen
 
@@ -46,17 +51,23 @@ def banner(
     http: str,
     warnings: Sequence[str] = (),
     api: str = "",
+    config: str | None = None,
 ) -> str:
-    """Where the node listens, and the two commands to try next, on each listener that understands them."""
+    """Where the node listens, and the two commands to try next, on each listener that understands them; none
+    where the command could not log in.
+
+    :param config: the node's configuration file.
+    """
     lines = [f"imgateway {__version__} listens on"]
     urls = []
     for text, listener in zip(settings.listen.clients, listeners, strict=True):
         listen = parse_listen(text)
         url = url_of(listen, listener)
-        if url and "native" in listen.protocols:
-            urls.append(_from_here(url))
-        elif url and "json" in listen.protocols:
-            urls.append(f"{_from_here(url)} --protocol json")
+        if url and (words := _from_here(url, listen.endpoint)):
+            if "native" in listen.protocols:
+                urls.append(words)
+            elif "json" in listen.protocols:
+                urls.append(f"{words} --protocol json")
         what = f"{','.join(listen.protocols)}+{listen.transport}"
         lines.append(f"  {what:25} {_with_reach(url or listener.address)}")
     if http:
@@ -65,22 +76,81 @@ def banner(
         what = "HTTP API" if http else "HTTP API, health, metrics"
         lines.append(f"  {what:25} {_with_reach(api)}")
     lines += [f"Warning: {warning}" for warning in warnings]
-    if urls:
+    own = _own_words(settings, config)
+    if urls and own is not None:
         command = os.path.join(os.path.dirname(sys.argv[0]), "imgateway")
         if not os.path.exists(command):
             command = "imgateway"
-        data = "" if settings.node.data_dir == "./data" else f" --data-dir {settings.node.data_dir}"
         lines.append("Try, in two other terminals:")
-        lines.append(f"  {command} listen {urls[0]} --user bob{data}")
-        lines.append(f'  {command} send {urls[0]} --user alice{data} user:bob "hello"')
+        lines.append(f"  {command} listen {urls[0]} --user bob{own}")
+        lines.append(f'  {command} send {urls[0]} --user alice{own} user:bob "hello"')
         if len(urls) > 1:
             lines.append(f"or with {', '.join(urls[1:])}")
     return "\n".join(lines) + "\n"
 
 
-def _from_here(url: str) -> str:
-    """What a client on this machine connects to."""
-    return url.replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:")
+def _own_words(settings: Settings, config: str | None) -> str | None:
+    """With what the command makes tokens that the node takes; None: it cannot, for of the node's options it
+    knows these two alone."""
+    if settings.auth.authenticator != "token" or settings.auth.node:
+        return None
+    try:
+        known = load(config)
+    except ConfigError:  # it has been changed since
+        return None
+    of_command, of_node = (
+        (one.auth.secret_file, one.auth.audience, one.udp.secret_file) for one in (known, settings)
+    )
+    keys = [one.auth.public_key_file or one.auth.jwks_file for one in (known, settings)]
+    if of_command != of_node or any(keys):
+        return None
+    directory = settings.node.data_dir
+    words = [f" --config {quote(config)}"] if config is not None else []
+    words += [f" --data-dir {quote(directory)}"] if directory != known.node.data_dir else []
+    return "".join(words)
+
+
+def _from_here(url: str, endpoint: str) -> str:
+    """What a client on this machine connects to, with whom to trust; "" where that cannot be said."""
+    url = url.replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:")
+    if not url.startswith(("tls:", "wss:")):
+        return url
+    file = _certificate_file(endpoint)
+    scheme, place = url.split("://")
+    host, _, port = place.rpartition(":")
+    names = _own_names(file)
+    if host.strip("[]") not in names:
+        if "localhost" not in names or host not in ("127.0.0.1", "[::1]"):
+            return ""
+        host = "localhost"
+    return f"{scheme}://{host}:{port} --ca {quote(file)}"
+
+
+def _certificate_file(endpoint: str) -> str:
+    """What the description of a TLS endpoint names."""
+    words = re.split(r"(?<!\\):", endpoint)
+    order = iter(("privateKey", "certKey"))
+    named = {}
+    for word in words[words.index("ssl") + 2 :]:
+        name, equals, value = word.partition("=")
+        if not equals:
+            name, value = next(order, ""), word
+        named[name] = re.sub(r"\\(.)", r"\1", value)
+    return named.get("certKey") or named.get("privateKey") or "server.pem"
+
+
+def _own_names(file: str) -> set[str]:
+    """What a certificate is for that nobody else has signed; of the others we do not know whom to trust."""
+    try:
+        with open(file, "rb") as pem:
+            certificate = x509.load_pem_x509_certificate(pem.read())
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except (OSError, ValueError, x509.ExtensionNotFound):
+        return set()
+    if certificate.issuer != certificate.subject:
+        return set()
+    addresses = names.get_values_for_type(x509.IPAddress)
+    return {*names.get_values_for_type(x509.DNSName), *map(str, addresses)}
 
 
 def _with_reach(address: str) -> str:

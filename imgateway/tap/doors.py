@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -14,7 +14,7 @@ from twisted.python.failure import Failure
 from imgateway.auth.udp import UdpKeys, load_udp_secret
 from imgateway.brokers.clock import wall_ms
 from imgateway.config import Settings
-from imgateway.errors import ConfigError, OperatorError
+from imgateway.errors import ConfigError, InUse, OperatorError
 from imgateway.interfaces import ITransportAdapter
 from imgateway.node.service import Door
 from imgateway.ops.health import Health
@@ -105,6 +105,8 @@ def door(text: str, reactor: Any, options: Mapping[str, Any], wires: Wires | Non
 def _open(transport: Any, endpoint: str, wires: Any, reactor: Any, options: Any, accept: Any) -> Any:
     def refused(failure: Failure) -> Failure:
         # A transport does not know where the place was named.
+        if isinstance(failure.value, InUse):
+            raise InUse(f"{SETTING}: {failure.value}", failure.value.port)
         if failure.check(OperatorError) and not failure.check(ConfigError):
             raise OperatorError(f"{SETTING}: {failure.value}")
         return failure
@@ -115,30 +117,34 @@ def _open(transport: Any, endpoint: str, wires: Any, reactor: Any, options: Any,
 def open_http(endpoint: str, setting: str, factory: Any, reactor: Any) -> Deferred[Any]:
     """Open a port for HTTP; the endpoint may be short, as a client listener's may. Fires with the port.
 
-    :param setting: which names the endpoint, for the error.
+    :param setting: which names the endpoint, for the error. A node's own, ``listen.…``, with a bare port is
+        on loopback.
     :raises OperatorError: (in the Deferred) in one line, with what to do.
     """
-    from imgateway.transports.listening import advice, description
-
-    def refused(failure: Failure) -> None:
-        raise OperatorError(f"{setting}: {endpoint}: {advice(failure.value)}")
-
-    opening = maybeDeferred(lambda: serverFromString(reactor, description(endpoint)).listen(factory))
-    return opening.addErrback(refused)
+    return _open_http(
+        lambda described: serverFromString(reactor, described).listen(factory), endpoint, setting
+    )
 
 
 def http_door(
     endpoint: str, health: Health, metrics: CollectorRegistry, reactor: Any
 ) -> Deferred[HttpListener]:
-    """Open the operators' port; the endpoint may be short, as a client listener's may.
+    """Open the operators' port; the endpoint may be short, as a client listener's may, but a bare port is on
+    loopback.
 
     :raises OperatorError: (in the Deferred) in one line, with what to do.
     """
+    return _open_http(lambda described: listen(described, health, metrics, reactor), endpoint, "listen.http")
+
+
+def _open_http(open_: Callable[[str], Deferred[Any]], endpoint: str, setting: str) -> Deferred[Any]:
     from imgateway.transports.listening import advice, description
+    from imgateway.transports.places import refusal
 
-    def refused(failure: Failure) -> HttpListener:
-        raise OperatorError(
-            f"listen.http: {endpoint}: {advice(failure.value)}; another place for health and metrics: --http"
-        )
+    def refused(failure: Failure) -> None:
+        raise refusal(f"{setting}: {endpoint}: {advice(failure.value)}", failure.value)
 
-    return maybeDeferred(listen, description(endpoint), health, metrics, reactor).addErrback(refused)
+    # Health, metrics and the API want nobody from elsewhere unless somebody says so.
+    is_bare = setting.startswith("listen.") and endpoint.isdecimal()
+    described = description(f"127.0.0.1:{endpoint}" if is_bare else endpoint)
+    return maybeDeferred(open_, described).addErrback(refused)

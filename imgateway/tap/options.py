@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
+from getopt import getopt
+from itertools import chain
 from typing import Any, ClassVar
 
 from twisted.python import usage
@@ -45,6 +48,8 @@ class SettingsOptions(usage.Options):
     def __init__(self) -> None:
         super().__init__()
         self._sets: list[str] = []
+        self.words: list[str] = []
+        """What was typed behind its name."""
         self.settings = Settings()
 
     def opt_set(self, value: str) -> None:
@@ -66,6 +71,7 @@ class SettingsOptions(usage.Options):
 
         What is wrong is one line, where twistd would print all of its help before it.
         """
+        self.words = list(sys.argv[1:] if options is None else options)
         try:
             super().parseOptions(options)
             self.settings = self.load()
@@ -89,6 +95,20 @@ class SettingsOptions(usage.Options):
     def given(self) -> Mapping[str, str]:
         """The settings that stand on the command line by their own options: option → path."""
         return {option: path for option, path in self.named.items() if self[option] is not None}
+
+    def typed(self, instead: Mapping[str, Sequence[str]]) -> list[str]:
+        """The words behind its name, with other values for some options.
+
+        :param instead: option → its values.
+        """
+        replaced = {self.named[option] for option in instead}
+        words = []
+        for option, value in getopt(self.words, "c:", self.longOpt)[0]:
+            name = option.lstrip("-")
+            if name not in instead and not (name == "set" and value.partition("=")[0].strip() in replaced):
+                words += [option] if name in self.longOpt else [option, value]
+        given = [(f"--{name}", value) for name, values in instead.items() for value in values]
+        return [*words, *chain(*given)]
 
     def _nearest(self, wrong: str) -> str:
         """With what an option that is not there may have been meant to be."""
@@ -134,13 +154,14 @@ class Options(SettingsOptions):
             "http",
             None,
             None,
-            "Endpoint for health and metrics, such as 127.0.0.1:7980; empty: none.",
+            "Endpoint for health and metrics: a port of 127.0.0.1, such as 7981, or 0.0.0.0:7981 for all "
+            "addresses; empty: none.",
         ],
         [
             "api",
             None,
             None,
-            "Endpoint for the HTTP API, such as 127.0.0.1:7991; empty: where --http is. Needs --keys.",
+            "Endpoint for the HTTP API, likewise, such as 7991; empty: where --http is. Needs --keys.",
         ],
         ["keys", None, None, "The file of the API keys (imgateway apikey makes one); empty: no API."],
         ["node", None, None, "The node's name; the host name if not given."],

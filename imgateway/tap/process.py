@@ -6,7 +6,8 @@ import atexit
 import os
 import signal
 import sys
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, ClassVar
 
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError
@@ -14,23 +15,37 @@ from twisted.logger import ILogObserver, Logger
 from twisted.python.components import Componentized
 from twisted.python.failure import Failure
 
+from imgateway.config import Settings, describe
 from imgateway.errors import OperatorError
 from imgateway.ops.health import Health
 from imgateway.ops.logs import observer
 from imgateway.tap.logfile import log_file
 from imgateway.tap.options import SettingsOptions
 
-__all__ = ("Process", "tell")
+__all__ = ("API_STARTS", "Process", "tell")
 
 log = Logger()
+
+API_STARTS = frozenset(
+    {"router.public", "router.private", "router.allocation", "router.drain_s"}
+    | {"router.tasks_url", "router.tasks_window", "router.tasks_at_once", "router.tasks_keep_s"}
+)
+"""What whoever has the HTTP API reads at its start alone."""
 
 
 class Process(Service):
     """A program with its log and its signals, as a Twisted service.
 
     A first SIGTERM or SIGINT stops it in order, a second one at once; SIGHUP reads anew what can be. Whoever
-    inherits gives it `_start`, `_hurry` and `_reload`, and hands a failed start to `_refused`.
+    inherits gives it `_start`, `_hurry` and `_read`, and hands a failed start to `_refused`.
     """
+
+    read_anew: ClassVar[str]
+    """What SIGHUP reads, for the log."""
+    reloads: ClassVar[frozenset[str]]
+    """Sections and settings that need no restart: SIGHUP takes them over, or nothing here goes by them."""
+    starts: frozenset[str]
+    """Settings of such sections that do."""
 
     def __init__(self, options: SettingsOptions, reactor: Any) -> None:
         self.options = options
@@ -65,8 +80,13 @@ class Process(Service):
         """It stops already, and shall do so at once."""
         raise NotImplementedError
 
-    def _reload(self) -> str:
-        """Read anew what can be; nothing changes if that fails. :returns: what was read, for the log.
+    def _check(self, settings: Settings) -> object:
+        """:raises OperatorError: it would not start with these."""
+        raise NotImplementedError
+
+    def _read(self, settings: Settings) -> Callable[[], None]:
+        """Read anew what can be. Nothing changes until what this returns is called, which must not fail: half
+        of it would be in use.
 
         :raises OperatorError: something cannot be used.
         """
@@ -74,12 +94,17 @@ class Process(Service):
 
     def _refused(self, failure: Failure) -> None:
         """The start failed: one line for the operator, exit status 1."""
+        self._fail(failure)
+
+    def _fail(self, failure: Failure, more: Sequence[str] = ()) -> None:
+        """:param more: lines that come behind the one, on the terminal alone."""
         if failure.check(CancelledError) and not self.running:
             log.info("stopped before it was ready")
             return
         if isinstance(failure.value, OperatorError):
             why = self.options.told(failure.value)
-            tell(f"{self.name}: {why}\n")
+            for line in (why, *more):
+                tell(f"{self.name}: {line}\n")
             log.error("the start failed", why=why)
         else:
             log.failure("the start failed", failure)
@@ -106,11 +131,36 @@ class Process(Service):
     def reload(self) -> None:
         """SIGHUP. What cannot be read is logged, and everything stays as it was."""
         try:
-            what = self._reload()
+            settings = self.options.load()
+            use = self._read(settings)
         except OperatorError as error:
             log.error("reload refused, nothing changed: {why}", why=str(error))
+        except Exception:  # an authenticator's, which may be anybody's
+            log.failure("reload refused, nothing changed")
         else:
-            log.info("reloaded {what}", what=what)
+            use()
+            log.info("reloaded {what}", what=self.read_anew)
+            self._look_ahead(settings)
+
+    def _look_ahead(self, settings: Settings) -> None:
+        """Log what the operator will have of a restart only. No values, which may be passwords."""
+        waiting = ", ".join(self._waiting(settings))
+        if waiting:
+            log.warn("not taken over before a restart: {settings}", settings=waiting)
+        try:
+            self._check(settings)
+        except Exception as error:  # plugins are tried, which may be anybody's
+            log.warn("the next start would fail: {why}", why=str(error))
+
+    def _waiting(self, settings: Settings) -> Iterator[str]:
+        """The settings that are not those it was started with, and need a restart."""
+        for one in describe():
+            value, started = (
+                getattr(getattr(all_, one.section), one.key) for all_ in (settings, self.options.settings)
+            )
+            needs_none = {one.section, one.path} & self.reloads and one.path not in self.starts
+            if value != started and not needs_none:
+                yield one.path
 
 
 def tell(text: str) -> None:

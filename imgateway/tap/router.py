@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 from twisted.internet.defer import Deferred, gatherResults, maybeDeferred
@@ -17,12 +17,13 @@ from imgateway.auth.keys import secret_path
 from imgateway.brokers.clock import wall_ms
 from imgateway.config import Settings
 from imgateway.errors import ConfigError, OperatorError
+from imgateway.interfaces import IAllocation
 from imgateway.router.gateway import RouterGateway
 from imgateway.tap.api import HttpApi
 from imgateway.tap.check import check_broker
 from imgateway.tap.options import SettingsOptions
-from imgateway.tap.plugins import find_policy
-from imgateway.tap.process import Process, tell
+from imgateway.tap.plugins import authenticator_plugin, find, find_policy
+from imgateway.tap.process import API_STARTS, Process, tell
 from imgateway.tap.registries import check_registry, make_registry
 from imgateway.tap.service import make_broker
 
@@ -91,6 +92,12 @@ class Router(Process):
     """
 
     name = "imrouter"
+    read_anew = "API keys, secrets, limits and policy"
+    reloads = frozenset({"limits", "auth.policy", "router"}) | frozenset(
+        {"node.name", "node.drain_s", "node.drain_rate", "session", "listen", "quota", "compression"}
+        | {"websocket", "mobileimsdk", "mqtt", "plugins"}
+    )
+    starts = API_STARTS
 
     def __init__(self, options: Options, reactor: Any) -> None:
         settings = options.settings
@@ -163,13 +170,20 @@ class Router(Process):
     def _hurry(self) -> None:
         self.http.hurry()
 
-    def _reload(self) -> str:
-        settings = self.options.load()
+    def _check(self, settings: Settings) -> object:
+        authenticator_plugin(settings.auth)
+        return find(IAllocation, settings.router.allocation, "router.allocation")
+
+    def _read(self, settings: Settings) -> Callable[[], None]:
         check_router(settings)
         policy = find_policy(settings.auth)
-        self.http.read(settings)()
-        self.gateway.policy, self.gateway.limits = policy, settings.limits
-        return "API keys, secrets, limits and policy"
+        use_http = self.http.read(settings)
+
+        def use() -> None:
+            use_http()
+            self.gateway.policy, self.gateway.limits = policy, settings.limits
+
+        return use
 
 
 def makeService(options: Options) -> Router:

@@ -19,7 +19,7 @@ from twisted.python.failure import Failure
 from imgateway import __version__
 from imgateway.brokers.clock import wall_ms
 from imgateway.config import Settings
-from imgateway.errors import OperatorError
+from imgateway.errors import InUse, OperatorError
 from imgateway.interfaces import IBackend, IBroker, IInterceptor, ISessionListener, NodeInfo
 from imgateway.node.membership import Condition, Membership
 from imgateway.node.service import Node
@@ -28,11 +28,12 @@ from imgateway.ops.health import Health
 from imgateway.ops.http import HttpListener
 from imgateway.ops.metrics import registry
 from imgateway.tap.banner import banner, exposed
-from imgateway.tap.check import apart, check_broker
+from imgateway.tap.check import apart, check, check_broker
 from imgateway.tap.doors import door, http_door, transport_options, udp_keys, unproven
+from imgateway.tap.elsewhere import elsewhere
 from imgateway.tap.options import Options
 from imgateway.tap.plugins import Wires, find_all, find_authenticator, find_policy
-from imgateway.tap.process import Process, tell
+from imgateway.tap.process import API_STARTS, Process, tell
 from imgateway.tap.registries import make_registry, served
 from imgateway.transports.turns import turn_of
 from imgateway.wire import compression
@@ -43,6 +44,10 @@ if TYPE_CHECKING:
 __all__ = ("Gateway", "compose", "makeService")
 
 log = Logger()
+
+REMIND_FIRST_S = 5.0
+REMIND_S = 30.0
+"""When the log says that a start waits, and how long until it says so again."""
 
 
 def make_broker(settings: Settings, reactor: Any, reaps: bool = True) -> IBroker:
@@ -160,6 +165,11 @@ class Gateway(Process):
     """
 
     name = "imgateway"
+    read_anew = "keys, limits, quotas and policy"
+    reloads = frozenset({"session", "limits", "quota", "router"}) | frozenset(
+        {"node.drain_s", "node.drain_rate", "auth.policy"}
+    )
+    starts = API_STARTS | {"session.max_devices"}
 
     def __init__(self, options: Options, reactor: Any) -> None:
         super().__init__(options, reactor)
@@ -172,7 +182,10 @@ class Gateway(Process):
         self._unproven = tuple(unproven(options.settings, wires))
         self._apart = tuple(apart(options.settings))
         self._api = self._make_api()
+        if self._api is None:
+            self.starts |= {"router.keys_file"}
         self._http: HttpListener | None = None
+        self._reminder: Any = None
         self._garbage = Garbage(
             lambda: len(self.node.hub.sessions), lambda call: self._reactor.callFromThread(call)
         )
@@ -198,7 +211,21 @@ class Gateway(Process):
         starting.addCallbacks(self._ready, self._refused)
 
     def _start_node(self) -> Deferred[None]:
-        return self.node.start() if self.running else fail(CancelledError())
+        if not self.running:
+            return fail(CancelledError())
+        self._reminder = self._reactor.callLater(REMIND_FIRST_S, self._remind)
+        return self.node.start().addBoth(self._waited)
+
+    def _remind(self) -> None:
+        """The store is away, maybe for long, and nobody who looks at the log later shall have to ask why
+        nothing listens."""
+        self._reminder = self._reactor.callLater(REMIND_S, self._remind)
+        why = self.health.snapshot().get("store") or "it has not answered"
+        log.warn("not listening yet, waiting for the store: {why}", why=why)
+
+    def _waited(self, result: Any) -> Any:
+        self._reminder.cancel()
+        return result
 
     def _serve(self) -> Deferred[None] | None:
         """Open the HTTP ports: after the data directory is ours, so that a second node there is told of that
@@ -219,6 +246,17 @@ class Gateway(Process):
         opening.addCallback(lambda _: http_door(endpoint, self.health, counters, self._reactor))
         return opening.addCallback(self._serving)
 
+    def _refused(self, failure: Failure) -> None:
+        """Of what others have all is said, or it would be one start for each."""
+        error = failure.value
+        if not isinstance(error, InUse):
+            self._fail(failure)
+            return
+        looking = self._close_http()
+        looking.addCallback(lambda _: elsewhere(error, self.options, self._reactor))
+        looking.addErrback(lambda problem: log.failure("cannot look for other places", problem))
+        looking.addCallback(lambda more: self._fail(failure, more or ()))
+
     def _serving(self, http: HttpListener) -> None:
         self._http = http
 
@@ -228,7 +266,8 @@ class Gateway(Process):
         http = self._http.address if self._http is not None else ""
         api = ", ".join(port.address for port in self._api.ports) if self._api is not None else ""
         warnings = (*self._unproven, *self._apart)
-        tell(banner(self.options.settings, self.node.listeners, http, warnings, api))
+        config = self.options["config"]
+        tell(banner(self.options.settings, self.node.listeners, http, warnings, api, config))
         log.info(
             "listening", places=places, http=http or api, incarnation=self.node.incarnation, pid=os.getpid()
         )
@@ -256,10 +295,12 @@ class Gateway(Process):
             log.failure("the stop failed", result)
         elif not self._failed:
             log.info("stopped", links_served=self.node.counters.links_accepted)
-        stopping = self._http.stop() if self._http is not None else None
-        if self._api is None:
-            return stopping
-        closing = self._api.close()
+        return self._close_http()
+
+    def _close_http(self) -> Deferred[Any]:
+        http, self._http = self._http, None
+        stopping = http.stop() if http is not None else None
+        closing: Deferred[Any] = self._api.close() if self._api is not None else succeed(None)
         return closing.addCallback(lambda _: stopping)
 
     def _hurry(self) -> None:
@@ -268,14 +309,19 @@ class Gateway(Process):
             self._api.hurry()
         self.node.stop()
 
-    def _reload(self) -> str:
-        settings = self.options.load()
-        policy = find_policy(settings.auth)
-        apply = self._api.read(settings) if self._api is not None else None
-        self.node.reload(settings, policy)
-        if apply is not None:
-            apply()
-        return "keys, limits, quotas and policy"
+    def _check(self, settings: Settings) -> object:
+        return check(settings)
+
+    def _read(self, settings: Settings) -> Callable[[], None]:
+        parts = [self.node.read(settings, find_policy(settings.auth))]
+        if self._api is not None:
+            parts.append(self._api.read(settings))
+
+        def use() -> None:
+            for part in parts:
+                part()
+
+        return use
 
 
 def makeService(options: Options) -> Gateway:

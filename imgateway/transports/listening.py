@@ -17,15 +17,16 @@ from twisted.internet.defer import Deferred, fail, maybeDeferred
 from twisted.internet.endpoints import quoteStringArgument, serverFromString
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IProtocolFactory, IStreamServerEndpoint
+from twisted.internet.protocol import connectionDone
 from twisted.protocols.haproxy import proxyEndpoint
 from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from imgateway.errors import OperatorError
+from imgateway.errors import BadFrame
 from imgateway.interfaces import IListener
 
-from .places import cannot_listen, host_port
+from .places import cannot_listen, host_port, refusal
 from .sockets import accept_in_portions, keep_little
 from .stream import Side
 
@@ -61,7 +62,7 @@ def listen_stream(endpoint: str, side: Side) -> Deferred[Listener]:
     scheme = ("haproxy:" if proxied else "") + inner.removeprefix(SHARED).partition(":")[0]
 
     def failed(reason: Failure) -> Failure:
-        return Failure(OperatorError(f"cannot listen on {endpoint}: {advice(reason.value)}"))
+        return Failure(refusal(f"cannot listen on {endpoint}: {advice(reason.value)}", reason.value))
 
     try:
         server: Any = serverFromString(side.reactor, inner)
@@ -142,6 +143,16 @@ _UNKNOWN = b"PROXY UNKNOWN\r\n"
 
 class _Gathering(ProtocolWrapper):
     _first: bytes | None = b""
+    _is_refused = False
+
+    def loseConnection(self) -> None:
+        """Called for a header that cannot be read, here or by Twisted; else whoever asks says why himself."""
+        self._is_refused = True
+        super().loseConnection()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        refused = Failure(BadFrame("no PROXY header, or not a valid one"))
+        super().connectionLost(refused if self._is_refused else reason)
 
     def dataReceived(self, data: bytes) -> None:
         if self._first is not None:

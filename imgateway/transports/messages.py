@@ -298,7 +298,7 @@ class MessageConnection:
         """The peer broke the wire's rules; acted upon when the slice is parsed."""
         if not self._deaf():
             self._fault = code
-            self._reason = f"{reason} (code {int(code)})"
+            self._reason = f"{reason} ({code.name})"
 
     # ------------------------------------------------------------------------- what Autobahn's object tells
 

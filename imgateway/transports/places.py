@@ -7,7 +7,9 @@ import os
 
 from twisted.internet.error import CannotListenError
 
-__all__ = ("cannot_listen", "host_port", "source_of")
+from imgateway.errors import InUse, OperatorError
+
+__all__ = ("cannot_listen", "host_port", "refusal", "source_of")
 
 
 def host_port(host: str, port: int | str) -> str:
@@ -28,7 +30,7 @@ def cannot_listen(error: CannotListenError, sockets: str, otherwise: str = "") -
     :param otherwise: what else does without permission, behind a port above 1023.
     """
     number = getattr(error.socketError, "errno", None)
-    if number == errno.EADDRINUSE or error.socketError == "Cannot acquire lock":
+    if _is_in_use(error):
         who = (
             f"ss -l{sockets}np 'sport = :{error.port}'"
             if isinstance(error.port, int)
@@ -45,3 +47,15 @@ def cannot_listen(error: CannotListenError, sockets: str, otherwise: str = "") -
             "shared: out, and give each process a port of its own"
         )
     return str(error.socketError)
+
+
+def refusal(message: str, error: BaseException | None) -> OperatorError:
+    """With this message; `InUse` if `error` says that another process listens there."""
+    if isinstance(error, CannotListenError) and _is_in_use(error):
+        return InUse(message, error.port if isinstance(error.port, int) else 0)
+    return OperatorError(message)
+
+
+def _is_in_use(error: CannotListenError) -> bool:
+    number = getattr(error.socketError, "errno", None)
+    return number == errno.EADDRINUSE or error.socketError == "Cannot acquire lock"

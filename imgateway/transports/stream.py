@@ -30,6 +30,7 @@ from twisted.protocols.policies import ProtocolWrapper
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from imgateway.errors import CloseCode, ProtocolError
 from imgateway.interfaces import IConnection
 
 from .collect import collector_of
@@ -141,6 +142,7 @@ class StreamConnection:
 
     def connectionLost(self, reason: Failure) -> None:
         self._peer = self.peer
+        was_greeting = self._state == GREETING
         self._state = LOST
         if self._deadline is not None and self._deadline.active():
             self._deadline.cancel()
@@ -148,7 +150,10 @@ class StreamConnection:
         # Nothing here may keep the others alive: a closed connection goes when its last user does.
         self.receiver = self.transport = self._plain = self._gathered = self._deadline = None
         if receiver is not None:
-            receiver.lost(self._reason or _told(reason))
+            if self._reason:
+                receiver.lost(self._reason)
+            else:
+                receiver.lost(*_told(reason, was_greeting))
 
     def pauseProducing(self) -> None:
         if not self._clogged:
@@ -328,9 +333,16 @@ def plain_socket(transport: Any) -> FileDescriptor | None:
     return transport if plain else None
 
 
-def _told(reason: Failure) -> str:
+def _told(reason: Failure, was_greeting: bool) -> tuple[str, CloseCode]:
+    """Why it is gone, and the code: what the peer did against the greeting's own rules has one."""
+    error: Any = reason.value
+    if isinstance(error, ProtocolError):
+        return error.reason, error.code
+    said = error.args[0] if error.args and type(error).__module__.startswith("OpenSSL") else None
+    if was_greeting and isinstance(said, list) and said:  # of (library, function, reason)
+        return f"TLS failed: {said[0][-1]}", CloseCode.BAD_FRAME
     if reason.check(ConnectionDone):
-        return "closed by the peer"
+        return "closed by the peer", CloseCode.LOST
     if reason.check(ConnectionAborted):
-        return "aborted"
-    return f"connection lost: {reason.getErrorMessage() or type(reason.value).__name__}"
+        return "aborted", CloseCode.LOST
+    return f"connection lost: {reason.getErrorMessage() or type(error).__name__}", CloseCode.LOST

@@ -24,7 +24,7 @@ from .datagram.measured import MeasuredConnection
 from .datagram.port import MAX_PACKET_SIZE
 from .datagram.server import DatagramServer
 from .dialling import TIMEOUT_S, parse_target
-from .places import cannot_listen
+from .places import cannot_listen, refusal
 
 __all__ = ("UDPTransport",)
 
@@ -146,7 +146,7 @@ def _bind(reactor: Any, endpoint: str, host: str, port: int, server: Any, larges
     try:
         reactor.listenUDP(port, server, host, largest)
     except CannotListenError as error:
-        raise OperatorError(f"cannot listen on udp:{endpoint}: {cannot_listen(error, 'u')}") from None
+        raise refusal(f"cannot listen on udp:{endpoint}: {cannot_listen(error, 'u')}", error) from None
 
 
 def _parsed(endpoint: str) -> tuple[str, int, bool]:

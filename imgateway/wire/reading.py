@@ -16,6 +16,7 @@ from msgspec.structs import replace
 
 from imgateway.errors import BadFrame
 from imgateway.frames import (
+    MAX_CONTENT_TYPE_BYTES,
     MAX_MSG_ID_BYTES,
     Acked,
     Bye,
@@ -54,8 +55,6 @@ from imgateway.frames import (
 )
 from imgateway.wire import imgateway_pb2 as pb
 from imgateway.wire.compression import decompressed
-
-MAX_CONTENT_TYPE_BYTES = 255  # a registered type and subtype have at most 127 characters each
 
 
 def read_frame(data: bytes) -> Frame:
@@ -102,10 +101,18 @@ def opened(deliver: Deliver, offered: Sequence[str], max_bytes: int) -> Deliver:
     return replace(deliver, entries=_entries(proto), compression="", compressed=b"")
 
 
+def _named(field: str, text: str) -> str:
+    """The id that stands in this field. :raises ValueError: it is none."""
+    try:
+        return check_id(text)
+    except ValueError as problem:
+        raise ValueError(f"{field}: {problem}") from None
+
+
 def _publish(proto: pb.Publish) -> Publish:
     msg_id = proto.msg_id
     if not (0 < len(msg_id) <= MAX_MSG_ID_BYTES and msg_id.isascii() and msg_id.isprintable()):
-        check_id(msg_id)
+        _named("msg_id", msg_id)
     to = proto.to
     count = len(to)
     if not count:
@@ -169,8 +176,8 @@ def _hello(proto: pb.Hello) -> Hello:
     device, platform, start, resume = proto.device, proto.platform, proto.start, proto.resume
     return Hello(
         proto.token,
-        device and check_id(device),
-        platform and check_id(platform),
+        device and _named("device", device),
+        platform and _named("platform", platform),
         proto.client_version,
         tuple(proto.compressions),
         Start(start) if start else Start.UNSEEN,
@@ -262,7 +269,7 @@ def _seen(proto: pb.Seen) -> Seen:
 
 
 def _request(proto: pb.Request) -> Request:
-    return Request(proto.id, check_id(proto.service), proto.method, proto.body, proto.deadline_ms)
+    return Request(proto.id, _named("service", proto.service), proto.method, proto.body, proto.deadline_ms)
 
 
 def _lane(lane: int) -> int:

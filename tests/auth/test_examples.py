@@ -53,4 +53,4 @@ def test_the_authenticator_lets_guests_in(installed: AuthSettings) -> None:
     with pytest.raises(LoginRefused) as caught:
         guests.authenticate(Hello("alice"), "")
     assert caught.value.code is CloseCode.FORBIDDEN
-    guests.reload()
+    guests.read()()

@@ -93,6 +93,12 @@ def test_a_minted_token_may_pin_a_device_and_be_a_service(gate: TokenAuthenticat
     assert (identity.user, identity.device, identity.service) == ("billing", "host-1", True)
 
 
+def test_a_minted_token_may_have_claims_for_a_policy(gate: TokenAuthenticator, secret: bytes) -> None:
+    identity = let_in(gate, mint(secret, "alice", now_s=NOW, ttl_s=60, own={"tenant": "red", "sub": "eve"}))
+    assert identity.claims["tenant"] == "red"
+    assert identity.user == "alice"
+
+
 def test_what_is_no_id_is_not_minted(secret: bytes) -> None:
     for user, device in (("", ""), ("a\nb", ""), ("a", "d" * 65)):
         with pytest.raises(InvalidAddress):
@@ -373,7 +379,9 @@ def test_a_key_set_is_chosen_from_by_kid_and_can_be_reloaded(tmp_path: Path, clo
 
     write_set(path, new="RS256")
     assert refusal(gate, token("new", "RS256"))[0] is CloseCode.BAD_TOKEN, "before the reload"
-    gate.reload()
+    use = gate.read()
+    assert refusal(gate, token("new", "RS256"))[0] is CloseCode.BAD_TOKEN, "before they are taken"
+    use()
     assert let_in(gate, token("new", "RS256")).user == "alice"
     assert refusal(gate, token("old", "RS256"))[0] is CloseCode.BAD_TOKEN
 
@@ -383,13 +391,13 @@ def test_a_reload_that_fails_keeps_the_keys(tmp_path: Path, gate: TokenAuthentic
     path = secret_path(AuthSettings(), str(tmp_path))
     path.chmod(0o644)
     with pytest.raises(OperatorError, match="chmod 600"):
-        gate.reload()
+        gate.read()
     assert let_in(gate, token).user == "alice"
     path.unlink()
     with pytest.raises(OperatorError, match="cannot be read"):
-        gate.reload()
+        gate.read()
     assert let_in(gate, token).user == "alice"
     path.touch(0o600)
     path.write_bytes(hashlib.sha256(b"another").hexdigest().encode())
-    gate.reload()
+    gate.read()()
     assert refusal(gate, token)[0] is CloseCode.BAD_TOKEN

@@ -98,7 +98,7 @@ class ScriptedConnection(Protocol):
             return b"-%s\r\n" % str(wait).encode() if isinstance(wait, Exception) else array(wait)
         assert name == b"EVALSHA", name
         if args[0] == factory.greet:
-            return array([7, 9, b"replid"])
+            return array([7, 9, b"replid", 1_000])
         if args[0] == factory.echo:
             return array([b"replid", 1, 1_000])
         factory.calls.append(args[3])

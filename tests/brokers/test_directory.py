@@ -15,6 +15,7 @@ from threading import Event, Thread
 from typing import Any
 
 import pytest
+from twisted.logger import capturedLogs, formatEvent
 
 from imgateway.brokers.backup import backup, restore
 from imgateway.brokers.directory import Directory, Mark
@@ -138,6 +139,8 @@ def test_faults_say_what_to_do(name: str, text: str) -> None:
     said = fault_text(disk_error(name), "FILE")
     assert said == text.replace("(SQLITE_IOERR_FSYNC)", f"({disk_error(name)})")
     assert fault_text(OSError(5, "Input/output error"), "FILE").startswith("I/O error on FILE")
+    for number in (errno.ENOSPC, errno.EDQUOT):  # of the mark, or of the log before it is needed
+        assert fault_text(OSError(number, os.strerror(number)), "FILE") == "disk full: make room for FILE"
     assert fault_text(ValueError(), "FILE") == "FILE: ValueError"
 
 
@@ -167,6 +170,72 @@ def test_a_disk_that_is_really_full(tmp_path: Path) -> None:
     assert [box[0][0].seq for box in boxes] == list(range(1, 31))
     assert rig.listener.named("healthy")[-1] == (True, "")
     rig.stop()
+
+
+def told(rig: Rig, events: Any) -> list[tuple[str, str]]:
+    """What the operator reads of it."""
+    return [
+        (event["log_level"].name, formatEvent(event).replace(str(rig.path), "DIR"))
+        for event in events
+        if event["log_namespace"].startswith("imgateway.brokers.")
+    ]
+
+
+FULL_DISK = (
+    "warn",
+    "the store is not well: disk full: make room for DIR/messages.sqlite3; "
+    "it is tried again until it is well, and needs no restart",
+)
+WELL_AGAIN = ("info", "the store is well again")
+
+
+def test_a_full_disk_is_in_the_log_and_that_there_is_room_again(rig: Rig) -> None:
+    assert rig.disk is not None
+    with capturedLogs() as events:
+        rig.disk.fail(disk_error("SQLITE_FULL"), lambda statement: True)
+        box = rig.publish("user:bob", msg_id="1")
+        rig.run()
+        assert told(rig, events) == [FULL_DISK]  # at once
+        rig.pass_time(30)
+        assert told(rig, events) == [FULL_DISK]  # whatever else fails for it
+        rig.disk.mend()
+        rig.pass_time(10)
+        assert box[0][0].seq == 1
+        assert told(rig, events) == [FULL_DISK, WELL_AGAIN]
+        rig.disk.fail(disk_error("SQLITE_FULL"), lambda statement: True)
+        rig.publish("user:bob", msg_id="2")
+        rig.pass_time(3)
+        assert told(rig, events) == [FULL_DISK, WELL_AGAIN, FULL_DISK]
+        rig.disk.mend()
+
+
+def test_a_disk_on_which_little_goes_now_and_then_is_in_the_log_once(rig: Rig) -> None:
+    assert rig.disk is not None
+    with capturedLogs() as events:
+        for n in range(20):
+            rig.disk.fail(disk_error("SQLITE_FULL"), lambda statement: True)
+            rig.publish("user:bob", msg_id=str(n))
+            rig.pass_time(0.5)
+            rig.disk.mend()
+            rig.pass_time(2.5)
+            assert rig.listener.named("healthy")[-1] == (True, "")
+        assert told(rig, events) == [FULL_DISK]
+        rig.pass_time(6)
+        assert told(rig, events) == [FULL_DISK, WELL_AGAIN]
+
+
+def test_another_trouble_is_in_the_log_too(rig: Rig) -> None:
+    assert rig.disk is not None
+    with capturedLogs() as events:
+        for name in ("SQLITE_FULL", "SQLITE_READONLY", "SQLITE_FULL"):
+            rig.disk.fail(disk_error(name), lambda statement: True)
+            rig.publish("user:bob", msg_id=name)
+            rig.pass_time(5)
+        rig.disk.mend()
+        assert [text[:60] for _, text in told(rig, events)] == [
+            "the store is not well: disk full: make room for DIR/messages",
+            "the store is not well: DIR/messages.sqlite3 cannot be writte",
+        ]
 
 
 def test_locked_by_another_process(rig: Rig) -> None:
@@ -612,11 +681,19 @@ def test_restores_refusals(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="there is no file"):
         restore(tmp_path / "copy", tmp_path / "data")
     (tmp_path / "copy").write_bytes(b"nothing that sqlite knows" * 100)
-    with pytest.raises(StoreError, match="is damaged"):
-        restore(tmp_path / "copy", tmp_path / "data")
     (tmp_path / "empty").write_bytes(b"")
-    with pytest.raises(StoreError, match="is no copy of a node's database"):
-        restore(tmp_path / "empty", tmp_path / "data")
+    for name in ("copy", "empty"):
+        said = f"{name} is no backup: use a file that `imgateway backup` made"
+        with pytest.raises(StoreError, match=said):
+            restore(tmp_path / name, tmp_path / "data")
+    connection = sqlite3.connect(tmp_path / "broken")
+    connection.execute(f"PRAGMA user_version = {VERSION}")
+    connection.execute("CREATE TABLE fact (name, value)")
+    connection.close()
+    content = (tmp_path / "broken").read_bytes()
+    (tmp_path / "broken").write_bytes(content[:100] + b"\xff" * (len(content) - 100))
+    with pytest.raises(StoreError, match="broken is damaged: restore a backup"):
+        restore(tmp_path / "broken", tmp_path / "data")
     Directory(tmp_path / "data").lock()
 
 

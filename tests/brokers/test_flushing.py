@@ -71,6 +71,36 @@ def test_what_comes_to_be_owed_meanwhile_is_for_the_next_time(rig: Rig) -> None:
     rig.now(rig.broker.stop())
 
 
+def test_who_leaves_is_written_at_once_and_the_others_wait_no_longer_for_it(rig: Rig) -> None:
+    saves = statements(rig)
+    rig.pass_time(4)
+    for n in range(2):
+        (late,) = rig.later(opening(rig.broker, rig.claim(f"user{n}")))
+        closing = rig.later(rig.broker.close_session(SessionKey(f"user{n}", "phone"), late.generation))
+        rig.run()
+        assert closing == [None]
+    assert sum(SAVES in one for one in saves) == 2
+    rig.pass_time(1)
+    assert sum(SAVES in one for one in saves) == 2 + 2
+    assert rig.broker._sessions._dirty == {}
+    rig.now(rig.broker.stop())
+
+
+def test_thousands_who_leave_at_once_are_written_in_steps(rig: Rig) -> None:
+    saves = statements(rig)
+    closing = []
+    for n in range(OWING):
+        session = SessionKey(f"user{n}", "phone")
+        generation = rig.broker._tails.of(f"user{n}").seat("phone").generation
+        closing.append(rig.later(rig.broker.close_session(session, generation)))
+    rig.run()
+    assert closing == [[None]] * OWING
+    assert sum(SAVES in one for one in saves) == 4, "the first alone, which found nobody before it"
+    rig.crash()
+    assert acked(rig) == [1] * OWING
+    rig.now(rig.broker.stop())
+
+
 def test_a_stop_in_the_midst_of_it_writes_all(rig: Rig, tmp_path: Path) -> None:
     rig.broker._sessions.flush()
     rig.now(rig.broker.stop())

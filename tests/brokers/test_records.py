@@ -84,6 +84,26 @@ def test_it_is_on_the_disk_no_later_than_what_follows(disk: Rig) -> None:
         generation = again.generation
 
 
+def test_who_wants_to_know_hears_when_it_is_on_the_disk(disk: Rig) -> None:
+    one = opened(disk)
+    before = disk.broker._committed
+    kept: list[bool] = []
+    for n in range(3):
+        record(disk, one.generation, b"%d" % n)
+        disk.broker.record(KEY, one.generation, b"%d" % n, True).addCallback(kept.append)
+    assert kept == []
+    disk.steps.lanes["writer"].step()
+    assert kept == [], "nobody has heard of the commit"
+    disk.run()
+    assert kept == [True] * 3
+    assert disk.broker._committed - before == 1, "of all of them"
+    disk.crash()
+    again = opened(disk)
+    assert again.record == b"2"
+    disk.broker.record(KEY, one.generation, b"late", True).addCallback(kept.append)
+    assert kept[3:] == [False]
+
+
 def test_many_share_one_change(disk: Rig) -> None:
     generation = opened(disk).generation
     before = disk.broker._committed

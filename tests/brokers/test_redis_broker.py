@@ -12,11 +12,12 @@ import pytest
 from twisted.internet.defer import CancelledError
 
 from imgateway.brokers.redis import RedisBroker, find_primaries
+from imgateway.brokers.redis.broker import STOP_S
 from imgateway.brokers.redis.urls import RedisUrl, parse_urls
 from imgateway.config import BrokerSettings, RedisSettings
 from imgateway.core.counters import Counters
 from imgateway.errors import CloseCode, ConfigError, StoreError
-from imgateway.frames import EVERYONE, Message, OutcomeCode, SessionKey, log_of, parse_address
+from imgateway.frames import EVERYONE, Message, OutcomeCode, SessionKey, address_text, log_of, parse_address
 from imgateway.interfaces import LoginPolicy, Publication
 from imgateway.testing.disk import opening
 from imgateway.wire.messages import decode_message
@@ -57,6 +58,8 @@ def test_a_server_that_is_away_is_told_with_its_name_and_time(desk: BrokerDesk, 
     assert health(desk) == []
     server.kill9()
     desk.loop.until(lambda: any("refused" in why for _, why in health(desk)))
+    ok, why = health(desk)[0]
+    assert why.startswith(f"redis 127.0.0.1:{server.port} cannot be written to: the connection was lost (")
     ok, why = health(desk)[-1]
     assert not ok
     assert why.startswith(f"redis 127.0.0.1:{server.port} cannot be written to: Connection was refused")
@@ -81,6 +84,77 @@ def test_a_start_waits_for_a_server_that_is_away(sit: Callable[..., BrokerDesk],
     assert health(desk)[-1] == (True, "")
 
 
+def named_at(desk: BrokerDesk, place: int, kind: str = "") -> str:
+    """A user, or an address of this kind, that this one of the primaries has."""
+    primaries = desk.broker._primaries
+    texts = (f"{kind}{n}" for n in range(200))
+    return next(text for text in texts if primaries.of(text)[0] is primaries.each()[place])
+
+
+def test_a_node_starts_without_a_primary_that_is_away_and_takes_it_in_when_it_comes(
+    sit: Callable[..., BrokerDesk], start: Callable[..., RedisServer]
+) -> None:
+    there, away = start(), start()
+    other = sit(there, away).start()
+    away.kill9()
+    desk = sit(there, away)
+    desk.loop.run(desk.broker.start(desk.listener, desk.incarnation))
+    ok, why = health(desk)[-1]
+    assert ok, "there are users whom it can serve"
+    assert why.startswith(f"redis 127.0.0.1:{away.port} cannot be written to: Connection was refused")
+    assert f":{there.port} " not in why
+
+    near, far = named_at(desk, 0), named_at(desk, 1)
+    room = parse_address(named_at(desk, 1, "room:"))
+    opened = desk.loop.run(opening(desk.broker, desk.claim(near)))
+    near_log, far_log = (log_of(parse_address(f"user:{user}")) for user in (near, far))
+    desk.loop.run(desk.broker.watch(near_log))
+    assert answered(desk, [desk.publish(f"user:{near}", msg_id="1")])[0].code == OutcomeCode.OK
+    waiting = [
+        desk.later(opening(desk.broker, desk.claim(far))),
+        desk.later(desk.broker.watch(far_log)),
+        desk.later(desk.broker.watch(log_of(room))),
+        desk.later(desk.broker.join(SessionKey(near, "phone"), opened.generation, room)),
+        desk.publish(f"user:{far}", msg_id="1"),
+        desk.publish(address_text(room), msg_id="1", exempt=True),
+    ]
+    desk.loop.spin(0.1)
+    assert not any(waiting)
+
+    away.restart()
+    desk.loop.until(lambda: all(waiting))
+    desk.run()
+    other.run()
+    assert health(desk)[-1] == (True, "")
+    assert [one.online for one in desk.now(desk.broker.sessions(far))] == [True]
+    assert desk.now(desk.broker.members(room)) == 1
+    assert len(desk.listener.named("entered")) == 1
+    other.now(other.broker.publish(Publication(Message("2", "alice", "phone"), (far_log.address, room))))
+    desk.run()
+    told = [
+        (log, decode_message(entry.message).msg_id)
+        for log, _, _, _, entries in desk.listener.named("arrived")
+        for entry in entries
+    ]
+    assert {(far_log, "2"), (log_of(room), "2")} <= set(told)
+    assert len(told) == len(set(told))
+
+
+def test_a_node_starts_without_the_servers_of_rooms(
+    sit: Callable[..., BrokerDesk], server: RedisServer, start: Callable[..., RedisServer]
+) -> None:
+    rings = start("--appendonly", "no")
+    rings.kill9()
+    desk = sit(server, rings=[rings])
+    desk.loop.run(desk.broker.start(desk.listener, desk.incarnation))
+    ok, why = health(desk)[-1]
+    assert (ok, f":{rings.port} " in why) == (True, True)
+    assert answered(desk, [desk.publish("user:bob", msg_id="1")])[0].code == OutcomeCode.OK
+    room = desk.publish("room:7", msg_id="1")
+    rings.restart()
+    assert answered(desk, [room])[0].code == OutcomeCode.OK
+
+
 def test_a_start_that_waits_can_be_given_up(sit: Callable[..., BrokerDesk], server: RedisServer) -> None:
     server.kill9()
     desk = sit(server)
@@ -99,9 +173,10 @@ def test_two_that_are_away_are_both_told(
     for server in (one, two):
         server.kill9()
     desk.loop.until(lambda: health(desk) and health(desk)[-1][1].count("was refused") == 2)
+    assert health(desk)[-1][0] is False
     one.restart()
     desk.loop.until(lambda: f":{one.port} " not in health(desk)[-1][1])
-    assert health(desk)[-1][0] is False
+    assert health(desk)[-1][0] is True
     two.restart()
     desk.run()
     assert health(desk)[-1] == (True, "")
@@ -314,6 +389,22 @@ def test_who_stops_while_redis_is_away_ends(sit: Callable[..., BrokerDesk], serv
     desk.stop()
     # Nobody says that they were kept.
     assert boxes == [[], []]
+
+
+def test_who_stops_waits_so_long_for_a_redis_that_does_not_answer(
+    sit: Callable[..., BrokerDesk], server: RedisServer
+) -> None:
+    desk = sit(server).start()
+    server.freeze()
+    try:
+        stopped = desk.later(desk.broker.stop())
+        desk.loop.iterate(0)
+        assert stopped == []
+        desk.loop.shift_s += STOP_S
+        desk.loop.iterate(0)
+    finally:
+        server.thaw()
+    assert stopped == [None]
 
 
 def test_who_stops_writes_what_waits(sit: Callable[..., BrokerDesk], server: RedisServer) -> None:

@@ -203,12 +203,11 @@ def test_a_device_that_is_forgotten_leaves_the_logs_that_it_followed(
     for device in ("web", "pad"):
         desk.open(device=device)
     desk.settle()
-    call, args = home.call, []
+    call = home.call
 
-    def lose(script: str, *values: Any) -> Any:
-        args.extend((script, *values))
-        desk.run(call(*args))
-        return call(*args)
+    def lose(*values: Any, **more: Any) -> Any:
+        desk.run(call(*values, **more))
+        return call(*values, **more)
 
     if is_lost:
         home.call = lose
@@ -533,8 +532,8 @@ def test_a_log_that_is_lost_while_a_login_asks_for_its_places(
     desk.settle()
     held, call = [], desk.primaries.of(texts[1])[0].call
 
-    def hold(script: str, *args: Any) -> Any:
-        calling = call(script, *args)
+    def hold(script: str, *args: Any, **more: Any) -> Any:
+        calling = call(script, *args, **more)
         return _held(calling, held) if script == "places" else calling
 
     desk.primaries.of(texts[1])[0].call = hold

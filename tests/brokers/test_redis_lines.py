@@ -591,6 +591,74 @@ def test_one_that_will_not_do_ends_the_start_of_all(
     assert not any(primary.is_up for primary in desk.primaries.all())
 
 
+def test_a_start_goes_on_without_one_that_is_away(
+    start: Callable[..., RedisServer], sit: Callable[..., RedisDesk]
+) -> None:
+    there, away = start(), start()
+    away.stop()
+    desk = sit(there, away)
+    desk.run(desk.primaries.start())
+    ready, missing = desk.primaries.all()
+    assert (ready.is_ready, missing.is_ready) == (True, False)
+    (why,) = [why for up, why in desk.states if not up]
+    assert "refused" in why
+    assert desk.run(ready.call("note", 1)) == 1
+    waiting = [desk.later(missing.call("note", number)) for number in range(3)]
+    away.restart()
+    assert answered(desk, waiting) == [1, 2, 3]
+    desk.settle()
+    assert desk.renewals == [ready, missing]
+    assert desk.states[-1] == (True, "")
+
+
+def test_a_start_waits_for_one_that_has_logs(
+    start: Callable[..., RedisServer], sit: Callable[..., RedisDesk]
+) -> None:
+    rings, one, two = start("--appendonly", "no"), start(), start()
+    for server in (one, two):
+        server.stop()
+    desk = sit(one, two, rings=(rings,))
+    started = desk.later(desk.primaries.start())
+    desk.loop.until(lambda: desk.primaries.each_ring()[0].is_ready and len(desk.states) >= 3)
+    assert started == []
+    two.restart()
+    assert answered(desk, [started]) == [None]
+    assert [primary.is_ready for primary in desk.primaries.each()] == [False, True]
+
+
+def test_who_comes_after_the_start_and_will_not_do_is_not_used(
+    start: Callable[..., RedisServer], sit: Callable[..., RedisDesk]
+) -> None:
+    """And ends nothing: others are served."""
+    there, away = start(), start()
+    away.stop()
+    desk = sit(there, away)
+    desk.run(desk.primaries.start())
+    ready, missing = desk.primaries.all()
+    box = desk.later(missing.call("note", 1))
+    kept, away.options = away.options, ("--appendonly", "no")
+    away.restart()
+    desk.loop.until(lambda: "CONFIG SET appendonly yes" in desk.states[-1][1])
+    assert (box, missing.is_up) == ([], False)
+    assert desk.run(ready.call("note", 1)) == 1
+    away.options = kept
+    away.restart()
+    assert answered(desk, [box]) == [1]
+
+
+def test_who_gives_up_while_nobody_is_there(
+    start: Callable[..., RedisServer], sit: Callable[..., RedisDesk]
+) -> None:
+    servers = [start(), start()]
+    for server in servers:
+        server.stop()
+    desk = sit(*servers)
+    started = desk.later(desk.primaries.start())
+    desk.loop.until(lambda: len(desk.states) == 2)
+    desk.primaries.stop()
+    assert started[0].check(CancelledError)
+
+
 # ----------------------------------------------------------------------------------------------- start checks
 
 ALWAYS = ("--appendonly", "yes", "--appendfsync", "always")

@@ -228,7 +228,7 @@ def test_a_script_that_fails_leaves_its_messages_unanswered(desk: LogsDesk, flus
     counters = Counters()
     desk.logs.measure(counters)
     assert (counters.store_waiting, counters.store_waiting_bytes) == (0, 0)
-    assert len(flush_logged_errors(RuntimeError)) == 2
+    assert len(flush_logged_errors(RuntimeError)) == 1
 
 
 def test_publishers_are_stopped_when_too_much_waits(

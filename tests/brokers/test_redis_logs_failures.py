@@ -615,13 +615,15 @@ def test_a_log_that_cannot_be_watched_keeps_nobody_from_the_others(
     """Also who is watched no more stays so, but for whom it was asked for once more meanwhile."""
     desk = desks()
     gone, anew = log("topic:gone"), log("topic:anew")
-    for where in (gone, anew):
+    for where in (gone, anew, log("topic:stays")):
         desk.run(desk.logs.watch(where))
-    spoil(desk, server, "topic:bad")
+    for text in ("topic:bad", "topic:stays"):
+        server.cli("DEL", key(desk, text, "w", text))
+        spoil(desk, server, text)
     texts = ("topic:bad", "topic:good", "topic:better")
     boxes = [desk.later(desk.logs.watch(log(text))) for text in texts]
-    desk.logs.unwatch(gone)
-    desk.logs.unwatch(anew)
+    for where in (gone, anew, log("topic:stays")):
+        desk.logs.unwatch(where)
     desk.logs._watches.flush()
     again = desk.later(desk.logs.watch(anew))
     desk.answered(*boxes[1:], again)

@@ -100,6 +100,23 @@ def test_hints_begin_behind_a_jump(desk: LogsDesk, other: LogsDesk, redis: Redis
     ]
 
 
+def test_a_hole_far_behind_costs_a_reader_no_search(desk: LogsDesk, redis: RedisServer) -> None:
+    """As where somebody set an old entry aside, and those behind it are gone."""
+    for n in range(1, 61):
+        desk.publish("user:bob", msg_id=str(n), ttl_s=10 if 1 < n <= 10 else 0)
+    desk.settle()
+    desk.pass_time(11)
+    desk.settle()
+    there = [1, *range(11, 61)]
+    for after in range(61):
+        redis.cli("CONFIG", "RESETSTAT")
+        batch = desk.read("user:bob", after)
+        assert [entry.seq for entry in batch.entries] == [seq for seq in there if seq > after]
+        looks = redis.info("commandstats").get("cmdstat_lindex", "calls=0,").partition(",")[0]
+        if after >= 10:
+            assert looks == ("calls=1" if after < 60 else "calls=0")
+
+
 def test_a_jump_is_told_after_all_before_it_expired(desk: LogsDesk, redis: RedisServer) -> None:
     desk.send("user:bob", msg_id="1", ttl_s=10)
     redis.cli("HINCRBY", "ig:primary", "n", 1)

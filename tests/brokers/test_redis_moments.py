@@ -777,27 +777,127 @@ def test_what_cannot_be_written_of_one_session_is_of_the_others(
         opened = one.now(opening(one.broker, one.claim(*phone)))
         assert (opened.places[0].acked, opened.record) == (3, b"old" if n else b"new")
         follows = [one.now(one.broker.follow(phone, opened.generation, log, 0)) for log in (others[n], news)]
-        assert follows == [Followed(False, 0) if n == 7 else Followed(True, 2), Followed(True, 1)]
+        assert follows == [Followed(True, 2), Followed(True, 1)]
     assert not flush_logged_errors()
 
 
-def test_who_went_while_what_it_kept_could_not_be_written(
+def test_who_went_while_what_it_said_could_not_be_written_with_others(
     sit: Any, server: RedisServer, flush_logged_errors: Any
 ) -> None:
+    """It is written by itself, as it was: nobody is there to say it once more."""
     one = sit(server, settings=LATE).start()
     generation, alices = login(one), login(one, ALICE)
-    spoil(server, "ig:{*}:u:bob")
+    topics = [log_of(parse_address(f"topic:{name}")) for name in ("news", "of-bob", "of-alice")]
+    mailbox = log_of(parse_address("user:alice"))
+    for n in range(3):
+        one.publish("user:alice", msg_id=str(n))
+    for where in topics[:2]:
+        one.now(one.broker.follow(BOB, generation, where, 0))
+    one.now(one.broker.follow(ALICE, alices, topics[0], 0))
+    spoiled = [spoil(server, f"ig:{{*}}:{what}") for what in ("u:bob", "c:topic:of-bob")]
     server.freeze()
     kept = [one.later(one.broker.record(*who, b"1")) for who in ((BOB, generation), (ALICE, alices))]
+    for where in topics:
+        one.broker.advance(BOB, generation, [(where, 1)])
+    one.broker.advance(ALICE, alices, [(mailbox, 2), (topics[0], 1), (topics[2], 2)])
     one.broker._sessions.flush()
     closed = one.later(one.broker.close_session(ALICE, alices))
     server.thaw()
     one.loop.until(lambda: all(kept) and closed)
-    assert kept == [[False], [False]]
+    assert kept == [[False], [True]]
     one.run()
     assert flush_logged_errors()
     positions = one.broker._sessions._positions
-    assert (positions._suspect, positions._recording, positions._recorded) == ({}, {}, {})
+    assert (positions._recording, positions._recorded) == ({}, {})
+    assert [event[0] for event in one.listener.named("displaced")] == [BOB]
+    server.cli("DEL", *spoiled)
+    assert not [found for found in one.now(one.broker.sessions("alice")) if found.online], "it has ended"
+    opened = one.now(opening(one.broker, one.claim(*ALICE)))
+    assert (opened.places[0].acked, opened.record) == (2, b"1")
+    follows = [one.now(one.broker.follow(ALICE, opened.generation, where, 0)) for where in topics[::2]]
+    assert follows == [Followed(True, 1), Followed(True, 2)]
+
+
+def test_what_could_not_be_written_with_others_forgets_nothing_that_was_set_aside_since(
+    sit: Any, server: RedisServer, flush_logged_errors: Any
+) -> None:
+    """It is written by itself, as it was, behind what its session said last of all."""
+    one = sit(server, settings=LATE).start()
+    generation, alices = login(one), login(one, ALICE)
+    texts = ("user:alice", "topic:news", "topic:of-bob")
+    mailbox, news, other = (log_of(parse_address(text)) for text in texts)
+    for n in range(3):
+        one.publish("user:alice", "topic:news", msg_id=str(n))
+    for who, its, where in ((BOB, generation, news), (BOB, generation, other), (ALICE, alices, news)):
+        one.now(one.broker.follow(who, its, where, 0))
+    spoiled = [spoil(server, f"ig:{{*}}:{what}") for what in ("u:bob", "c:topic:of-bob")]
+    server.freeze()
+    one.broker.advance(BOB, generation, [(MAILBOX, 0), (other, 1)])
+    one.broker.advance(ALICE, alices, [(mailbox, 1), (news, 1)])
+    one.broker._sessions.flush()
+    one.broker.advance(ALICE, alices, [(mailbox, 3), (news, 3)], [(mailbox, 2), (news, 2)])
+    closed = one.later(one.broker.close_session(ALICE, alices))
+    server.thaw()
+    one.loop.until(lambda: closed)
+    one.run()
+    assert flush_logged_errors()
+    server.cli("DEL", *spoiled)
+    opened = one.now(opening(one.broker, one.claim(*ALICE)))
+    place = opened.places[0]
+    assert (place.acked, place.parked) == (3, (2,))
+    assert one.now(one.broker.follow(ALICE, opened.generation, news, 0)) == Followed(True, 3, (2,))
+
+
+def test_who_is_forgotten_while_what_it_said_could_not_be_written_stays_so(
+    sit: Any, server: RedisServer, flush_logged_errors: Any
+) -> None:
+    one = sit(server, settings=LATE).start()
+    generation, alices = login(one), login(one, ALICE)
+    one.publish("user:alice", msg_id="1")
+    one.run()
+    spoiled = spoil(server, "ig:{*}:u:bob")
+    server.freeze()
+    one.broker.advance(BOB, generation, [(MAILBOX, 0)])
+    one.broker.advance(ALICE, alices, [(log_of(parse_address("user:alice")), 1)])
+    one.broker._sessions.flush()
+    closed = one.later(one.broker.close_session(ALICE, alices, True))
+    server.thaw()
+    one.loop.until(lambda: closed)
+    one.run()
+    assert flush_logged_errors()
+    server.cli("DEL", spoiled)
+    assert not one.now(opening(one.broker, one.claim(*ALICE))).known
+
+
+def test_what_could_not_be_written_is_tried_again_with_the_next(
+    sit: Any, server: RedisServer, flush_logged_errors: Any
+) -> None:
+    """Nobody waits for it, so its session stays."""
+    one, two = sit(server).start(), sit(server).start()
+    for n in range(3):
+        one.publish("user:bob", msg_id=str(n))
+    one.run()
+    generation = login(one)
+    topic = log_of(parse_address("topic:of-bob"))
+    one.now(one.broker.follow(BOB, generation, topic, 0))
+    keys = [server.cli("KEYS", f"ig:{{*}}:{what}")[0] for what in ("u:bob", "c:topic:of-bob")]
+    for key in keys:
+        server.cli("RENAME", key, b"aside:" + key)
+        server.cli("SET", key, "something else")
+    one.broker.advance(BOB, generation, [(MAILBOX, 3), (topic, 2)])
+    one.pass_time(6)
+    assert len(flush_logged_errors()) >= 2
+    assert not one.listener.named("displaced")
+    for key in keys:
+        server.cli("DEL", key)
+        server.cli("RENAME", b"aside:" + key, key)
+    one.pass_time(6)
+    one.run()
+    assert not one.broker._sessions._positions._dirty
+    one.stop()
+    opened = two.now(opening(two.broker, two.claim(*BOB)))
+    assert opened.places[0].acked == 3
+    assert two.now(two.broker.follow(BOB, opened.generation, topic, 0)) == Followed(True, 2)
 
 
 def test_what_cannot_be_written_with_others_is_when_the_node_stops(

@@ -221,7 +221,8 @@ def test_rings_whose_server_is_away_hold_up_nothing_else(start: Any) -> None:
     (before,) = desk.now(desk.broker.publish(publication("0", "room:7")))
     rings.kill9()
     desk.loop.until(lambda: desk.listener.named("healthy"))
-    assert desk.listener.named("healthy")[-1][0] is False
+    ok, why = desk.listener.named("healthy")[-1]
+    assert (ok, f":{rings.port} " in why) == (True, True)
     (mail,) = desk.loop.run(desk.broker.publish(publication("1", "user:eve")))
     assert mail.code == OutcomeCode.OK
     both = desk.later(desk.broker.publish(publication("2", "user:eve", "room:7")))
@@ -234,5 +235,5 @@ def test_rings_whose_server_is_away_hold_up_nothing_else(start: Any) -> None:
     assert [outcome.code for outcome in outcomes] == [OutcomeCode.OK] * 7
     assert [outcome.seq for outcome in outcomes] == sorted(outcome.seq for outcome in outcomes)
     assert before.epoch not in {outcome.epoch for outcome in outcomes}
-    assert desk.listener.named("healthy")[-1][0] is True
+    assert desk.listener.named("healthy")[-1] == (True, "")
     desk.stop()

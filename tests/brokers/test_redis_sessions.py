@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -203,14 +204,14 @@ def _claim_later(desk: SessionDesk, **more: Any) -> Callable[[], Verdict]:
     """A claim is asked now, and comes to the primary when what is returned is called."""
     call, held = desk.primary.call, []
 
-    def hold(*values: Any) -> Any:
-        held.append(values)
+    def hold(*values: Any, **more: Any) -> Any:
+        held.append(partial(call, *values, **more))
         return Deferred()
 
     desk.primary.call = hold
     desk.sessions.open(desk.claim(**more))
     desk.primary.call = call
-    return lambda: Verdict(desk.run(call(*held[0]))[0])
+    return lambda: Verdict(desk.run(held[0]())[0])
 
 
 def _pass_time(pair: list[SessionDesk], seconds: float, is_step: bool = False) -> None:
@@ -244,6 +245,18 @@ def test_an_answer_that_took_long_does_not_say_what_time_it_is(desk: SessionDesk
         redis.thaw()
     desk.loop.until(lambda: desk.primary.subscription.echoed >= number and not desk.primary.unanswered)
     assert desk.primary.time_ms(1_000.0) == (0, 0, 0)
+
+
+def test_what_time_it_was_there_long_ago_is_nothing_to_rely_on(desk: SessionDesk) -> None:
+    """Its clock, and ours, may have been set since."""
+    desk.settle()
+    desk.hush()
+    desk.loop.shift_s += 59
+    generation, earliest, latest = desk.primary.time_ms(desk.loop.seconds() - 59)
+    assert generation == desk.primary.generation
+    assert earliest < latest
+    desk.loop.shift_s += 60
+    assert desk.primary.time_ms(desk.loop.seconds()) == (0, 0, 0)
 
 
 WEB = {"device": "web"}
@@ -338,12 +351,43 @@ def test_a_claim_is_not_too_late_by_the_clock_of_another_primary(
     assert second() is Verdict.OK
 
 
+@pytest.mark.parametrize("waits", ["in its line", "at its node"])
+@pytest.mark.parametrize("first", [0, 1])
+def test_claims_that_wait_for_a_primary_are_dated_by_the_one_that_takes_over(
+    pair: list[SessionDesk], redis: RedisServer, waits: str, first: int
+) -> None:
+    """Whichever node is back first, the claim that was asked last stands."""
+    _pass_time(pair, 1)
+    boxes = []
+    for desk in pair:
+        desk.hush()
+        if waits == "in its line":
+            boxes.append(desk.later(desk.sessions.open(desk.claim())))
+        line = desk.primary._line
+        line.drop(ConnectionError("it is gone"))
+        pair[0].loop.until(lambda line=line: line._timer is not None)
+        line._timer.reset(3_600)
+        desk.sessions.changed(desk.primary)
+        if waits == "at its node":
+            boxes.append(desk.later(desk.sessions.open(desk.claim())))
+        _shift(pair, 5)
+    redis.cli("HINCRBY", "ig:primary", "n", 1)
+    for desk in (pair[first], pair[1 - first]):
+        for call in desk.primary._line._calls:
+            call.args = (desk.shift_ms, *call.args[1:])  # the server's time is that of when it runs
+        desk.primary._line.retry_now()
+        desk.loop.until(lambda desk=desk: desk.primary.is_up)
+        desk.sessions.changed(desk.primary)
+        desk.settle()
+    verdicts = [box[0].verdict for box in boxes]
+    assert verdicts == [Verdict.OUTRUN if first else Verdict.OK, Verdict.OK]
+    assert pair[1].sessions.online == 1
+
+
 @pytest.mark.parametrize("why", ["it has ended", "the clock was put back", "nobody knows when"])
 def test_a_claim_that_comes_late_is_granted_otherwise(pair: list[SessionDesk], why: str) -> None:
     one, two = pair
     _pass_time(pair, 1)
-    if why == "nobody knows when":
-        one.primary._clock = None
     come = _claim_later(one)
     step_s = 3_600 if why == "the clock was put back" else 0
     _pass_time(pair, step_s, is_step=True)
@@ -353,6 +397,8 @@ def test_a_claim_that_comes_late_is_granted_otherwise(pair: list[SessionDesk], w
         two.close("phone", found.generation)
     _pass_time(pair, -step_s, is_step=True)
     _pass_time(pair, 5)
+    if why == "nobody knows when":
+        one.primary._clock = None
     assert come() is Verdict.OK
 
 
@@ -381,7 +427,7 @@ def test_a_kick_that_is_lost_before_the_answer(pair: list[SessionDesk]) -> None:
     one.heard = lambda primary, item: heard.append(item)
     answers: list[Any] = []
     one.primary.call, original = (
-        (lambda script, *args: _hold(original(script, *args), answers)),
+        (lambda script, *args, **more: _hold(original(script, *args, **more), answers)),
         one.primary.call,
     )
     box = one.later(one.sessions.open(one.claim()))
@@ -409,7 +455,7 @@ def _hold(calling: Any, answers: list[Any]) -> Any:
 def test_a_claim_that_fails_fails_alone(desk: SessionDesk) -> None:
     """A script that is no good: the login hears of it, and nothing stays behind."""
     original = desk.primary.call
-    desk.primary.call = lambda script, *args: fail(RedisError("ERR no good"))
+    desk.primary.call = lambda script, *args, **more: fail(RedisError("ERR no good"))
     with pytest.raises(RedisError):
         desk.open()
     desk.primary.call = original

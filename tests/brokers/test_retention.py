@@ -183,6 +183,26 @@ def test_what_is_set_aside_is_known_before_the_position_passes_it(
     assert asked == [([("bob", "phone", 0, ())], 0), ([("bob", "phone", 1, (1,))], 1)]
 
 
+@pytest.mark.parametrize("address", ["user:bob", "topic:news"])
+def test_what_was_on_its_way_to_the_disk_forgets_nothing_that_was_set_aside_since(
+    rig: Rig, address: str
+) -> None:
+    """Who makes room writes down where everybody stands now, and an older place comes behind that in the
+    same commit."""
+    log = log_of(parse_address(address))
+    phone = opened(rig)
+    rig.now(rig.broker.follow(BOB, phone.generation, log_of(parse_address("topic:news")), 0))
+    for n in range(10):
+        send(rig, n, address)
+    rig.broker.advance(BOB, phone.generation, [(log, 3)])
+    rig.clock.advance(5.0)
+    rig.broker.advance(BOB, phone.generation, [(log, 6)], [(log, 5)])
+    assert send(rig, 10, address).code == OutcomeCode.OK
+    rig.crash()
+    (place,) = [one for one in opened(rig).places if one.log == log]
+    assert (place.acked, place.parked) == (6, (5,))
+
+
 def test_what_a_device_set_aside_that_is_long_unseen_goes_like_the_rest(rig: Rig) -> None:
     away = opened(rig, "away")
     send(rig, 0)

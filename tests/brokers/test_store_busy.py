@@ -142,29 +142,63 @@ def test_new_devices_count_too(house: House) -> None:
     assert [box[0].verdict for box in (*boxes[:MOST], again)] == [Verdict.OUTRUN, *[Verdict.OK] * MOST]
 
 
-def test_a_position_of_one_who_leaves_is_written_with_the_others(house: House) -> None:
-    house.fill()
-    house.broker.advance(house.bob, house.generation, [(topic("a"), 0)])
-    closed = house.later(house.broker.close_session(house.bob, house.generation))
-    assert closed == [None]
-    assert house.broker._sessions._dirty
-    house.mend()
-    house.pass_time(6)
-    assert not house.broker._sessions._dirty
-
-
-def test_those_who_leave_with_a_position_count_too(house: House) -> None:
+def test_positions_of_those_who_leave_take_no_place_of_others(house: House) -> None:
+    known = [house.bob.user, *(f"ann{n}" for n in range(MOST))]
+    for user in known:
+        house.login(user)
     assert house.disk is not None
     house.disk.fail(disk_error("SQLITE_FULL"), lambda statement: statement.startswith("BEGIN"))
-    for n in range(MOST + 2):
-        (opened,) = house.login("bob")
-        house.broker.advance(house.bob, opened.generation, [(topic("a"), 0)])
-        closed = house.later(house.broker.close_session(house.bob, opened.generation))
-        house.run()
-        assert (closed == [None]) == (n >= MOST)
-    assert house.broker._sessions.waiting == MOST
+    closing: dict[str, list[list[Any]]] = {user: [] for user in known}
+    for seq in range(1, 4):
+        for user in known:
+            (opened,) = house.login(user)
+            session = SessionKey(user, "phone")
+            house.broker.advance(session, opened.generation, [(topic("a"), seq)])
+            closing[user].append(house.later(house.broker.close_session(session, opened.generation)))
+    house.pass_time(60)
+    assert house.broker._changes == 1
+    assert len(house.broker._sessions._dirty) == len(known), "one each, however often they came"
+    assert house.login("eve") == [], "it waits for the disk, and is not turned away"
     house.mend()
-    assert house.broker._sessions.waiting == 0
+    assert [box for boxes in closing.values() for box in boxes] == [[None]] * 3 * len(known)
+    assert not house.broker._sessions._dirty
+    house.crash()
+    for user in known:
+        (opened,) = house.login(user)
+        assert next(place.acked for place in opened.places if place.log == topic("a")) == 3
+
+
+def test_who_is_forgotten_while_its_position_waits_owes_none(house: House) -> None:
+    assert house.disk is not None
+    house.login("ann")
+    house.disk.fail(disk_error("SQLITE_FULL"), lambda statement: statement.startswith("BEGIN"))
+    house.broker.advance(house.bob, house.generation, [(topic("a"), 1)])
+    house.later(house.broker.close_session(house.bob, house.generation))
+    ann, closing = SessionKey("ann", "phone"), []
+    for forget in (False, True):
+        (opened,) = house.login("ann")
+        house.broker.advance(ann, opened.generation, [(topic("a"), 1)])
+        closing.append(house.later(house.broker.close_session(ann, opened.generation, forget)))
+    assert closing == [[None], []]
+    house.mend()
+    assert closing == [[None], [None]]
+    (opened,) = house.login("ann")
+    assert not opened.known
+
+
+def test_positions_wait_for_those_before_them(house: House) -> None:
+    assert house.disk is not None
+    house.disk.fail(disk_error("SQLITE_FULL"), lambda statement: statement.startswith("BEGIN"))
+    for seq in range(1, 5):
+        house.broker.advance(house.bob, house.generation, [(topic("a"), seq)])
+        house.pass_time(6)
+    assert house.broker._changes == 1
+    house.mend()
+    house.pass_time(6)
+    assert house.broker._changes == len(house.broker._sessions._dirty) == 0
+    house.crash()
+    places = house.login("bob")[0].places
+    assert next(place.acked for place in places if place.log == topic("a")) == 4
 
 
 def test_a_log_gets_no_new_epoch_then(house: House) -> None:
@@ -188,9 +222,24 @@ def test_a_disk_that_cannot_be_read_has_as_many_questions_waiting(house: House) 
         house.now(house.broker.watch(topic("more")))
     with pytest.raises(StoreBusy):
         house.broker.open_session(house.claim("ann"), lambda opened: None, ())
+    assert house.broker._tails.of("ann") is None, "nothing is left of it"
     house.mend()
     assert [len(box) for box in waiting] == [1] * MOST
     assert house.now(house.broker.watch(topic("more"))).head == 0
+
+
+def test_who_is_known_without_asking_logs_in_while_the_disk_cannot_be_read(house: House) -> None:
+    (ann,) = house.login("ann")
+    assert house.disk is not None
+    house.disk.fail(disk_error("SQLITE_IOERR"), lambda statement: "SELECT" in statement)
+    waiting = [house.later(house.broker.watch(topic(f"w{n}"))) for n in range(MOST)]
+    house.pass_time(1)
+    (again,) = house.login("ann")
+    assert again.generation > ann.generation
+    with pytest.raises(StoreBusy):
+        house.login("eve")
+    house.mend()
+    assert [len(box) for box in waiting] == [1] * MOST
 
 
 def test_who_is_answered_by_a_disk_that_can_be_read_again_may_ask_on(house: House) -> None:

@@ -47,6 +47,7 @@ def test_help_lists_every_command_and_imports_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.stderr.strip() == ""
+    assert "beside a node (twistd -n --pidfile= imgateway):" in done.stdout
     for name in "token chat send listen link genconfig checkconfig backup restore version".split():
         assert f"\n  {name} " in done.stdout
 
@@ -115,6 +116,39 @@ def test_a_token_may_name_topics(run: Run, data_dir: str) -> None:
     result = run("token", "bob", "--topic", "room:7", "--data-dir", data_dir)
     assert result.exit_code == 2
     assert "--topic 'room:7': is not a topic; write news or topic:news" in result.stderr
+
+
+def test_a_token_may_have_claims_for_a_policy(run: Run, data_dir: str) -> None:
+    args = ("--claim", "tenant=red", "--claim", "note=a=b ", "--claim", "empty=", "--data-dir", data_dir)
+    found = claims(run("token", "bob", *args).stdout.strip(), data_dir)
+    assert (found["tenant"], found["note"], found["empty"], found["sub"]) == ("red", "a=b ", "", "bob")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("tenant",), "--claim 'tenant': write NAME=VALUE, such as tenant=red"),
+        (("=red",), "--claim '=red': write NAME=VALUE"),
+        (("t=1", "t=2"), "--claim 't=2': t is there already"),
+        (("exp=1",), "--claim 'exp=1': exp means something to the gateway: --ttl sets it"),
+        (("sub=eve",), "it is the argument USER"),
+        (("svc=true",), "--service sets it"),
+        (("node=n1",), "this command sets it itself, or leaves it out"),
+    ],
+)
+def test_claims_that_are_none_or_that_the_gateway_knows(
+    run: Run, data_dir: str, words: tuple[str, ...], said: str
+) -> None:
+    args = [part for word in words for part in ("--claim", word)]
+    result = run("token", "bob", *args, "--data-dir", data_dir)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert said in result.stderr
+
+
+def test_a_router_makes_no_tokens_with_claims_of_ones_own(run: Run) -> None:
+    result = run("token", "bob", "--claim", "tenant=red", "--router", "http://127.0.0.1:1")
+    assert result.exit_code == 2
+    assert "a router makes no tokens with it" in result.stderr
 
 
 def test_token_takes_device_ttl_and_service(run: Run, data_dir: str) -> None:

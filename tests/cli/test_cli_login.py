@@ -230,7 +230,15 @@ def refused(run: Run, error: Exception, *args: str) -> Result:
             f"nothing listens at {URL}; is the node running?",
         ),
         ("[('SSL', '', 'certificate verify failed')]", f"{URL}: the certificate is not trusted: --ca FILE, "),
+        (
+            "VerificationError(errors=[IPAddressMismatch(mismatched_id=IPAddress_ID(ip=IPv4Address('1')))])",
+            f"{URL}: the certificate is not for 127.0.0.1: connect by a name that it is for, ",
+        ),
         ("[('SSL', '', 'wrong version number')]", f"{URL}: no TLS on this port: try tcp://"),
+        (
+            "cannot connect to h:1: WebSocket connection upgrade failed [404]: Not Found",
+            f"{URL}: no WebSocket there (404): is it the port of health and metrics? A node prints its ",
+        ),
         ("closed by the peer", f"{URL}: closed by the peer; is this the right port and scheme?"),
         ("DNS lookup failed", f"{URL}: DNS lookup failed"),
     ],
@@ -240,6 +248,14 @@ def test_no_way_to_a_welcome(run: Run, reason: str, said: str) -> None:
     assert result.exit_code == 1
     assert result.stderr.startswith(f"Error: {said}")
     assert result.stderr.count("\n") == 1
+
+
+def test_tls_that_nobody_answers() -> None:
+    """A port for ws:// waits for the rest of a line."""
+    said = "no connection to h:1 within 10 s"
+    error = remarks.explained(LinkLost(said), "wss://h:1", lambda *_: False)
+    assert error == f"wss://h:1: {said}; is it there, and has this port TLS? If not: ws://"
+    assert remarks.explained(LinkLost(said), "ws://h:1", lambda *_: False) == f"ws://h:1: {said}"
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import json
+import signal
 import sys
 from base64 import b64encode
 from pathlib import Path
@@ -125,6 +126,28 @@ def test_what_nobody_knows_of(api: FakeApi, ask: Ask, answer: Any, status: int, 
     said = f"it may be pushed or not: again with --msg-id {api.asked[0].json['msg_id']} it is there once"
     assert (said in result.stderr) is is_open
     assert result.stderr.count("\n") == 1
+
+
+def test_an_answer_that_comes_late_says_once_what_nobody_knows(api: FakeApi, ask: Ask) -> None:
+    """The API says it in its own words, as advice."""
+    api.say(Problem("timeout", "no result within 5 s", "it may be done or not: push again with this msg_id"))
+    result = ask("push", "user:bob", "x", "--msg-id", "m")
+    assert result.stderr == (
+        "Error: no result within 5 s; it may be pushed or not: again with --msg-id m it is there once\n"
+    )
+    api.say(Problem("timeout", "no result within 5 s", "it may be done or not: ask again"))
+    assert ask("push", "--tasks").stderr == (
+        "Error: no result within 5 s; it may be done or not: ask again\n"
+    )
+
+
+def test_sigterm_tells_how_to_push_again_too(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(Api, "ask", lambda *_, **__: signal.raise_signal(signal.SIGTERM))
+    result = ask("push", "user:bob", "x", "--msg-id", "m")
+    assert (result.exit_code, result.stdout) == (143, "")
+    assert result.stderr == "it may be pushed or not: again with --msg-id m it is there once\n"
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_where_there_is_no_api_nothing_was_pushed(api: FakeApi, ask: Ask, users: str) -> None:

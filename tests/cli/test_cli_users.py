@@ -65,8 +65,7 @@ def test_a_refusal_ends_it(api: FakeApi, ask: Ask) -> None:
     result = ask("kick", "bob", "eve", "mallory")
     assert (result.exit_code, result.stdout) == (1, "bob: 2 closed\n")
     assert result.stderr == (
-        "Error: no result within 30 s; it may be done or not; "
-        "eve may be kicked or not: imgateway online --sessions eve shows it\n"
+        "Error: no result within 30 s; eve may be kicked or not: imgateway online --sessions eve shows it\n"
     )
     assert len(api.asked) == 2
 

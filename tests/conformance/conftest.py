@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,6 +25,14 @@ def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
     server = RedisServer(
         tmp_path_factory.mktemp("redis"), "--appendonly", "no"
     )  # its disk is not the matter here
+    yield server
+    server.kill9()
+
+
+@pytest.fixture
+def other(tmp_path: Path) -> Iterator[RedisServer]:
+    """A second one, of the test's own."""
+    server = RedisServer(tmp_path / "other", "--appendonly", "no")
     yield server
     server.kill9()
 

@@ -76,7 +76,8 @@ class Names:
         ends = now + int(lifetime) if lifetime else 0
         return Identity(user, device, name[0] == "!", now, ends, {"topics": topics})
 
-    def reload(self) -> None: ...
+    def read(self) -> Callable[[], None]:
+        return lambda: None
 
 
 def settings(**changes: dict[str, Any]) -> Settings:

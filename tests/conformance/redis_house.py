@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from msgspec.structs import replace
@@ -12,7 +13,7 @@ from imgateway.config import RedisSettings
 from tests.brokers.redis_server import Loop, RedisServer
 from tests.conformance.house import START_MS, House
 
-__all__ = ("RedisHouse",)
+__all__ = ("RedisHouse", "TwoServers")
 
 
 class RedisHouse(House):
@@ -24,8 +25,11 @@ class RedisHouse(House):
         self._loop = Loop()
         super().__init__(*arguments, **more)
 
+    def urls(self) -> str:
+        return self._server.url
+
     def make_broker(self, **arguments: Any) -> Any:
-        arguments["settings"] = replace(arguments["settings"], url=self._server.url)
+        arguments["settings"] = replace(arguments["settings"], url=self.urls())
         return RedisBroker(
             reactor=self._loop,
             redis=RedisSettings(unsafe=True),
@@ -70,3 +74,48 @@ class RedisHouse(House):
         super().close()
         self._loop.spin(0.01)
         self._loop.close()
+
+
+class TwoServers(RedisHouse):
+    """On two servers, of which the other one may be away: what waits for it is not waited for here.
+
+    :param is_away: it is when the node starts.
+    """
+
+    def __init__(
+        self, server: RedisServer, other: RedisServer, *arguments: Any, is_away: bool = False, **more: Any
+    ) -> None:
+        self.other = other
+        self.is_away = is_away
+        super().__init__(server, *arguments, **more)
+
+    def urls(self) -> str:
+        return f"{self._server.url},{self.other.url}"
+
+    def _primaries(self) -> Any:
+        return super()._primaries()[:1] if self.is_away else super()._primaries()
+
+    def name(self, text: str, at: int) -> str:
+        """A user, or an address, that begins like this, and that the first server has, or the second."""
+        primaries = self.broker._primaries
+        texts = (f"{text}{n}" for n in range(200))
+        return next(text for text in texts if primaries.of(text)[0] is primaries.each()[at])
+
+    def until(self, done: Callable[[], Any]) -> None:
+        """For what comes of a server that is not waited for otherwise."""
+
+        def turned() -> Any:
+            self.settle()
+            return done()
+
+        self._loop.until(turned)
+
+    def stop(self) -> None:
+        """To the end, however long that takes by the clocks of the node and of its store."""
+        stopped: list[Any] = []
+        self.node.stop().addBoth(stopped.append)
+        for _ in range(100):
+            self.network.advance(0.25)
+            self._loop.shift_s = self.network.seconds()
+            self._loop.iterate(0)
+        assert stopped == [None]

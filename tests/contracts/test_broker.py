@@ -352,6 +352,8 @@ class BrokerContract:
         desk.listener.events.clear()
         desk.broker.advance(session, old.generation, [(log("user:bob"), 1)])
         desk.broker.unpark(session, old.generation, log("user:bob"), 1)
+        for synced in (False, True):
+            assert desk.now(desk.broker.record(session, new.generation, b"new", synced)) is True
         assert desk.now(desk.broker.record(session, old.generation, b"old")) is False
         assert [told[:3] for told in desk.listener.named("displaced")] == [
             (session, old.generation, CloseCode.STALE)
@@ -360,7 +362,7 @@ class BrokerContract:
         (here,) = desk.now(desk.broker.sessions("bob"))
         assert (here.online, here.generation) == (True, new.generation)
         third = self.open(desk, "bob")
-        assert (third.places[0].acked, third.record) == (0, b"")
+        assert (third.places[0].acked, third.record) == (0, b"new")
 
     @pytest.mark.parametrize(
         ("policy", "verdict", "displaced"),

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from imgateway.core.throttle import SLACK_S, TokenBucket
+from imgateway.core.throttle import SLACK_S, Few, TokenBucket
 
 rates = st.floats(0.01, 1e6)
 bursts = st.floats(0.5, 1e6)
@@ -138,6 +138,14 @@ def test_rate_zero_is_no_limit_at_all() -> None:
     assert bucket.charge(1e9, 0.0) == 0.0
     assert bucket.wait_s(1e9, 0.0) == 0.0
     assert bucket.full(0.0)
+
+
+def test_of_many_a_few_pass_and_the_next_one_says_how_many_did_not() -> None:
+    few = Few(2, 3, 0.0)
+    assert [few.passes(0.0) for _ in range(5)] == [0, 0, 0, None, None]
+    assert few.passes(0.25) is None
+    assert few.passes(0.5) == 3
+    assert few.passes(100.0) == 0
 
 
 def test_a_bucket_without_burst_still_keeps_its_rate() -> None:

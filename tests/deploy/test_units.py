@@ -183,7 +183,8 @@ def test_compose_starts_what_can_start(composed: Any) -> None:
         proxied = {text.rpartition(":")[2] for text in settings.listen.clients if "haproxy:" in text}
         known = services["haproxy"]["environment"]
         assert proxied == {known[f"{name.upper()}_{kind}"].rpartition(":")[2] for kind in ("TCP", "WS")}
-        assert settings.listen.http == known[f"{name.upper()}_HTTP"]
+        # On all addresses: HAProxy is in another container.
+        assert settings.listen.http == "0.0.0.0:" + known[f"{name.upper()}_HTTP"]
     router = options_of(services["router"]["command"], "imrouter", router_tap.Options())
     assert router.router.keys_file == "keys.toml"
     # It asks Docker for the nodes' names, again and again: it needs none of them to start.

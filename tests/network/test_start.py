@@ -22,15 +22,20 @@ pytestmark = pytest.mark.network
 
 def refused(node: Node) -> str:
     """The one line."""
+    lines = refused_lines(node)
+    assert len(lines) == 1, lines
+    return lines[0]
+
+
+def refused_lines(node: Node) -> list[str]:
     node.begin()
     assert node.process.wait(DEADLINE_S) == 1, node.errors.read_text() + node.log.read_text()
     text = node.errors.read_text()
     node.errors.write_text("")
     lines = text.splitlines()
-    assert len(lines) == 1, text
-    assert lines[0].startswith("imgateway: ")
+    assert all(line.startswith("imgateway: ") for line in lines), text
     assert "Traceback" not in node.log.read_text()
-    return lines[0].removeprefix("imgateway: ")
+    return [line.removeprefix("imgateway: ") for line in lines]
 
 
 @pytest.fixture
@@ -49,7 +54,8 @@ def test_a_port_in_use(node: Node, which: str) -> None:
         other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         other.bind(("127.0.0.1", getattr(node, which)))
         other.listen()
-        line = refused(node)
+        line, other_places = refused_lines(node)
+    assert other_places.startswith("or take others:  ")
     named = "--http: listen.http: " if which == "http" else "--listen: listen.clients: cannot listen on "
     assert line.startswith(named)
     assert str(getattr(node, which)) in line
@@ -83,9 +89,11 @@ def test_a_second_node_on_the_same_directory(make_node: Callable[..., Node]) -> 
     first, second = make_node(), make_node()
     first.start()
     second.data = first.data
-    own, second.http = second.http, first.http  # the ports are in use too, which is not the reason
-    line = refused(second)
+    own, second.http = second.http, first.http
+    line, port, other_places = refused_lines(second)
     second.http = own
+    assert f"listen.http: tcp:{first.http}" in port or str(first.http) in port
+    assert f"--data-dir {first.data}-2" in other_places
     assert str(first.process.pid) in line
     assert "--data-dir" in line
     assert first.ask("readyz")[0] == 200

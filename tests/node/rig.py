@@ -304,7 +304,9 @@ class FakeBroker:
     def linger(self, session: SessionKey, generation: int) -> None:
         self.lingering.append((session, generation))
 
-    def record(self, session: SessionKey, generation: int, data: bytes) -> Deferred[Any]:
+    def record(
+        self, session: SessionKey, generation: int, data: bytes, synced: bool = False
+    ) -> Deferred[Any]:
         """`is_kept` is the answer."""
         self.calls.append(("record", session, data))
         self.records[session] = data
@@ -381,7 +383,7 @@ class Tokens:
         self.hold = False
         self.checks: list[tuple[Deferred[Any], str]] = []
         self.asked = 0
-        self.reloads: Exception | None = None
+        self.unreadable: Exception | None = None
 
     def authenticate(self, hello: Hello, peer: str) -> Any:
         self.asked += 1
@@ -404,9 +406,10 @@ class Tokens:
         except LoginRefused as error:
             deferred.errback(error)
 
-    def reload(self) -> None:
-        if self.reloads is not None:
-            raise self.reloads
+    def read(self) -> Callable[[], None]:
+        if self.unreadable is not None:
+            raise self.unreadable
+        return lambda: None
 
 
 @implementer(IPlugin, ISessionListener)

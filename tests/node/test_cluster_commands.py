@@ -24,7 +24,7 @@ from imgateway.interfaces import NodeInfo, NodeState, Served
 from imgateway.node.drain import IDLE_S
 from imgateway.testing.wires import outcome
 from tests.node.cluster_rig import Cluster
-from tests.node.rig import AsciiWire, Rig
+from tests.node.rig import AsciiWire, Diary, Rig
 
 BOB = SessionKey("bob", "phone")
 
@@ -481,3 +481,66 @@ def test_to_take_back_who_was_not_drained_is_nothing() -> None:
     rig = Rig()
     assert outcome(rig.node.undrain("n.1")) == [True]
     assert "drain" not in rig.health
+
+
+class Weary(Diary):
+    """Has enough when the first client has gone: says so once, from within the drain's turn."""
+
+    def __init__(self, least: int) -> None:
+        super().__init__()
+        self.least = least
+        self.node: Any = None
+        self.does: Any = None
+
+    def closed(self, session: Any, code: int, reason: str) -> None:
+        does = self.does
+        if does is not None and len(self.node.hub.sessions) <= self.least:
+            self.does = None
+            does(self.node)
+
+
+@pytest.mark.parametrize("least", [19, 15], ids=["the first turn", "a later one"])
+@pytest.mark.parametrize("rate", [40, 500])
+def test_who_hears_of_a_client_that_left_may_take_the_node_back(least: int, rate: int) -> None:
+    weary = Weary(least)
+    rig = Rig(set={"session.linger_s": 0.0}, listeners=[weary])
+    weary.node, weary.does = rig.node, lambda node: node.undrain("n.1")
+    peers = [rig.login(f"u{n}") for n in range(20)]
+    rig.node.drain("n.1", rate)
+    rig.advance(5)
+    assert sum(peer.code is None for peer in peers) == least, "who has not been told to go stays"
+    assert (rig.node.draining, rig.node.leaving, rig.health["drain"]) == (False, 0, (True, ""))
+    late = rig.login("late")
+    rig.advance(2)
+    assert late.kinds() == [Welcome]
+    stays = next(peer for peer in peers if peer.code is None)
+    stays.publish("1", "user:late")
+    assert late.shown() == ["1"], "it is read again"
+
+
+def test_who_hears_of_a_client_that_left_may_stop_the_node() -> None:
+    weary = Weary(19)
+    rig = Rig(set={"session.linger_s": 0.0}, listeners=[weary])
+    stopped: list[Any] = []
+    weary.node, weary.does = rig.node, lambda node: stopped.append(outcome(node.stop()))
+    peers = [rig.login(f"u{n}") for n in range(20)]
+    rig.node.drain("n.1", 40)
+    rig.advance(1)
+    assert stopped == [[None]]
+    assert {peer.code for peer in peers} == {CloseCode.GOING_AWAY}
+    assert rig.counters.drained == 20, "each is told once"
+    assert rig.clock.getDelayedCalls() == []
+
+
+def test_who_hears_of_a_client_that_left_may_have_no_time_left_for_a_stop() -> None:
+    """The second stop drops everybody, also from within the first one's first turn."""
+    weary = Weary(19)
+    rig = Rig(set={"session.linger_s": 0.0, "node.drain_rate": 40}, listeners=[weary])
+    peers = [rig.login(f"u{n}") for n in range(20)]
+    weary.node, weary.does = rig.node, lambda node: node.stop()
+    stopped = outcome(rig.node.stop())
+    rig.advance(0.25)
+    assert stopped == [None]
+    assert len(rig.broker.named("stop")) == 1
+    assert all(peer.server.lost for peer in peers)
+    assert rig.clock.getDelayedCalls() == []

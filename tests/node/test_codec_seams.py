@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from imgateway.core.policy import may
-from imgateway.errors import CloseCode, LoginRefused
+from imgateway.errors import BadFrame, CloseCode, LoginRefused
 from imgateway.frames import (
     Acked,
     Bye,
@@ -20,6 +20,8 @@ from imgateway.frames import (
     Pong,
     Publish,
     PublishAck,
+    Pull,
+    Refused,
     Renew,
     SessionKey,
     Subscribe,
@@ -33,10 +35,11 @@ from imgateway.interfaces import Identity, Verdict
 from imgateway.node import ingress
 from imgateway.node.link import Pause
 from imgateway.wire.messages import decode_message
-from tests.node.rig import EPOCH, AsciiWire, Diary, Rig
+from tests.node.rig import EPOCH, AsciiCodec, AsciiWire, Diary, Rig
 
 BOB = SessionKey("bob", "phone")
 ROOM = parse_address("room:7")
+ALICE = user_address("alice")
 
 
 # ---------------------------------------------------------------------------------------------------- windows
@@ -349,6 +352,42 @@ def test_a_record_before_the_greeting_is_a_mistake_of_the_wire() -> None:
     wire.reads = lambda frame: (Keep(b"x"), frame)
     assert rig.login("bob", wire=wire).code is CloseCode.UNEXPECTED_FRAME
     assert rig.broker.records == {}
+
+
+@pytest.mark.parametrize("plain", [True, False])
+def test_what_a_codec_puts_off_is_taken_as_if_its_client_had_sent_it(
+    plain: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig = Rig()
+    monkeypatch.setattr(AsciiCodec, "puts_off", lambda codec: True)
+    if not plain:
+        monkeypatch.setattr(AsciiCodec, "retry", lambda codec: iter((Pull(ALICE), Ping(1))))
+    bob = rig.login("bob", wire=AsciiWire())
+    bob.send(Pull(ALICE))
+    rig.advance(20)
+    bob.send(Ping(2))
+    asked = 0 if plain else 4
+    assert [one.frame for one in bob.of(Refused)] == ["pull"] * (1 + asked)
+    assert [pong.nonce for pong in bob.of(Pong)] == [1] * asked + [2]
+
+
+@pytest.mark.parametrize("code", [CloseCode.BAD_FRAME, CloseCode.INTERNAL_ERROR])
+def test_one_that_fails_then_closes_its_link(
+    code: CloseCode, monkeypatch: pytest.MonkeyPatch, flush_logged_errors: Any
+) -> None:
+    def fail(codec: Any) -> Any:
+        yield Ping(1)
+        raise BadFrame("of its own") if code is CloseCode.BAD_FRAME else ZeroDivisionError
+
+    rig = Rig()
+    monkeypatch.setattr(AsciiCodec, "puts_off", lambda codec: True)
+    monkeypatch.setattr(AsciiCodec, "retry", fail)
+    bob = rig.login("bob", wire=AsciiWire())
+    bob.send(Pull(ALICE))
+    rig.advance(1)
+    assert bob.of(Pong)
+    assert bob.code is code
+    assert len(flush_logged_errors(ZeroDivisionError)) == (code is CloseCode.INTERNAL_ERROR)
 
 
 # -------------------------------------------------------------------------------------------- whom it names

@@ -104,7 +104,7 @@ def test_a_policy_that_changes_while_the_store_works() -> None:
     rig.broker.hold = {"publish"}
     alice = rig.login("alice")
     alice.publish("1", "all", "user:bob")
-    rig.node.reload(rig.node.settings, Nobody())
+    rig.node.read(rig.node.settings, Nobody())()
     rig.broker.release("publish")
     rig.settle()
     assert acks(alice) == [("1", [FORBIDDEN, OK])]

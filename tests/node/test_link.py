@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from itertools import count
 from typing import Any
 
@@ -27,8 +28,11 @@ from imgateway.frames import (
     user_address,
 )
 from imgateway.interfaces import Traits
+from imgateway.node.exchange import REMARKS
 from imgateway.node.link import Pause
+from imgateway.ops.logs import json_line
 from imgateway.protocols.native import NativeAdapter
+from imgateway.testing.wires import connection_pair
 from tests.node.rig import EPOCH, AsciiWire, Peer, Rig
 
 BOB = user_address("bob")
@@ -122,9 +126,63 @@ def test_garbage_ends_that_link_alone(
     assert bad.code is code
     assert rig.counters.protocol_errors == {"native": 1}
     (line,) = [event for event in events if event["log_level"].name == "info"]
-    assert (line["peer"], line["code"], line["wire"]) == (bad.server.peer, int(code), "native")
+    assert (line["peer"], line["code"], line["wire"]) == (bad.server.peer, code, "native")
+    assert json.loads(json_line(line))["code"] == code.name
     other.publish("1", "user:alice")
     assert other.kinds() == [Welcome, Deliver, PublishAck]
+
+
+def remarks(events: list[Any]) -> list[dict[str, Any]]:
+    """The lines that are there for an operator, as JSON has them."""
+    return [json.loads(json_line(event)) for event in events if event["log_level"].name == "info"]
+
+
+def test_what_its_transport_cannot_read_is_in_the_log_and_counted_as_that(events: list[Any]) -> None:
+    rig = Rig()
+    shy = rig.connect()
+    shy.link.lost("TLS failed: http request", CloseCode.BAD_FRAME)
+    (line,) = remarks(events)
+    assert line["message"] == "closed for what it sent: TLS failed: http request"
+    assert (line["code"], line["peer"]) == ("BAD_FRAME", shy.server.peer)
+    assert rig.counters.links_closed == {CloseCode.BAD_FRAME: 1}
+
+
+def test_who_does_not_log_in_in_time_is_in_the_log_with_what_was_waited_for(events: list[Any]) -> None:
+    rig = Rig()
+    rig.tokens.hold = True
+    _, unopened = connection_pair(True, 0)
+    unopened.receiver = rig.node.exchange.accept(unopened)
+    rig.connect()
+    rig.login("bob")
+    rig.advance(rig.node.exchange.limits.login_timeout_s + 1)
+    lines = remarks(events)
+    assert {line["event"] for line in lines} == {"no login in time: waited for {waited_for}"}
+    assert {line["code"] for line in lines} == {"LOGIN_TIMEOUT"}
+    assert [line["waited_for"] for line in lines] == [
+        "the end of TLS, of a PROXY header or of an upgrade",
+        "a whole greeting",
+        "the check of the token, or the store",
+    ]
+    assert all(line["peer"] for line in lines)
+
+
+def test_many_strangers_do_not_fill_the_log(events: list[Any]) -> None:
+    rig = Rig()
+    strangers = [rig.connect() for _ in range(REMARKS + 50)]
+    rig.advance(rig.node.exchange.limits.login_timeout_s + 1)
+    assert all(stranger.code is CloseCode.LOGIN_TIMEOUT for stranger in strangers)
+    assert len(remarks(events)) == REMARKS
+    rig.advance(10)
+    rig.connect().raw(b"\x03\xff\xff\xff")
+    *_, line = remarks(events)
+    assert (line["code"], line["unlogged"]) == ("BAD_FRAME", 50)
+    assert "unlogged" not in remarks(events)[0]
+    rig.advance(10)
+    events.clear()
+    for _ in range(REMARKS + 50):
+        rig.connect().raw(b"\x03\xff\xff\xff")
+    assert len(remarks(events)) == REMARKS
+    assert rig.counters.protocol_errors == {"native": REMARKS + 51}
 
 
 def test_half_a_frame_and_then_nothing() -> None:
@@ -135,10 +193,11 @@ def test_half_a_frame_and_then_nothing() -> None:
     assert rig.gate.waiting == 0
 
 
-def test_more_than_may_be_sent_before_welcome() -> None:
+def test_more_than_may_be_sent_before_welcome(events: list[Any]) -> None:
     rig = Rig(set={"limits.login_bytes": 100})
     loud = rig.connect().raw(b"\x7f" * 101)
     assert loud.code is CloseCode.FRAME_TOO_LARGE
+    assert [line["reason"] for line in remarks(events)] == ["more than may be sent before Welcome"]
     assert rig.tokens.asked == 0
     rig.tokens.hold = True
     eager = rig.login("bob")

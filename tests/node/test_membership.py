@@ -12,7 +12,7 @@ from twisted.logger import LogLevel, capturedLogs, formatEvent
 
 from imgateway.errors import ConfigError
 from imgateway.interfaces import NodeInfo, NodeState, Served
-from imgateway.node.membership import START_S, Condition, Membership
+from imgateway.node.membership import ELDER_S, START_S, Condition, Membership
 
 ABOUT = NodeInfo("gw1", "gw1.00000001", region="north")
 OTHER = NodeInfo("gw2", "gw2.00000002")
@@ -239,6 +239,52 @@ def test_a_name_that_two_nodes_have_is_told(rig: Rig) -> None:
         "give each its own (node.name)"
     )
     assert told["incarnation"] == "gw1.2"
+
+
+def warned(logs: Any) -> list[str]:
+    return [event["incarnation"] for event in logs if event["log_level"] is LogLevel.warn]
+
+
+def test_the_younger_one_of_a_name_says_so_too(rig: Rig) -> None:
+    rig.listening()
+    elder = replace(OTHER, node="gw1", incarnation="gw1.0", started_ms=ABOUT.started_ms)
+    with capturedLogs() as logs:
+        rig.registry.changed({elder.incarnation: elder})
+        rig.pass_time(ELDER_S - 1)
+        assert warned(logs) == []  # it may be the process whose place this one took
+        rig.pass_time(2)
+        assert warned(logs) == ["gw1.0"]
+        rig.pass_time(100)
+        assert warned(logs) == ["gw1.0"]
+        rig.registry.changed({})
+        rig.pass_time(1)
+        rig.registry.changed({elder.incarnation: elder})
+        rig.pass_time(ELDER_S + 1)
+        assert warned(logs) == ["gw1.0"] * 2
+
+
+def test_who_was_there_before_and_goes_is_no_second_one_of_the_name(rig: Rig) -> None:
+    rig.listening()
+    dead = replace(OTHER, node="gw1", incarnation="gw1.0", started_ms=ABOUT.started_ms - 1)
+    with capturedLogs() as logs:
+        rig.registry.changed({dead.incarnation: dead})
+        rig.pass_time(15)
+        rig.registry.changed({})
+        draining = replace(dead, state=NodeState.DRAINING)
+        rig.registry.changed({draining.incarnation: draining})
+        rig.pass_time(100)
+        rig.registry.changed({})
+        rig.registry.changed({dead.incarnation: dead})
+        rig.pass_time(10)
+        events = len(warned(logs))
+        rig.registry.healthy(False, "it is away")  # who is gone meanwhile is not seen
+        rig.pass_time(100)
+        rig.registry.healthy(True, "")
+        rig.pass_time(10)
+        rig.registry.changed({})
+        rig.pass_time(100)
+    assert events == 0
+    assert [event["why"] for event in logs if event["log_level"] is LogLevel.warn] == ["it is away"]
 
 
 def test_the_registrys_state_is_noted_and_is_not_the_nodes(rig: Rig) -> None:

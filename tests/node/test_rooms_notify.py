@@ -9,6 +9,7 @@ from msgspec.structs import replace
 
 from imgateway.client.inbox import Inbox
 from imgateway.frames import (
+    Address,
     Deliver,
     LogKey,
     Mode,
@@ -18,6 +19,7 @@ from imgateway.frames import (
     Pull,
     Resumed,
     ResumePoint,
+    SessionKey,
     Subscribe,
     Subscribed,
     Told,
@@ -31,7 +33,7 @@ from imgateway.node.notices import spread_ms
 from imgateway.node.shares import Form
 from imgateway.protocols.mqtt.adapter import MqttAdapter
 from imgateway.wire.messages import decode_message
-from tests.node.rig import EPOCH, AsciiWire, FakeBroker, Peer, Rig, entry
+from tests.node.rig import EPOCH, AsciiWire, Diary, FakeBroker, Peer, Rig, entry
 from tests.node.test_rooms import ALL, OTHER, ROOM, bodies, clog, rig_with, slices_of
 from tests.node.test_rooms_random import Reader
 from tests.protocols import mqtt
@@ -230,6 +232,51 @@ def test_who_does_not_pull_is_told_twice_more_and_then_removed() -> None:
     assert rig.counters.room_not_pulling == 1
     assert ROOM not in rig.hub.rooms.audiences
     assert bob.code is None
+
+
+class Companion(Diary):
+    """The business: who leaves takes others along."""
+
+    rig: Any = None
+
+    def __init__(self, **along: tuple[str, ...]) -> None:
+        super().__init__()
+        self.along = along
+
+    def left(self, session: SessionKey, address: Address) -> None:
+        super().left(session, address)
+        for user in self.along.pop(session.user, ()):
+            self.rig.node.leave(SessionKey(user, "phone"), address)
+
+
+@pytest.mark.parametrize("along", [("eve",), ("carol",), ("dave",), ("eve", "dave")], ids=str)
+def test_who_is_removed_for_not_pulling_may_take_others_along(along: tuple[str, ...]) -> None:
+    business = Companion(bob=along)
+    rig, svc, bob = notified(listeners=[business])
+    business.rig = rig
+    eve, carol, dave = (
+        rig.login(name).send(Subscribe(ROOM, Mode.NOTIFY)) for name in ("eve", "carol", "dave")
+    )
+    carol.send(Pull(ROOM))
+    svc.publish("1", "room:7")
+    for _ in range(2):
+        for peer in (carol, dave):
+            peer.send(Pull(ROOM, after=1))
+        rig.advance(10.5)
+    svc.publish("2", "room:7")
+    for peer in (bob, eve, carol, dave):
+        told(peer)
+    rig.advance(11)
+    assert [peer.user for peer in (bob, eve, carol, dave) if peer.of(Unsubscribed)] == sorted(
+        {"bob", "eve", *along}, key=["bob", "eve", "carol", "dave"].index
+    )
+    assert bob.of(Unsubscribed) == [Unsubscribed(ROOM, UnsubscribedCode.NOT_PULLING)]
+    left = [peer for peer in (carol, dave) if peer.user not in along]
+    assert [told(peer) for peer in left] == [[[("7", 0, 2)]]] * len(left), "they are told once more"
+    rig.advance(22)
+    assert [len(peer.of(Unsubscribed)) for peer in (bob, eve, carol, dave)] == [1, 1, 1, 1]
+    assert rig.counters.room_not_pulling == 4 - len(along)
+    assert ROOM not in rig.hub.rooms.audiences
 
 
 def test_a_pull_in_time_begins_it_anew() -> None:

@@ -19,18 +19,23 @@ from imgateway.frames import (
     Bye,
     Deliver,
     DeliverAck,
+    Keep,
     Notify,
     Ping,
     Pong,
     Publish,
     PublishAck,
+    Pull,
     Refused,
     RefusedCode,
+    Renew,
     Renewed,
     Seen,
     SeenKind,
+    Subscribe,
     Subscribed,
     Told,
+    Unsubscribe,
     Unsubscribed,
     Welcome,
     parse_address,
@@ -38,11 +43,11 @@ from imgateway.frames import (
 )
 from imgateway.interfaces import Identity
 from imgateway.testing.wires import outcome
-from tests.node.rig import FakeListener, Rig
+from tests.node.rig import AsciiWire, FakeListener, Rig
 from tests.node.test_calls import Shop
 
 BOB = user_address("bob")
-ROOM, AREA = parse_address("room:7"), parse_address("area:7")
+ROOM, AREA, NEWS = map(parse_address, ("room:7", "area:7", "topic:news"))
 
 
 # ----------------------------------------------------------------------------------------------------- frames
@@ -200,6 +205,41 @@ def test_stop_while_the_doors_open() -> None:
     assert stopped == [None]
 
 
+@pytest.mark.parametrize(
+    ("held", "frame"),
+    [
+        ("read", Pull(BOB, 0, 0, 0, 9)),
+        ("read", Pull(ROOM, 0, 0, 0, 9)),
+        ("watch", Subscribe(NEWS)),
+        ("follow", Subscribe(NEWS)),
+        ("unfollow", Unsubscribe(NEWS)),
+        ("leave", Unsubscribe(ROOM)),
+        ("renew", Renew("bob")),
+        ("record", Ping()),
+        ("open", None),
+        ("watch", None),
+    ],
+    ids=lambda value: value if isinstance(value, str) else type(value).__name__,
+)
+def test_what_waits_for_a_server_when_the_node_stops_is_no_failure(held: str, frame: Any) -> None:
+    """`frame` None: a greeting. Everybody was sent away before the broker stops."""
+    rig = Rig(set={"node.drain_s": 1.0})
+    wire = AsciiWire()
+    wire.reads = lambda frame: (Keep(b"kept"),) if isinstance(frame, Ping) else (frame,)
+    rig.tokens.identities["bob"] = Identity("bob", claims={"topics": ["news"]})
+    bob = rig.login("bob", wire=wire).send(Subscribe(ROOM))
+    rig.broker.hold = {held}
+    if frame is None:
+        rig.login("alice")
+    else:
+        bob.send(frame)
+    assert [name for name, _, _ in rig.broker.waiting] == [held]
+    stopped = outcome(rig.node.stop())
+    rig.advance(1.5)
+    assert stopped == [None]
+    rig.broker.fail(held, CancelledError())
+
+
 def test_a_listener_that_does_not_stop(flush_logged_errors: Any) -> None:
     rig = Rig()
     rig.listener.stopping = fail(ZeroDivisionError())
@@ -284,6 +324,42 @@ def test_draining_ends(way: str) -> None:
     assert rig.clock.getDelayedCalls() == []
 
 
+def breaks(*_: Any) -> None:
+    raise ZeroDivisionError
+
+
+@pytest.mark.parametrize("does", ["close", "pause_reading"])
+@pytest.mark.parametrize("is_stop", [True, False])
+def test_a_connection_that_raises_ends_the_drain_for_nobody_else(
+    does: str, is_stop: bool, flush_logged_errors: Any
+) -> None:
+    rig = Rig(set={"node.drain_rate": 40})
+    peers = [rig.login(f"u{n}") for n in range(20)]
+    setattr(peers[10].server, does, breaks)
+    done = outcome(rig.node.stop() if is_stop else rig.node.drain("n.1", 40))
+    rig.advance(1)
+    assert done
+    assert all(peer.code is CloseCode.GOING_AWAY for peer in peers if peer is not peers[10])
+    assert peers[10].server.lost
+    assert not rig.node.exchange.links
+    assert len(flush_logged_errors(ZeroDivisionError)) == 1
+
+
+def test_a_connection_that_cannot_even_be_dropped_holds_the_stop_up_until_its_deadline(
+    flush_logged_errors: Any,
+) -> None:
+    rig = Rig(set={"node.drain_s": 3.0})
+    peers = [rig.login(f"u{n}") for n in range(3)]
+    peers[1].server.close = peers[1].server.abort = breaks  # type: ignore[method-assign]
+    stopped = outcome(rig.node.stop())
+    rig.advance(1)
+    assert stopped == []
+    assert [peer.code for peer in peers] == [CloseCode.GOING_AWAY] * 3
+    rig.advance(2.25)
+    assert stopped == [None]
+    assert flush_logged_errors(ZeroDivisionError)
+
+
 def test_a_deadline_with_a_fault_of_its_own(flush_logged_errors: Any) -> None:
     rig = Rig()
     rig.node.wheel.arm(0, lambda now: 1 / 0)
@@ -319,7 +395,7 @@ def changed() -> Settings:
 def test_reload() -> None:
     rig = Rig()
     bob, alice = rig.login("bob"), rig.login("alice")
-    rig.node.reload(changed(), Nobody())
+    rig.node.read(changed(), Nobody())()
     bob.publish("1", "user:bob", body=b"x" * 11).publish("2", "user:bob").publish("3", "user:bob")
     assert [ack.outcomes[0].code for ack in bob.of(PublishAck)] == [6, 3], "one is taken on credit"
     rig.advance(2)
@@ -343,15 +419,15 @@ def test_clients_are_told_for_how_long_the_broker_knows_a_repeat_in_rooms(servic
     rig = Rig()
     kept = Settings().rooms.dedup_s
     more = replace(Settings(), rooms=replace(Settings().rooms, dedup_s=86_400))
-    rig.node.reload(more, Nobody())
+    rig.node.read(more, Nobody())()
     assert rig.node.limits_for(Identity("bob", service=service)).rooms_dedup_s == kept
 
 
 def test_a_reload_that_fails_changes_nothing() -> None:
     rig = Rig()
-    rig.tokens.reloads = OperatorError("no such file")
+    rig.tokens.unreadable = OperatorError("no such file")
     with pytest.raises(OperatorError):
-        rig.node.reload(changed(), Nobody())
+        rig.node.read(changed(), Nobody())
     assert rig.node.settings == Settings()
     bob = rig.login("bob").publish("1", "user:bob", body=b"x" * 11)
     assert bob.of(PublishAck)[0].outcomes[0].code == 0

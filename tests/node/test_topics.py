@@ -395,6 +395,20 @@ def test_a_broker_that_fails_ends_the_link(held: str, flush_logged_errors: Any) 
 # ------------------------------------------------------------------------------------------- to be out of it
 
 
+@pytest.mark.parametrize(("error", "times"), [(ZeroDivisionError(), 1), (CancelledError(), 0)])
+def test_what_a_brief_session_followed_cannot_be_forgotten(
+    error: Exception, times: int, flush_logged_errors: Any
+) -> None:
+    """Of a broker that stops it is no failure."""
+    rig, _ = rig_with(broker=FakeBroker())
+    bob = rig.login("bob", linger_s=0.0, wire=AsciiWire())
+    join(bob)
+    rig.broker.hold = {"unfollow"}
+    bob.cut()
+    rig.broker.fail("unfollow", error)
+    assert len(flush_logged_errors("a log could not be left")) == times
+
+
 def test_too_much_waits_for_the_store_to_follow_one_more(monkeypatch: pytest.MonkeyPatch) -> None:
     rig, service, bob = rig_with("bob")
     busy = fail(StoreBusy())

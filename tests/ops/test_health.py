@@ -17,9 +17,22 @@ def test_every_part_must_be_fine() -> None:
     health.set("drain", False)
     assert not health.ready
     assert health.snapshot() == {"start": "", "store": "disk full", "drain": "not ready"}
-    health.set("store", True, "ignored")
+    health.set("store", True)
     health.set("drain", True)
     assert health.ready
+    assert health.notes() == {}
+
+
+def test_a_part_may_be_fine_and_have_something_to_say() -> None:
+    health = Health()
+    health.set("start", True)
+    health.set("store", True, "one of two is away")
+    assert health.ready
+    assert (health.snapshot()["store"], health.notes()) == ("", {"store": "one of two is away"})
+    health.set("store", False, "both are away")
+    assert (health.snapshot()["store"], health.notes()) == ("both are away", {})
+    health.set("store", True)
+    assert (health.snapshot()["store"], health.notes()) == ("", {})
 
 
 def test_a_snapshot_is_a_copy() -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import io
 import json
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +17,9 @@ from twisted.python import log as legacy
 from twisted.python.failure import Failure
 from zope.interface.verify import verifyObject
 
+import imgateway
 from imgateway.config import LogSettings
+from imgateway.errors import CloseCode
 from imgateway.ops.logs import json_line, observer, text_line
 
 HOSTILE = 'x"}\n{"level": "critical"}\r\x00\x1b[31m\u2028\u202e\ud800'
@@ -58,6 +63,52 @@ def test_a_text_line_is_for_people() -> None:
     )
 
 
+def test_the_event_of_a_json_line_is_the_same_whatever_varies() -> None:
+    for reason in ("the token is not valid", "{code}", HOSTILE):
+        line = json.loads(
+            json_line(event("login refused: {reason}", reason=reason, code=CloseCode.BAD_TOKEN))
+        )
+        assert line["event"] == "login refused: {reason}"
+        assert line["message"] == f"login refused: {reason}"
+        assert line["code"] == "BAD_TOKEN"
+
+
+def test_an_event_in_which_nothing_varies_is_its_own_message() -> None:
+    line = json.loads(json_line(event(message="a field")))
+    assert (line["event"], "message" in line, line["field_message"]) == ("link closed", False, "a field")
+
+
+def test_a_text_line_has_the_values_and_the_names_of_codes() -> None:
+    line = text_line(event("login refused: {reason}", reason="no", code=CloseCode.BAD_TOKEN))
+    assert line.endswith("] login refused: no reason=no code=BAD_TOKEN")
+
+
+def logged() -> list[tuple[str, ast.expr]]:
+    """What stands first in each line that the gateway logs."""
+    found = []
+    for path in sorted(Path(imgateway.__file__).parent.rglob("*.py")):
+        for call in ast.walk(ast.parse(path.read_text())):
+            if (
+                isinstance(call, ast.Call)
+                and isinstance(call.func, ast.Attribute)
+                and call.func.attr in ("debug", "info", "warn", "error", "failure", "critical")
+                and ast.unparse(call.func.value).rpartition(".")[2] in ("log", "_log")
+            ):
+                found.append((f"{path.name}:{call.lineno}", call.args[0]))
+    return found
+
+
+def test_all_events_of_the_gateway_are_fixed_texts_with_words_in_them() -> None:
+    lines = logged()
+    assert len(lines) > 50
+    for where, first in lines:
+        texts = [first.body, first.orelse] if isinstance(first, ast.IfExp) else [first]
+        for text in texts:
+            assert isinstance(text, ast.Constant), f"{where}: {ast.unparse(first)}"
+            said = re.sub(r"{[^}]*}", "", text.value)
+            assert len(re.findall(r"\w+", said)) >= 1, f"{where}: nothing to search for"
+
+
 @pytest.mark.parametrize("line", [json_line, text_line])
 def test_what_a_client_sent_stays_in_its_field(line: Any) -> None:
     for one in (event(peer=HOSTILE), event("said {peer}", peer=HOSTILE), event(**{HOSTILE: 1})):
@@ -98,6 +149,7 @@ class Broken:
         ("x" * 5000, "x" * 999 + "…"),
         (b"x" * 5_000_000, "x" * 1000),
         (2**70, 2**70),
+        (CloseCode.BAD_TOKEN, "BAD_TOKEN"),
     ],
     ids=lambda value: type(value).__name__,
 )

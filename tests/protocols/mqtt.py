@@ -159,11 +159,16 @@ class Peer:
         """What comes of these bytes; records are kept."""
         return self._took(self.codec.receive(data))
 
+    def retry(self) -> list[Any]:
+        """What it asks once more by itself."""
+        return self._took(self.codec.retry())
+
     def _took(self, items: Iterable[Any]) -> list[Any]:
         taken = []
         for item in items:
             if isinstance(item, Keep):
                 self.record = item.data
+                taken += [item.reply] if item.reply else []
             else:
                 taken.append(item)
         return taken

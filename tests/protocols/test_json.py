@@ -105,6 +105,21 @@ def test_many_ways_to_say_the_same(text: str) -> None:
     assert read(text) == Publish("m", (BOB,), "text/plain", b"hi", ttl_s=7)
 
 
+@pytest.mark.parametrize(
+    ("frame", "said"),
+    [
+        ({"publish": {"to": ["user:bob"]}}, "publish: msg_id: an id must be 1 to 64 bytes of UTF-8, not 0"),
+        ({"publish": {"msgId": "\x07", "to": ["all"]}}, "publish: msg_id: an id must not contain control"),
+        ({"hello": {"device": "d" * 65}}, "hello: device: an id must be 1 to 64 bytes"),
+        ({"hello": {"platform": "\x07"}}, "hello: platform: an id must not"),
+        ({"request": {"id": 1}}, "request: service: an id must be 1 to 64 bytes"),
+    ],
+)
+def test_an_id_that_is_none_is_told_with_its_field(frame: Any, said: str) -> None:
+    with pytest.raises(BadFrame, match=said):
+        read(frame)
+
+
 def test_numbers_and_names() -> None:
     assert (
         read({"ping": {"nonce": 2**64 - 1}}) == read({"ping": {"nonce": str(2**64 - 1)}}) == Ping(2**64 - 1)

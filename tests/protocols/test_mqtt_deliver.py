@@ -38,6 +38,7 @@ from tests.protocols.mqtt import (
     PINGREQ,
     ROOM,
     Peer,
+    connect,
     entry,
     puback,
     publish,
@@ -579,26 +580,55 @@ def test_one_that_cannot_be_made_again_just_now_is_asked_for_later() -> None:
     again = peer.login()
     assert len(again) == 3
     assert peer.connack[2] == 1
+    assert not peer.codec.puts_off()
     for name in ("room:7", "topic:news%2Ftoday", "topic:a"):
         assert peer.codec.encode(Refused("subscribe", name, RefusedCode.UNAVAILABLE)) == b""
+    assert peer.codec.puts_off()
     peer.take(unsubscribe("topic/a"))
     peer.codec.encode(Unsubscribed(Address("topic", "a"), UnsubscribedCode.ASKED))
-    assert peer.take(PINGREQ) == [b"\xd0\x00", Subscribe(ROOM, acks=False), Subscribe(NEWS)]
+    assert peer.take(PINGREQ) == [b"\xd0\x00"]
+    assert peer.retry() == [Subscribe(ROOM, acks=False), Subscribe(NEWS)]
+    assert not peer.codec.puts_off()
     assert peer.codec.encode(Subscribed(ROOM)) == b""
     assert peer.codec.encode(Refused("subscribe", "topic:news%2Ftoday", RefusedCode.RATE)) == b""
-    assert peer.take(PINGREQ) == [b"\xd0\x00", Subscribe(NEWS)]
+    assert peer.retry() == [Subscribe(NEWS)]
     assert peer.codec.encode(Refused("subscribe", "topic:news%2Ftoday", RefusedCode.FORBIDDEN)) == b""
-    assert peer.take(PINGREQ) == [b"\xd0\x00", Unsubscribe(NEWS)], "and so it holds back nothing there"
+    assert peer.retry() == [Unsubscribe(NEWS)], "and so it holds back nothing there"
     assert peer.codec.encode(Unsubscribed(NEWS, UnsubscribedCode.ASKED)) == b""
-    assert peer.take(PINGREQ) == [b"\xd0\x00"]
+    assert peer.retry() == []
     assert peer.login() == [Subscribe(ROOM, acks=False)]
     assert peer.codec.encode(Refused("subscribe", "room:7", RefusedCode.FORBIDDEN)) == b""
-    assert peer.take(PINGREQ) == [b"\xd0\x00"]
+    assert peer.retry() == []
+    assert peer.login() == [], "nor is it in the next connection"
     # Who asks itself is told, and may ask again.
     peer.take(subscribe(("room/8", 1)))
     said = peer.codec.encode(Refused("subscribe", "room:8", RefusedCode.UNAVAILABLE))
     assert said.hex() == "9003000980"
-    assert peer.take(PINGREQ) == [b"\xd0\x00"]
+    assert not peer.codec.puts_off()
+
+
+def test_who_cannot_have_one_just_now_does_not_ask_for_all() -> None:
+    peer = logged_in()
+    peer.take(subscribe(*[(f"topic/{name}", 1) for name in "abcd"]))
+    again = peer.login()
+    refused = [Refused("subscribe", f"topic:{name}", RefusedCode.UNAVAILABLE) for name in "abcd"]
+    for one in refused:
+        peer.codec.encode(one)
+    for turn in (0, 1):
+        asking = peer.codec.retry()
+        assert next(asking) == again[turn]
+        peer.codec.encode(refused[turn])
+        assert list(asking) == [], "the others will not fare better"
+    asking = peer.codec.retry()
+    assert next(asking) == again[2]
+    peer.codec.encode(Subscribed(again[2].address))
+    assert next(asking) == again[3]
+    peer.codec.encode(Refused("subscribe", "topic:d", RefusedCode.RATE))
+    peer.take(unsubscribe("topic/a"))
+    peer.codec.encode(Unsubscribed(again[0].address, UnsubscribedCode.ASKED))
+    assert list(asking) == [again[1]], "what is refused for a reason of its own says nothing of the others"
+    peer.codec.encode(Subscribed(again[1].address))
+    assert peer.retry() == [again[3]]
 
 
 def test_to_unsubscribe_may_be_refused() -> None:
@@ -634,6 +664,19 @@ def test_what_a_session_that_is_not_kept_has_subscribed_to_is_undone() -> None:
     peer = logged_in(5)  # neither clean nor kept
     peer.take(subscribe(("topic/news/today", 1), v5=True))
     assert peer.login(5) == [Unsubscribe(NEWS)]
+
+
+def test_what_is_to_be_undone_is_known_before_the_next_session() -> None:
+    peer = logged_in(clean=True)
+    peer.take(subscribe(("user/alice", 1), ("room/7", 1), ("topic/news/today", 1)))
+    record = peer.record
+    peer.login()
+    for clean in (False, True):
+        peer.begun()
+        list(peer.codec.receive(connect(clean=clean)))
+        assert peer.codec.undoes(record) == [NEWS], "in rooms nothing is held back"
+        assert peer.codec.undoes(peer.record) == [], "a session that is kept is undone by who is welcome"
+        assert peer.codec.undoes(b"of another version") == []
 
 
 def test_unsubscribing_is_remembered_and_so_is_being_taken_out() -> None:

@@ -6,16 +6,19 @@ from random import Random
 from typing import Any
 
 import pytest
-from twisted.internet.defer import Deferred, fail
+from twisted.internet.defer import Deferred, fail, succeed
 
 from imgateway.errors import CloseCode, StoreBusy
 from imgateway.frames import Publish, Subscribe, Subscribed
 from imgateway.interfaces import Identity
+from imgateway.node.link import Pause
 from imgateway.protocols.mqtt.adapter import MqttAdapter
+from imgateway.protocols.mqtt.codec import MqttCodec
 from imgateway.protocols.mqtt.packets import Body, Splitter
 from imgateway.protocols.mqtt.properties import Property
 from imgateway.protocols.mqtt.record import FOREVER
 from imgateway.protocols.mqtt.topics import address_of
+from tests.node.cluster_rig import Cluster
 from tests.node.rig import Peer, Rig
 from tests.protocols import mqtt
 
@@ -26,7 +29,7 @@ class Device(Peer):
     """A client of MQTT 5 that acknowledges when it is told to.
 
     :ivar shown: topic and body of what came. :ivar open: packet ids that it has not acknowledged.
-    :ivar answers: first byte, packet id and last byte of SUBACKs and UNSUBACKs.
+    :ivar answers: first byte, packet id and last byte of SUBACKs, UNSUBACKs, PUBRECs and PUBCOMPs.
     """
 
     def __init__(self, rig: Rig, most: int, expiry_s: int = 3_600, **how: Any) -> None:
@@ -50,8 +53,14 @@ class Device(Peer):
                 body.part()
                 self.seen.append((topic, body.rest()))
                 assert len(self.open) <= self.most, "more than it takes at once"
-            elif first in (0x90, 0xB0):
+            elif first in (0x50, 0x70, 0x90, 0xB0):
                 self.answers.append((first, body.packet_id(), packet[-1]))
+
+    def leave(self) -> None:
+        """Its link is lost, and its session ends; what MQTT calls one goes on."""
+        self.cut()
+        self.rig.advance(61)
+        assert self.rig.session("bob") is None
 
     def subscribe(self, *names: str, qos: int = 1) -> None:
         self.raw(mqtt.subscribe(*[(name, qos) for name in names], v5=True))
@@ -78,6 +87,9 @@ def house(most: int) -> tuple[Rig, Device, Any]:
     said = iter(range(1, 1 << 20))
 
     def say(topic: str, count: int = 1) -> None:
+        nonlocal service
+        if service.gone is not None:  # it does not ping
+            service = rig.login("svc")
         service.send(*[Publish(f"p{n}", (address_of(topic),), body=b"%d" % n) for n in _next(said, count)])
 
     return rig, device, say
@@ -167,7 +179,7 @@ def test_who_may_not_follow_a_topic_any_more_holds_nothing_back_there() -> None:
     device = Device(rig, 2)
     say("topic/a")
     assert device.bodies("topic/a") == []
-    device.raw(mqtt.PINGREQ)
+    rig.advance(1)
     device.cut()
     rig.tokens.identities["bob"] = Identity("bob", claims={"topics": ["a"]})
     device = Device(rig, 2)
@@ -175,6 +187,103 @@ def test_who_may_not_follow_a_topic_any_more_holds_nothing_back_there() -> None:
     assert device.bodies("topic/a") == [], "it begins anew"
     say("topic/a")
     assert len(device.bodies("topic/a")) == 1
+
+
+class Away:
+    """The broker turns away who wants to follow a topic or to come into a room.
+
+    :ivar asked: at what seconds it was asked for one.
+    """
+
+    def __init__(self, rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.asked: list[float] = []
+        self.is_away = True
+        for name in ("follow", "join"):
+            monkeypatch.setattr(rig.broker, name, self.asks(rig, getattr(rig.broker, name)))
+
+    def asks(self, rig: Rig, call: Any) -> Any:
+        def asked(*about: Any) -> Any:
+            self.asked.append(rig.clock.seconds())
+            return fail(StoreBusy()) if self.is_away else call(*about)
+
+        return asked
+
+
+@pytest.mark.parametrize("topic", ["topic/a", "room/7"])
+def test_what_cannot_be_made_again_just_now_is_asked_for_by_itself(
+    topic: str, monkeypatch: pytest.MonkeyPatch, flush_logged_errors: Any
+) -> None:
+    """However little its client says: it counts on the session that it was told is there."""
+    rig, device, say = house(9)
+    device.subscribe(topic)
+    device.leave()
+    if topic == "topic/a":
+        say(topic)
+    away = Away(rig, monkeypatch)
+    device = Device(rig, 9, keepalive_s=0)
+    rig.advance(100)
+    waits = [round(later - one, 2) for one, later in zip(away.asked, away.asked[1:], strict=False)]
+    assert waits == [0.75, 1.5, 3.0, 6.0, 12.0, 22.5, 22.5, 22.5]
+    assert len(flush_logged_errors("joining a room failed")) == (9 if topic == "room/7" else 0)
+    away.is_away = False
+    rig.advance(22.5)
+    say(topic)
+    assert len(device.bodies(topic)) == (2 if topic == "topic/a" else 1)
+    asked = len(away.asked)
+    rig.advance(100)
+    assert len(away.asked) == asked
+    assert device.gone is None
+
+
+def test_nobody_asks_for_a_client_that_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    rig, device, _ = house(9)
+    device.subscribe("topic/a", "topic/b")
+    device.leave()
+    away = Away(rig, monkeypatch)
+    device = Device(rig, 9)
+    rig.advance(1)
+    assert len(away.asked) == 3, "both, and then one of them"
+    device.cut()
+    rig.advance(100)
+    assert len(away.asked) == 3
+
+
+def test_a_crowd_does_not_ask_in_one_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    rig = Rig("memory", random=Random(1).random)
+    rig.tokens.identities["bob"] = Identity("bob", claims={"topics": ["a"]}, service=True)
+    names = [f"d{number}" for number in range(16)]
+    for device in [Device(rig, 9, client_id=name, keepalive_s=0) for name in names]:
+        device.subscribe("topic/a")
+        device.cut()
+    rig.advance(61)
+    away = Away(rig, monkeypatch)
+    for name in names:
+        Device(rig, 9, client_id=name, keepalive_s=0)
+    rig.advance(60)
+    away.asked.clear()
+    rig.advance(30)
+    assert len(away.asked) in range(16, 33)
+    assert len(set(away.asked)) > 12
+
+
+def test_what_is_asked_by_itself_waits_for_its_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    rig, device, say = house(9)
+    device.subscribe("topic/a")
+    device.leave()
+    away = Away(rig, monkeypatch)
+    device = Device(rig, 9)
+    away.is_away = False
+    link = rig.session("bob").link
+    link.pause(Pause.STORE)
+    device.unsubscribe("topic/a")
+    rig.advance(5)
+    assert len(away.asked) == 1, "nothing is taken from this link"
+    link.resume(Pause.STORE)
+    rig.settle()
+    assert len(away.asked) == 2
+    assert device.answers == [(0xB0, 8, 0)]
+    say("topic/a")
+    assert device.bodies("topic/a") == [], "its client wants it no more"
 
 
 @pytest.mark.parametrize("may", [True, False])
@@ -195,7 +304,7 @@ def test_the_place_is_kept_though_the_client_is_told_that_it_cannot_follow_just_
         device.subscribe("topic/a", qos=1 | 0x20)
     assert [last for _, _, last in device.answers] == [0x80 if may else 0x87]
     session.identity = identity
-    device.raw(mqtt.PINGREQ)
+    rig.advance(1)
     device.subscribe("topic/a", qos=1 | 0x20)
     assert len(device.bodies("topic/a")) == (3 if may else 0)
 
@@ -338,6 +447,138 @@ def test_a_third_login_undoes_what_the_second_could_not() -> None:
     rig.advance(61)
     assert rig.session("bob") is None
     assert len(Device(rig, 9, 3_600).bodies("topic/a")) == 2, "the last one wants what it follows to be kept"
+
+
+def position(rig: Rig, topic: str) -> int:
+    """Where the device, on a wire without a record, is in a topic: at the end, if it did not follow it."""
+    other = rig.login("bob")
+    other.send(Subscribe(address_of(topic)))
+    said: Subscribed = other.of(Subscribed)[-1]
+    return said.position
+
+
+@pytest.mark.parametrize("how", ["in time", "with the node"])
+def test_what_who_took_over_has_not_got_to_is_undone_when_its_session_ends(
+    how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig, device, say = house(9)
+    device.cut()
+    device = Device(rig, 9, 0, clean=True)
+    device.subscribe("topic/a", "topic/b")
+    with monkeypatch.context() as slow:
+        slow.setattr(rig.broker, "unfollow", lambda *about: Deferred())
+        Device(rig, 9, 3_600).cut()  # it is welcome, and waits for the first of the two
+    if how == "with the node":
+        left: list[Any] = []
+        monkeypatch.setattr(rig.broker, "unfollow", lambda *about: left.append(about[-1]) or succeed(None))
+        rig.node.stop()
+        rig.advance(1)
+        assert [log.address for log in left] == [address_of("topic/b")]
+        return
+    rig.advance(61)
+    assert rig.session("bob") is None
+    say("topic/b", 3)
+    assert position(rig, "topic/b") == 3
+
+
+def test_nor_is_it_forgotten_by_one_who_wants_nothing_kept_either(monkeypatch: pytest.MonkeyPatch) -> None:
+    rig, device, say = house(9)
+    device.cut()
+    device = Device(rig, 9, 0, clean=True)
+    device.subscribe("topic/a", "topic/b")
+    with monkeypatch.context() as slow:
+        slow.setattr(rig.broker, "unfollow", lambda *about: Deferred())
+        Device(rig, 9, 0)
+        third = Device(rig, 9, 0)
+    third.cut()
+    assert rig.session("bob") is None
+    say("topic/b", 3)
+    assert position(rig, "topic/b") == 3
+
+
+def test_what_who_took_over_follows_itself_is_kept() -> None:
+    """Also where it is no client of MQTT, and knows of no record."""
+    rig, device, say = house(9)
+    device.cut()
+    device = Device(rig, 9, 0, clean=True)
+    device.subscribe("topic/a", "topic/b")
+    other = rig.login("bob")
+    assert device.gone is not None
+    other.send(Subscribe(address_of("topic/a")))
+    other.cut()
+    rig.advance(61)
+    assert rig.session("bob") is None
+    say("topic/a", 3)
+    say("topic/b", 3)
+    assert (position(rig, "topic/a"), position(rig, "topic/b")) == (0, 3)
+
+
+@pytest.mark.parametrize("expiry_s", [0, 3_600])
+@pytest.mark.parametrize("when", ["claimed", "attached"])
+@pytest.mark.parametrize("kept", [False, True])
+def test_a_client_that_is_gone_before_another_node_welcomed_it_follows_what_is_kept(
+    kept: bool, when: str, expiry_s: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster = Cluster("a", "b")
+    here, there = cluster.rigs
+    for rig in cluster.rigs:
+        rig.tokens.identities["bob"] = Identity("bob", claims={"topics": ["a"]}, service=True)
+    device = Device(here, 9, 3_600 if kept else 0)
+    device.subscribe("topic/a")
+    held = cluster.facets[1]
+    if when == "claimed":
+        held.hold = True
+        Device(there, 9, expiry_s).cut()
+        held.release()
+        held.hold = False
+    else:
+        with monkeypatch.context() as slow:
+            slow.setattr(held, "watch_now", lambda log: None)
+            slow.setattr(held, "watch", lambda log: Deferred())
+            Device(there, 9, expiry_s).cut()
+    assert device.gone is not None
+    cluster.advance(61)
+    assert there.session("bob") is None
+    here.login("bob", "pad").publish("1", "topic:a")
+    assert position(there, "topic/a") == (0 if kept else 1)
+
+
+def test_a_codec_that_fails_at_an_older_record_costs_nobody_a_session(
+    monkeypatch: pytest.MonkeyPatch, flush_logged_errors: Any
+) -> None:
+    rig, device, say = house(9)
+    device.subscribe("topic/a")
+    device.cut()
+    with monkeypatch.context() as broken:
+        broken.setattr(MqttCodec, "undoes", lambda codec, record: 1 // 0)
+        device = Device(rig, 9)
+    assert len(flush_logged_errors(ZeroDivisionError)) == 1
+    say("topic/a")
+    assert len(device.bodies("topic/a")) == 1
+
+
+@pytest.mark.parametrize("ends", [None, "lost", "left"])
+def test_pubcomp_says_that_it_is_written_down_which_packet_id_is_free(
+    ends: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the next message of the same content under it would be taken for the last one after a crash."""
+    rig, device, _ = house(9)
+    device.raw(mqtt.publish("user/bob", b"x", 7, qos=2, about=()))
+    assert [first for first, _, _ in device.answers] == [0x50]
+    released = mqtt.packet(0x62, b"\0\7")
+    with monkeypatch.context() as slow:
+        slow.setattr(rig.steps, "choices", list)
+        device.raw(released)
+        assert len(device.answers) == 1
+        if ends == "lost":
+            device.cut()
+        elif ends == "left":
+            device.raw(mqtt.DISCONNECT)
+    rig.settle()
+    assert [first for first, _, _ in device.answers] == [0x50, *([] if ends else [0x70])]
+    again = Device(rig, 9)
+    again.raw(released)
+    assert again.answers == [(0x70, 7, 7)], "and who asks again is told"
 
 
 @pytest.mark.parametrize("seed", range(40))

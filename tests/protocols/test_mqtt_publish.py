@@ -13,6 +13,7 @@ from imgateway.frames import EVERYONE, Address, Keep, OutcomeCode, Publish, Publ
 from imgateway.protocols.mqtt.packets import packet, text
 from imgateway.protocols.mqtt.properties import Property
 from imgateway.protocols.mqtt.reasons import Broken
+from imgateway.protocols.mqtt.record import Record
 from tests.protocols.mqtt import Peer, puback, publish
 
 P = Property
@@ -183,8 +184,11 @@ def test_what_waits_for_pubrel_is_written_down_first() -> None:
     peer = logged_in()
     items = peer.codec.receive(b"".join(publish("user/bob", b"x", n, qos=2) for n in (1, 2)))
     assert [type(item).__name__ for item in items] == ["Keep", "Publish"] * 2
-    items = peer.codec.receive(released(1) * 2)
-    assert [type(item).__name__ for item in items] == ["Keep", "bytes", "bytes"]
+    kept, again = peer.codec.receive(released(1) * 2)
+    assert kept.reply == again == bytes.fromhex("70020001")
+    record = Record.read(kept.data)
+    assert record is not None
+    assert record.unreleased == (2,)
     peer = logged_in(clean=True)
     items = peer.codec.receive(publish("user/bob", b"x", 1, qos=2) + released(1))
     assert [type(item).__name__ for item in items] == ["Publish", "bytes"]

@@ -26,9 +26,7 @@ from imgateway.frames import (
     parse_address,
 )
 from imgateway.interfaces import IBrokerListener, IGateway, IPolicy, IRegistry, NodeInfo, NodeState
-from imgateway.node import ingress
 from imgateway.registries.memory import Board, MemoryRegistry
-from imgateway.router import gateway
 from imgateway.router.gateway import RouterGateway, _Ears
 from tests.node.cluster_rig import Cluster, Facet
 from tests.node.rig import START_MS
@@ -126,10 +124,6 @@ def test_what_is_too_large_is_refused(place: Place) -> None:
     assert place.publish("1", "user:bob", "all", headers=(("a", "x" * 16_400),)) == large
     assert place.publish("1", "user:bob", "all", headers=tuple((str(n), "") for n in range(1_020))) == large
     assert place.publish("1", "user:bob", body=b"x" * 65_536)[0].code == OutcomeCode.OK
-
-
-def test_headers_have_the_limit_that_nodes_have() -> None:
-    assert gateway.MAX_HEADERS == ingress.MAX_HEADERS
 
 
 def test_qos_0_goes_once_to_whoever_is_there(place: Place) -> None:

@@ -74,8 +74,13 @@ def test_a_file_that_is_not_there_or_no_text(tmp_path: Path) -> None:
         read_keys(str(tmp_path / "bytes"))
 
 
-def test_an_empty_file_has_no_keys(tmp_path: Path) -> None:
-    (tmp_path / "k").write_text("")
+@pytest.mark.parametrize("text", ["", " \n"])
+def test_an_empty_file_may_be_one_that_is_being_written(tmp_path: Path, text: str) -> None:
+    (tmp_path / "k").write_text(text)
+    with pytest.raises(OperatorError, match=r"k is empty; .* write a comment into it: # nobody"):
+        read_keys(str(tmp_path / "k"))
+    assert read_keys(str(tmp_path / "k"), may_be_empty=True) == ()
+    (tmp_path / "k").write_text("# nobody")
     assert len(Keys(read_keys(str(tmp_path / "k")), lambda: 0.0)) == 0
 
 

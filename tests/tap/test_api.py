@@ -18,7 +18,8 @@ from twisted.logger import LogEvent, globalLogPublisher
 
 from imgateway.brokers.embedded import EmbeddedBroker
 from imgateway.config import Settings
-from imgateway.errors import ConfigError, OperatorError
+from imgateway.errors import ConfigError, LoginRefused, OperatorError
+from imgateway.frames import Hello
 from imgateway.router.keys import entry_of, make_key
 from imgateway.router.routes import Table
 from imgateway.tap import api, process, service
@@ -250,6 +251,49 @@ def test_a_reload_that_is_refused_leaves_the_secret(
     house.stop()
 
 
+@pytest.mark.parametrize("error", [OperatorError("the disk failed"), ZeroDivisionError()])
+@pytest.mark.parametrize("part", ["node", "_api"])
+def test_a_part_that_cannot_be_read_anew_leaves_all_of_them(
+    reactor: Reactor,
+    tmp_path: Path,
+    key: str,
+    monkeypatch: pytest.MonkeyPatch,
+    flush_logged_errors: Any,
+    part: str,
+    error: Exception,
+) -> None:
+    """The node and the API check tokens each with their own."""
+
+    def fails() -> Any:
+        raise error
+
+    file, conf = secret(tmp_path / "a.key", "a"), tmp_path / "c.toml"
+    conf.write_text(f'[auth]\nsecret_file = "{file}"\n')
+    house = House(reactor, tmp_path, "--config", str(conf), "--listen", "native+tcp:127.0.0.1:7901").start()
+    before = token(house, key)
+    secret(file, "b")
+    text, made = make_key("new", ["*"])
+    (tmp_path / "keys.toml").write_text(entry_of(made))
+    conf.write_text(f'[auth]\nsecret_file = "{file}"\n[limits]\nmax_body_bytes = 9\n')
+    node, api = house.gateway.node, house.gateway._api
+    with monkeypatch.context() as patch:
+        patch.setattr(getattr(house.gateway, part)._authenticator, "read", fails)
+        house.gateway.reload()
+    assert len(flush_logged_errors("reload refused, nothing changed")) == 1
+    assert node._authenticator.authenticate(Hello(before), "").user == "bob"
+    for one in (before, token(house, key)):
+        assert house.ask(7980, "/v1/allocate", one).status == 200
+    assert house.ask(7980, "/v1/nodes", text).status == 401
+    assert 9 not in (node.settings.limits.max_body_bytes, api.pushing.limits.max_body_bytes)
+    house.gateway.reload()
+    assert house.ask(7980, "/v1/allocate", before).status == 401
+    assert house.ask(7980, "/v1/allocate", token(house, text)).status == 200
+    with pytest.raises(LoginRefused):
+        node._authenticator.authenticate(Hello(before), "")
+    assert (node.settings.limits.max_body_bytes, api.pushing.limits.max_body_bytes) == (9, 9)
+    house.stop()
+
+
 def test_tokens_are_signed_with_the_secret_that_they_are_checked_with(
     reactor: Reactor, tmp_path: Path, key: str
 ) -> None:
@@ -275,10 +319,11 @@ def test_an_empty_file_takes_nobodys_key_away(
     (tmp_path / "keys.toml").write_text("# nobody\n")
     house.gateway.reload()
     assert house.ask(7980, "/v1/nodes", key).status == 401
-    (tmp_path / "keys.toml").write_text("")
-    house.gateway.reload()  # there were none
     assert flush_logged_errors() == []
     house.stop()
+    (tmp_path / "keys.toml").write_text("")
+    with pytest.raises(OperatorError, match="is empty"):
+        House(reactor, tmp_path, "--listen", "native+tcp:7901")
 
 
 def test_a_port_in_the_clear_is_told(reactor: Reactor, tmp_path: Path, key: str) -> None:

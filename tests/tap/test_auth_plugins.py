@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,8 @@ class Anybody:
     def authenticate(self, hello: Hello, peer: str) -> Identity:
         return Identity(hello.token)
 
-    def reload(self) -> None: ...
+    def read(self) -> Callable[[], None]:
+        return lambda: None
 
 
 def install(monkeypatch: pytest.MonkeyPatch, *foreign: Any) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry
 from twisted.internet.defer import Deferred, fail
+from twisted.internet.protocol import Factory
 from twisted.plugin import IPlugin
 from zope.interface import implementer
 from zope.interface.verify import verifyObject
@@ -22,10 +23,11 @@ from imgateway.interfaces import (
     Traits,
 )
 from imgateway.ops.health import Health
-from imgateway.tap.doors import Listen, door, http_door, parse_listen, unproven
+from imgateway.tap.doors import Listen, door, http_door, open_http, parse_listen, unproven
 from imgateway.tap.plugins import Wires, find, find_all
 from imgateway.testing.network import Network
 from imgateway.testing.wires import BareWire, Recorder, accepting
+from imgateway.transports.places import host_port
 from imgateway.transports.tcp import TCPTransport
 
 
@@ -163,8 +165,25 @@ def test_the_http_port_may_be_short_and_tells_who_has_it() -> None:
         http("7980", network)
     assert str(caught.value) == (
         "listen.http: 7980: the address is in use; see by whom with:  ss -ltnp 'sport = :7980'"
-        "; another place for health and metrics: --http"
     )
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "address"),
+    [("7980", "127.0.0.1:7980"), ("tcp:7980", "0.0.0.0:7980"), ("0.0.0.0:7980", "0.0.0.0:7980")],
+)
+def test_a_bare_port_of_a_nodes_http_is_on_loopback(endpoint: str, address: str) -> None:
+    """Health, metrics and the API have no business with other machines unless one says so."""
+    assert http(endpoint, Network()).address == f"http://{address}"  # type: ignore[attr-defined]
+    network = Network()
+    port = network.result(open_http(endpoint, "listen.api", Factory(), network))
+    assert host_port(port.getHost().host, port.getHost().port) == address
+
+
+def test_a_bare_port_of_a_router_is_everywhere() -> None:
+    network = Network()
+    port = network.result(open_http("7990", "router.public", Factory(), network))
+    assert port.getHost().host == "0.0.0.0"
 
 
 @pytest.mark.parametrize(

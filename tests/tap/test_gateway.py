@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 from twisted.application.service import Application, IService, MultiService
-from twisted.internet.defer import Deferred
-from twisted.logger import ILogObserver, LogEvent, LogLevel, globalLogPublisher
+from twisted.internet.defer import Deferred, fail
+from twisted.internet.protocol import Factory
+from twisted.logger import ILogObserver, LogEvent, LogLevel, formatEvent, globalLogPublisher
 from zope.interface.verify import verifyObject
 
 from imgateway.auth.policy import DefaultPolicy
@@ -23,9 +24,10 @@ from imgateway.errors import ConfigError, OperatorError
 from imgateway.interfaces import IGateway
 from imgateway.ops.health import Health
 from imgateway.registries.memory import MemoryRegistry
+from imgateway.router.keys import entry_of, make_key
 from imgateway.tap import process, service
 from imgateway.tap.options import Options
-from imgateway.tap.service import Gateway, compose, make_broker
+from imgateway.tap.service import REMIND_FIRST_S, REMIND_S, Gateway, compose, make_broker
 from imgateway.testing.disk import Recorder, Steps
 from imgateway.testing.network import Network
 from imgateway.transports.turns import turn_of
@@ -233,8 +235,56 @@ def test_a_failed_start_is_one_line_and_status_1(
     reactor.work()
     assert reactor.stopped == 1
     assert [call[1] for call in at_exit] == [1]
-    assert said().count("\n") == 1
     assert "in use" in said()
+    assert said().endswith(
+        "--listen native+tcp:tcp:5:interface=127.0.0.1 --listen native+tcp:127.0.0.1:1005\n"
+    )
+    assert flush_logged_errors("the start failed")
+
+
+@pytest.mark.parametrize("more", [[], ["--keys", "KEYS"]])
+def test_all_places_that_others_have_are_told_at_once(
+    reactor: Reactor,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    flush_logged_errors: Any,
+    more: list[str],
+) -> None:
+    """Here health's port is free, and open when the others are found taken."""
+    keys = tmp_path / "keys.toml"
+    keys.write_text(entry_of(make_key("a", ["*"])[1]))
+    monkeypatch.setattr(process.atexit, "register", lambda *call: None)
+    for port in (7901, 7902):
+        reactor.listenTCP(port, Factory(), interface="127.0.0.1")
+    words = [str(keys) if word == "KEYS" else word for word in more]
+    gateway = Gateway(options(tmp_path, "--http", "7980", *words), reactor)
+    gateway.startService()
+    reactor.work()
+    lines = said().splitlines()
+    assert [line.partition(":")[0] for line in lines] == ["imgateway"] * 3
+    assert "7901" in lines[0]
+    assert "7902" in lines[1]
+    assert "or take others: " in lines[2]
+    assert "--listen native+tcp:127.0.0.1:8901 " in lines[2]
+    assert "--http 7980" in lines[2]
+    [event] = flush_logged_errors("the start failed")
+    assert "others" not in str(event)
+    assert sorted(reactor._ports) == [7901, 7902]
+    assert reactor.stopped == 1
+
+
+def test_a_search_that_fails_keeps_nothing_from_being_told(
+    reactor: Reactor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flush_logged_errors: Any
+) -> None:
+    monkeypatch.setattr(process.atexit, "register", lambda *call: None)
+    monkeypatch.setattr(service, "elsewhere", lambda *_: fail(ZeroDivisionError()))
+    reactor.listenTCP(7901, Factory())
+    gateway = Gateway(options(tmp_path, "--http", ""), reactor)
+    gateway.startService()
+    reactor.work()
+    assert said().count("\n") == 1
+    assert "7901" in said()
+    assert flush_logged_errors(ZeroDivisionError)
     assert flush_logged_errors("the start failed")
 
 
@@ -277,6 +327,36 @@ def test_http_opens_before_a_store_that_others_share(
     reactor.work()
     assert opened == [7980, 7901, 7902]
     assert gateway.health.ready
+    gateway.stopService()
+    reactor.advance(0.1)
+    reactor.work()
+
+
+def test_a_start_that_waits_for_its_store_says_so_again_and_again(
+    reactor: Reactor, tmp_path: Path, events: list[LogEvent]
+) -> None:
+    def waits() -> list[str]:
+        told = [formatEvent(event) for event in events if event["log_level"] is LogLevel.warn]
+        events.clear()
+        return told
+
+    gateway = Gateway(options(tmp_path, "--http", "", "--broker", "redis://h"), reactor)
+    gateway.startService()
+    reactor.advance(REMIND_FIRST_S)
+    assert waits() == ["not listening yet, waiting for the store: it has not answered"]
+    gateway.node.hub.healthy(False, "redis h:6379 cannot be written to: no route to host")
+    reactor.advance(REMIND_S - 1)
+    assert waits() == []
+    reactor.advance(1)
+    line = "not listening yet, waiting for the store: redis h:6379 cannot be written to: no route to host"
+    assert waits() == [line]
+    reactor.advance(REMIND_S)
+    assert waits() == [line]
+    reactor.work()
+    assert "listening" in [event["log_format"] for event in events]
+    waits()
+    reactor.advance(3 * REMIND_S)
+    assert waits() == []
     gateway.stopService()
     reactor.advance(0.1)
     reactor.work()
@@ -449,6 +529,86 @@ def test_sighup_reloads(reactor: Reactor, tmp_path: Path, flush_logged_errors: A
     reactor.work()
     assert gateway.node.ingress.limits.max_addresses == 6
     assert len(flush_logged_errors("reload refused")) == 1
+    gateway.stopService()
+    reactor.advance(0.1)
+    reactor.work()
+
+
+def reloaded(gateway: Gateway, events: list[LogEvent]) -> list[str]:
+    """What the log says at a SIGHUP."""
+    events.clear()
+    gateway.reload()
+    return [formatEvent(event) for event in events if event["log_namespace"] == "imgateway.tap.process"]
+
+
+def test_a_reload_says_which_changes_wait_for_a_restart(
+    reactor: Reactor, tmp_path: Path, events: list[LogEvent]
+) -> None:
+    file = tmp_path / "c.toml"
+    file.write_text("")
+    gateway = Gateway(options(tmp_path, "--http", "", "--config", str(file)), reactor)
+    gateway.startService()
+    reactor.work()
+    taken = "reloaded keys, limits, quotas and policy"
+    keys = tmp_path / "keys.toml"
+    keys.write_text("# nobody")
+    assert reloaded(gateway, events) == [taken]
+    file.write_text(
+        "[retention]\nage_s = 9\n[session]\nlinger_s = 5\nmax_devices = 3\n[node]\ndrain_s = 3\n"
+        "[limits]\nmax_addresses = 5\n[quota]\npublish_rate = 3.0\n"
+        f"[registry]\nurl = 'redis://:secret@127.0.0.1:1'\n[router]\nkeys_file = '{keys}'\n"
+    )
+    assert reloaded(gateway, events) == [
+        taken,
+        "not taken over before a restart: session.max_devices, registry.url, retention.age_s, "
+        "router.keys_file",
+    ]
+    assert reloaded(gateway, events)[1:] != []  # as long as it is so
+    file.write_text("")
+    assert reloaded(gateway, events) == [taken]
+    gateway.stopService()
+    reactor.advance(0.1)
+    reactor.work()
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("[plugins]\nbackends = ['nobdoy']", "plugins.backends: no plugin has the name 'nobdoy'; there are "),
+        (
+            "[listen]\nclients = ['natvie+tcp:0']",
+            "listen.clients: no plugin has the name 'natvie'; there are ",
+        ),
+    ],
+)
+def test_a_reload_says_what_the_next_start_cannot_use(
+    reactor: Reactor, tmp_path: Path, text: str, why: str, events: list[LogEvent]
+) -> None:
+    file = tmp_path / "c.toml"
+    file.write_text("")
+    gateway = Gateway(options(tmp_path, "--http", "", "--config", str(file)), reactor)
+    gateway.startService()
+    reactor.work()
+    file.write_text(f"[limits]\nmax_addresses = 5\n{text}\n")
+    done, restart, fails = reloaded(gateway, events)
+    assert done.startswith("reloaded")
+    assert restart.startswith("not taken over before a restart: ")
+    assert fails.startswith(f"the next start would fail: {why}")
+    assert gateway.node.ingress.limits.max_addresses == 5
+    gateway.stopService()
+    reactor.advance(0.1)
+    reactor.work()
+
+
+def test_a_reload_is_done_whatever_a_plugin_does_when_it_is_tried(
+    reactor: Reactor, tmp_path: Path, events: list[LogEvent], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gateway = Gateway(options(tmp_path, "--http", ""), reactor)
+    gateway.startService()
+    reactor.work()
+    monkeypatch.setattr("imgateway.tap.service.check", lambda settings: 1 / 0)
+    done, fails = reloaded(gateway, events)
+    assert (done[:8], fails) == ("reloaded", "the next start would fail: division by zero")
     gateway.stopService()
     reactor.advance(0.1)
     reactor.work()

@@ -13,7 +13,7 @@ import pytest
 from twisted.application.service import Application, IService, IServiceMaker, MultiService
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.testing import MemoryReactorClock, StringTransport
-from twisted.logger import ILogObserver
+from twisted.logger import ILogObserver, capturedLogs, formatEvent
 from twisted.plugin import getPlugins
 from zope.interface.verify import verifyObject
 
@@ -355,6 +355,51 @@ def test_reload(reactor: Reactor, place: Any, tmp_path: Path, flush_logged_error
     assert router.gateway.limits.max_body_bytes == 9
     assert reactor.ask(7991, "/v1/nodes", text).status == 200
     flush_logged_errors()
+
+
+def test_a_reload_says_what_waits_for_a_restart_and_what_that_cannot_use(
+    reactor: Reactor, place: Any, tmp_path: Path
+) -> None:
+    (tmp_path / "c.toml").write_text("")
+    router = started(reactor, place, "--config", str(tmp_path / "c.toml"))
+    router.gateway.starting.callback(None)
+
+    def said() -> list[str]:
+        with capturedLogs() as events:
+            router.reload()
+        return [formatEvent(event) for event in events]
+
+    done, *nothing = said()
+    assert (done, nothing) == ("reloaded API keys, secrets, limits and policy", [])
+    (tmp_path / "c.toml").write_text(
+        "[router]\ntasks_at_once = 3\nmax_token_s = 7\nallocation = 'rnadom'\n[retention]\nage_s = 9\n"
+        "[session]\nlinger_s = 5\n[listen]\nhttp = ''\n[mqtt]\n"
+    )
+    _, restart, fails = said()
+    assert restart == (
+        "not taken over before a restart: retention.age_s, router.allocation, router.tasks_at_once"
+    )
+    assert fails.startswith("the next start would fail: router.allocation: no plugin has the name 'rnadom'; ")
+
+
+def test_keys_of_tokens_that_cannot_be_read_anew_leave_all_as_it_was(
+    reactor: Reactor, place: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flush_logged_errors: Any
+) -> None:
+    def fails() -> Any:
+        raise OperatorError("the disk failed")
+
+    (tmp_path / "c.toml").write_text("")
+    router = started(reactor, place, "--config", str(tmp_path / "c.toml"))
+    router.gateway.starting.callback(None)
+    text, key = make_key("new", ["read"])
+    (tmp_path / "keys.toml").write_text(entry_of(key))
+    (tmp_path / "c.toml").write_text("[limits]\nmax_body_bytes = 9\n")
+    monkeypatch.setattr(router.http._authenticator, "read", fails)
+    signal.raise_signal(signal.SIGHUP)
+    assert len(flush_logged_errors("reload refused, nothing changed")) == 1
+    assert reactor.ask(7991, "/v1/nodes", place[1]).status == 200
+    assert reactor.ask(7991, "/v1/nodes", text).status == 401
+    assert 9 not in (router.gateway.limits.max_body_bytes, router.http.pushing.limits.max_body_bytes)
 
 
 def test_it_was_stopped_before_it_was_there(reactor: Reactor, place: Any) -> None:

@@ -6,7 +6,7 @@ import struct
 import pytest
 from twisted.internet.error import CannotListenError
 
-from imgateway.errors import OperatorError
+from imgateway.errors import CloseCode, OperatorError
 from imgateway.testing.wires import BareWire, Network, RawPeer, accepting, outcome
 from imgateway.transports.listening import description, listen_stream
 from imgateway.transports.stream import Side
@@ -186,6 +186,17 @@ def test_no_header_no_connection(garbage, chunk):
     assert peer.closed
     assert (server.data, server.connection.peer[:10]) == (b"", "127.0.0.1:")
     assert server.events == ["lost"]
+    assert (server.code, server.reason) == (CloseCode.BAD_FRAME, "no PROXY header, or not a valid one")
+
+
+@pytest.mark.parametrize("data", [b"", b"PROXY TCP4", V1])
+def test_a_peer_that_only_looks_whether_somebody_listens_has_done_nothing_wrong(data):
+    network, peer, server = proxied()
+    if data:
+        peer.send(data)
+    peer.transport.loseConnection()
+    network.settle()
+    assert (server.events, server.code) == (["lost"], CloseCode.LOST)
 
 
 def test_half_a_header_waits_for_the_deadline():

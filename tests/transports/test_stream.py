@@ -8,7 +8,7 @@ from twisted.internet.error import ConnectionLost
 from twisted.python.failure import Failure
 from zope.interface.verify import verifyObject
 
-from imgateway.errors import LinkLost, OperatorError
+from imgateway.errors import CloseCode, LinkLost, OperatorError
 from imgateway.interfaces import Carriage, IConnection, IListener, IReceiver, ITransportAdapter
 from imgateway.testing.wires import BareWire, Network, RawPeer, Recorder, accepting, outcome
 from imgateway.transports.stream import Side, StreamConnection
@@ -149,8 +149,22 @@ def test_garbage_instead_of_tls(certificate):
     room = Room(endpoint=f"ssl:7901:privateKey={certificate}/key.pem:certKey={certificate}/cert.pem")
     peer = RawPeer.on(room.network, 7901)
     peer.send(b"GET / HTTP/1.1\r\n\r\n")
-    assert room.accepted[0].events == ["lost"]
+    [server] = room.accepted
+    assert server.events == ["lost"]
+    assert (server.code, server.reason) == (CloseCode.BAD_FRAME, "TLS failed: http request")
     assert peer.closed
+
+
+@pytest.mark.parametrize("data", [b"", b"\x16\x03\x01"])
+def test_a_peer_that_only_looks_whether_tls_listens_has_done_nothing_wrong(certificate, data):
+    room = Room(endpoint=f"ssl:7901:privateKey={certificate}/key.pem:certKey={certificate}/cert.pem")
+    peer = RawPeer.on(room.network, 7901)
+    if data:
+        peer.send(data)
+    peer.transport.loseConnection()
+    room.network.settle()
+    [server] = room.accepted
+    assert (server.events, server.code) == (["lost"], CloseCode.LOST)
 
 
 # -------------------------------------------------------------------- closing

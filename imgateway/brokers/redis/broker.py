@@ -133,6 +133,7 @@ class RedisBroker:
         self._rooms: RedisRooms
         self._is_made = False
         self._stopped: Deferred[None] | None = None
+        self._is_over = False
 
     # ---------------------------------------------------------------------------------------- start and stop
 
@@ -144,9 +145,7 @@ class RedisBroker:
             failed: Deferred[None] = Deferred()
             failed.errback(problem)
             return failed
-        started = self._primaries.start()
-        started.addCallback(lambda _: self._leases.start())
-        return started.addCallback(self._begin)
+        return self._primaries.start().addCallback(self._begin)
 
     def _password(self) -> str:
         path = self._redis.password_file
@@ -157,7 +156,6 @@ class RedisBroker:
 
     def _make(self, incarnation: str, password: str) -> None:
         tell, reactor, entropy = self._tell, self._reactor, self._entropy
-        self._health = Health(self._now_ms, partial(tell, "healthy"))
         logs, rings = self._urls
         self._primaries = primaries = Primaries(
             reactor=reactor,
@@ -174,6 +172,7 @@ class RedisBroker:
             random=self._random,
             shift_ms=self._shift_ms,
         )
+        self._health = Health(self._now_ms, partial(tell, "healthy"), primaries.each())
         self._rings = RedisRings(
             primaries=primaries,
             settings=self._room_settings,
@@ -224,6 +223,7 @@ class RedisBroker:
         self._is_made = True
 
     def _begin(self, _: Any) -> None:
+        self._leases.start()  # what is asked of a primary comes behind: nobody waits for the lease itself
         self._logs.start()
         self._upkeep()
 
@@ -257,7 +257,8 @@ class RedisBroker:
 
     def _end(self) -> None:
         self._timers.cancel_all()
-        if self._stopped is not None and not self._stopped.called:
+        if self._stopped is not None and not self._is_over:
+            self._is_over = True  # what waits for the primaries comes here once more
             self._primaries.stop()
             self._stopped.callback(None)
 
@@ -391,7 +392,9 @@ class RedisBroker:
     def linger(self, session: SessionKey, generation: int) -> None:
         self._sessions.linger(session, generation)
 
-    def record(self, session: SessionKey, generation: int, data: bytes) -> Deferred[bool]:
+    def record(
+        self, session: SessionKey, generation: int, data: bytes, synced: bool = False
+    ) -> Deferred[bool]:
         return self._sessions.record(session, generation, data)
 
     def renew_session(self, session: SessionKey, generation: int, issued_at_s: int) -> Deferred[Verdict]:

@@ -8,7 +8,7 @@ behind is not taken for one of today.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -20,6 +20,7 @@ from imgateway.brokers.health import busy
 from imgateway.brokers.redis.positions import Positions, log_text, seqs
 from imgateway.brokers.redis.primaries import Primaries
 from imgateway.brokers.redis.primary import Primary
+from imgateway.brokers.redis.together import first, together
 from imgateway.brokers.sessions import MAX_FOLLOWED
 from imgateway.brokers.tails import Seat, UnderWay
 from imgateway.frames import LogKey, SessionKey, parse_address
@@ -53,13 +54,15 @@ class Following:
             self._ask(session, seat, _logs(follows))
 
     def _ask(self, session: SessionKey, seat: Seat, logs: list[LogKey]) -> None:
-        for primary, there, values in self._by_primary(logs):
-            asking = primary.call("places", *session, seat.generation, *values)
+        def call(primary: Primary, there: Sequence[LogKey]) -> Deferred[Any]:
+            asking = primary.call("places", *session, seat.generation, *self._named(there))
             self._asking.setdefault(session, set()).add(asking)
-            asking.addBoth(self._answered, session, asking)
-            asking.addCallbacks(
-                self._placed, self._unplaced, (session, seat, there), errbackArgs=(session, seat, there)
-            )
+            return asking.addBoth(self._answered, session, asking)
+
+        placed, unplaced = partial(self._placed, session, seat), partial(self._unplaced, session)
+        for primary, there in self._by_primary(logs):
+            asking = together(there, partial(call, primary), placed, unplaced)
+            asking.addErrback(self._stopped, session, there)
 
     def _answered(self, result: Any, session: SessionKey, asking: Deferred[Any]) -> Any:
         rest = self._asking.get(session, set())
@@ -68,7 +71,9 @@ class Following:
             self._asking.pop(session, None)
         return result
 
-    def _placed(self, found: list[list[Any]], session: SessionKey, seat: Seat, logs: list[LogKey]) -> None:
+    def _placed(
+        self, session: SessionKey, seat: Seat, found: list[list[Any]], logs: Sequence[LogKey]
+    ) -> None:
         unplaced = self._positions.unplaced.get(session, {})
         others = dict(seat.owed.others)
         waiting: list[Deferred[None]] = []
@@ -85,17 +90,18 @@ class Following:
         for one in waiting:
             one.callback(None)
 
-    def _unplaced(self, failure: Failure, session: SessionKey, seat: Seat, logs: list[LogKey]) -> None:
-        """The script failed, which is logged: one log must not keep the others from it. It is asked again
-        when the session follows it."""
+    def _unplaced(self, session: SessionKey, why: Exception | Failure, log: LogKey) -> None:
+        """It is asked again when the session follows it."""
         unplaced = self._positions.unplaced.get(session, {})
-        is_over = failure.check(CancelledError)  # the broker has stopped
-        for log in [log for log in logs if log in unplaced]:
-            if len(logs) > 1 and not is_over:
-                self._ask(session, seat, [log])
-                continue
+        if log in unplaced:
             waiting, unplaced[log] = unplaced[log], None
-            _give_up(waiting, busy() if is_over else failure)
+            _give_up(waiting, why)
+
+    def _stopped(self, failure: Failure, session: SessionKey, logs: list[LogKey]) -> None:
+        """The broker has, or the session has ended."""
+        failure.trap(CancelledError)
+        for log in logs:
+            self._unplaced(session, busy(), log)
 
     def keep(self, session: SessionKey, seat: Seat, log: LogKey, acked: int, parked: tuple[int, ...]) -> None:
         """Where it stands now; from the first time on it follows."""
@@ -164,10 +170,10 @@ class Following:
     def drop(self, session: SessionKey, generation: int, follows: bytes) -> Deferred[None]:
         """The device has no place in these logs any more."""
         dropping = [
-            primary.call("unfollow", *session, generation, *values)
-            for primary, _, values in self._by_primary(_logs(follows))
+            primary.call("unfollow", *session, generation, *self._named(logs))
+            for primary, logs in self._by_primary(_logs(follows))
         ]
-        return gatherResults(dropping, consumeErrors=True).addCallback(lambda _: None)
+        return gatherResults(dropping, consumeErrors=True).addCallbacks(lambda _: None, first)
 
     def forget(self, session: SessionKey) -> Callable[[], None]:
         """The session ended. Who waits to follow a log does not: where it would begin is not known.
@@ -189,16 +195,18 @@ class Following:
             if surplus is not None:
                 self.unfollow(session, seat, surplus)
 
-    def _by_primary(self, logs: Iterable[LogKey]) -> list[tuple[Primary, list[LogKey], list[Any]]]:
-        """The logs of each primary, and the arguments that name them."""
-        found: dict[Primary, tuple[list[LogKey], list[Any]]] = {}
+    def _by_primary(self, logs: Iterable[LogKey]) -> list[tuple[Primary, list[LogKey]]]:
+        """The logs of each primary."""
+        found: dict[Primary, list[LogKey]] = {}
         for log in logs:
-            text = log_text(log)
-            primary, bucket = self._primaries.of(text)
-            there, values = found.setdefault(primary, ([], []))
-            there.append(log)
-            values += (bucket, text)
-        return [(primary, *rest) for primary, rest in found.items()]
+            primary, _ = self._primaries.of(log_text(log))
+            found.setdefault(primary, []).append(log)
+        return list(found.items())
+
+    def _named(self, logs: Iterable[LogKey]) -> list[Any]:
+        """The arguments that name them."""
+        texts = map(log_text, logs)
+        return [value for text in texts for value in (self._primaries.of(text)[1], text)]
 
 
 def _logs(follows: bytes) -> list[LogKey]:

@@ -44,15 +44,20 @@ EVERY = 1 << 52
 REPLICA_MS = 1000
 """How long Redis waits for a replica's disk before it says that there was none; it is asked again."""
 
+Late = Callable[[], tuple[int, ...]]
+
 
 class Call:
-    """One script with its arguments."""
+    """One script with its arguments, and those that are made whenever it is sent."""
 
-    __slots__ = ("args", "deferred", "script")
+    __slots__ = ("args", "deferred", "late", "script")
 
-    def __init__(self, script: Script, args: tuple[bytes | str | int, ...], deferred: Deferred[Any]) -> None:
+    def __init__(
+        self, script: Script, args: tuple[bytes | str | int, ...], late: Late, deferred: Deferred[Any]
+    ) -> None:
         self.script = script
         self.args = args
+        self.late = late
         self.deferred = deferred
 
 
@@ -91,14 +96,17 @@ class Line(Persistent):
         self._idle: list[Deferred[None]] = []
         self._said: set[Deferred[Any]] = set()
 
-    def call(self, script: Script, *args: bytes | str | int) -> Deferred[Any]:
-        """Fires with the script's answer. :raises RedisError: (in the Deferred) the script is wrong; it is
-        logged. :raises CancelledError: the line was stopped."""
+    def call(self, script: Script, *args: bytes | str | int, late: Late = tuple) -> Deferred[Any]:
+        """Fires with the script's answer. `late`: makes the last of its arguments whenever it is sent.
+
+        :raises RedisError: (in the Deferred) the script is wrong; it is logged.
+        :raises CancelledError: the line was stopped.
+        """
         deferred: Deferred[Any] = Deferred()
         if self._stopped:
             deferred.errback(CancelledError())
             return deferred
-        call = Call(script, args, deferred)
+        call = Call(script, args, late, deferred)
         self._calls.append(call)
         if self.is_up:
             self._send(call)
@@ -163,7 +171,7 @@ class Line(Persistent):
             before = self._sent
             self._sent += call.script.counts
             place = f"{self._place} {before} {self._sent}"
-        connection.send(self._replied, b"EVALSHA", call.script.sha, 0, *call.args, place)
+        connection.send(self._replied, b"EVALSHA", call.script.sha, 0, *call.args, *call.late(), place)
 
     def _replied(self, reply: Any) -> None:
         self._answers_seen = True

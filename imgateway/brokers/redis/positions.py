@@ -17,19 +17,20 @@ started on the wrong directory, say), everybody is where he was.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
 from msgspec.structs import replace
-from twisted.internet.defer import CancelledError, Deferred, DeferredList, succeed
+from twisted.internet.defer import Deferred, DeferredList, succeed
 from twisted.python.failure import Failure
 
 from imgateway.brokers.health import Timers
 from imgateway.brokers.redis.primaries import Primaries
 from imgateway.brokers.redis.primary import Primary
 from imgateway.brokers.redis.seats import Seats
+from imgateway.brokers.redis.together import stopped, together
 from imgateway.brokers.tails import Seat
 from imgateway.errors import CloseCode
 from imgateway.frames import LogKey, SessionKey, address_text, user_address
@@ -44,17 +45,30 @@ nothing: in a log that it follows, and in its mailbox once its node was killed."
 TOUCH_PARTS = 360
 """Not all at once, for the primaries have other things to do."""
 
-AGAIN = -2
-"""Beside the codes of the scripts: nobody knows what was written, and it is written again."""
+HEADS: dict[str, Callable[[str, int], tuple[str | int, ...]]] = {
+    "follows": lambda node, epoch: (node,),
+    "save": lambda node, epoch: (node, epoch),
+    "cursors": lambda node, epoch: (epoch,),
+}
+"""The scripts that write, in this order, and what each gets before the rows."""
 
 Where = tuple[int, tuple[int, ...]]
 """A place in a log: acknowledged so far, and parked."""
-Mark = Callable[[SessionKey, Seat], None]
-Row = tuple[SessionKey, int, tuple[Any, ...], list[Deferred[bool]], Mark]
-"""What is written of a session: (session, generation, values, who waits for its record, what marks it for
-being written again)."""
-Written = tuple[SessionKey, int, list[Deferred[bool]], Mark]
-"""Once it is: the same without the values."""
+
+
+class Row(NamedTuple):
+    """What is written of a session.
+
+    `values`: as `make(session, seat)` has it; None: there is nothing to write any more. `mark`: marks it for
+    being written again. `waiting`: for its record.
+    """
+
+    session: SessionKey
+    seat: Seat
+    values: tuple[Any, ...]
+    make: Callable[[SessionKey, Seat], tuple[Any, ...] | None]
+    mark: Callable[[SessionKey, Seat], object]
+    waiting: list[Deferred[bool]]
 
 
 class Positions:
@@ -101,10 +115,8 @@ class Positions:
         # have their names now.
         self._outdated: dict[SessionKey, dict[LogKey, tuple[int, Where | None]]] = {}
         self._recording: Counter[SessionKey] = Counter()  # records on their way, without an answer
-        # Scripts that failed with something of these sessions among what they were given: it is written by
-        # itself, so that no others fail with it.
-        self._suspect: dict[SessionKey, set[str]] = {}
         self._under_way: set[Deferred[Any]] = set()
+        self._is_stopping = False
         self._touching: Iterator[str] = iter(())  # users who are yet to be touched in this round
         self._touch_step = 0
         self._timers.later("touch", TOUCH_S / TOUCH_PARTS, self._touch)
@@ -184,9 +196,13 @@ class Positions:
     def _is_at(self, tag: str, primary: Primary) -> bool:
         return self._primaries.of(tag)[0] is primary
 
-    def parked_text(self, session: SessionKey, log: LogKey, parked: tuple[int, ...]) -> str:
-        """What a script is told to be parked there; "-": that is not known, and what stands there stays."""
-        return "-" if log in self._outdated.get(session, ()) else seqs_text(parked)
+    def parked(self, session: SessionKey, parked: tuple[int, ...], log: LogKey | None = None) -> str:
+        """What a script is told to be parked there, or in the mailbox; "-": that is not known, and what
+        stands there stays."""
+        outdated = self._outdated.get(session)
+        if outdated and (log or LogKey(user_address(session.user))) in outdated:
+            return "-"
+        return seqs_text(parked)
 
     def is_outdated(self, session: SessionKey, log: LogKey) -> bool:
         """What its client says of this log is of one that is gone, or of one in which it was not told its
@@ -230,7 +246,6 @@ class Positions:
         self.away.discard(session)
         self.begun.discard(session)
         self._outdated.pop(session, None)
-        self._suspect.pop(session, None)
         _tell(self._recorded.pop(session, ()), False)
 
     def _touch(self) -> None:
@@ -270,76 +285,93 @@ class Positions:
             self._write([(key, self._dirty[key]) for key in keys if key in self._dirty])
 
     def stop(self) -> Deferred[Any]:
-        """Write what is dirty; fires when it and all that is under way is written."""
+        """Write what is dirty; fires when it and all that is under way is written, or cannot be."""
+        self._is_stopping = True
         self._flush_soon()
         self.flush()
         self._timers.cancel_all()
         if not self._under_way:
             return succeed(None)
-        # What could not be written with others is dirty again by then.
+        # What a primary had not heard of is dirty again by then.
         return DeferredList(list(self._under_way)).addCallback(lambda _: self.stop())
 
     def _write(self, dirty: list[tuple[SessionKey, Seat]]) -> None:
-        lists: dict[Primary, list[Row]] = {}
-        saves: dict[Primary, list[Row]] = {}
-        cursors: dict[Primary, list[Row]] = {}
+        rows: dict[str, dict[Primary, list[Row]]] = {script: {} for script in HEADS}
+
+        def add(script: str, tag: str, row: Row) -> None:
+            primary, _ = self._primaries.of(tag)
+            rows[script].setdefault(primary, []).append(row)
+
         for session, seat in dirty:
             del self._dirty[session]
-            user, device = session
-            generation, owed = seat.generation, seat.owed
-            primary, bucket = self._primaries.of(user)
+            user = session.user
             if session in self._listed:
                 self._listed.discard(session)
-                values = self._list(session, seat)
-                lists.setdefault(primary, []).append((session, generation, values, [], self.mark_listed))
+                listed = self._list(session, seat)
+                add("follows", user, Row(session, seat, listed, self._list, self.mark_listed, []))
             waiting = self._recorded.pop(session, [])
             if waiting:
                 self._recording[session] += 1
-            row: tuple[Any, ...] = (
-                *(bucket, user, device, generation, seat.acked, self.seen(session, seat)),
-                self.parked_text(session, LogKey(user_address(user)), owed.parked),
-                int(session in self.away),
-                *(int(bool(waiting)), owed.record if waiting else b""),
-            )
-            saves.setdefault(primary, []).append((session, generation, row, waiting, self.mark))
+            make = partial(self._state, has_record=True) if waiting else self._state
+            add("save", user, Row(session, seat, make(session, seat), make, self.mark, waiting))
             for log in self._moved.pop(session, ()):
-                if log in owed.others:
-                    text = log_text(log)
-                    there, log_bucket = self._primaries.of(text)
-                    acked, parked = owed.others[log]
-                    said = self.parked_text(session, log, parked)
-                    row = (log_bucket, text, user, device, generation, acked, said)
-                    mark = partial(self.mark_moved, log=log)
-                    cursors.setdefault(there, []).append((session, generation, row, [], mark))
-        for primary, rows in lists.items():
-            self._send(primary, "follows", (self._incarnation,), rows)
-        for primary, rows in saves.items():
-            self._send(primary, "save", (self._incarnation, primary.epoch), rows)
-        for primary, rows in cursors.items():
-            self._send(primary, "cursors", (primary.epoch,), rows)
+                place, mark = partial(self._place, log=log), partial(self.mark_moved, log=log)
+                moved = place(session, seat)
+                if moved is not None:
+                    add("cursors", log_text(log), Row(session, seat, moved, place, mark, []))
+        for script, by_primary in rows.items():
+            for primary, its_rows in by_primary.items():
+                for start in range(0, len(its_rows), BATCH):
+                    self._send(primary, script, its_rows[start : start + BATCH])
 
-    def _send(self, primary: Primary, script: str, begin: tuple[str | int, ...], rows: list[Row]) -> None:
-        alone = [row for row in rows if script in self._suspect.get(row[0], ())] if self._suspect else []
-        if alone:
-            rows = [row for row in rows if script not in self._suspect.get(row[0], ())]
-            for session, *_ in alone:
-                self._suspect[session].discard(script)
-        batches = [rows[start : start + BATCH] for start in range(0, len(rows), BATCH)]
-        for batch in [[row] for row in alone] + batches:
-            values = [value for row in batch for value in row[2]]
-            sessions = [(*row[:2], *row[3:]) for row in batch]
-            writing = self.wait_for(primary.call(script, *begin, *values))
-            writing.addErrback(self._failed, script, sessions).addCallback(self._written, sessions)
+    def _state(self, session: SessionKey, seat: Seat, has_record: bool = False) -> tuple[Any, ...]:
+        _, bucket = self._primaries.of(session.user)
+        seen, parked = self.seen(session, seat), self.parked(session, seat.owed.parked)
+        record = (1, seat.owed.record) if has_record else (0, b"")
+        is_away = int(session in self.away)
+        return (bucket, *session, seat.generation, seat.acked, seen, parked, is_away, *record)
+
+    def _place(self, session: SessionKey, seat: Seat, log: LogKey) -> tuple[Any, ...] | None:
+        where = seat.owed.others.get(log)
+        if where is None:
+            return None
+        text = log_text(log)
+        _, bucket = self._primaries.of(text)
+        acked, parked = where
+        return (bucket, text, *session, seat.generation, acked, self.parked(session, parked, log))
+
+    def _send(self, primary: Primary, script: str, rows: list[Row]) -> None:
+        epoch = primary.epoch
+
+        def call(rows: Sequence[Row]) -> Deferred[Any]:
+            # Of several all are here. One that has ended since is written as nobody's, of the data of then.
+            is_here = self._is_here(rows[0])
+            about = (self._incarnation, primary.epoch) if is_here else ("", epoch)
+            values = [value for row in rows for value in row.values]
+            return primary.call(script, *HEADS[script](*about), *values).addErrback(stopped)
+
+        self.wait_for(together(rows, call, self._written, self._failed, self._again))
+
+    def _is_here(self, row: Row) -> bool:
+        return self._seats.get(row.session) is row.seat
+
+    def _again(self, row: Row) -> Row | None:
+        """By itself: as it is now, or was when it ended."""
+        values = row.make(row.session, row.seat)
+        if values is not None and self._is_here(row):
+            return row._replace(values=values)
+        return None if values is None else row
 
     def list_follows(self, session: SessionKey, seat: Seat) -> Deferred[Any]:
         """Write which logs the device follows; fires with whether it is ours."""
-        generation = seat.generation
         primary, _ = self._primaries.of(session.user)
         writing = primary.call("follows", self._incarnation, *self._list(session, seat))
 
         def written(codes: list[int]) -> bool:
-            self._written(codes, [(session, generation, [], self.mark_listed)])
-            return not codes[0]
+            (code,) = codes
+            if code:
+                self._stale(session, seat.generation, code)
+            return not code
 
         return self.wait_for(writing.addCallback(written))
 
@@ -354,50 +386,36 @@ class Positions:
 
         def done(result: Any) -> Any:
             self._under_way.discard(writing)
-            # The broker has stopped, or the script is no good, and that is logged: nobody else waits for it.
-            return None if isinstance(result, Failure) and result.check(CancelledError) else result
+            return result
 
-        return writing.addBoth(done)
+        return writing.addBoth(done).addErrback(stopped)
 
-    def _failed(self, failure: Failure, script: str, sessions: list[Written]) -> list[int]:
-        """Codes of a script that failed, which is logged. Of several sessions each is tried by itself. Then
-        whose record cannot be kept must come again, or its client would wait for ever; who has none on its
-        way stays, and is tried again with what it has to say next."""
-        for session, generation, _, _ in sessions:
-            if self._current(session, generation) is not None:
-                self._suspect.setdefault(session, set()).add(script)
-        if len(sessions) > 1:
-            return [AGAIN] * len(sessions)
-        ((_, _, waiting, _),) = sessions
-        return [CloseCode.STALE if waiting else 0]
+    def _failed(self, failure: Failure, row: Row) -> None:
+        """By itself. Whose record cannot be kept must come again, or its client would wait for ever; who has
+        none on its way stays, and is tried again with what it has to say then."""
+        if not (row.waiting or self._is_stopping) and self._is_here(row):
+            row.mark(row.session, row.seat)
+        self._written([CloseCode.STALE if row.waiting else 0], [row])
 
-    def _current(self, session: SessionKey, generation: int) -> Seat | None:
-        seat = self._seats.get(session)
-        return seat if seat is not None and seat.generation == generation else None
-
-    def _written(self, codes: list[int] | None, sessions: list[Written]) -> None:
+    def _written(self, codes: Sequence[int | None] | None, rows: Sequence[Row]) -> None:
         """`codes` None: the broker has stopped."""
-        for index, (session, generation, waiting, mark) in enumerate(sessions):
+        for row, code in zip(rows, codes or [None] * len(rows), strict=True):
+            session, seat, waiting = row.session, row.seat, row.waiting
             if waiting:
                 self._recording[session] -= 1
                 if not self._recording[session]:
                     del self._recording[session]
-            if codes is None:
+            if code is None:
                 _tell((*waiting, *self._recorded.pop(session, ())), False)
                 continue
-            code = codes[index]
-            if code == AGAIN:
-                seat = self._current(session, generation)
-                if seat is not None:
-                    mark(session, seat)
-            elif code:
-                self._stale(session, generation, code)
-            seat = self._dirty.get(session)
-            if code < 0 and seat is not None and seat.generation == generation:
+            if code:
+                self._stale(session, seat.generation, code)
+            is_dirty = self._dirty.get(session) is seat
+            if code < 0 and is_dirty:
                 self._recorded.setdefault(session, [])[:0] = waiting  # it is written once more
             else:
                 _tell(waiting, not code)
-            if seat is not None and session in self._recorded:
+            if is_dirty and session in self._recorded:
                 self._mark_soon(session, seat)  # what came while its primary was away
 
 

@@ -8,7 +8,7 @@ from random import random
 from typing import Any
 from zlib import crc32
 
-from twisted.internet.defer import Deferred, FirstError, gatherResults
+from twisted.internet.defer import Deferred, gatherResults
 from twisted.python.failure import Failure
 
 from imgateway.brokers.redis.primary import Primary
@@ -46,6 +46,8 @@ class Primaries:
         shift_ms: Callable[[], int] = lambda: 0,
     ) -> None:
         self.incarnation = incarnation
+        self._told = changed
+        self._starting: Deferred[None] | None = None
         made = [
             Primary(
                 reactor=reactor,
@@ -59,7 +61,7 @@ class Primaries:
                 unsafe=unsafe,
                 wait=backoff(random, first_s=0.05, max_s=1.0),
                 entropy=entropy,
-                changed=changed,
+                changed=self._changed,
                 heard=heard,
                 renewed=renewed,
                 shift_ms=shift_ms,
@@ -93,14 +95,39 @@ class Primaries:
         return self._all
 
     def start(self) -> Deferred[None]:
-        """Fires when all are there. :raises StoreError: (in the Deferred) one of them will not do."""
-        starts = [primary.start() for primary in self._all]
-        return gatherResults(starts, consumeErrors=True).addCallbacks(_none, self._refused)
+        """Fires when one of those with logs is there, and each of the others is there or known to be away:
+        that is taken in when it comes.
 
-    def _refused(self, failure: Failure) -> Failure:
-        self.stop()
-        problem = failure.value
-        return problem.subFailure if isinstance(problem, FirstError) else failure
+        :raises StoreError: (in the Deferred) one of those that answer will not do.
+        """
+        starting: Deferred[None] = Deferred()
+        self._starting = starting
+        for primary in self._all:
+            primary.start().addCallbacks(self._look, self._refused)
+        return starting
+
+    def _changed(self, primary: Primary, up: bool, why: str) -> None:
+        self._told(primary, up, why)
+        self._look()
+
+    def _look(self, _: object = None) -> None:
+        """Can the start go on?"""
+        starting = self._starting
+        if (
+            starting is not None
+            and any(primary.is_ready for primary in self._logs)
+            and all(primary.is_ready or primary.is_away for primary in self._all)
+        ):
+            self._starting = None
+            for primary in self._all:
+                primary.excuse()
+            starting.callback(None)
+
+    def _refused(self, failure: Failure) -> None:
+        starting, self._starting = self._starting, None
+        if starting is not None:
+            self.stop()
+            starting.errback(failure)
 
     def idle(self) -> Deferred[None]:
         """Fires when every call that writes is answered; those of a primary that is away do not count."""

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 from twisted.internet.defer import Deferred
+from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -27,6 +28,8 @@ DEAF_TRIES = 3
 """A subscription that could not be made so often in turn is told to the operator."""
 PROMPT_S = 1.0
 """An answer that took no longer says what time it is there."""
+TIMELY_S = 60.0
+"""After so long the answer says nothing of the time any more: clocks are set, and drift."""
 PASSING = frozenset(
     {"BUSY", "FENCED", "LOADING", "MASTERDOWN", "MISCONF", "NOREPLICAS", "NOSENTINEL", "OOM", "READONLY"}
 )
@@ -78,6 +81,8 @@ class Primary:
         """How often it came back with other data; see `lua/greet.lua`. 0: not reached yet."""
         self.epoch = 0
         """Of the logs on it that have none of their own."""
+        self.is_ready = False
+        """It could be written to and was listened to, if not now."""
         self.replaced: Callable[[Primary, int], None] = lambda primary, before: None
         """Called when `epoch` is another than `before`: its logs are others. What was called before that, and
         has no answer, runs there, too."""
@@ -101,9 +106,9 @@ class Primary:
         self._deaf = ""
         self._lags = False
         self._told: tuple[bool, str] | None = None
-        # (generation, least, most): how far its clock was ahead of the reactor's (ms) in that generation. In
-        # another one it may be another server's.
-        self._clock: tuple[int, float, float] | None = None
+        # (generation, least, most, when): how far its clock was then ahead of the reactor's (ms) in that
+        # generation. In another one it may be another server's.
+        self._clock: tuple[int, float, float, float] | None = None
         self._starting: Deferred[None] | None = None
         self._reads = False
         self._timer: Any = None
@@ -131,14 +136,21 @@ class Primary:
         return self._line.is_up
 
     @property
+    def is_away(self) -> bool:
+        """It is not well, as was told last."""
+        return self._told is not None and not self._told[0]
+
+    @property
     def unanswered(self) -> int:
         """Calls under way or waiting."""
         return self._line.unanswered + self._reading.unanswered
 
-    def call(self, script: str, *args: bytes | str | int) -> Deferred[Any]:
+    def call(self, script: str, *args: bytes | str | int, at: float | None = None) -> Deferred[Any]:
         """Run a script. Calls run in the order of the calls, whatever becomes of the server, and may run
-        again when their answer was lost; see `Line`."""
-        return self._line.call(self._scripts[script], self._shift_ms(), *args)
+        again when their answer was lost; see `Line`. `at`: what `time_ms` says of it follows the arguments,
+        as far as that is known whenever they are sent."""
+        late = tuple if at is None else partial(self.time_ms, at)
+        return self._line.call(self._scripts[script], self._shift_ms(), *args, late=late)
 
     def say(self, script: str, *args: bytes | str | int) -> Deferred[Any]:
         """Run a script now or never: it is cancelled when the server is away, and never run again."""
@@ -151,9 +163,9 @@ class Primary:
     def time_ms(self, at: float) -> tuple[int, int, int]:
         """(generation, earliest, latest): what its clock, when that was its generation, said at `at` of the
         reactor's; zeros: that is not known yet. Clocks of nodes differ, and this one is the same for all."""
-        if self._clock is None:
+        if self._clock is None or self._reactor.seconds() - self._clock[3] > TIMELY_S:
             return 0, 0, 0
-        generation, least, most = self._clock
+        generation, least, most, _ = self._clock
         return generation, int(at * 1000 + least), int(at * 1000 + most) + 1
 
     def distrust(self) -> None:
@@ -169,6 +181,10 @@ class Primary:
         self._line.start()
         self._timer = self._reactor.callLater(TICK_S, self._tick)
         return self._starting
+
+    def excuse(self) -> None:
+        """The start is over, with or without it: nothing that it says from now on ends that."""
+        self._starting = None
 
     def idle(self) -> Deferred[None]:
         """Fires when every call that writes is answered, or when it is away."""
@@ -207,10 +223,12 @@ class Primary:
         self._lossless = await check_server(
             connection, self.name, logs=self._logs, to_replica=self._to_replica, unsafe=self._unsafe
         )
+        asked_at = self._reactor.seconds()
         greeting = self._whose_data(connection, self._incarnation, number, *heard)
-        generation, epoch, replid = await greeting
+        generation, epoch, replid, its_ms = await greeting
         was = (self.generation, self.epoch)
         self.generation, self.epoch, self._replid = int(generation), int(epoch), replid
+        self._timed(int(its_ms), asked_at)
         if was[0] and was[1] != self.epoch:
             self.replaced(self, was[1])
         if was[0] and was != (self.generation, self.epoch):
@@ -230,8 +248,9 @@ class Primary:
         await self._load(connection)
         epoch = int.from_bytes(self._entropy(7), "big") >> 4 or 1
         known = (connection.address, int(self._lossless), epoch, self.generation, self._place)
+        script, shift_ms = self._scripts["greet"].sha, self._shift_ms()
         try:
-            return await connection.ask("EVALSHA", self._scripts["greet"].sha, 0, 0, line, *known, *numbers)
+            return await connection.ask("EVALSHA", script, 0, shift_ms, line, *known, *numbers)
         except RedisError as problem:
             if problem.code != "PLACE":
                 raise
@@ -295,7 +314,8 @@ class Primary:
             self._changed(self, not why, why)
 
     def _refused(self, failure: Failure) -> bool:
-        """A start ends with what waiting would not mend."""
+        """A start ends with what waiting would not mend. Of one that comes later it is told, as that it is
+        away, and it is not used."""
         starting, problem = self._starting, failure.value
         if isinstance(problem, RedisError) and problem.code not in PASSING:
             said = _first_sentence(str(problem))
@@ -318,16 +338,20 @@ class Primary:
 
     def _echoed(self, answer: list[Any], asked_at: float) -> None:
         replid, is_heard, its_ms = answer
-        now = self._reactor.seconds()
-        if now - asked_at < PROMPT_S:
-            self._clock = self.generation, its_ms - now * 1000, its_ms + 1 - asked_at * 1000
+        self._timed(its_ms, asked_at)
         if not is_heard and self.subscription.is_up:
             self.subscription.drop(ConnectionError("it listens to another server"))
         if replid != self._replid:
             self._line.drop(ConnectionError("it was a replica in between"))
 
+    def _timed(self, its_ms: int, asked_at: float) -> None:
+        now = self._reactor.seconds()
+        if now - asked_at < PROMPT_S:
+            self._clock = self.generation, its_ms - now * 1000, its_ms + 1 - asked_at * 1000, now
+
     def _listening(self) -> None:
         starting, self._starting = self._starting, None
+        self.is_ready = True
         self._renewed(self)
         if starting is not None:
             starting.callback(None)
@@ -338,6 +362,8 @@ def _ignored(reply: Any) -> None:
 
 
 def _text(failure: Failure) -> str:
+    if failure.check(ConnectionDone, ConnectionLost):
+        return "the connection was lost"  # Twisted would say of a process that was killed: closed cleanly
     return _first_sentence(str(failure.value) or type(failure.value).__name__)
 
 

@@ -28,6 +28,7 @@ from imgateway.brokers.redis.positions import Positions, is_mailbox, seqs
 from imgateway.brokers.redis.primaries import Primaries
 from imgateway.brokers.redis.primary import Primary
 from imgateway.brokers.redis.seats import Seats
+from imgateway.brokers.redis.together import together
 from imgateway.brokers.tails import Owed, Seat, with_parked
 from imgateway.errors import CloseCode
 from imgateway.frames import LogKey, SessionKey, address_text, user_address
@@ -120,7 +121,8 @@ class Sessions:
             "open",
             *(bucket, user, device, claim.platform, int(claim.policy), int(claim.start), claim.issued_at_s),
             *(int(claim.on_same_device == BY_ORDER), claim.order, self._entropy(CLAIM_BYTES)),
-            *(self._incarnation, self._max_devices, address_text(user_address(user)), *primary.time_ms(at)),
+            *(self._incarnation, self._max_devices, address_text(user_address(user))),
+            at=at,
         )
         claiming.addCallbacks(
             partial(self._claimed, claim, opening, answer), partial(self._unclaimed, claim, opening, answer)
@@ -150,6 +152,9 @@ class Sessions:
             return
         generation, known, resumed, since_ms, epoch, first, head, acked = reply[2:10]
         begun, parked, record, follows, forgotten = reply[10:]
+        primary, _ = self._primaries.of(user)
+        # It may answer before it is listened to for the first time, and be lost before that.
+        self._data.setdefault(primary, (primary.generation, primary.epoch))
         for name, logs in zip(forgotten[::2], forgotten[1::2], strict=True):
             self._following.drop(SessionKey(user, name.decode()), generation, logs).addErrback(self._failed)
         place = Place(LogKey(user_address(user)), epoch, acked, first, head, seqs(parked))
@@ -168,7 +173,7 @@ class Sessions:
         for tell in gone:
             tell()
         if opening.is_doubted:
-            self._check(self._primaries.of(user)[0], [session])
+            self._check(self._primaries.of(user)[0], [(session, seat)])
         answer.callback(opened)
 
     def _failed(self, failure: Failure) -> None:
@@ -346,62 +351,47 @@ class Sessions:
         self._data[primary] = data
         for session, opening in self._opening.items():
             opening.is_doubted |= self._is_at(session.user, primary)
-        mine = [session for session, _ in self._seats.all() if self._is_at(session.user, primary)]
+        mine = [one for one in self._seats.all() if self._is_at(one[0].user, primary)]
         self._check(primary, mine, is_other)
         if is_other:
-            self._rewriting.update(mine)
+            self._rewriting.update(session for session, _ in mine)
             self._positions.mark_places(primary)
 
-    def _check(self, primary: Primary, sessions: list[SessionKey], is_other: bool = False) -> None:
+    def _check(self, primary: Primary, mine: list[tuple[SessionKey, Seat]], is_other: bool = False) -> None:
         """A batch at a time, so that others are served in between."""
-        rest = sessions[CHECK_BATCH:]
-        asked: list[tuple[SessionKey, int]] = []
-        values: list[Any] = []
-        for session in sessions[:CHECK_BATCH]:
-            seat = self._seats.get(session)
-            if seat is not None:
-                _, bucket = self._primaries.of(session.user)
-                asked.append((session, seat.generation))
-                values += (
-                    bucket,
-                    *session,
-                    seat.generation,
-                    seat.platform,
-                    seat.issued_at_s,
-                    seat.owed.order,
-                )
-                values += (seat.since_ms, max(seat.acked, 0), self._positions.seen(session, seat))
-                mailbox = LogKey(user_address(session.user))
-                values.append(self._positions.parked_text(session, mailbox, seat.owed.parked))
+        rest = mine[CHECK_BATCH:]
 
-        def answered(codes: list[int]) -> None:
-            for (session, generation), code in zip(asked, codes, strict=True):
-                seat = self._seat(session, generation)
+        def here(one: tuple[SessionKey, Seat]) -> tuple[SessionKey, Seat] | None:
+            session, seat = one
+            return one if self._seats.get(session) is seat else None
+
+        def call(asked: Sequence[tuple[SessionKey, Seat]]) -> Deferred[Any]:
+            values: list[Any] = []
+            for session, seat in asked:
+                _, bucket = self._primaries.of(session.user)
+                values += (bucket, *session, seat.generation, seat.platform, seat.issued_at_s)
+                values += (seat.owed.order, seat.since_ms, max(seat.acked, 0))
+                values += (
+                    self._positions.seen(session, seat),
+                    self._positions.parked(session, seat.owed.parked),
+                )
+            return primary.call("check", self._incarnation, primary.epoch, *values)
+
+        def answered(codes: list[int], asked: Sequence[tuple[SessionKey, Seat]]) -> None:
+            for (session, seat), code in zip(asked, codes, strict=True):
                 if code:
-                    self._stale(session, generation, code)
-                elif is_other and seat is not None:
+                    self._stale(session, seat.generation, code)
+                elif is_other and self._seats.get(session) is seat:
                     self._rewriting.discard(session)
                     self._positions.mark_all(session, seat)
+
+        def go_on(_: Any) -> None:
             if rest:
                 self._check(primary, rest, is_other)
 
-        def failed(failure: Failure) -> None:
-            """One that cannot be asked after must not keep the others from it."""
-            if failure.check(CancelledError):
-                return  # the broker has stopped
-            if len(asked) > 1:
-                for session, _ in asked:
-                    self._check(primary, [session], is_other)
-            else:
-                self._failed(failure)
-            if rest:
-                self._check(primary, rest, is_other)
-
-        if asked:
-            checking = primary.call("check", self._incarnation, primary.epoch, *values)
-            checking.addCallbacks(answered, failed).addErrback(self._failed)
-        elif rest:
-            self._check(primary, rest, is_other)
+        asked = [one for one in mine[:CHECK_BATCH] if here(one)]
+        checking = together(asked, call, answered, lambda failure, one: self._failed(failure), here)
+        checking.addCallback(go_on).addErrback(self._failed)
 
     # ---------------------------------------------------------------------------------------------- internals
 
@@ -450,7 +440,7 @@ class Sessions:
         if seat is None:
             return
         if code < 0:
-            self._check(self._primaries.of(session.user)[0], [session])
+            self._check(self._primaries.of(session.user)[0], [(session, seat)])
             self._positions.mark_recorded(session, seat)
         else:
             self._part(session, seat, code)()

@@ -7,17 +7,17 @@ whoever is interested is told that the log moved, and reads.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
-from twisted.internet.defer import CancelledError, Deferred
-from twisted.logger import Logger
+from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
 from imgateway.brokers.redis.entries import unpack_entries
 from imgateway.brokers.redis.packing import pack
 from imgateway.brokers.redis.primary import Primary
+from imgateway.brokers.redis.together import stopped, together
 from imgateway.frames import Entry, LogKey, Position, log_of, parse_address
 from imgateway.wire.messages import decode_message
 
@@ -68,10 +68,6 @@ Known = tuple[int, bytes, int | Unanswered]
 """A log that was watched when that was lost: (bucket, name, what was known of it)."""
 
 
-def _nothing() -> None:
-    pass
-
-
 class Watches:
     """Everything by keyword.
 
@@ -80,8 +76,6 @@ class Watches:
     :param attended: `IBrokerListener.attended`.
     :param flush_soon: called when `flush` is wanted at the end of this turn.
     """
-
-    log = Logger()
 
     def __init__(
         self,
@@ -140,31 +134,24 @@ class Watches:
                 self._send(primary, wished[begin : begin + BATCH])
 
     def _send(self, primary: Primary, batch: list[Wish]) -> None:
-        packed = pack([(int(wish.answer is not None), wish.bucket, wish.name) for wish in batch])
-        self._call(primary, packed).addCallbacks(
-            self._answered, self._failed, (primary, batch), errbackArgs=(primary, batch)
-        )
+        def call(batch: Sequence[Wish]) -> Deferred[Any]:
+            wishes = [(int(wish.answer is not None), wish.bucket, wish.name) for wish in batch]
+            return primary.call("watch", self._incarnation, pack(wishes))
 
-    def _call(self, primary: Primary, packed: bytes) -> Deferred[Any]:
-        return primary.call("watch", self._incarnation, packed)
+        def refused(failure: Failure, wish: Wish) -> None:
+            if wish.answer is not None:
+                wish.answer.errback(failure)
 
-    def _failed(self, failure: Failure, primary: Primary, batch: list[Wish]) -> None:
-        """Of several each is tried by itself: one must not keep the others from it."""
-        if failure.check(CancelledError):
-            return  # stopped
-        self.log.failure("watching {logs} logs failed", failure, logs=len(batch))
-        if len(batch) == 1:
-            answer = batch[0].answer
-            if answer is not None:
-                answer.errback(failure)
-            return
-        for wish in batch:
+        def again(wish: Wish) -> Wish | None:
             # What is watched once more meanwhile stays so.
-            if wish.answer is not None or wish.name not in self._heads:
-                self._send(primary, [wish])
+            return wish if wish.answer is not None or wish.name not in self._heads else None
 
-    def _answered(self, answers: list[int], primary: Primary, batch: list[Wish]) -> None:
+        together(batch, call, partial(self._answered, primary), refused, again).addErrback(stopped)
+
+    def _answered(self, primary: Primary, answers: list[int], batch: Sequence[Wish]) -> None:
         places = iter(answers)
+        # It may answer before it is listened to for the first time, and be lost before that.
+        is_same_data = self._epochs.setdefault(primary, primary.epoch) == primary.epoch
         for _, name, answer, asked in batch:
             if answer is None:
                 continue
@@ -173,9 +160,7 @@ class Watches:
             if type(state) is int:
                 # It was told of before, up to here; the rest is still to come. But whoever asks may have been
                 # shown that at another node. Of other data it was told nothing yet.
-                is_same = (
-                    name not in self._replaced and self._epochs.get(primary, primary.epoch) == primary.epoch
-                )
+                is_same = is_same_data and name not in self._replaced
                 answer.callback(Position(epoch, first, max(state, head) if is_same else head))
             elif state is asked and isinstance(state, Unanswered):
                 self._heads[name] = head
@@ -266,34 +251,23 @@ class Watches:
                         break
         if batch:
             self.flush()  # what was wished before comes before
-            self._send_again(primary, batch, partial(self._again, primary, loss, names))
+            watching = self._send_again(primary, batch)
+            watching.addCallback(lambda _: self._again(primary, loss, names)).addErrback(stopped)
 
-    def _send_again(self, primary: Primary, batch: list[Known], go_on: Callable[[], None]) -> None:
-        packed = pack([(1, bucket, name) for bucket, name, _ in batch])
-        args = primary, batch, go_on
-        self._call(primary, packed).addCallbacks(
-            self._answered_again, self._failed_again, args, errbackArgs=args
-        )
+    def _send_again(self, primary: Primary, batch: list[Known]) -> Deferred[Any]:
+        def call(batch: Sequence[Known]) -> Deferred[Any]:
+            packed = pack([(1, bucket, name) for bucket, name, _ in batch])
+            return primary.call("watch", self._incarnation, packed)
 
-    def _failed_again(
-        self, failure: Failure, primary: Primary, batch: list[Known], go_on: Callable[[], None]
-    ) -> None:
-        if failure.check(CancelledError):
-            return  # stopped
-        self.log.failure("watching {logs} logs again failed", failure, logs=len(batch))
-        for one in batch if len(batch) > 1 else ():
-            if one[1] in self._heads:
-                self._send_again(primary, [one], _nothing)
-        go_on()
+        def refused(failure: Failure, known: Known) -> None:
+            """It stays as it was, until the next loss."""
 
-    def _answered_again(
-        self,
-        answers: list[int],
-        primary: Primary,
-        batch: list[Known],
-        go_on: Callable[[], None],
-    ) -> None:
-        go_on()
+        def again(known: Known) -> Known | None:
+            return known if known[1] in self._heads else None
+
+        return together(batch, call, partial(self._answered_again, primary), refused, again)
+
+    def _answered_again(self, primary: Primary, answers: list[int], batch: Sequence[Known]) -> None:
         is_older = False
         for (_, name, before), epoch, head in zip(batch, answers[::3], answers[2::3], strict=True):
             known = self._heads.get(name)

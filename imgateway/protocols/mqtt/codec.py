@@ -178,9 +178,8 @@ class MqttCodec(PlainCodec):
         elif first == Packet.PUBREL:
             packet_id = self._packet_id(body, Packet.PUBREL)
             self._inbox.released(packet_id)
-            if self._memory.goes_first():
-                yield self._memory.keep()
-            yield acknowledgement(Packet.PUBCOMP, packet_id)
+            done = acknowledgement(Packet.PUBCOMP, packet_id)
+            yield self._memory.keep(done) if self._memory.goes_first() else done
         elif first == Packet.SUBSCRIBE:
             if self._outbox.loose > LOOSE:
                 reason = "subscribes again and again to what it has not acknowledged"
@@ -241,7 +240,6 @@ class MqttCodec(PlainCodec):
     def _ping(self, body: bytes) -> Iterator[Frame | Keep | bytes]:
         Body(body).end()
         yield PINGRESP
-        yield from self._subscriptions.put_off()
         if self._memory.is_due():
             yield self._memory.keep()
 
@@ -268,6 +266,17 @@ class MqttCodec(PlainCodec):
     def restore(self, record: bytes) -> Sequence[Frame | Keep]:
         greeting = self._greeting
         return () if greeting is None else self._memory.restore(record, greeting.clean)
+
+    def undoes(self, record: bytes) -> Sequence[Address]:
+        return self._memory.undoes(record)
+
+    def puts_off(self) -> bool:
+        return bool(self._subscriptions.put_off)
+
+    def retry(self) -> Iterator[Frame | Keep]:
+        yield from self._subscriptions.retry()
+        if self._memory.is_due():
+            yield self._memory.keep()
 
     # ----------------------------------------------------------------------------------------------- outwards
 

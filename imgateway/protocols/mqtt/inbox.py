@@ -1,8 +1,8 @@
 """A client's PUBLISH packets: each becomes a publish of ours, and its outcome the packet that answers it.
 
 QoS 2 is taken as such: PUBREC stands for PUBACK, and a repeat finds its message by the id that it was given.
-Until PUBREL the same packet id is the same message, whatever DUP says. It releases nothing else, so that
-PUBCOMP answers it at once.
+Until PUBREL the same packet id is the same message, whatever DUP says. It releases nothing else, but PUBCOMP
+waits until that is on the disk: what has this packet id next must not be taken for this one.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from imgateway.frames import Frame, Keep
+from imgateway.frames import FOLLOWED_KINDS, Address, Frame, Keep
 from imgateway.protocols.mqtt.inbox import Inbox
 from imgateway.protocols.mqtt.minting import Mint
 from imgateway.protocols.mqtt.record import FOREVER, Record
@@ -57,6 +57,14 @@ class Memory:
             frames.append(self.keep())
         return frames
 
+    def undoes(self, data: bytes) -> list[Address]:
+        """What a session that is over followed, as far as it holds something back there."""
+        old = Record.read(data)
+        if old is None or not old.is_over(self._now_s()):
+            return []
+        addresses = map(address_of, old.subscriptions)
+        return [address for address in addresses if address.kind in FOLLOWED_KINDS]
+
     def goes_first(self) -> bool:
         """It must be kept before what the inbox gave goes on. A session that ends with its connection is sent
         no repeats later."""
@@ -72,17 +80,17 @@ class Memory:
         """Of a session that expires: it is long since it was written that the client is there."""
         return self._wall_ms() > self._old_ms
 
-    def keep(self) -> Keep:
-        """All of it, as it is now."""
+    def keep(self, reply: bytes = b"") -> Keep:
+        """All of it, as it is now. `reply`: what the client is told when it is on the disk."""
         subscriptions, mint = self._subscriptions, self._inbox.mint
         subscriptions.is_changed = self._inbox.is_changed = False
         record = Record(1, self.expiry_s, self._now_s(), mint.name, mint.runs)
         self._old_ms = (record.stamp_s + record.stamp_after_s()) * 1000
         if not (self.expiry_s or subscriptions.there):
-            return Keep(b"")  # nothing to come back to, nothing to undo
+            return Keep(b"", reply=reply)  # nothing to come back to, nothing to undo
         record.unreleased = tuple(self._inbox.unreleased)
         record.subscriptions = {topic_of(address): one for address, one in subscriptions.there.items()}
-        return Keep(record.written())
+        return Keep(record.written(), reply=reply)
 
     def _now_s(self) -> int:
         return self._wall_ms() // 1000

@@ -52,10 +52,11 @@ class _Asked:
 class Subscriptions:
     """What one client is subscribed to, and what it has asked and waits for.
 
-    :param me: the address of its own mailbox.
+    :ivar me: the address of its own mailbox.
+    :ivar put_off: what of the earlier connection's was refused, and why just now; None: for good.
     """
 
-    __slots__ = ("_asked", "_before", "_put_off", "_retained", "_v5", "is_changed", "me", "there")
+    __slots__ = ("_asked", "_before", "_retained", "_v5", "is_changed", "me", "put_off", "there")
 
     def __init__(self, version: int) -> None:
         self.me: Address | None = None
@@ -67,8 +68,7 @@ class Subscriptions:
         self._retained: dict[Address, int] = {}
         # While one packet's topics are asked for in turn: what the core knows of those that were there.
         self._before: dict[Address, Subscription] = {}
-        # What of the earlier connection's was refused, and whether for good.
-        self._put_off: dict[Address, bool] = {}
+        self.put_off: dict[Address, Reason | None] = {}
 
     def how(self, address: Address) -> Subscription | None:
         """The subscription by which the core delivers from there; None: there is none."""
@@ -147,7 +147,7 @@ class Subscriptions:
                 continue
             asked.codes.append(Reason.SUCCESS)
             self._retained.pop(address, None)
-            self._put_off.pop(address, None)
+            self.put_off.pop(address, None)
             self.is_changed = True
             if address != self.me and address.kind != "all":
                 self._expect(address, asked)
@@ -166,17 +166,22 @@ class Subscriptions:
         self._expect(address, None)
         return (Subscribe(address, acks=subscription.qos > 0),)
 
-    def put_off(self) -> Iterator[Subscribe | Unsubscribe]:
-        """What of the earlier connection's was refused: it is asked for again, or given up.
+    def retry(self) -> Iterator[Subscribe | Unsubscribe]:
+        """What of the earlier connection's was refused: it is asked for again, or given up. Once one of them
+        cannot be had just now the others wait on, so that a crowd does not ask a busy store for all.
 
         What the client asked for as well, and was told that it cannot be just now, waits for its client: the
         place that the device has there is kept.
         """
-        later, self._put_off = self._put_off, {}
-        for address, is_final in later.items():
+        for address in tuple(self.put_off):
+            if address not in self.put_off:
+                continue  # the client has unsubscribed meanwhile
+            why = self.put_off.pop(address)
             if address in self.there:
                 yield from self.again(address, self.there[address])
-            elif is_final and address.kind != "room":
+                if self.put_off.get(address) is Reason.UNSPECIFIED:
+                    return
+            elif why is None and address.kind != "room":
                 # There the device had a place, which holds back what goes with time.
                 yield from self.no_more(address)
 
@@ -211,8 +216,8 @@ class Subscriptions:
         """The core will not, or (not `is_final`) cannot just now."""
         waiting = self._asked.get(address)
         is_unasked = waiting is not None and waiting[0][0] is None
-        if is_unasked or address in self._put_off:
-            self._put_off[address] = is_final
+        if is_unasked or address in self.put_off:
+            self.put_off[address] = None if is_final else reason
         if is_unasked and not is_final:
             # The client has not asked in this connection: it is not told, and counts on it.
             return self._answered(address, None)

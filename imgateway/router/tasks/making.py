@@ -92,6 +92,8 @@ class Making:
         self, number: int, order: Order, file: IO[bytes], kind: str, first: int
     ) -> tuple[Task, list[Bad]]:
         batch: list[tuple[int, str, str | None]] = []
+        users: set[str] = set()
+        devices: list[tuple[int, str]] = []
         bad: list[Bad] = []
         total = failed = size = 0
         most = self.router.tasks_users
@@ -109,6 +111,11 @@ class Making:
                         "make several tasks, or set router.tasks_users",
                     )
                 batch.append((line.line, line.address, line.own))
+                if line.own is None:
+                    if line.address.startswith("device:"):
+                        devices.append((line.line, _whole(line.address)))
+                    else:
+                        users.add(line.address)
                 size += len(line.own or "")
                 if len(batch) == BATCH or size >= BATCH_CHARACTERS:
                     self._store.add(number, batch)
@@ -127,6 +134,10 @@ class Making:
             raise Problem("invalid-request", "there are no lines", "send one user a line")
         if batch:
             self._store.add(number, batch)
+        # The user's message is for all its devices. One publish with both would say it once, two would twice.
+        same = [(n, whole) for n, whole in devices if whole in users]
+        for begin in range(0, len(same), BATCH):
+            self._store.readdress(number, same[begin : begin + BATCH])
         bad_lines = msgspec.json.encode(bad).decode()
         return self._store.complete(number, total, failed, bad_lines), bad
 
@@ -155,7 +166,9 @@ class Making:
             "rate": 0.0,
             "at_ms": at_ms,
         }
-        rows = [(n, address_text(to), None) for n, to in enumerate(publish.to, 1)]
+        to = [address_text(address) for address in publish.to]
+        users = set(to)
+        rows = [(n, whole if (whole := _whole(one)) in users else one, None) for n, one in enumerate(to, 1)]
         try:
             task = self._store.put(id, values, rows)
         except IntegrityError:  # another router was quicker
@@ -167,3 +180,9 @@ class Making:
                 "push it with another msg_id, or have the task pushed again: POST /v1/tasks/ID/repush",
             )
         return task
+
+
+def _whole(address: str) -> str:
+    """A device's user, both as `address_text` has them; anything else as it is."""
+    kind, _, rest = address.partition(":")
+    return f"user:{rest.partition('/')[0]}" if kind == "device" else address

@@ -64,7 +64,7 @@ class Pulse:
             return
         why = f"push tasks: the database cannot be used: {fault}" if fault else ""
         if fault:
-            log.warn("{why}", why=why)
+            log.warn("push tasks: the database cannot be used: {why}", why=fault)
         elif self._told:
             log.info("push tasks: the database can be used again")
         self._told = fault

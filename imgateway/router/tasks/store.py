@@ -19,12 +19,14 @@ import msgspec
 from msgspec import Struct
 from sqlalchemy import Connection, and_, delete, func, insert, or_, select, text, update
 
+from imgateway.frames import OutcomeCode
 from imgateway.router.tasks.database import Database
 from imgateway.router.tasks.tables import OWNER_CHARACTERS, ItemState, insert_sql, items, tasks, update_sql
 
 __all__ = (
     "CHANGES",
     "LEASE_MS",
+    "RESENT",
     "Drop",
     "Item",
     "Lease",
@@ -37,6 +39,9 @@ __all__ = (
 )
 
 LEASE_MS = 15_000
+RESENT = 5_000
+"""The largest window that can be set: so many items may have been pushed by a router that died, the first of
+those that have no outcome."""
 # Rows that are deleted at a time: whoever else wants the table waits for no more than these.
 DELETE_ROWS = 5_000
 # An upload that is not complete after this long was broken off, with its process.
@@ -103,12 +108,14 @@ class Lease(Struct, frozen=True):
 
 
 class Item(Struct, frozen=True):
-    """One address of a task. `own`: the line's own fields in JSON."""
+    """One address of a task that has no outcome. `own`: the line's own fields in JSON. `code`: DUPLICATE if
+    it may have been pushed before the task was repushed, by somebody who could not write it down."""
 
     n: int
     address: str
     own: str | None
     attempt: int
+    code: int = 0
 
 
 class Standing(Struct, frozen=True):
@@ -144,6 +151,7 @@ class Store:
         self._insert = text(insert_sql(dialect))
         self._write = text(update_sql(dialect, "state", "code", "epoch", "seq", when="1 = 1"))
         taken = f"push_item.state = {ItemState.TAKEN:d}"
+        self._readdress = text(update_sql(dialect, "address", when="1 = 1"))
         self._judge = text(update_sql(dialect, "state", "seq", when=f"{taken} AND push_item.seq = j.seq"))
 
     def lock(self) -> None:
@@ -187,6 +195,11 @@ class Store:
         """Items of a task that is being uploaded: (n, address, own fields in JSON or None)."""
         with self._database.writing() as connection:
             connection.execute(self._insert, {"task": number, "rows": _json(rows)})
+
+    def readdress(self, number: int, rows: Sequence[tuple[int, str]]) -> None:
+        """Items of a task that is being uploaded go to another address: (n, address)."""
+        with self._database.writing() as connection:
+            connection.execute(self._readdress, _batch(number, rows))
 
     def complete(self, number: int, total: int, bad: int, bad_lines: str) -> Task:
         """All lines were read: it runs when its time has come.
@@ -299,6 +312,8 @@ class Store:
             task = self._one(connection, tasks.c.id == id, lock=True)
             if task.state not in CHANGES["repush"][0] or self._is_held(connection, task):
                 raise WrongState(task.state)
+            if task.owner:
+                self._doubt(connection, task.number)
             mine = update(items).where(items.c.task == task.number)
             unsent = mine.values(state=int(ItemState.UNSENT), code=0, epoch=0, seq=0)
             # A refused id was not used up: who has the message by another line, or another task with its
@@ -310,6 +325,7 @@ class Store:
                 "state": CHANGES["repush"][1],
                 "finished_ms": 0,
                 "at_ms": at_ms,
+                "owner": "",
                 # What the last tenure may still try to write is about the old attempt.
                 "tenure": task.tenure + 1,
             }
@@ -434,6 +450,14 @@ class Store:
         wanted = select(items.c.state, func.count()).where(items.c.task == number).group_by(items.c.state)
         many: dict[int, int] = {int(state): int(count) for state, count in connection.execute(wanted)}
         return {"unsent": many.get(ItemState.UNSENT, 0), "refused": many.get(ItemState.REFUSED, 0)}
+
+    def _doubt(self, connection: Connection, number: int) -> None:
+        """Note at the items themselves which may have been pushed: from now on others stand before them."""
+        unsent = and_(items.c.task == number, items.c.state == int(ItemState.UNSENT))
+        beyond = select(items.c.n).where(unsent).order_by(items.c.n).limit(1).offset(RESENT)
+        n = connection.execute(beyond).scalar()
+        doubted = update(items).where(unsent).values(code=int(OutcomeCode.DUPLICATE))
+        connection.execute(doubted if n is None else doubted.where(items.c.n < n))
 
     def _delete_some(self, connection: Connection, number: int, which: Any) -> Drop:
         """Delete a little of a task, if it is one of these; from then on nobody can do anything with it."""

@@ -3,7 +3,8 @@
 Never more than `window` addresses are between pushed and written down. What was pushed and not written down
 when a process dies is pushed again by whoever takes the task over, under the same msg_id, so that it is there
 once; and since it is at most a window, the successor knows which items those may be (`RESENT`). One that
-gives the task back before it has pushed them all hands that on.
+gives the task back before it has pushed them all hands that on; a repush, which puts others before them,
+notes it at the items.
 
 ::
 
@@ -28,17 +29,15 @@ from imgateway.core.throttle import TokenBucket
 from imgateway.frames import Outcome, OutcomeCode, parse_address
 from imgateway.router.tasks.database import fault_text
 from imgateway.router.tasks.orders import Said, publish_of
-from imgateway.router.tasks.store import LEASE_MS, Item, Lease, LeaseLost, Store
+from imgateway.router.tasks.store import LEASE_MS, RESENT, Item, Lease, LeaseLost, Store
 from imgateway.router.tasks.tables import ItemState
 
-__all__ = ("RESENT", "Tenure")
+__all__ = ("Tenure",)
 
 log = Logger()
 
 GROUP = 100
 """Addresses of one publish: few enough for a window to have several on their way."""
-RESENT = 5_000
-"""The largest window that can be set: so many items may have been pushed by a router that died."""
 RENEW_S = 0.5
 """How often the lease is renewed and the task's state read: a pause made elsewhere is seen this soon."""
 WRITE_S = 0.2
@@ -194,9 +193,10 @@ class Tenure:
     def _group(self, most: int) -> list[Item]:
         """The next items that say the same: one publish. What has fields of its own goes alone."""
         first = self._queue[0]
+        alike = (first.own, first.attempt, first.code)
         group: dict[str, Item] = {}
         for item in self._queue:
-            if len(group) == most or item.own is not first.own or item.attempt != first.attempt:
+            if len(group) == most or (item.own, item.attempt, item.code) != alike:
                 break
             if item.address in group:  # listed twice: the second goes after the first, and is its duplicate
                 break
@@ -207,7 +207,7 @@ class Tenure:
 
     def _send(self, group: list[Item]) -> None:
         first = group[0]
-        resent = self._resent > 0 or first.n <= self._again
+        resent = self._resent > 0 or first.n <= self._again or first.code != 0
         try:
             to = tuple([parse_address(item.address) for item in group])
             publish = publish_of(self._message, first.own, first.n, first.attempt, to, resent)

@@ -45,11 +45,16 @@ class Threads:
         self._pool.start()
 
     def call(self, function: Callable[..., T], *arguments: Any) -> Deferred[T]:
-        """Run it in a thread; fires in the reactor's with what it returns or raises, after `stop` never."""
+        """Run it in a thread; fires in the reactor's with what it returns or raises, after `stop` never.
+
+        Whoever waits may give it up (`cancel`): its thread runs on, and `stop` waits for it.
+        """
         if self._idle is not None:
             return Deferred()
         self._begun += 1
-        return self._run(function, *arguments).addBoth(self._done)
+        answer: Deferred[T] = Deferred()
+        self._run(function, *arguments).addBoth(self._done).addBoth(answer.callback)
+        return answer
 
     def _run(self, function: Callable[..., T], *arguments: Any) -> Deferred[T]:
         called: Deferred[T] = deferToThreadPool(self._reactor, self._pool, function, *arguments)

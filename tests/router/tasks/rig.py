@@ -48,16 +48,23 @@ class FakeGateway:
         if self.fails:
             return fail(RuntimeError("cannot just now"))
         assert len(set(publish.to)) == len(publish.to)
-        outcomes = tuple([self._take(to, (sender, device, publish.msg_id)) for to in publish.to])
+        key = (sender, device, publish.msg_id)
+        outcomes = tuple([self._take(self._meant(to, publish.to), key) for to in publish.to])
         if not self.held:
             return succeed(outcomes)
         self.waiting.append((Deferred(), outcomes))
         return self.waiting[-1][0]
 
+    def _meant(self, to: Address, all: tuple[Address, ...]) -> Address:
+        """In one publish the user's message is for all its devices."""
+        whole = Address("user", to.id)
+        return whole if to.kind == "device" and whole in all else to
+
     def _take(self, to: Address, key: tuple[str, str, str]) -> Outcome:
         if to in self.refuses:
             return Outcome(self.refuses[to])
         log = self.logs[Address("user", to.id) if to.kind == "device" else to]
+        key = (*key[:2], f"{key[2]} for {to.device}") if to.device else key
         if key in log:
             return Outcome(OutcomeCode.DUPLICATE, EPOCH, log[key])
         log[key] = len(log) + 1

@@ -263,6 +263,40 @@ def test_large_uploads_are_written_in_batches(office: Office) -> None:
     assert len(office.gateway.taken()) == 2_500
 
 
+@pytest.mark.parametrize("between", [0, 120])
+@pytest.mark.parametrize("first", ["user", "device"])
+def test_a_user_and_one_of_its_devices_are_one_receiver(office: Office, first: str, between: int) -> None:
+    """However far they are apart: in one publish they are one, in two they would be two."""
+    lines = ['{"user":"4%2"}', '{"to":"device:4%252/phone"}']
+    lines[1:1] = [f'{{"user":"u{n}"}}' for n in range(between)]
+    lines += ['{"to":"device:5/phone"}', '{"to":"device:5/pad"}', '{"to":"device:4%252/pad","text":"Hi"}']
+    if first == "device":
+        lines.reverse()
+    id = office.upload("\n".join(lines)).json["task"]["id"]
+    office.run(3)
+    assert {n: many for n, many in office.gateway.taken().items() if "u" not in n[5:]} == {
+        "user:4%252": 2,  # a line with fields of its own is a message of its own
+        "user:5": 2,
+    }
+    assert (office.task(id)["total"], office.task(id)["taken"]) == (between + 5, between + 5)
+    results = office.results(id)
+    if first == "device":
+        results.reverse()
+    ends = [results[0], results[-4]]
+    assert [(one["to"], one["seq"]) for one in ends] == [("user:4%252", ends[0]["seq"])] * 2
+
+
+def test_nor_are_they_two_in_a_push_for_later(office: Office) -> None:
+    to = ["device:1/a", *[f"user:{n}" for n in range(1, 103)], "device:102/a", "device:103/a"]
+    body = {"to": to, "text": "x", "at": "2023-11-14T22:13:25Z", "msg_id": "m"}
+    assert office.desk.post("/v1/push", body).status == 202
+    office.run(8)
+    assert office.gateway.taken() == {f"user:{n}": 1 for n in range(1, 104)}
+    assert [to for one in office.gateway.publishes for to in one.to if to.device] == [
+        Address("device", "103", "a")
+    ]
+
+
 def test_a_line_that_only_looks_like_a_task_is_a_bad_line(office: Office) -> None:
     task = office.upload('{"user":"1","task":1}\n{"user":"2"}\n').json["task"]
     assert task["bad_lines"] == [{"line": 1, "error": "Object contains unknown field `task`", "upto": 1}]

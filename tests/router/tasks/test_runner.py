@@ -10,8 +10,8 @@ import pytest
 from imgateway.frames import Address, Outcome, OutcomeCode
 from imgateway.router.tasks.database import STATEMENT_S
 from imgateway.router.tasks.orders import Said
+from imgateway.router.tasks.store import RESENT
 from imgateway.router.tasks.tables import ItemState
-from imgateway.router.tasks.tenure import RESENT
 from tests.router.tasks.rig import EPOCH, Rig
 
 
@@ -90,12 +90,12 @@ def test_an_item_that_cannot_be_said_is_refused_and_the_others_go_on(rig: Rig, b
 
 def test_who_is_listed_twice_has_it_once(rig: Rig) -> None:
     number = rig.store.begin("t", "", "service:shop", b'{"msg_id":"t","content_type":"","body":""}', 0, 0)
-    rig.store.add(number, [(1, "user:1", None), (2, "user:1", None), (3, "device:1/a", None)])
-    rig.store.complete(number, 3, 0, "[]")
+    rig.store.add(number, [(1, "user:1", None), (2, "user:1", None)])
+    rig.store.complete(number, 2, 0, "[]")
     rig.router().run(1)
     assert rig.gateway.taken() == {"user:1": 1}
     assert {one.seq for one in rig.store.standing(number, {1}, 0, 9)} == {1}
-    assert [one.code for one in rig.store.standing(number, {1}, 0, 9)] == [0, 1, 1]
+    assert [one.code for one in rig.store.standing(number, {1}, 0, 9)] == [0, 1]
 
 
 def put_hint(rig: Rig, many: int) -> int:
@@ -278,6 +278,47 @@ def test_a_push_that_failed_before_it_was_given_back_is_said_to_be_one(rig: Rig)
     rig.gateway.publishes.clear()
     rig.router(owner="r2").run(3)
     assert all(one.resent for one in rig.gateway.publishes)
+
+
+@pytest.mark.parametrize("qos", [1, 0])
+def test_a_repush_says_which_messages_may_be_there(
+    rig: Rig, qos: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who was refused comes before those whom a dead router had pushed to last, and may be more than a
+    window; and who pushes them again may die as well, before it comes to those."""
+    monkeypatch.setattr("imgateway.router.tasks.store.RESENT", 5)
+    monkeypatch.setattr("imgateway.router.tasks.tenure.RESENT", 5)
+    number = put_hint(rig, 30) if qos == 0 else rig.task(30)
+    rig.gateway.refuses = {user(n): OutcomeCode.FULL for n in range(1, 13)}
+    take = rig.gateway._take
+
+    def take_and_hold(to: Address, key: tuple[str, str, str]) -> Outcome:
+        rig.gateway.held |= to == user(13)
+        return take(to, key)
+
+    rig.gateway._take = take_and_hold  # type: ignore[method-assign]
+    first = rig.router(window=4)
+    first.run(1)
+    first.calls.dead = True
+    assert rig.gateway.taken() == {f"user:{n}": 1 for n in (13, 14, 15, 16)}
+    id = rig.store.page(0, 1)[0].id
+    rig.store.change(id, "cancel")
+    rig.later(15.1)
+    rig.gateway.refuses, rig.gateway.held, rig.gateway._take = {}, False, take  # type: ignore[method-assign]
+    rig.gateway.publishes.clear()
+    assert rig.store.repush(id, False, None, 0).owner == ""
+    rig.router(owner="r2", dies_at=5, window=4).run(1)
+    rig.later(15.1)
+    rig.router(owner="r3", window=4).run(5)
+    pushed = [(int(to.id), one.resent) for one in rig.gateway.publishes for to in one.to]
+    assert {n for n, resent in pushed if resent} >= ({13, 14, 15, 16} if qos else set())
+    assert not [n for n, resent in pushed if n in (13, 14, 15, 16, 17) and not resent]
+    assert [n for n, resent in pushed if not resent] == [1, 2, 3, 4, *range(9, 13), *range(18, 31)]
+    assert set(rig.gateway.taken().values()) == {1}
+    assert (rig.get(id).state, rig.get(id).unsent, rig.get(id).owner) == ("done", 0, "")
+    states = {one.n: one.state for one in rig.store.standing(number, range(6), 0, 99)}
+    assert states[9] == ItemState.TAKEN
+    assert states[13] == (ItemState.TAKEN if qos else ItemState.UNKNOWN)
 
 
 def test_pushes_that_fail_use_up_nothing_of_what_may_be_there(

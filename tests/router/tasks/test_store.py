@@ -127,6 +127,17 @@ def test_outcomes_are_written_once_and_counted(desk: Desk) -> None:
     assert task.finished_ms >= task.started_ms >= task.created_ms > 0
 
 
+def test_items_may_be_given_another_address_while_they_are_uploaded(desk: Desk) -> None:
+    number = desk.store.begin("a", "", "service:shop", b"{}", 0, 0)
+    desk.store.add(number, [(1, "device:ü/a", None), (2, "device:2/a", "{}"), (7, "device:7/a", None)])
+    desk.store.readdress(number, [(1, "user:ü"), (7, "user:7")])
+    assert desk.store.unsent(number, 0, 9) == [
+        Item(1, "user:ü", None, 0),
+        Item(2, "device:2/a", "{}", 0),
+        Item(7, "user:7", None, 0),
+    ]
+
+
 def test_what_was_judged_stays_and_what_is_pushed_anew_is_left_alone(desk: Desk) -> None:
     number = desk.task("user:1", "user:2", "user:3")
     store = desk.store
@@ -254,6 +265,38 @@ def test_a_repush_is_a_new_attempt_for_what_was_taken_once(
     assert [item.n for item in items] == again
     # What was refused was never there: its id is still good, and says so if the user has it by another line.
     assert [item.attempt for item in items] == [int(n not in (1, 5)) for n in again]
+
+
+def test_what_may_have_been_pushed_is_noted_at_its_items_when_others_come_before_them(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    number = desk.task(*[f"user:{n}" for n in range(1, 7)])
+    store = desk.store
+
+    def codes() -> list[tuple[int, int]]:
+        return [(item.n, item.code) for item in store.unsent(number, 0, 9)]
+
+    (lease,) = store.claim("r1", 1)
+    store.write(lease, [(1, 2, 2, 0, 0)], 5, 1)
+    store.change("a", "cancel")
+    desk.later(15_001)
+    monkeypatch.setattr("imgateway.router.tasks.store.RESENT", 2)
+    task = store.repush("a", False, None, 0)
+    assert (task.owner, task.unsent, task.refused) == ("", 6, 0)
+    assert codes() == [(1, 0), (2, 1), (3, 1), (4, 0), (5, 0), (6, 0)]
+    assert sum(many for state, _, many in store.counts(number) if state == 0) == 6
+    (lease,) = store.claim("r2", 1)
+    assert not lease.resumed, "who was refused did not get it"
+    store.write(lease, [(2, 1, 0, 7, 1)], 5, 0, release=True)
+    store.change("a", "cancel")
+    store.repush("a", False, None, 0)
+    assert codes() == [(1, 0), (3, 1), (4, 0), (5, 0), (6, 0)], "it holds until there is an outcome"
+    monkeypatch.undo()
+    store.claim("r3", 1)
+    store.change("a", "cancel")
+    desk.later(15_001)
+    store.repush("a", False, None, 0)
+    assert codes() == [(n, 1) for n in (1, 3, 4, 5, 6)], "fewer than a window"
 
 
 def test_pages_of_tasks_begin_with_the_newest(desk: Desk) -> None:

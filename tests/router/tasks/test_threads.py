@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 import pytest_twisted
-from twisted.internet.defer import Deferred, DeferredQueue
+from twisted.internet.defer import CancelledError, Deferred, DeferredQueue
 from twisted.internet.task import Clock
+from twisted.python.failure import Failure
 
 from imgateway.config import LimitSettings, RouterSettings
 from imgateway.errors import StoreError
@@ -20,6 +21,7 @@ from imgateway.router.tasks.orders import Message
 from imgateway.router.tasks.service import Tasks
 from imgateway.router.tasks.store import Store
 from imgateway.router.tasks.threads import STOP_S, Threads
+from imgateway.testing.wires import outcome
 from tests.router.tasks.rig import FakeGateway
 from tests.router.tasks.sql_servers import SqlServer
 
@@ -228,3 +230,43 @@ async def test_a_thread_that_hangs_is_left_behind() -> None:
     await stopping
     assert ended == []  # somebody may still use what it would close
     threads._pool.stop()
+
+
+@pytest.mark.parametrize("result", [1, Failure(ZeroDivisionError())], ids=["returns", "raises"])
+@pytest.mark.parametrize("late", [False, True], ids=["in time", "too late"])
+def test_the_end_waits_for_a_call_that_was_given_up(
+    result: Any, late: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its thread still runs, and to end the threads is to stand still until it does not."""
+    clock = Clock()
+    told: list[str] = []
+    begun: list[Deferred[Any]] = []
+
+    class Pool:
+        started = True
+
+        def stop(self) -> None:
+            told.append("ended")
+
+    def begin(reactor: Any, pool: Any, function: Any) -> Deferred[Any]:
+        begun.append(Deferred())
+        return begun[-1]
+
+    monkeypatch.setattr("imgateway.router.tasks.threads.deferToThreadPool", begin)
+    threads = Threads(clock)
+    monkeypatch.setattr(threads, "_pool", Pool())
+    call = threads.call(int)
+    given_up = outcome(call)
+    call.cancel()
+    assert [type(error) for error in given_up] == [CancelledError]
+    stopped = outcome(threads.stop(lambda: None))
+    assert (len(begun), told, stopped) == (1, [], [])
+    if late:
+        clock.advance(STOP_S)
+        assert (told, stopped) == ([], [None])
+    begun[0].callback(result)
+    if not late:
+        begun[1].callback(None)  # the last call of all
+    assert (told, stopped) == ([] if late else ["ended"], [None])
+    assert len(given_up) == 1
+    assert clock.getDelayedCalls() == []

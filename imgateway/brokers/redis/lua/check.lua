@@ -15,7 +15,7 @@ for i = 4, #ARGV, 11 do
     end
     local acked, parked = state and state[ACKED] or 0, state and state[PARKED] or ''
     if has_positions then
-      acked, parked = math.max(acked, tonumber(ARGV[i + 8])), parked_as(ARGV[i + 10], parked)
+      acked, parked = stand_as(acked, parked, tonumber(ARGV[i + 8]), ARGV[i + 10])
       raise_seen(hash, tonumber(ARGV[i + 9]))
     end
     keep(hash, device, {

@@ -6,7 +6,8 @@
 --   primary_generation   how often this primary came back with other data (see greet.lua)
 --   key(bucket, kind, ...)          'ig:{bucket}:kind:rest:…'
 --   is_of_this_data(epoch)          whether positions that a node knew with this epoch are of the logs that are here
---   parked_as(said, parked)         seqs that are parked as a node says; '-': it does not know, and they stay
+--   stand_as(acked, parked, said_acked, said_parked)   a place, as a node says: acked, parked. '-': it does not know
+--                        what is parked, and that stays; and so it does if it says less than is acked, which is older
 --   tell(node, kind, ...)           collect a hint {kind, …} for a node
 --   tell_packed(node, packed)       the same for what cmsgpack.pack({kind, …}) gave: it is packed once for many
 --   flush()              publish what was collected, one message a node; returns {node = true} of those
@@ -44,8 +45,11 @@ local function is_of_this_data(epoch)
   return redis.call('HGET', 'ig:primary', 'epoch') == epoch
 end
 
-local function parked_as(said, parked)
-  return said == '-' and parked or said
+local function stand_as(acked, parked, said_acked, said_parked)
+  if said_parked == '-' or said_acked < acked then
+    said_parked = parked
+  end
+  return math.max(acked, said_acked), said_parked
 end
 
 local told = {}

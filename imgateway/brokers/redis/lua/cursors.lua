@@ -13,7 +13,7 @@ for i = 3, #ARGV, 7 do
   else
     local acked, parked = cursor and cursor[ACKED] or 0, cursor and cursor[PARKED] or ''
     if has_positions then
-      acked, parked = math.max(acked, tonumber(ARGV[i + 5])), parked_as(ARGV[i + 6], parked)
+      acked, parked = stand_as(acked, parked, tonumber(ARGV[i + 5]), ARGV[i + 6])
     end
     redis.call('HSET', hash, field, cmsgpack.pack({generation, acked, parked, now}))
     codes[#codes + 1] = 0

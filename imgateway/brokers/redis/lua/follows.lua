@@ -1,4 +1,5 @@
--- Which logs devices follow. ARGV: shift_ms, node, then for each: bucket, user, device, generation, logs (one a line).
+-- Which logs devices follow. ARGV: shift_ms, node ('': the session has ended), then for each: bucket, user, device,
+-- generation, logs (one a line).
 -- Answers for each 0, or the code to close the session with.
 -- with session
 local codes = {}

@@ -1,8 +1,8 @@
 -- Run on every new line before anything else: whose data is this?
 -- ARGV: shift_ms, node ('' for a line that only reads), address, lossless (1: a restart loses nothing), epoch for
 -- data that is new, n as this node knows it (0: not), what it is among the primaries, number of this connection, the
--- last connection that was greeted, and up to which call it is sure that they ran. Answers {n, epoch, master_replid}, or
--- -PLACE: it is something else to other nodes.
+-- last connection that was greeted, and up to which call it is sure that they ran. Answers {n, epoch, master_replid,
+-- now}, or -PLACE: it is something else to other nodes.
 -- Has no prelude: it makes what that looks for.
 local info = redis.call('INFO', 'server') .. redis.call('INFO', 'replication')
 local run_id = info:match('run_id:(%w+)')
@@ -21,8 +21,10 @@ if line and last_connection > connection then
 end
 local n, epoch = tonumber(stored[1]), stored[4]
 local before = n
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
 -- More than n can have been before: it does not rise every hour.
-local hours = math.floor(redis.call('TIME')[1] / 3600)
+local hours = math.floor(time[1] / 3600)
 if not n then
   -- Higher than what data that went lost can have had, for generations of sessions contain it.
   n, epoch = math.max(hours, ARGV[6] + 1), ARGV[5]
@@ -53,12 +55,11 @@ if n ~= before or stored[2] ~= run_id or stored[5] ~= ARGV[4] or not stored[6] t
     'lossless', ARGV[4], 'place', ARGV[7])
 end
 if n ~= before then
-  local time = redis.call('TIME')
-  redis.call('HSET', 'ig:primary', 'raised_ms', time[1] * 1000 + math.floor(time[2] / 1000))
+  redis.call('HSET', 'ig:primary', 'raised_ms', now)
   -- Seqs lost with a log jump by how often n rose since the data was new.
   redis.call('HSETNX', 'ig:primary', 'base', n)
 end
 if line then
   redis.call('SET', line, n .. '.' .. connection .. '.0')
 end
-return {n, epoch, info:match('master_replid:(%w+)')}
+return {n, epoch, info:match('master_replid:(%w+)'), now + ARGV[1]}

@@ -13,13 +13,13 @@ local function seq_at(index)
   return (struct.unpack('>I8', redis.call('LINDEX', log.l, index)))
 end
 
--- The place of the first entry behind `after`: seqs mostly have no holes.
+-- The place of the first entry behind `after`: seqs mostly have no holes, least of all at the end.
 local low, high = 0, length
+local likely = length - (log.head - after)
 if after < log.first then
   high = 0
-elseif after - log.first + 1 < length and seq_at(after - log.first + 1) == after + 1 then
-  low = after - log.first + 1
-  high = low
+elseif likely >= 0 and seq_at(likely) == after + 1 then
+  low, high = likely, likely
 end
 while low < high do
   local middle = math.floor((low + high) / 2)

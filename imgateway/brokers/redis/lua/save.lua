@@ -1,5 +1,5 @@
--- Write behind what sessions say of themselves. ARGV: shift_ms, node, epoch, then for each: bucket, user,
--- device, generation, acked, seen, parked, away (1: its client is gone), has_record (1), record.
+-- Write behind what sessions say of themselves. ARGV: shift_ms, node ('': the session has ended), epoch, then for each:
+-- bucket, user, device, generation, acked, seen, parked, away (1: its client is gone), has_record (1), record.
 -- epoch: of the data that acked, seen and parked are of. With another these say nothing of the logs here.
 -- seen: acked, or 0 where the device only began there, which may be the head: nobody acknowledged that.
 -- Answers for each 0, or the code to close the session with, or -1: this primary does not know the claim, and
@@ -16,7 +16,7 @@ for i = 4, #ARGV, 10 do
   codes[#codes + 1] = code
   if code == 0 then
     if has_positions then
-      state[ACKED], state[PARKED] = math.max(state[ACKED], acked), parked_as(ARGV[i + 6], state[PARKED])
+      state[ACKED], state[PARKED] = stand_as(state[ACKED], state[PARKED], acked, ARGV[i + 6])
       raise_seen(hash, tonumber(ARGV[i + 5]))
     end
     state[AWAY], state[SEEN_MS] = tonumber(ARGV[i + 7]), now

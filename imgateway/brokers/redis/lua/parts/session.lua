@@ -45,7 +45,8 @@ local function raise_seen(hash, seen)
   end
 end
 
--- 0: this node has this generation of the session; else the code to close it with.
+-- 0: this node has this generation of the session, or with '' for a node nobody has it any more; else the code to close
+-- it with.
 local function fence(state, generation, node)
   if not state or state[GENERATION] ~= generation then
     return STALE
