@@ -146,11 +146,12 @@ class Asking:
 
     def pull_refused(self, refused: Refused) -> Pull | None:
         """Which Pull was turned down: one of the application's rather than of the inbox, which asks only for
-        what it may read. None: none that is out."""
+        what it may read; and one of lane 1 if it is a lane that there is not. None: none that is out."""
         asked = [one for one in self._pulls if address_text(one[0].address) == refused.id]
         if not asked:
             return None
-        found = min(asked, key=lambda one: one[1] is None)
+        no_log = refused.code == RefusedCode.NOT_SUPPORTED
+        found = min(asked, key=lambda one: (one[1] is None, no_log and not one[0].lane))
         self._pulls.remove(found)
         pull, answer = found
         if answer is not None and not answer.called:
@@ -233,12 +234,17 @@ class Asking:
     def _answer(self, body: Any, link: Link, ident: int) -> None:
         if not isinstance(body, bytes):
             raise TypeError(f"on_request must return bytes, not {type(body).__name__}")
-        link.send(Response(ident, ResponseCode.OK, body))
+        self._respond(link, Response(ident, ResponseCode.OK, body))
+
+    def _respond(self, link: Link, response: Response) -> None:
+        if not link.send(response):
+            self._log.warn("an answer of {size} bytes is too much here", size=len(response.body))
+            link.send(Response(response.id, ResponseCode.FAILED))
 
     def _answer_failure(self, failure: Failure, link: Link, ident: int) -> None:
         error = failure.value
         if isinstance(error, RequestFailed):
-            link.send(Response(ident, error.code, error.body))
+            self._respond(link, Response(ident, error.code, error.body))
         elif isinstance(error, CancelledError):
             link.send(Response(ident, ResponseCode.DEADLINE))
         else:

@@ -13,6 +13,7 @@ from twisted.internet.defer import Deferred
 
 from imgateway.client.adapters import Dial, protocol_named, transport_named
 from imgateway.client.asking import DEADLINE_S, Asking
+from imgateway.client.checking import check_publish, whole
 from imgateway.client.inbox import Inbox
 from imgateway.client.outbox import Outbox
 from imgateway.client.pace import Pace, Steady
@@ -27,7 +28,6 @@ from imgateway.client.values import Gap, History, Received
 from imgateway.core.retry import RetryPolicy, backoff
 from imgateway.errors import StoreError
 from imgateway.frames import (
-    MAX_MSG_ID_BYTES,
     Address,
     Deliver,
     Hello,
@@ -37,6 +37,7 @@ from imgateway.frames import (
     Request,
     Start,
     Welcome,
+    check_id,
     log_of,
     parse_address,
 )
@@ -236,7 +237,8 @@ class Client:
         otherwise, as ``text/plain``.
 
         :param msg_id: 1 to 64 bytes; by default one that no other run of any client makes.
-        :raises ValueError: (at once) an address, a msg_id or a text that no wire carries.
+        :param headers: at most 16,384 bytes of names and values, 16 more for each.
+        :raises ValueError: (at once) one of these is what no gateway takes.
         :raises OutboxFull: (at once) see there.
         :raises OutcomeUnknown: the client was closed first, or the dedup time ran out before it could be sent
             again.
@@ -251,14 +253,20 @@ class Client:
             body, content_type = body.encode(), content_type or "text/plain"
         if msg_id is None:
             msg_id = f"{self._run_id}-{next(self._msg_ids):x}"
-        elif not 1 <= len(msg_id.encode()) <= MAX_MSG_ID_BYTES:
-            raise ValueError(f"a msg_id is 1 to {MAX_MSG_ID_BYTES} bytes of UTF-8")
-        pairs = tuple(sorted((headers or {}).items()))
-        for text in (content_type, *(text for pair in pairs for text in pair)):
-            text.encode()
-        return self._sending.publish(
-            Publish(msg_id, addresses, content_type, bytes(body), qos, ttl_s, lane, False, copy_self, pairs)
+        publish = Publish(
+            msg_id,
+            addresses,
+            content_type,
+            bytes(body),
+            whole("qos", qos, 1),
+            whole("ttl_s", ttl_s),
+            whole("lane", lane, 1),
+            False,
+            bool(copy_self),
+            tuple(sorted((headers or {}).items())),
         )
+        check_publish(publish)
+        return self._sending.publish(publish)
 
     def subscribe(
         self, address: str | Address, mode: str = "push", *, last: bool = False
@@ -298,12 +306,14 @@ class Client:
     ) -> Deferred[bytes]:
         """Call a service; fires with its answer's body.
 
+        :raises ValueError: (at once) no service or method has such a name.
         :raises RequestFailed: with the service's code, or DEADLINE.
         :raises LinkLost: the link ended after it was sent: it may or may not have been carried out.
         """
         self._check_open()
         data = body.encode() if isinstance(body, str) else body
-        return self._asking.request(service, method, data, deadline_s)
+        method.encode()
+        return self._asking.request(check_id(service), method, data, deadline_s)
 
     def history(
         self, address: str | Address, after: int = 0, limit: int = 64, *, lane: int = 0, epoch: int = 0
@@ -316,9 +326,10 @@ class Client:
         :raises LinkLost: the link ended first; asking again does no harm.
         """
         self._check_open()
+        lane = whole("lane", lane, 1)
         log = log_of(parse_address(address) if isinstance(address, str) else address, lane)
         epoch = epoch or self._reading.epoch_of(log)
-        pull = Pull(log.address, lane, epoch, after, limit)
+        pull = Pull(log.address, lane, epoch, after, whole("limit", limit))
         return self._asking.pull(pull).addCallback(_history, pull)
 
     def messages(self) -> Messages:
@@ -329,9 +340,11 @@ class Client:
         return Messages(self)
 
     def take(self) -> None:
-        """Custody of the message that `messages` gave last, without asking for another."""
-        if self._reading.on_message is None:
-            self._reading.take()
+        """Custody of the message that `messages` gave last, without asking for another.
+
+        Who goes over to `on_message` with one in hand is shown no other before this.
+        """
+        self._reading.take()
 
     def next_message(self) -> Deferred[Received]:
         """What `messages` iterates over, one by one.
@@ -344,10 +357,15 @@ class Client:
     # -------------------------------------------------------------------------------------------- the end
 
     def close(self, timeout_s: float = 5.0) -> Deferred[None]:
-        """Wait up to `timeout_s` for outcomes, acknowledge what was taken, say goodbye; fires at the end.
+        """Show nothing more, wait up to `timeout_s` for the message that `on_message` has and then for
+        outcomes, acknowledge what was taken, say goodbye; fires at the end.
 
         Publishes without outcome fail with OutcomeUnknown; with an outbox file they stay in it for the next
-        run.
+        run. So does a message that `on_message` still has: the next run is shown it again.
+
+        Inside `on_message` and `on_gap` it fires at once, for the end waits for that function: `when_closed`
+        tells of it. Inside is the call and its coroutine, but no callback that it adds to a Deferred. Until
+        it is over the function may still publish and ask.
         """
         return self._session.leave(timeout_s)
 
@@ -359,7 +377,7 @@ class Client:
         return self._session.when_over()
 
     def _check_open(self) -> None:
-        if self._session.leaving or self._session.over:
+        if not self._session.is_open:
             raise self._session.error or Closed("the client was closed")
 
 

@@ -7,6 +7,10 @@ gateway's custody. For rings, which nobody has custody of, it is `received` that
 
 A delivery moves the gateway's cursor, so that we may acknowledge as far as it goes. The answer to a Pull
 moves nothing there: what it brought is acknowledged once it was delivered as well.
+
+Of durable logs the gateway sends no more than its window. Of rings it sends all that there is: what comes of
+them while the queue is full is let lie, and pulled when there is room again. The link is read on all the
+time: what the application waits for before it takes a message comes over the same one.
 """
 
 from __future__ import annotations
@@ -33,6 +37,8 @@ __all__ = ("Inbox",)
 
 PULL_LIMIT = 64
 """Entries that a Pull asks for."""
+MOST_ITEMS, MOST_BYTES = 1_000, 1_048_576
+"""Of rings and qos 0 so much is queued, and one frame more. Then it is full, until half of it was shown."""
 
 
 class Inbox:
@@ -45,7 +51,9 @@ class Inbox:
         self._decode = decode
         self._places: dict[LogKey, Place] = {}
         self._queue: deque[Item] = deque()
-        self.bytes = 0
+        self._loose = self._loose_bytes = 0  # what of it no window bounds
+        self._full = False
+        self._lying: dict[LogKey, None] = {}  # rings that have more than we took in
         self.moved: dict[LogKey, Place] = {}
         """Durable places whose `taken` changed since the caller last emptied this."""
 
@@ -88,6 +96,7 @@ class Inbox:
         """We left: who comes again begins where the log is then."""
         for lane in (0, 1):
             self._places.pop(LogKey(address, lane), None)
+            self._lying.pop(LogKey(address, lane), None)
             self.moved.pop(LogKey(address, lane), None)
 
     def forget_areas(self) -> None:
@@ -95,8 +104,14 @@ class Inbox:
         for address in {log.address for log in self._places if log.address.kind == "area"}:
             self.forget(address)
 
+    def leave_areas(self) -> None:
+        """We left a room, and perhaps the areas that it is in."""
+        for place in self._places.values():
+            place.left = place.left or place.log.address.kind == "area"
+
     def linked(self, resumed: Iterable[Resumed]) -> None:
         """A new link's Welcome says where it goes on."""
+        self._lying.clear()
         for place in self._places.values():
             place.new_link()
         for point in resumed:
@@ -120,6 +135,7 @@ class Inbox:
                 self._gap(place, place.received, point.position)
             # It goes on where we said; that we said so may not have been an acknowledgement to it.
             acked = 0
+        place.left = False
         # Who subscribes again over the same link changes nothing: what was sent before stays sent.
         place.delivered, place.acked = max(place.delivered, point.position), acked
 
@@ -128,7 +144,7 @@ class Inbox:
     def deliver(self, frame: Deliver) -> Pull | None:
         """Take a delivery in; a Pull is to be sent when there is a hole before it."""
         if not frame.upto and frame.entries:
-            for entry in frame.entries:
+            for entry in () if self._full else frame.entries:
                 message = self._decode(entry.message)
                 received = Received(frame.address, frame.lane, 0, 0, message, True)
                 self._append(Item(None, 0, 0, received, len(entry.message)))
@@ -143,6 +159,11 @@ class Inbox:
         if place.taken > place.delivered:
             self._moved(place)  # it was taken before it was delivered, and may be acknowledged now
         place.delivered = max(place.delivered, frame.upto)
+        if place.left:
+            self._come_again(place, frame)
+        if self._full and place.ring:
+            self._let_lie(place, frame.upto)
+            return None
         if frame.after > place.received:
             if place.ring and gap:
                 gap = False  # what is lost lies before this block
@@ -164,11 +185,17 @@ class Inbox:
         if place is None:
             return None
         gap = frame.gap and not (place.ring and _is_lost_before(frame, pull))
+        goes_on = frame.epoch == place.epoch and frame.after <= place.received
         if pull is None or place.pulling is not pull:
-            if place.ring and frame.epoch == place.epoch and frame.after <= place.received:
+            if place.ring and goes_on and not self._full:
                 self._take_in(place, frame, gap)
+            elif place.ring and goes_on:
+                self._let_lie(place, frame.upto)
             return None
         place.pulling = None
+        if self._full and place.ring:
+            self._let_lie(place, frame.upto if goes_on else 0)
+            return None
         asked = pull.after
         if frame.epoch != place.epoch:
             asked = frame.after
@@ -206,6 +233,16 @@ class Inbox:
             return None
         return self._pull(place)
 
+    def lying(self) -> Pull | None:
+        """The next Pull for what was let lie, when there is room."""
+        while self._lying and not self._full:
+            log = next(iter(self._lying))
+            del self._lying[log]
+            pull = self.catch_up(log)
+            if pull is not None:
+                return pull
+        return None
+
     def epoch_of(self, log: LogKey) -> int:
         place = self._places.get(log)
         return place.epoch if place is not None else 0
@@ -236,8 +273,21 @@ class Inbox:
                 self._append(Item(place, frame.epoch, entry.seq, what, len(entry.message)))
         self._reach(place, upto)
 
+    def _come_again(self, place: Place, frame: Deliver) -> None:
+        """The first delivery since we left a room of this area. If it goes on where we were, we were in the
+        area by another room; if it begins beyond, we were out of it, unless we know of something there."""
+        place.left = False
+        behind = place.behind or place.pulling is not None or place.target > place.received
+        if frame.after > place.received and not frame.gap and not behind:
+            self._reach(place, frame.after)
+
+    def _let_lie(self, place: Place, upto: int) -> None:
+        place.target = max(place.target, upto)
+        self._lying[place.log] = None
+
     def _pull(self, place: Place) -> Pull:
         log = place.log
+        self._lying.pop(log, None)
         place.pulling = Pull(log.address, log.lane, place.epoch, place.received, PULL_LIMIT)
         return place.pulling
 
@@ -266,7 +316,10 @@ class Inbox:
 
     def _append(self, item: Item) -> None:
         self._queue.append(item)
-        self.bytes += item.cost
+        if item.loose:
+            self._loose += 1
+            self._loose_bytes += item.cost
+            self._full = self._full or self._loose >= MOST_ITEMS or self._loose_bytes >= MOST_BYTES
         if item.place is not None:
             item.place.tail = item
 
@@ -281,7 +334,11 @@ class Inbox:
         if not self._queue:
             return None
         item = self._queue.popleft()
-        self.bytes -= item.cost
+        if item.loose:
+            self._loose -= 1
+            self._loose_bytes -= item.cost
+            if self._loose <= MOST_ITEMS // 2 and self._loose_bytes <= MOST_BYTES // 2:
+                self._full = False
         return item
 
     def take(self, item: Item) -> None:

@@ -76,7 +76,6 @@ class Link:
         self._early: list[bytes] = []
         self._heartbeat_s = heartbeat_s
         self._heard = self._sent = self._pinged = self._now()
-        self._reading = True
         self._ended: Ended | None = None
         self.clogged = False
         self._welcomed = False
@@ -158,18 +157,6 @@ class Link:
         self._write(data)
         return True
 
-    def pause(self) -> None:
-        """Read no more for now; the silence that follows is our own and does not count."""
-        if self._ended is None and self._reading:
-            self._reading = False
-            self._connection.pause_reading()
-
-    def resume(self) -> None:
-        if self._ended is None and not self._reading:
-            self._reading = True
-            self._heard = self._now()
-            self._connection.resume_reading()
-
     def close(self) -> None:
         """Say goodbye and leave."""
         if self._connection is not None:
@@ -230,13 +217,11 @@ class Link:
             return
         now = self._now()
         dead = self._heard + self._heartbeat_s * DEAD
-        if self._reading and now >= dead:
+        if now >= dead:
             self.end(Ended(CloseCode.HEARTBEAT_TIMEOUT, "the gateway is silent"))
             return
         if now >= min(self._sent, max(self._heard, self._pinged)) + every:
             self._pinged = now
             self.send(Ping(0, int(self._reactor.seconds() * 1000)))
-        due = min(self._sent, max(self._heard, self._pinged)) + every
-        if self._reading:
-            due = min(due, dead)
+        due = min(dead, min(self._sent, max(self._heard, self._pinged)) + every)
         self._timer = self._reactor.callLater(max(0.0, due - now), self._beat)

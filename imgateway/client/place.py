@@ -22,6 +22,7 @@ class Place:
         "acked",
         "delivered",
         "epoch",
+        "left",
         "log",
         "pulling",
         "received",
@@ -39,6 +40,7 @@ class Place:
         self.log = log
         self.epoch = self.taken_epoch = epoch
         self.received = self.taken = position
+        self.left = False  # we may have been out of it since: what it goes on beyond was not for us
         self.tail: Item | None = None  # the newest item of this log that is not taken yet
         self.shown: set[MessageId] = set()
         self._order: deque[MessageId] = deque()
@@ -82,3 +84,8 @@ class Item:
         self.mark = mark
         self.what = what
         self.cost = cost
+
+    @property
+    def loose(self) -> bool:
+        """Nobody waits for our acknowledgement before there is more of it."""
+        return self.place is None or self.place.ring

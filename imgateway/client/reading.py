@@ -8,6 +8,7 @@ is asked for. Only then is the position written to the file, and only then ackno
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
 from inspect import isawaitable
 from typing import Any
 
@@ -38,8 +39,8 @@ __all__ = ("Reading", "as_deferred")
 ACK_AFTER_S = 0.2
 ACK_AFTER_ENTRIES = 16
 STORE_RETRY_S = 1.0
-# Durable logs stay below this by the gateway's window; rings and qos 0 have none but ours.
-PAUSE_ITEMS, PAUSE_BYTES = 1_000, 1_048_576
+# Coroutines and what they begin run in a copy of the context that they were called in.
+_working_on: ContextVar[Item | None] = ContextVar("working_on", default=None)
 
 
 def as_deferred(result: Any) -> Deferred[Any] | None:
@@ -76,13 +77,14 @@ class Reading:
         self._inbox = inbox
         self._ask = ask
         self._store = store
-        self.on_message = on_message
+        self._on_message = on_message
         self.on_gap = on_gap
         self._link: Link | None = None
         self._asked: Deferred[Received] | None = None
         self._in_hand: Item | None = None
         self._at_work = False  # a function has what is in hand, and takes it when it is over
         self._showing = False
+        self._finished: Deferred[None] | None = None  # no more is shown; fires when what is in hand is
         self._taken = 0
         self._timer: Any = None
         self._stopped: BaseException | None = None
@@ -95,7 +97,6 @@ class Reading:
     def up(self, link: Link, resumed: tuple[Resumed, ...]) -> None:
         self._link = link
         self._inbox.linked(resumed)
-        self._brake()
         self._show()
         self._save()
 
@@ -113,7 +114,6 @@ class Reading:
         """Something came in, and perhaps this is to be asked for."""
         if pull is not None and self._link is not None:
             self._ask(pull)
-        self._brake()
         self._show()
         if self._inbox.moved:
             self._save()
@@ -146,13 +146,22 @@ class Reading:
     def epoch_of(self, log: LogKey) -> int:
         return self._inbox.epoch_of(log)
 
-    def stop(self, error: BaseException) -> None:
-        """Nothing more is shown; `error` is what an iteration ends with.
+    def finish(self) -> Deferred[None]:
+        """Show nothing more; fires when the function that works on a message, if any, is over. Once."""
+        self._finished = Deferred()
+        if not self._at_work:
+            self._finished.callback(None)
+        return self._finished
 
-        What is in the queue is still in the gateway's custody: the next run gets it.
+    def stop(self, error: BaseException) -> None:
+        """Nothing more is shown, and nothing taken; `error` is what an iteration ends with.
+
+        What is in the queue, or in hand, is still in the gateway's custody: the next run gets it.
         """
         self._stopped = error
         self._link = self._store = None
+        if self._finished is not None and not self._finished.called:
+            self._finished.callback(None)
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -161,6 +170,20 @@ class Reading:
             asked.errback(error)
 
     # ------------------------------------------------------------------------------------- the application
+
+    @property
+    def on_message(self) -> Callable[[Received], Any] | None:
+        return self._on_message
+
+    @on_message.setter
+    def on_message(self, function: Callable[[Received], Any] | None) -> None:
+        self._on_message = function
+        self._show()
+
+    @property
+    def inside(self) -> bool:
+        """Whoever asks is called by the function that works on a message."""
+        return self._at_work and _working_on.get() is self._in_hand
 
     def ask(self) -> Deferred[Received]:
         """The next message for an iteration; asking takes custody of the one before.
@@ -179,11 +202,12 @@ class Reading:
         return asked
 
     def take(self) -> None:
-        """Custody of the message that an iteration was given last."""
+        """Custody of the message that an iteration was given last; not of one that a function works on."""
         item = self._in_hand
         if item is not None and not self._at_work:
             self._in_hand = None
             self._took(item)
+            self._show()
 
     def _unask(self, asked: Deferred[Received]) -> None:
         self._asked = None
@@ -208,31 +232,37 @@ class Reading:
                     asked.callback(item.what)
         finally:
             self._showing = False
-        self._release()
+        # One with each thing that is shown or comes, so that no crowd of answers fills the queue again.
+        pull = self._inbox.lying() if self._link is not None else None
+        if pull is not None:
+            self._ask(pull)
 
     def _wanted(self) -> bool:
-        return self._stopped is None and (self.on_message is not None or self._asked is not None)
+        if self._stopped is not None or self._finished is not None:
+            return False
+        return self.on_message is not None or self._asked is not None
 
     def _call(self, function: Callable[[Any], Any] | None, item: Item) -> None:
         self._at_work = True
+        outside = _working_on.set(item)
         try:
             waited = None if function is None else as_deferred(function(item.what))
         except Exception:
             self._failed(Failure())
             waited = None
+        finally:
+            _working_on.reset(outside)
         if waited is None:
             self._over()
         else:
             waited.addErrback(self._failed)
-            waited.addCallback(self._called)
+            waited.addCallback(self._over)
 
-    def _called(self, _: object) -> None:
-        self._over()
-        self._show()
-
-    def _over(self) -> None:
+    def _over(self, _: object = None) -> None:
         self._at_work = False
         self.take()
+        if self._finished is not None and not self._finished.called:
+            self._finished.callback(None)
 
     def _failed(self, failure: Failure) -> None:
         # It counts as taken: shown again it would fail again, and stand before all that follows.
@@ -291,17 +321,3 @@ class Reading:
     def _arm(self, seconds: float) -> None:
         if self._timer is None and self._stopped is None:
             self._timer = self._reactor.callLater(seconds, self.flush)
-
-    # ----------------------------------------------------------------------------------------------- bounds
-
-    def _brake(self) -> None:
-        if self._link is not None and (len(self._inbox) >= PAUSE_ITEMS or self._inbox.bytes >= PAUSE_BYTES):
-            self._link.pause()
-
-    def _release(self) -> None:
-        if (
-            self._link is not None
-            and len(self._inbox) <= PAUSE_ITEMS // 2
-            and self._inbox.bytes <= PAUSE_BYTES // 2
-        ):
-            self._link.resume()

@@ -3,7 +3,7 @@
 Each of a room's two lanes has its own position. One Subscribe joins both; if the answer leaves lane 1 out, it
 is asked for, so that nothing is missing there when the first link breaks. What Hello named and Welcome did
 not resume is subscribed to again, with its position. So is a topic, or what is sent to a service: one log,
-which Hello does not name.
+which Hello does not name. A gateway that cannot let us in again just now is asked again after a while.
 
 A room is left by not being named on the next link. Of a topic the gateway keeps the position until it hears
 Unsubscribe, so that is owed to it until it answers.
@@ -24,6 +24,7 @@ from imgateway.client.notices import Notices
 from imgateway.client.pace import Pace
 from imgateway.client.reading import Reading
 from imgateway.client.values import named
+from imgateway.core.retry import backoff
 from imgateway.errors import ClientError, FrameRefused, InvalidAddress
 from imgateway.frames import (
     FOLLOWED_KINDS,
@@ -68,6 +69,7 @@ class Subscription:
         self._asked: set[int] = set()  # Subscribe is out, or waits its turn
         self._is_in = False  # over this link, in some mode
         self._begun = False
+        self._not_yet = 0  # so often in a row the gateway could not, just now
         self._waiters: list[Deferred[Subscription]] = []
 
     def __repr__(self) -> str:
@@ -86,7 +88,7 @@ class Rooms:
 
     :param ask: sends a Pull over the link that is up.
 
-    :param random: 0 ≤ x < 1: how much of a Notify's spread to wait.
+    :param random: 0 ≤ x < 1: how much of a Notify's spread to wait, and of a wait before asking again.
     """
 
     _log = Logger()
@@ -110,16 +112,20 @@ class Rooms:
         self.on_unsubscribed: Callable[[Subscription], Any] | None = None
         self._link: Link | None = None
         self._subscriptions: dict[Address, Subscription] = {}
+        self._named: dict[Address, Mode] = {}  # in Hello, and how they were wanted then
         # Who waits for the answer, for each Unsubscribe; of a topic also without a link.
         self._leaving: dict[Address, deque[list[Deferred[None]]]] = {}
         self._line: deque[tuple[Subscription, int]] = deque()
         self._later: Any = None
+        self._patience_s = backoff(random, first_s=1.0)
+        self._patient: dict[Address, Any] = {}  # asked for again at these times
 
     # -------------------------------------------------------------------------------------------- the link
 
     def resume_points(self) -> tuple[ResumePoint, ...]:
         """For Hello."""
-        return self._inbox.ring_points({one.address: one._wanted for one in self._subscriptions.values()})
+        self._named = {one.address: one._wanted for one in self._subscriptions.values()}
+        return self._inbox.ring_points(self._named)
 
     def up(self, link: Link, resumed: tuple[Resumed, ...]) -> None:
         self._link = link
@@ -134,6 +140,8 @@ class Rooms:
         for one in list(self._subscriptions.values()):
             one._lanes = {lane for lane in one._every if LogKey(one.address, lane) in lanes}
             one._is_in = bool(one._lanes)
+            if self._named.get(one.address) is not one._wanted:  # another mode since Hello
+                one._lanes.discard(0)
             self._settle(one)
 
     def down(self) -> None:
@@ -142,6 +150,9 @@ class Rooms:
         if self._later is not None:
             self._later.cancel()
             self._later = None
+        for call in self._patient.values():
+            call.cancel()
+        self._patient.clear()
         self._line.clear()
         for one in self._subscriptions.values():
             one._lanes, one._asked = set(), set()
@@ -154,6 +165,7 @@ class Rooms:
                 self._leaving[address] = deque([waiters])
             else:
                 left += waiters  # the next Hello does not name it, so that it is over
+                self._leave_areas(address)
         _fire(left, None)
 
     def stop(self, error: Exception) -> None:
@@ -224,6 +236,7 @@ class Rooms:
             one = self._subscriptions[address] = Subscription(address, frame.mode)
         one.mode = frame.mode
         one._is_in = True
+        one._not_yet = 0
         one._asked.discard(frame.lane)
         one._lanes.add(frame.lane)
         self._reading.subscribed(
@@ -240,6 +253,7 @@ class Rooms:
     def unsubscribed(self, frame: Unsubscribed) -> None:
         if frame.address in self._leaving:
             if frame.code == UnsubscribedCode.ASKED:
+                self._leave_areas(frame.address)  # what came of them until now was on its way
                 self._reading.forgotten(frame.address)
                 self._parted(frame.address)
             return
@@ -260,7 +274,11 @@ class Rooms:
             # It may be on its way to the disk, and may not get there.
             self._parted(address, error if refused.code == RefusedCode.UNAVAILABLE else None)
         elif address not in self._leaving:
-            self._refused(address, error)
+            one = self._subscriptions.get(address)
+            if refused.code == RefusedCode.UNAVAILABLE and one is not None and (one._begun or one._is_in):
+                self._ask_later(one)
+            else:
+                self._refused(address, error)
 
     # ------------------------------------------------------------------------------------------------ inside
 
@@ -302,6 +320,20 @@ class Rooms:
         self._later = None
         self._pump()
 
+    def _ask_later(self, one: Subscription) -> None:
+        """It stood, and the gateway cannot say just now whether it does."""
+        one._asked.clear()
+        if one.address not in self._patient:
+            wait_s = self._patience_s(one._not_yet)
+            one._not_yet += 1
+            self._patient[one.address] = self._reactor.callLater(wait_s, self._ask_again, one.address)
+
+    def _ask_again(self, address: Address) -> None:
+        del self._patient[address]
+        one = self._subscriptions.get(address)
+        if one is not None:
+            self._settle(one)
+
     def _part(self, link: Link, address: Address) -> None:
         if not link.send(Unsubscribe(address)):
             for waiters in self._leaving.pop(address, ()):
@@ -331,6 +363,8 @@ class Rooms:
         if one is None:
             return
         one.ended = code
+        if tell:
+            self._leave_areas(address)
         why = f"{address_text(address)}: the subscription ended: {getattr(code, 'name', code)}"
         self._fail(one, error or ClientError(why))
         if tell and self.on_unsubscribed is not None:
@@ -341,8 +375,14 @@ class Rooms:
 
     def _forget(self, address: Address) -> None:
         self._reading.forget(address)
+        self._leave_areas(address)
+
+    def _leave_areas(self, address: Address) -> None:
+        """We were in this room, or followed this topic. Which areas a room is in only the gateway knows."""
         if not self._subscriptions:
             self._inbox.forget_areas()
+        elif address.kind == "room":
+            self._inbox.leave_areas()
 
     def _fail(self, one: Subscription, error: Exception) -> None:
         waiters, one._waiters = one._waiters, []

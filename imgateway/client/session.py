@@ -125,14 +125,21 @@ class Session:
         return ready
 
     def leave(self, timeout_s: float) -> Deferred[None]:
+        """Fires at the end; at once where the end waits for the caller."""
         over: Deferred[None] = Deferred()
-        self._left.append(over)
-        if self.over:
-            self._tell_all()
-        elif not self.leaving:
+        if self.over or self._reading.inside:
+            over.callback(None)
+        else:
+            self._left.append(over)
+        if not self.over and not self.leaving:
             self.leaving = True
             ensureDeferred(self._leave(timeout_s)).addErrback(self._crashed)
         return over
+
+    @property
+    def is_open(self) -> bool:
+        """The caller may begin something; also while we leave, if we wait for the caller."""
+        return not self.over and (not self.leaving or self._reading.inside)
 
     def when_over(self) -> Deferred[None]:
         end: Deferred[None] = Deferred(self._forget_end)
@@ -263,6 +270,7 @@ class Session:
                 self._fatal = StoreError(f"{store.path} belongs to {owner} and not to {welcome.session}")
                 link.close()
                 return
+        for store in self._stores:
             store.own(welcome.session)
         self._links += 1
         self._course.welcomed()
@@ -361,8 +369,11 @@ class Session:
 
     async def _leave(self, timeout_s: float) -> None:
         if self.state is not State.IDLE:
+            until = self._now() + timeout_s
             try:
-                await self._sending.when_empty().addTimeout(timeout_s, self._reactor)
+                await self._reading.finish().addTimeout(timeout_s, self._reactor)
+                left_s = max(0.0, until - self._now())
+                await self._sending.when_empty().addTimeout(left_s, self._reactor)
             except TimeoutError:
                 pass
         link = self._link
@@ -399,10 +410,10 @@ class Session:
         if self._awaited is not None:
             self._awaited.cancel()
         shown = error or Closed("the client was closed")
+        self._reading.stop(shown)  # first: what a function fails with from now on takes no message
         self._asking.stop(shown)
         self._rooms.stop(shown)
         self._sending.stop(error)
-        self._reading.stop(shown)
         for store in self._stores:
             store.close()
         ready, self._ready = self._ready, None

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import msgspec
 
@@ -83,22 +84,33 @@ class ClientStore:
 
     def publishes(self) -> Iterator[tuple[Publish, float | None]]:
         """What was not settled, in order, with the gateway's time at which it may first have been sent."""
-        for packed, first_sent in self._db.execute("SELECT publish, first_sent FROM outbox ORDER BY n"):
-            yield _unpack(packed), first_sent
+        with self._readable():
+            for packed, first_sent in self._db.execute("SELECT publish, first_sent FROM outbox ORDER BY n"):
+                yield _unpack(packed), first_sent
 
     def places(self) -> Iterator[tuple[LogKey, int, int, list[MessageId]]]:
         """Log, epoch, seq, and the newest ids that were shown from it, oldest first."""
-        for text, epoch, seq in self._db.execute("SELECT log, epoch, seq FROM place").fetchall():
-            rows = self._db.execute(
-                "SELECT ident FROM shown WHERE log = ? ORDER BY n DESC LIMIT ?", (text, FILTER_SIZE)
-            ).fetchall()
-            idents = [_ident(row[0]) for row in reversed(rows)]
-            yield _log(text), int(epoch), seq, idents
+        with self._readable():
+            for text, epoch, seq in self._db.execute("SELECT log, epoch, seq FROM place").fetchall():
+                rows = self._db.execute(
+                    "SELECT ident FROM shown WHERE log = ? ORDER BY n DESC LIMIT ?", (text, FILTER_SIZE)
+                ).fetchall()
+                idents = [_ident(row[0]) for row in reversed(rows)]
+                yield _log(text), int(epoch), seq, idents
 
     def owner(self) -> str:
         """Which session this file belongs to; empty: none yet."""
-        row = self._db.execute("SELECT value FROM about WHERE key = 'session'").fetchone()
+        with self._readable():
+            row = self._db.execute("SELECT value FROM about WHERE key = 'session'").fetchone()
         return row[0] if row else ""
+
+    @contextmanager
+    def _readable(self) -> Iterator[None]:
+        """:raises StoreError: what is read is not what was written."""
+        try:
+            yield
+        except (sqlite3.Error, TypeError, ValueError) as error:  # msgspec's own are ValueErrors
+            raise StoreError(f"{self.path} is damaged: {error}: mend or remove it") from None
 
     # ----------------------------------------------------------------------------------------- changes
 

@@ -57,11 +57,9 @@ class Pipe:
         self.receiver = receiver
         self.codec = gateway.wire.codec(True, 1 << 20)
         self.got: list[Frame] = []
-        self.reading = True
         self.closed: int | None = None
         self.aborted = False
         self.open = True
-        self.held: list[bytes] = []
 
     def send(self, data: bytes, order: Any = None) -> None:
         assert self.open
@@ -82,12 +80,9 @@ class Pipe:
     def proven(self) -> None: ...
 
     def pause_reading(self) -> None:
-        self.reading = False
+        raise NotImplementedError
 
-    def resume_reading(self) -> None:
-        self.reading = True
-        while self.held and self.reading:
-            self.receiver.received(self.held.pop(0))
+    resume_reading = pause_reading
 
     def close(self, code: int, flush_s: float = 2.0) -> None:
         self.closed = code
@@ -105,10 +100,7 @@ class Pipe:
         data = b"".join(self.codec.encode(frame) or b"" for frame in frames)
         size = self.gateway.chunk or len(data)
         for start in range(0, len(data), size):
-            if self.reading:
-                self.receiver.received(data[start : start + size])
-            else:
-                self.held.append(data[start : start + size])
+            self.receiver.received(data[start : start + size])
 
     def cut(self, reason: str = "cut") -> None:
         self.open = False
@@ -213,11 +205,19 @@ class Gateway:
         )
 
 
+class Later(Clock):
+    """As reactors are: nothing can be called earlier than now."""
+
+    def callLater(self, when: float, *what: Any, **more: Any) -> Any:
+        assert when >= 0
+        return super().callLater(when, *what, **more)
+
+
 class World:
     """A clock, a gateway, and clients of it."""
 
     def __init__(self) -> None:
-        self.clock = Clock()
+        self.clock = Later()
         self.clock.advance(1_000_000)
         self.gateway = Gateway(self.clock)
         self.clients: list[Client] = []

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.internet.task import deferLater
 
-from imgateway.client import Client, Received
+from imgateway.client import Client, Received, inbox
 from imgateway.core.retry import fixed
 from imgateway.errors import RequestFailed
 from imgateway.frames import OutcomeCode, ResponseCode
@@ -221,6 +222,34 @@ def test_a_question_that_is_answered_late_keeps_no_acknowledgement_back(wire: Wi
     town.client("bob", on_message=lambda one: got.append("again"))
     house.advance(5)
     assert len(got) == 2
+    town.end()
+
+
+@pytest.mark.parametrize("wire", WIRES, ids=[wire.name for wire in WIRES])
+def test_who_answers_in_a_room_that_is_busier_than_its_quota_goes_on(wire: Wire) -> None:
+    """The outcome that it waits for comes, and so does its mail; the room is read as far as there is room."""
+    town = Town(wire, quota={"pair_rate": 10.0, "pair_burst": 10})
+    house = town.house
+    got: list[str] = []
+    gaps: list[Any] = []
+
+    async def on_message(one: Received) -> None:
+        await bob.publish("user:alice", "I saw it")
+        got.append(one.message.body.decode())
+
+    with patch.object(inbox, "MOST_ITEMS", 20):
+        bob = town.client("bob", on_message=on_message, on_gap=gaps.append)
+        house.result(bob.subscribe("room:7"))
+        talker = town.client("!chatter")
+        for n in range(150):
+            house.result(talker.publish("room:7", str(n)))
+        house.result(talker.publish("user:bob", "mail"))
+        house.advance(1)
+        assert len(got) < 100
+        house.advance(20)
+    assert sorted(got) == sorted([*map(str, range(150)), "mail"])
+    assert [one for one in got if one != "mail"] == [str(n) for n in range(150)]
+    assert gaps == []
     town.end()
 
 

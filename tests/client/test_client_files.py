@@ -349,6 +349,26 @@ def test_a_file_belongs_to_one_session(world: World, tmp_path: Path) -> None:
     assert world.gateway.pipe.of(Publish) == []
 
 
+def test_of_two_files_none_is_taken_if_one_is_anothers(world: World, tmp_path: Path) -> None:
+    box, state = str(tmp_path / "box"), str(tmp_path / "state")
+    for path, owner in ((box, ""), (state, "device:eve/phone")):
+        store = ClientStore(path)
+        if owner:
+            store.own(owner)
+        store.put(Publish("one", (BOB,), "", b"x"))
+        store.commit()
+        store.close()
+    for files in ({"outbox": box, "state": state}, {"outbox": state, "state": box}):
+        started = world.client(**files).start()
+        world.turn()
+        with pytest.raises(StoreError, match="device:eve/phone"):
+            done(started)
+    world.turn()
+    store = ClientStore(box)
+    assert store.owner() == ""
+    store.close()
+
+
 def test_a_file_is_for_one_client_at_a_time(world: World, tmp_path: Path) -> None:
     path = str(tmp_path / "box")
     world.up(outbox=path)
@@ -370,6 +390,19 @@ def test_files_that_cannot_be_used(tmp_path: Path) -> None:
     )
     with pytest.raises(StoreError, match="mend or remove"):
         ClientStore(str(tmp_path / "text"))
+    for table, damage in (
+        ("outbox", "UPDATE outbox SET publish = 'x'"),
+        ("place", "UPDATE place SET epoch = 'x'"),
+        ("about", "DROP TABLE about"),
+    ):
+        store = ClientStore(str(tmp_path / table))
+        store.put(Publish("one", (BOB,), "", b"x"))
+        store.took(LogKey(parse_address("user:me")), EPOCH, 1)
+        store.commit()
+        store._db.execute(damage)
+        with pytest.raises(StoreError, match=f"{table} is damaged"):
+            assert not list(store.publishes()) or not list(store.places()) or not store.owner()
+        store.close()
 
 
 def test_the_shown_ids_are_trimmed(tmp_path: Path) -> None:

@@ -181,7 +181,7 @@ def test_ephemeral_messages_stand_in_no_log() -> None:
         assert item.what.message.body == b"typing"
         inbox.take(item)
     assert inbox.acks() == ()
-    assert inbox.bytes == 0
+    assert len(inbox) == 0
 
 
 def test_rings_have_positions_but_no_acks_and_no_place_in_hello() -> None:

@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 from twisted.internet.defer import Deferred
 
-from imgateway.client import Gap, Received
-from imgateway.errors import ConnectRefused, FrameRefused, LinkLost
-from imgateway.frames import Bye, Deliver, DeliverAck, Hello, Pull, Refused, RefusedCode, ResumePoint
-from tests.client.fake_gateway import EPOCH, ME, World, begin, deliver, done, entry
+from imgateway.client import Client, Gap, Received
+from imgateway.errors import ClientError, ConnectRefused, FrameRefused, LinkLost, OutcomeUnknown
+from imgateway.frames import (
+    Bye,
+    Deliver,
+    DeliverAck,
+    Hello,
+    Outcome,
+    OutcomeCode,
+    Publish,
+    PublishAck,
+    Pull,
+    Refused,
+    RefusedCode,
+    ResumePoint,
+)
+from tests.client.fake_gateway import EPOCH, ME, ROOM, World, begin, deliver, done, entry
 
 
 def acked(world: World) -> list[int]:
@@ -185,7 +199,43 @@ def test_only_one_asks(world: World) -> None:
     client.on_message = lambda message: None
     with pytest.raises(RuntimeError):
         client.next_message()
-    client.take()  # is on_message's business
+    client.take()
+
+
+def test_a_function_that_is_given_later_has_what_came_before(world: World) -> None:
+    got: list[int] = []
+    client = world.up()
+    world.gateway.pipe.say(deliver(0, 2))
+    client.on_message = lambda message: got.append(message.seq)
+    assert got == [1, 2]
+    world.wait(1)
+    assert acked(world) == [2]
+
+
+def test_a_function_goes_on_when_what_an_iteration_was_given_is_taken(world: World) -> None:
+    got: list[int] = []
+    client = world.up()
+    world.gateway.pipe.say(deliver(0, 3))
+    assert done(client.next_message()).seq == 1
+    client.on_message = lambda message: got.append(message.seq)
+    world.wait(1)
+    assert (got, acked(world)) == ([], [])
+    client.take()
+    assert got == [2, 3]
+    world.wait(1)
+    assert acked(world) == [3]
+
+
+def test_what_a_function_works_on_is_not_taken_for_it(world: World) -> None:
+    slow: Deferred[None] = Deferred()
+    client = world.up(on_message=lambda message: slow)
+    world.gateway.pipe.say(deliver(0, 1))
+    client.take()
+    world.wait(1)
+    assert acked(world) == []
+    slow.callback(None)
+    world.wait(1)
+    assert acked(world) == [1]
 
 
 def test_an_iteration_ends_with_the_client(world: World) -> None:
@@ -215,17 +265,183 @@ def test_an_iteration_fails_when_the_gateway_ends_the_session(world: World) -> N
         done(reading)
 
 
-def test_nothing_is_shown_after_the_end(world: World) -> None:
+def test_close_waits_for_the_message_in_hand_and_shows_no_other(world: World) -> None:
     got: list[int] = []
     slow: Deferred[None] = Deferred()
     client = world.up(on_message=lambda message: got.append(message.seq) or slow)
-    world.gateway.pipe.say(deliver(0, 2))
-    client.close()
+    pipe = world.gateway.pipe
+    pipe.say(deliver(0, 2))
+    closing = client.close()
+    pipe.say(deliver(2, 3))
+    world.wait(4)
+    assert (closing.called, acked(world)) == (False, [])
+    slow.callback(None)
     world.turn()
+    assert done(closing) is None
+    assert (got, acked(world)) == ([1], [1])
+    assert isinstance(pipe.got[-1], Bye)
+
+
+def test_close_waits_no_longer_than_it_may(world: World) -> None:
+    slow: Deferred[None] = Deferred()
+    client = world.up(on_message=lambda message: slow)
+    world.gateway.pipe.say(deliver(0, 2))
+    closing = client.close(5)
+    world.wait(4.9)
+    assert not closing.called
+    world.wait(0.1)
+    assert done(closing) is None
     slow.callback(None)
     world.wait(1)
-    assert got == [1]
     assert acked(world) == []
+
+
+def test_close_has_one_time_for_the_message_in_hand_and_for_outcomes(world: World) -> None:
+    world.gateway.acks = False
+    slow: Deferred[None] = Deferred()
+    client = world.up(on_message=lambda message: slow)
+    sent = client.publish("user:bob", b"x")
+    world.gateway.pipe.say(deliver(0, 1))
+    closing = client.close(5)
+    world.wait(4)
+    slow.callback(None)
+    world.wait(0.9)
+    assert not closing.called
+    world.wait(0.1)
+    assert done(closing) is None
+    assert acked(world) == [1]
+    with pytest.raises(OutcomeUnknown):
+        done(sent)
+
+
+def test_close_when_the_message_in_hand_is_done_after_a_stall(world: World) -> None:
+    world.gateway.acks = False
+    slow: Deferred[None] = Deferred()
+    client = world.up(on_message=lambda message: slow)
+    client.publish("user:bob", b"x").addErrback(lambda reason: None)
+    world.gateway.pipe.say(deliver(0, 1))
+    world.clock.callLater(5, slow.callback, None)
+    closing = client.close(5)
+    world.wait(7)
+    assert done(closing) is None
+    assert acked(world) == [1]
+
+
+def test_close_waits_for_what_is_told_of_a_gap(world: World) -> None:
+    telling: Deferred[None] = Deferred()
+    client = world.up(on_message=lambda message: None, on_gap=lambda gap: telling)
+    world.gateway.pipe.say(deliver(0, 5, [5], gap=True))
+    closing = client.close()
+    telling.callback(None)
+    world.turn()
+    assert done(closing) is None
+    assert acked(world) == []  # the gap's place is taken with what is left
+
+
+@pytest.mark.parametrize("how", ["call", "coroutine", "later"])
+def test_a_function_may_close_the_client_with_its_message(world: World, how: str) -> None:
+    closing: list[Deferred[None]] = []
+    stored: Deferred[None] = Deferred()
+
+    def at_once(message: Received) -> None:
+        closing.append(client.close())
+
+    async def awaits(message: Received) -> None:
+        if how == "later":
+            await stored
+        await client.close()
+        closing.append(client.close())
+
+    client = world.up(on_message=at_once if how == "call" else awaits)
+    ended = client.when_closed()
+    world.gateway.pipe.say(deliver(0, 2))
+    stored.callback(None)
+    assert done(closing[0]) is None
+    world.turn()
+    assert done(ended) is None
+    assert len(closing) == 1
+    assert acked(world) == [1]
+
+
+def test_the_function_that_close_waits_for_may_publish(world: World) -> None:
+    world.gateway.acks = False
+    stored: Deferred[None] = Deferred()
+
+    async def on_message(message: Received) -> None:
+        await stored
+        client.publish("user:bob", b"I saw it", msg_id="saw")
+
+    client = world.up(on_message=on_message)
+    pipe = world.gateway.pipe
+    pipe.say(deliver(0, 2))
+    closing = client.close()
+    with pytest.raises(ClientError):
+        client.publish("user:bob", b"nobody waits for this")
+    stored.callback(None)
+    world.turn()
+    assert (closing.called, [one.msg_id for one in pipe.of(Publish)]) == (False, ["saw"])
+    pipe.say(PublishAck("saw", (Outcome(OutcomeCode.OK, EPOCH, 1),)))
+    world.turn()
+    assert done(closing) is None
+    assert acked(world) == [1]
+
+
+def test_what_a_function_began_waits_like_others_when_another_message_is_in_hand(world: World) -> None:
+    stops: Deferred[None] = Deferred()
+    slow: Deferred[None] = Deferred()
+    closing: list[Deferred[None]] = []
+
+    async def stop() -> None:
+        await stops
+        closing.append(client.close())
+
+    def on_message(message: Received) -> Deferred[None] | None:
+        if message.seq == 1:
+            begin(stop())
+            return None
+        return slow
+
+    client = world.up(on_message=on_message)
+    world.gateway.pipe.say(deliver(0, 2))
+    stops.callback(None)
+    assert not closing[0].called
+    slow.callback(None)
+    world.turn()
+    assert done(closing[0]) is None
+    assert acked(world) == [2]
+
+
+@pytest.mark.parametrize("waits_for", ["outcome", "answer"])
+def test_what_a_function_fails_with_because_of_the_end_takes_nothing(
+    world: World, tmp_path: Path, waits_for: str, flush_logged_errors: Any
+) -> None:
+    world.gateway.acks = False
+    state, got = str(tmp_path / "state"), list[int]()
+
+    async def on_message(message: Received) -> None:
+        got.append(message.seq)
+        await (client.publish(ME, b"x") if waits_for == "outcome" else client.history(ME))
+
+    client = world.up(state=state, on_message=on_message)
+    world.gateway.pipe.say(deliver(0, 1))
+    closing = client.close(1)
+    world.wait(1)
+    assert done(closing) is None
+    assert len(flush_logged_errors(OutcomeUnknown, LinkLost)) == 1
+    world.up(state=state, on_message=lambda message: got.append(message.seq))
+    [hello] = world.gateway.pipe.of(Hello)
+    assert hello.resume == (ResumePoint(ME, 0, EPOCH, 0),)
+    world.gateway.pipe.say(deliver(0, 1))
+    assert got == [1, 1]
+
+
+def test_close_ends_when_the_gateway_ends_the_session_first(world: World) -> None:
+    slow: Deferred[None] = Deferred()
+    client = world.up(on_message=lambda message: slow)
+    world.gateway.pipe.say(deliver(0, 2))
+    closing = client.close()
+    world.gateway.pipe.say(Bye(200, "kicked"))
+    assert done(closing) is None
 
 
 def test_close_acknowledges_what_was_taken(world: World) -> None:
@@ -301,48 +517,101 @@ def test_a_refusal_is_of_what_the_application_asked(world: World) -> None:
     assert got == [1, 2, 3, 4]
 
 
-def test_an_application_that_does_not_read_stops_the_reading(world: World) -> None:
-    client = world.up()
+def crowd(after: int, upto: int, size: int = 1) -> Deliver:
+    """Of the room."""
+    return deliver(
+        after,
+        upto,
+        address=ROOM,
+        entries=tuple(entry(n, bytes(size)) for n in range(after + 1, upto + 1)),
+    )
+
+
+def in_the_room(world: World, **options: Any) -> Client:
+    world.gateway.acks = False
+    client = world.up(**options)
+    client.subscribe(ROOM)
+    world.turn()
+    return client
+
+
+async def read(client: Client, count: int) -> list[int]:
+    return [(await client.next_message()).seq for _ in range(count)]
+
+
+@pytest.mark.parametrize(
+    ("step", "size", "held"), [(20, 1, 1_000), (1, 100_000, 11)], ids=["messages", "bytes"]
+)
+def test_a_room_lies_while_the_queue_is_full_and_is_pulled_then(
+    world: World, step: int, size: int, held: int
+) -> None:
+    client = in_the_room(world)
     pipe = world.gateway.pipe
-    for n in range(100):
-        pipe.say(deliver(n * 20, n * 20 + 20))
-    assert not pipe.reading
-    assert len(client._reading._inbox) <= 1_020
-    for _ in range(40):
-        world.wait(10)  # our silence is our own: the link stays
-    assert pipe.open
-
-    async def read(count: int) -> None:
-        for _ in range(count):
-            await client.next_message()
-
-    held = len(pipe.held)
-    done(begin(read(499)))
-    assert len(pipe.held) == held  # not for every message: when half of it is gone
-    done(begin(read(2)))
-    assert len(pipe.held) < held
-    done(begin(read(1_499)))
-    assert pipe.reading
-    client.take()
-    world.wait(1)
-    assert acked(world)[-1] == 2_000
+    for n in range(60):
+        pipe.say(crowd(n * step, n * step + step, size))
+    assert len(client._reading._inbox) == held
+    half = (held + 1) // 2
+    assert done(begin(read(client, half - 1))) == list(range(1, half))
+    pipe.say(crowd(60 * step, 60 * step + 1))
+    assert pipe.of(Pull) == []  # not for every message: when half of it was shown
+    done(begin(read(client, 1)))
+    assert pipe.of(Pull) == [Pull(ROOM, 0, EPOCH, held, 64)]
+    last = held + 64
+    pipe.say(answer(held, last, address=ROOM))
+    assert done(begin(read(client, last - half))) == list(range(half + 1, last + 1))
+    assert [pull.after for pull in pipe.of(Pull)] == ([held, last] if last < 60 * step + 1 else [held])
 
 
-def test_bytes_stop_the_reading_too(world: World) -> None:
-    world.up()
-    for n in range(1, 30):
-        world.gateway.pipe.say(deliver(n - 1, n, entries=(entry(n, bytes(60_000)),)))
-    assert not world.gateway.pipe.reading
+def test_what_the_application_waits_for_comes_however_full_the_queue_is(world: World) -> None:
+    got: list[int] = []
 
+    async def on_message(message: Received) -> None:
+        got.append(message.seq)
+        await client.publish("user:bob", b"I saw it", msg_id=f"saw {message.seq}")
 
-def test_a_full_queue_brakes_the_next_link_too(world: World) -> None:
-    client = world.up()
-    world.gateway.pipe.say(deliver(0, 1_000))
-    assert not world.gateway.pipe.reading
+    client = in_the_room(world, on_message=on_message)
+    world.gateway.pipe.say(crowd(0, 1_000), crowd(1_000, 1_020), deliver(0, 3))
+    for n in range(1, 4):
+        assert got == list(range(1, n + 1))
+        world.gateway.pipe.say(PublishAck(f"saw {n}", (Outcome(OutcomeCode.OK, EPOCH, n),)))
+    assert got == [1, 2, 3, 4]
+    world.gateway.acks = True
     world.gateway.pipe.cut()
     world.wait(1)
-    assert not world.gateway.pipe.reading
-    assert client.connected
+    world.wait(60)  # and all the others
+    assert len(got) == 1_003
+
+
+def test_the_mailbox_comes_in_while_a_room_lies(world: World) -> None:
+    client = in_the_room(world)
+    world.gateway.pipe.say(crowd(0, 1_000), crowd(1_000, 1_001), deliver(0, 3))
+    world.gateway.pipe.say(Deliver(ME, 0, 0, 0, 0, (entry(0, b"typing"),)))  # is lost
+    assert done(begin(read(client, 1_003)))[-3:] == [1, 2, 3]
+    nothing = client.next_message().addErrback(lambda reason: None)
+    assert not nothing.called
+
+
+def test_who_takes_nothing_stays_as_long_as_the_gateway_gives_signs_of_life(world: World) -> None:
+    in_the_room(world)
+    world.gateway.pipe.say(crowd(0, 1_000), crowd(1_000, 1_001))
+    world.live(100)
+    assert world.gateway.pipe.open
+    world.wait(100)
+    world.wait(1)
+    assert len(world.gateway.pipes) == 2
+
+
+def test_what_lies_when_the_link_ends_comes_over_the_next_one(world: World) -> None:
+    client = in_the_room(world)
+    world.gateway.pipe.say(crowd(0, 1_000), crowd(1_000, 1_001))
+    world.gateway.pipe.cut()
+    world.wait(1)
+    [hello] = world.gateway.pipe.of(Hello)
+    assert hello.resume[-2:] == (ResumePoint(ROOM, 1, EPOCH, 0), ResumePoint(ROOM, 0, EPOCH, 1_000))
+    assert done(begin(read(client, 600)))[-1] == 600
+    assert world.gateway.pipe.of(Pull) == []
+    world.gateway.pipe.say(crowd(1_000, 1_001))
+    assert done(begin(read(client, 401)))[-1] == 1_001
 
 
 def test_a_resume_names_what_was_taken(world: World) -> None:
@@ -520,6 +789,16 @@ def test_history_that_is_refused(world: World) -> None:
     assert not third.called
     world.gateway.pipe.say(answer(0, 2))
     assert done(third).upto == 2
+
+
+def test_a_refusal_of_a_lane_that_there_is_not_is_of_that_lane(world: World) -> None:
+    client = world.up()
+    first, second = client.history(ME), client.history(ME, lane=1)
+    world.gateway.pipe.say(Refused("pull", "user:me", RefusedCode.NOT_SUPPORTED, "no such log"))
+    with pytest.raises(FrameRefused):
+        done(second)
+    world.gateway.pipe.say(answer(0, 1))
+    assert done(first).upto == 1
 
 
 def test_a_refusal_of_what_is_not_waited_for_any_more(world: World) -> None:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.task import Clock
 
+from imgateway.client import inbox as inbox_module
 from imgateway.client.asking import Asking
-from imgateway.client.inbox import Inbox
+from imgateway.client.inbox import MOST_ITEMS, Inbox
 from imgateway.client.pace import Pace
 from imgateway.client.values import Gap
 from imgateway.core.resume import resume_ring
@@ -267,6 +269,103 @@ def test_a_ring_that_goes_on_before_what_we_received_began_anew() -> None:
     assert inbox.position(LOG) == (EPOCH, 7)
 
 
+# ------------------------------------------------------------------------------------------- a full queue
+
+
+def full(**others: int) -> Inbox:
+    """1 to 1,000 wait to be shown, of the room."""
+    inbox = room()
+    for name, position in others.items():
+        inbox.resumed(Resumed(parse_address(f"room:{name}"), 0, EPOCH, position, position))
+    inbox.deliver(block(0, MOST_ITEMS))
+    return inbox
+
+
+def take(inbox: Inbox, count: int) -> None:
+    for _ in range(count):
+        item = inbox.next()
+        assert item is not None
+        inbox.take(item)
+
+
+def test_rings_lie_while_the_queue_is_full() -> None:
+    inbox = full(b=5, c=5)
+    for name in "bc":
+        assert inbox.deliver(block(5, 9, address=parse_address(f"room:{name}"))) is None
+    take(inbox, MOST_ITEMS // 2 - 1)
+    assert inbox.lying() is None
+    take(inbox, 1)
+    for name in "bc":
+        log = LogKey(parse_address(f"room:{name}"))
+        pull = inbox.lying()
+        assert pull == Pull(log.address, 0, EPOCH, 5, 64)
+        assert answer(inbox, pull, part(0, 9, address=log.address)) is None
+        assert inbox.position(log) == (EPOCH, 9)
+    assert inbox.lying() is None
+    assert shown(inbox)[-8:] == [6, 7, 8, 9] * 2
+
+
+def test_what_was_let_lie_is_asked_for_once() -> None:
+    inbox = full()
+    inbox.deliver(block(MOST_ITEMS, MOST_ITEMS + 1))
+    take(inbox, MOST_ITEMS)
+    assert inbox.deliver(block(MOST_ITEMS + 1, MOST_ITEMS + 2)) is not None
+    assert inbox.lying() is None
+
+
+def test_what_was_let_lie_while_a_pull_is_out_comes_with_its_answer() -> None:
+    inbox = full(b=5)
+    log = LogKey(parse_address("room:b"))
+    pull = inbox.catch_up(log)  # as the gateway asks for it by Notify
+    inbox.deliver(block(5, 9, address=log.address))
+    take(inbox, MOST_ITEMS)
+    assert inbox.lying() is None
+    assert answer(inbox, pull, part(5, 9, address=log.address)) is None
+    assert shown(inbox) == [6, 7, 8, 9]
+
+
+def test_a_room_that_was_left_lies_no_more() -> None:
+    inbox = full()
+    inbox.deliver(block(MOST_ITEMS, MOST_ITEMS + 1))
+    inbox.forget(ROOM)
+    assert len(shown(inbox)) == MOST_ITEMS
+    assert inbox.lying() is None
+
+
+@pytest.mark.parametrize("epoch", [EPOCH, 8])
+def test_answers_lie_as_well(epoch: int) -> None:
+    inbox = full(b=5)
+    log = LogKey(parse_address("room:b"))
+    inbox.told(log, epoch, 9)
+    found = part(0, 9, [8, 9], address=log.address, epoch=epoch)
+    assert answer(inbox, inbox.catch_up(log), found) is None
+    assert inbox.position(log) == (EPOCH, 5)
+    take(inbox, MOST_ITEMS)
+    assert answer(inbox, inbox.lying(), found) is None
+    assert shown(inbox) == ([8, 9] if epoch == EPOCH else [(0, 0), 8, 9])
+
+
+def test_what_the_application_reads_lies_where_it_would_be_shown() -> None:
+    """The gateway counts it as pulled."""
+    inbox = full(b=5)
+    log = LogKey(parse_address("room:b"))
+    for after, upto in ((0, 8), (8, 9)):
+        found = part(after, upto, address=log.address)
+        assert answer(inbox, Pull(log.address, after=after), found) is None
+    take(inbox, MOST_ITEMS)
+    assert answer(inbox, inbox.lying(), part(0, 8, address=log.address)) is None
+    assert shown(inbox) == [6, 7, 8]
+
+
+def test_of_a_durable_log_there_is_no_more_than_the_window() -> None:
+    inbox = full()
+    inbox.resumed(Resumed(ME, 0, EPOCH, 0, 9))
+    pull = inbox.deliver(deliver(3, 4))
+    assert answer(inbox, pull, deliver(0, 4, pulled=True)) is None
+    inbox.deliver(deliver(4, 5))
+    assert shown(inbox)[MOST_ITEMS:] == [1, 2, 3, 4, 5]
+
+
 # ------------------------------------------------------------------------------------------------- property
 
 STEPS = st.lists(
@@ -278,6 +377,7 @@ STEPS = st.lists(
         st.tuples(st.just("answer"), st.just(0)),
         st.tuples(st.just("reconnect"), st.just(0)),
         st.tuples(st.just("restart"), st.just(0)),
+        st.tuples(st.just("show"), st.integers(0, 9)),
     ),
     max_size=40,
 )
@@ -292,6 +392,7 @@ class Gateway:
         self.inbox = Inbox(decode_message)
         self.inbox.resumed(Resumed(ROOM, 0, 1, 0, 0))
         self.pulls: list[Pull] = []
+        self.shows = 0  # that much at a time; 0: all
         self.published: dict[int, list[int]] = {1: []}
         self.shown: dict[int, list[int]] = {1: []}
         self.gaps: dict[int, list[tuple[int, int]]] = {1: []}
@@ -323,6 +424,12 @@ class Gateway:
             self.sent = self.ring.head
         elif what == "lag":
             self.block(self.inbox.position(LOG)[1])
+        elif what == "show":
+            self.shows = n
+            self.check()
+            pull = self.inbox.lying()
+            if pull is not None:
+                self.pulls.append(pull)
         elif what == "notify":
             if self.inbox.told(LOG, self.epoch, self.ring.head):
                 pull = self.inbox.catch_up(LOG)
@@ -346,7 +453,9 @@ class Gateway:
 
     def check(self) -> None:
         """Take what is to be shown: rising, and nothing twice."""
-        while (item := self.inbox.next()) is not None:
+        left = self.shows or len(self.inbox)
+        while left and (item := self.inbox.next()) is not None:
+            left -= 1
             what = item.what
             if isinstance(what, Gap):
                 self.gaps[what.epoch].append((what.after, what.upto))
@@ -368,12 +477,18 @@ class Gateway:
 
 @given(STEPS)
 def test_what_is_shown_and_the_told_gaps_cover_everything(steps: list[tuple[str, int]]) -> None:
+    with patch.object(inbox_module, "MOST_ITEMS", 20):
+        _cover_everything(steps)
+
+
+def _cover_everything(steps: list[tuple[str, int]]) -> None:
     gateway = Gateway()
     for what, n in steps:
         gateway.step(what, n)
         gateway.check()
-    # At the end the member is brought up to date, by whatever is out and by blocks.
+    # At the end the member shows everything, and is brought up to date, by whatever is out and by blocks.
     for _ in range(20):
+        gateway.step("show", 0)
         gateway.step("answer", 0)
         gateway.step("lag", 0)
     gateway.step("push", 0)
@@ -382,3 +497,24 @@ def test_what_is_shown_and_the_told_gaps_cover_everything(steps: list[tuple[str,
     epoch, position = gateway.inbox.position(LOG)
     assert (epoch, position) == (gateway.epoch, gateway.ring.head)
     assert gateway.unheard() == []
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from(["publish", "show", "answer"]), st.integers(1, 40)), max_size=40),
+    st.integers(1, 9),
+)
+def test_a_slow_program_is_shown_what_the_ring_kept(steps: list[tuple[str, int]], shows: int) -> None:
+    with patch.object(inbox_module, "MOST_ITEMS", 20):
+        gateway = Gateway()
+        gateway.shows = shows
+        for what, n in steps:
+            gateway.step(what, n)
+            if what == "publish":
+                gateway.step("push", 0)
+            assert len(gateway.inbox) <= 20 + 70
+        # Nothing more is delivered: what was let lie is asked for.
+        for _ in range(20):
+            gateway.step("show", 0)
+            gateway.step("answer", 0)
+        assert gateway.inbox.position(LOG) == (gateway.epoch, gateway.ring.head)
+        assert gateway.unheard() == []

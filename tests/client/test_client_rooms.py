@@ -141,6 +141,22 @@ def test_the_mode_may_change(world: World) -> None:
     assert world.gateway.pipe.of(Subscribe)[1] == Subscribe(ROOM, Mode.NOTIFY, 0, EPOCH, 0)
 
 
+@pytest.mark.parametrize("mode", ["push", "notify"])
+def test_a_mode_that_changes_between_hello_and_welcome_is_asked_for(world: World, mode: str) -> None:
+    client, room, _ = joined(world)
+    resumes(world, (1, 0), (0, 0))
+    world.gateway.welcomes = False
+    again(world)
+    assert world.gateway.pipe.of(Hello)[0].resume[-1].mode is Mode.PUSH
+    changing = client.subscribe(ROOM, mode)
+    world.gateway.pipe.say(world.gateway.welcome())
+    world.turn()
+    assert done(changing) is room
+    asked = [Subscribe(ROOM, Mode.NOTIFY, 0, EPOCH, 0)] if mode == "notify" else []
+    assert world.gateway.pipe.of(Subscribe) == asked
+    assert room.mode is (Mode.NOTIFY if asked else Mode.PUSH)
+
+
 def test_what_is_wrong_is_wrong_at_once(world: World) -> None:
     client = world.up()
     for wrong in (lambda: client.subscribe("room:7", "pull"), lambda: client.subscribe("nowhere")):
@@ -441,6 +457,100 @@ def test_a_refusal_on_coming_again_ends_it(world: World) -> None:
     assert room.ended is UnsubscribedCode.REMOVED
 
 
+def not_just_now(world: World, address: str = "room:7") -> None:
+    world.gateway.pipe.say(Refused("subscribe", address, RefusedCode.UNAVAILABLE, "subscribe again"))
+
+
+@pytest.mark.parametrize("address", ["room:7", "topic:news"])
+def test_a_gateway_that_cannot_just_now_is_asked_again(world: World, address: str) -> None:
+    ended: list[Subscription] = []
+    client = world.up(on_message=lambda received: None)
+    client.on_unsubscribed = ended.append
+    client._rooms._patience_s = lambda tries: 2.0**tries
+    subscribing = client.subscribe(address)
+    world.turn()
+    room = done(subscribing)
+    world.gateway.admits = False
+    again(world)
+    for tries in range(3):
+        not_just_now(world, address)
+        assert not room.active
+        asked = len(world.gateway.pipe.of(Subscribe))
+        world.wait(2**tries - 0.5)
+        assert len(world.gateway.pipe.of(Subscribe)) == asked
+        world.gateway.admits = tries == 2
+        world.wait(0.5)
+        assert len(world.gateway.pipe.of(Subscribe)) > asked
+    assert room.active
+    assert done(client.subscribe(address)) is room
+    world.gateway.admits = False
+    again(world)
+    not_just_now(world, address)
+    world.gateway.admits = True
+    world.wait(1)  # as after the first
+    assert room.active
+    assert ended == []
+
+
+def test_who_is_in_may_wait_for_lane_1_and_for_another_mode(world: World) -> None:
+    world.gateway.tells = (0,)
+    world.gateway.watch = lambda pipe, frame: (
+        setattr(world.gateway, "admits", not frame.lane) if isinstance(frame, Subscribe) else None
+    )
+    client = world.up(on_message=lambda received: None)
+    subscribing = client.subscribe("room:7")
+    world.turn()
+    not_just_now(world)
+    world.gateway.watch = lambda pipe, frame: None
+    world.gateway.admits = True
+    assert not subscribing.called
+    world.wait(1)
+    room = done(subscribing)
+    world.gateway.admits = False
+    changing = client.subscribe("room:7", "notify")
+    not_just_now(world)
+    not_just_now(world)
+    world.gateway.admits = True
+    assert (changing.called, room.ended) == (False, None)
+    world.wait(1)
+    assert done(changing).mode is Mode.NOTIFY
+    assert len(world.gateway.pipe.of(Subscribe)) == 5
+
+
+def test_who_leaves_is_not_asked_for_again(world: World) -> None:
+    client, _, _ = joined(world)
+    world.gateway.admits = False
+    again(world)
+    not_just_now(world)
+    assert done(client.unsubscribe("room:7")) is None
+    world.wait(60)
+    assert len(world.gateway.pipe.of(Subscribe)) == 1
+
+
+def test_a_link_that_ends_before_it_asks_again(world: World) -> None:
+    _, room, _ = joined(world)
+    world.gateway.admits = False
+    again(world)
+    not_just_now(world)
+    world.gateway.admits = True
+    again(world)
+    assert room.active
+    world.wait(60)
+    assert len(world.gateway.pipe.of(Subscribe)) == 1
+
+
+def test_who_was_never_in_hears_that_it_cannot_be_just_now(world: World) -> None:
+    world.gateway.admits = False
+    client = world.up(on_message=lambda received: None)
+    subscribing = client.subscribe("room:7")
+    not_just_now(world)
+    with pytest.raises(FrameRefused):
+        done(subscribing)
+    not_just_now(world)
+    world.wait(60)
+    assert len(world.gateway.pipe.of(Subscribe)) == 1
+
+
 def test_more_rooms_than_hello_takes_are_subscribed_to(world: World) -> None:
     client = world.up()
     names = [f"room:{'x' * 50}{n}" for n in range(200)]
@@ -498,6 +608,97 @@ def test_areas_come_by_themselves_and_are_resumed(world: World) -> None:
     world.turn()
     again(world)
     assert [point.address.kind for point in world.gateway.pipe.of(Hello)[0].resume] == ["user", "all"]
+
+
+def in_two_rooms(world: World) -> tuple[Any, list[Any]]:
+    """And an area's first message has come."""
+    client, _, shown = joined(world)
+    client.subscribe("room:8")
+    world.turn()
+    world.gateway.pipe.say(area(0, 1))
+    assert shown == [1]
+    return client, shown
+
+
+def area(after: int, upto: int, **more: Any) -> Deliver:
+    return block(after, upto, address=AREA, **more)
+
+
+@pytest.mark.parametrize("straggles", [False, True])
+def test_what_an_area_had_while_we_were_out_of_it_is_not_missing(world: World, straggles: bool) -> None:
+    client, shown = in_two_rooms(world)
+    client.unsubscribe(ROOM)
+    if straggles:
+        world.gateway.pipe.say(area(1, 2))
+    world.turn()
+    client.subscribe(ROOM)
+    world.turn()
+    world.gateway.pipe.say(area(8, 9), area(9, 10))
+    assert shown == ([1, 2, 9, 10] if straggles else [1, 9, 10])
+    assert world.gateway.pipe.of(Pull) == []
+    world.gateway.pipe.say(area(11, 12))  # this is
+    assert [pull.after for pull in world.gateway.pipe.of(Pull)] == [10]
+
+
+def test_a_straggler_of_the_last_rooms_area_is_no_place_to_come_back_to(world: World) -> None:
+    client, _, shown = joined(world)
+    client.unsubscribe(ROOM)
+    world.gateway.pipe.say(area(0, 1))
+    world.turn()
+    client.subscribe(ROOM)
+    world.turn()
+    world.gateway.pipe.say(area(8, 9))
+    assert shown == [1, 9]
+    assert world.gateway.pipe.of(Pull) == []
+
+
+def test_who_is_in_an_area_by_another_room_misses_what_is_missing(world: World) -> None:
+    client, shown = in_two_rooms(world)
+    client.unsubscribe(ROOM)
+    world.turn()
+    world.gateway.pipe.say(area(1, 2), area(4, 5))
+    assert [pull.after for pull in world.gateway.pipe.of(Pull)] == [2]
+    assert shown == [1, 2]
+
+
+def test_what_was_to_be_pulled_of_an_area_is_pulled(world: World) -> None:
+    client, shown = in_two_rooms(world)
+    world.gateway.pipe.say(area(2, 3))
+    client.unsubscribe(ROOM)
+    world.turn()
+    world.gateway.pipe.say(area(3, 4), area(1, 4, pulled=True))
+    assert shown == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("gap", [False, True])
+def test_a_gap_of_an_area_is_told_whoever_was_out_of_it(world: World, gap: bool) -> None:
+    client, shown = in_two_rooms(world)
+    client.unsubscribe(ROOM)
+    world.turn()
+    world.gateway.pipe.say(area(8, 9, gap=gap))
+    assert shown == ([1, (1, 8), 9] if gap else [1, 9])
+
+
+@pytest.mark.parametrize("resumed", [False, True])
+@pytest.mark.parametrize("how", ["after the link", "before its end", "put out"])
+def test_an_area_that_the_next_link_goes_on_in_was_not_left(world: World, resumed: bool, how: str) -> None:
+    client, shown = in_two_rooms(world)
+    if resumed:
+        world.gateway.resumed = (Resumed(ME, 0, EPOCH, 0, 0), Resumed(AREA, 0, EPOCH, 1, 1))
+    if how == "after the link":
+        world.gateway.pipe.cut()
+        client.unsubscribe(ROOM)
+    elif how == "before its end":
+        client.unsubscribe(ROOM)
+        world.gateway.pipe.say(area(1, 1, seqs=[]))  # that was on its way
+        world.gateway.pipe.cut()
+    else:
+        world.gateway.pipe.say(Unsubscribed(ROOM, UnsubscribedCode.NOT_PULLING))
+        world.gateway.pipe.cut()
+    world.wait(1)
+    world.gateway.pipe.say(area(8, 9))
+    assert shown == ([1] if resumed else [1, 9])
+    assert [pull.after for pull in world.gateway.pipe.of(Pull)] == ([1] if resumed else [])
 
 
 # ----------------------------------------------------------------------------------------- notify and pull

@@ -68,7 +68,18 @@ def test_msg_ids_are_unique_across_runs(world: World) -> None:
         (("user:bob", b""), {"msg_id": "x" * 65}),
         (("user:bob", "\ud800"), {}),
         (("user:bob", b""), {"headers": {"a": "\ud800"}}),
+        (("user:bob", b""), {"headers": {"a": 1}}),
+        (("user:bob", b""), {"headers": {"a": "x" * 16_368}}),
         (("user:bob", b""), {"msg_id": "\ud800"}),
+        (("user:bob", b""), {"msg_id": "order 17\n"}),
+        (("user:bob", b""), {"content_type": "x" * 256}),
+        (("user:bob", b""), {"content_type": "\ud800"}),
+        (("user:bob", b""), {"qos": 2}),
+        (("user:bob", b""), {"qos": None}),
+        (("user:bob", b""), {"lane": 2}),
+        (("user:bob", b""), {"lane": -1}),
+        (("user:bob", b""), {"ttl_s": 1.5}),
+        (("user:bob", b""), {"ttl_s": 1 << 32}),
     ],
 )
 def test_what_no_wire_carries_is_refused_at_once(world: World, arguments: Any, options: Any) -> None:
@@ -76,6 +87,29 @@ def test_what_no_wire_carries_is_refused_at_once(world: World, arguments: Any, o
     with pytest.raises(ValueError):
         client.publish(*arguments, **options)
     assert issubclass(InvalidAddress, ValueError)
+    assert world.gateway.pipe.of(Publish) == []
+
+
+def test_the_most_that_any_wire_carries(world: World) -> None:
+    client = world.up()
+    options: Any = {"headers": {"a": "x" * 16_367}, "content_type": "x" * 255, "ttl_s": (1 << 32) - 1}
+    client.publish("room:7", b"", lane=True, copy_self=1, **options)
+    (publish,) = world.gateway.pipe.of(Publish)
+    assert (publish.lane, publish.copy_self, publish.ttl_s) == (1, True, (1 << 32) - 1)
+    assert type(publish.lane) is int
+
+
+def test_questions_that_no_wire_carries(world: World) -> None:
+    client = world.up()
+    for wrong in (
+        lambda: client.request("", "say"),
+        lambda: client.request("a\nb", "say"),
+        lambda: client.request("clock", "\ud800"),
+        lambda: client.history("user:me", lane=2),
+        lambda: client.history("user:me", limit=1 << 32),
+    ):
+        with pytest.raises(ValueError):
+            wrong()
 
 
 def test_no_more_than_the_window_are_unacknowledged(world: World) -> None:

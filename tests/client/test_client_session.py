@@ -667,6 +667,21 @@ def test_the_gateway_asks(world: World, flush_logged_errors: Any) -> None:
     assert flush_logged_errors(TypeError)
 
 
+@pytest.mark.parametrize("code", [ResponseCode.OK, 120])
+def test_an_answer_that_the_connection_cannot_carry_is_a_failure(world: World, code: int) -> None:
+    client = world.up()
+
+    def answer(request: Request) -> bytes:
+        if code:
+            raise RequestFailed(code, bytes(1_000))
+        return bytes(1_000)
+
+    client.on_request = answer
+    world.gateway.pipe.max_send_bytes = 500
+    world.gateway.pipe.say(Request(1, "client", "m"))
+    assert world.gateway.pipe.of(Response) == [Response(1, ResponseCode.FAILED)]
+
+
 def test_answers_are_bounded_and_die_with_their_link(world: World) -> None:
     client = world.up()
     waiting: list[Deferred[bytes]] = []
