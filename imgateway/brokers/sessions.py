@@ -603,12 +603,12 @@ class Sessions:
 
     def _flush_step(self) -> None:
         """First those whose sessions ended: thousands may do so at once, and each takes one place in the line
-        here, however often it comes and goes while the disk is away."""
-        ended = list(islice(self._ended, SAVE_STEP))
-        seats = ended or list(islice(self._dirty, min(self._flushing, SAVE_STEP)))
-        waiting = [self._ended.pop(seat) for seat in ended]
-        if not ended:
-            self._flushing = self._flushing - len(seats) if seats else 0
+        here, however often it comes and goes while the disk is away. They leave room for who stays."""
+        ended = list(islice(self._ended, SAVE_STEP // 2 if self._flushing else SAVE_STEP))
+        rest = list(islice(self._dirty, min(self._flushing, SAVE_STEP - len(ended))))
+        self._flushing = self._flushing - len(rest) if rest else 0
+        seats = dict.fromkeys((*ended, *rest))  # who ended is dirty, too
+        waiting = [self._ended.pop(seat) for seat in seats if seat in self._ended]
 
         def written() -> None:
             for done in waiting:

@@ -14,6 +14,7 @@ from twisted.python.failure import Failure
 
 from imgateway.auth.udp import UdpKeys
 from imgateway.brokers.clock import wall_ms
+from imgateway.brokers.redis.urls import without_password
 from imgateway.config import REDIS_SCHEMES, Settings
 from imgateway.core.roomclass import RoomClasses
 from imgateway.errors import ConfigError, OperatorError
@@ -39,7 +40,7 @@ def check_broker(settings: Settings) -> None:
         find_primaries(settings.broker, settings.redis)
     elif url not in BROKERS:
         allowed = ", ".join((*BROKERS, *(f"{scheme}…" for scheme in REDIS_SCHEMES)))
-        raise ConfigError(f"broker.url: {url!r} is no broker; allowed: {allowed}")
+        raise ConfigError(f"broker.url: {without_password(url)!r} is no broker; allowed: {allowed}")
 
 
 def apart(settings: Settings) -> Iterator[str]:

@@ -17,6 +17,8 @@ from imgateway.wire.reading import read_frame
 
 LARGEST = 16_383
 """Bytes whose number takes two bytes to write."""
+LONGEST_ACK = 128
+"""The last byte of a frame whose length takes one byte to write."""
 LONGEST = 9
 """Bytes of a number that is none too large for 64 bits, however it is written."""
 
@@ -61,6 +63,8 @@ def _acknowledged(data: bytes) -> DeliverAck | None:
     """The usual DeliverAck; None: it is something else, or there is something wrong with it."""
     try:
         last = len(data) - 1
+        if last > LONGEST_ACK:
+            return None
         # Frame.deliver_ack and its only DeliverAck.acks, each to the end.
         if data[0] != 0x22 or data[1] != last - 1 or data[2] != 0x0A or data[3] != last - 3:
             return None

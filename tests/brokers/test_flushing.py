@@ -101,6 +101,25 @@ def test_thousands_who_leave_at_once_are_written_in_steps(rig: Rig) -> None:
     rig.now(rig.broker.stop())
 
 
+def test_who_stays_has_a_turn_beside_those_who_go(rig: Rig) -> None:
+    """During each commit one goes who owes something."""
+    flushed = rig.broker._sessions
+
+    def goes(n: int) -> None:
+        generation = rig.broker._tails.of(f"user{n}").seat("phone").generation
+        acknowledge(rig, n, generation)
+        rig.broker.close_session(SessionKey(f"user{n}", "phone"), generation)
+
+    goes(0)
+    flushed.flush()
+    for n in range(1, 6):
+        rig.steps.choices()[0]()  # a commit
+        goes(n)
+        rig.steps.report()
+    assert {f"user{n}" for n in range(6, OWING)}.isdisjoint(one.user for one in flushed._dirty.values())
+    rig.now(rig.broker.stop())
+
+
 def test_a_stop_in_the_midst_of_it_writes_all(rig: Rig, tmp_path: Path) -> None:
     rig.broker._sessions.flush()
     rig.now(rig.broker.stop())

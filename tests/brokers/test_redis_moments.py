@@ -818,8 +818,9 @@ def test_who_went_while_what_it_said_could_not_be_written_with_others(
     assert follows == [Followed(True, 1), Followed(True, 2)]
 
 
-def test_what_could_not_be_written_with_others_forgets_nothing_that_was_set_aside_since(
-    sit: Any, server: RedisServer, flush_logged_errors: Any
+@pytest.mark.parametrize("is_taken", [False, True])
+def test_what_could_not_be_written_with_others_changes_nothing_that_was_set_aside_or_taken_since(
+    sit: Any, server: RedisServer, flush_logged_errors: Any, is_taken: bool
 ) -> None:
     """It is written by itself, as it was, behind what its session said last of all."""
     one = sit(server, settings=LATE).start()
@@ -833,9 +834,14 @@ def test_what_could_not_be_written_with_others_forgets_nothing_that_was_set_asid
     spoiled = [spoil(server, f"ig:{{*}}:{what}") for what in ("u:bob", "c:topic:of-bob")]
     server.freeze()
     one.broker.advance(BOB, generation, [(MAILBOX, 0), (other, 1)])
-    one.broker.advance(ALICE, alices, [(mailbox, 1), (news, 1)])
+    aside: Any = [(mailbox, 3), (news, 3)], [(mailbox, 2), (news, 2)]
+    one.broker.advance(ALICE, alices, *(aside if is_taken else ([(mailbox, 1), (news, 1)],)))
     one.broker._sessions.flush()
-    one.broker.advance(ALICE, alices, [(mailbox, 3), (news, 3)], [(mailbox, 2), (news, 2)])
+    if is_taken:
+        for log in (mailbox, news):
+            one.broker.unpark(ALICE, alices, log, 2)
+    else:
+        one.broker.advance(ALICE, alices, *aside)
     closed = one.later(one.broker.close_session(ALICE, alices))
     server.thaw()
     one.loop.until(lambda: closed)
@@ -844,8 +850,9 @@ def test_what_could_not_be_written_with_others_forgets_nothing_that_was_set_asid
     server.cli("DEL", *spoiled)
     opened = one.now(opening(one.broker, one.claim(*ALICE)))
     place = opened.places[0]
-    assert (place.acked, place.parked) == (3, (2,))
-    assert one.now(one.broker.follow(ALICE, opened.generation, news, 0)) == Followed(True, 3, (2,))
+    left = () if is_taken else (2,)
+    assert (place.acked, place.parked) == (3, left)
+    assert one.now(one.broker.follow(ALICE, opened.generation, news, 0)) == Followed(True, 3, left)
 
 
 def test_who_is_forgotten_while_what_it_said_could_not_be_written_stays_so(

@@ -142,6 +142,7 @@ def test_a_wrong_command_line_is_one_line(wrong: list[str]) -> None:
         (["--broker", "embedded:"], "broker.url: embedded: lives in one node alone"),
         (["--broker", "memory:"], "twistd imgateway --keys FILE"),
         (["--broker", "nosuch:"], "is no broker"),
+        (["--broker", "reddis://:s3cret@gw"], "'reddis://…@gw' is no broker"),
         (["--registry", ""], "registry.url: is empty; a router needs"),
         (["--keys", ""], "router.keys_file: is empty; .* imgateway apikey"),
         (["--keys", "/nowhere/k"], "router.keys_file: /nowhere/k cannot be read"),

@@ -144,6 +144,18 @@ def test_bodies_of_any_size(size: int) -> None:
     assert read_usual(write_frame(publish)) == publish
 
 
+@pytest.mark.parametrize("size", range(118, 142))
+def test_a_length_that_takes_more_than_a_byte_to_write(size: int) -> None:
+    acked = field(0x0A, b"user:" + b"b" * 40) + b"\x20" + b"\x80" * 4 + b"\x01"  # and what nobody knows
+    acked = acked + field(0x2A, b"x" * (size - len(acked) - 8)) + b"\x10\x05\x18\x07"
+    for ack in (
+        field(0x22, field(0x0A, acked)),
+        write_frame(DeliverAck((Acked(*BOB, 1, 2),) * (size // 12))),
+    ):
+        assert_same(ack)
+        assert_same(ack[:1] + bytes((len(ack) - 2 & 127 | 128, 1)) + ack[2:])
+
+
 def test_the_usual_ones_are_not_left_to_protobuf(monkeypatch: pytest.MonkeyPatch) -> None:
     def no(data: bytes) -> Frame:
         raise AssertionError(data)

@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from imgateway.errors import ConfigError
 
-__all__ = ("RedisUrl", "parse_urls")
+__all__ = ("RedisUrl", "parse_urls", "without_password")
 
 PORTS = {"redis": 6379, "rediss": 6379, "redis+sentinel": 26379}
 FORM = "redis://[user:password@]host[:port][/db], rediss:// (TLS) or redis+sentinel://host[:port],…/name[/db]"
@@ -42,7 +42,7 @@ def parse_urls(text: str, setting: str = "broker.url") -> tuple[RedisUrl, ...]:
 
 def _parse(text: str, setting: str) -> RedisUrl:
     parts = urlsplit(text)
-    bad = ConfigError(f"{setting}: {_without_password(text)!r} is not a Redis URL; write {FORM}")
+    bad = ConfigError(f"{setting}: {without_password(text)!r} is not a Redis URL; write {FORM}")
     if parts.scheme not in PORTS or not parts.netloc:
         raise bad
     login, _, hosts = parts.netloc.rpartition("@")
@@ -78,5 +78,6 @@ def _host(text: str, default: int) -> tuple[str, int]:
     return parts.hostname, parts.port or default
 
 
-def _without_password(text: str) -> str:
+def without_password(text: str) -> str:
+    """A URL as it may be shown."""
     return re.sub(r"://[^@/]*@", "://…@", text)

@@ -7,7 +7,8 @@
 --   key(bucket, kind, ...)          'ig:{bucket}:kind:rest:…'
 --   is_of_this_data(epoch)          whether positions that a node knew with this epoch are of the logs that are here
 --   stand_as(acked, parked, said_acked, said_parked)   a place, as a node says: acked, parked. '-': it does not know
---                        what is parked, and that stays; and so it does if it says less than is acked, which is older
+--                        what is parked, and that stays; and so it does if it says less than is acked, which is older.
+--                        If it says the same, what is not parked up to there was taken since
 --   tell(node, kind, ...)           collect a hint {kind, …} for a node
 --   tell_packed(node, packed)       the same for what cmsgpack.pack({kind, …}) gave: it is packed once for many
 --   flush()              publish what was collected, one message a node; returns {node = true} of those
@@ -48,6 +49,14 @@ end
 local function stand_as(acked, parked, said_acked, said_parked)
   if said_parked == '-' or said_acked < acked then
     said_parked = parked
+  elseif said_acked == acked and said_parked ~= '' then
+    local there, left = ',' .. parked .. ',', {}
+    for seq in said_parked:gmatch('%d+') do
+      if tonumber(seq) > acked or there:find(',' .. seq .. ',', 1, true) then
+        left[#left + 1] = seq
+      end
+    end
+    said_parked = table.concat(left, ',')
   end
   return math.max(acked, said_acked), said_parked
 end
