@@ -145,8 +145,9 @@ class ICodec(Interface):
 
     def undoes(record: bytes) -> Iterable[Address]:
         """The topics and services that `restore` would leave because nothing was to be kept of the session
-        that left this record. It is asked before, and changes nothing: where the client is gone before its
-        Welcome, the node leaves them.
+        that left this record. Changes nothing. It is asked before the Welcome, and once more after it, which
+        may have told the client that nothing is kept: where the client is gone before all is done, the node
+        leaves them.
         """
 
     def puts_off() -> bool:

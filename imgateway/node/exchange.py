@@ -47,7 +47,7 @@ from imgateway.node.calls import Calls
 from imgateway.node.gate import Gate
 from imgateway.node.hub import Hub
 from imgateway.node.ingress import Ingress
-from imgateway.node.link import Link
+from imgateway.node.link import Link, Pause
 from imgateway.node.login import Login
 from imgateway.node.subscriptions import Subscriptions
 
@@ -119,6 +119,8 @@ class Exchange:
         self._gate = gate
         self._broker = broker
         self._wall_ms = wall_ms
+        self._unwritten: dict[Link, int] = {}
+        """How many answers of a link wait for its record."""
         self._number = self._newest = 0
         self._remarks = Few(REMARKS_A_SECOND, REMARKS, now())
         self.answers: dict[type, Callable[[Link, Session, Any], None]] = {
@@ -220,14 +222,25 @@ class Exchange:
         kept = self._broker.record(session.key, session.generation, frame.data)
         self._ingress.hold(link, session, kept)
         if frame.reply:
+            self._unwritten[link] = self._unwritten.get(link, 0) + 1
             synced = self._broker.record(session.key, session.generation, frame.data, True)
-            synced.addCallback(self._synced, link, session, frame.reply).addErrback(link.broken)
+            said = synced.addCallback(self._synced, link, session, frame.reply)
+            said.addErrback(link.broken).addCallback(self._written, link)
+            # As many as it may have under way are no reason: each frees one for what comes next.
+            if self._unwritten.get(link, 0) > self.limits.publish_window:
+                link.pause(Pause.RECORD)
         if frame.linger_s is not None:
             self._hub.partings.wait(session, frame.linger_s)
 
     def _synced(self, kept: bool, link: Link, session: Session, reply: bytes) -> None:
         if kept and link.session is session:
             link.send_bytes(reply)
+
+    def _written(self, _: None, link: Link) -> None:
+        left = self._unwritten.pop(link) - 1
+        if left:
+            self._unwritten[link] = left
+        link.resume(Pause.RECORD)
 
     def _request(self, link: Link, session: Session, frame: Request) -> None:
         self._calls.asked(link, session, frame)

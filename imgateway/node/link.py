@@ -82,9 +82,11 @@ class Pause(IntEnum):
     """It is being put into a room."""
     STALE = 8192
     """Somebody else has its session: it is closed in a moment, and what it says does not count."""
+    RECORD = 16384
+    """Too many of its answers wait for a record to be on the disk."""
 
 
-BEHIND = Pause.STORE | Pause.RENEW | Pause.WINDOW | Pause.ROOM | Pause.PULL
+BEHIND = Pause.STORE | Pause.RENEW | Pause.WINDOW | Pause.ROOM | Pause.PULL | Pause.RECORD
 """A server is waited for: a fresh token may lie unread behind that, or be what it is to answer."""
 BEHIND_AGAIN = Pause.STORE | Pause.RENEW
 """The same for a link that was read again since its token ended. The others its client can bring about."""

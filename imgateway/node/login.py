@@ -347,6 +347,8 @@ class Login:
                 (Resumed(place.log.address, 0, position.epoch, start, head, resume.gap), *rings),
             )
         )
+        if opened.record and session.link is link:  # from now on its client knows what is not kept
+            self._hub.partings.leaves(session, _undone(link, opened.record))
         if hello.resume:
             self._hub.rooms.tell_removed(session, hello.resume)
         if self._tells:

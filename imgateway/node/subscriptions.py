@@ -245,19 +245,27 @@ class Subscriptions:
         topics = self._hub.topics
         if topics.find(session, frame.address) is None and topics.count(session) >= self.limits.rooms:
             return False
-        self._hub.partings.settled(session, frame.address)
-        self.wait(topics.subscribe(link, session, frame), link, Pause.ROOM)
+        following = topics.subscribe(link, session, frame)
+        following.addCallback(self._followed, session, frame.address)
+        self.wait(following, link, Pause.ROOM)
         return True
+
+    def _followed(self, follows: bool, session: Session, address: Address) -> None:
+        if follows:  # else what an older link left there is yet to be undone
+            self._hub.partings.settled(session, address)
 
     def unfollow(self, link: Link, session: Session, frame: Unsubscribe) -> None:
         """Whoever does not follow the log over this link may have before: that is forgotten as well."""
         self._charge(link, session)
-        self._hub.partings.settled(session, frame.address)
         leaving = self._hub.topics.unsubscribe(session, frame.address)
         leaving.addCallbacks(
-            self._unsubscribed, self._not_left, (link, frame.address), errbackArgs=(link, frame)
+            self._unfollowed, self._not_left, (link, session, frame.address), errbackArgs=(link, frame)
         )
         self._leave(leaving, link, frame.address)
+
+    def _unfollowed(self, _: None, link: Link, session: Session, address: Address) -> None:
+        self._hub.partings.settled(session, address)
+        self._unsubscribed(None, link, address)
 
     def _not_left(self, failure: Failure, link: Link, frame: Unsubscribe) -> None:
         failure.trap(StoreBusy)

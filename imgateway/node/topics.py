@@ -71,9 +71,9 @@ class Topics:
         """Its place in this log; None: it does not follow it."""
         return None if session.follows is None else session.follows.get(address)
 
-    def subscribe(self, link: Link, session: Session, frame: Subscribe) -> Deferred[None]:
+    def subscribe(self, link: Link, session: Session, frame: Subscribe) -> Deferred[bool]:
         """Follow a log from where the device stands in it, and say so. That the device does is on stable
-        storage by then: nothing that comes later is passed over.
+        storage by then: nothing that comes later is passed over. True: so it is; False: not, or not yet.
 
         Whoever follows it already over this link stays where it is.
         """
@@ -82,11 +82,11 @@ class Topics:
             follow.receipts = frame.acks
             if follow in self._asked:  # the answer is late, and will be for each
                 self._asked[follow] += 1
-                return succeed(None)
+                return succeed(False)
             self._tell(link, follow, follow.acked, False)
             if not frame.acks:
                 self._delivery.took_all(follow)
-            return succeed(None)
+            return succeed(True)
         follow = Follow(session, log_of(frame.address))
         follow.receipts = frame.acks
         if session.follows is None:
@@ -100,18 +100,19 @@ class Topics:
 
     def _watched(
         self, position: Position, link: Link, follow: Follow, frame: Subscribe
-    ) -> Deferred[None] | None:
+    ) -> Deferred[bool] | bool:
         if not self._is_here(link, follow):
-            return None
+            return False
         begin = self._resume(frame, position, _begin(frame, position))
         following = self._broker.follow(follow.key, follow.generation, follow.log, begin.position)
         return following.addCallback(self._followed, link, follow, frame, position, begin)
 
-    def _not_followed(self, failure: Failure, link: Link, follow: Follow) -> None:
+    def _not_followed(self, failure: Failure, link: Link, follow: Follow) -> bool:
         """Too much waits for the store: as if the client had not asked."""
         failure.trap(StoreBusy)
         if self._is_here(link, follow):
             self._leave(follow, BUSY)
+        return False
 
     def _resume(self, frame: Subscribe, position: Position, acked: int) -> Resumption:
         # One who knows more than the log learns that it was rolled back. But the log does not get a new epoch
@@ -127,9 +128,9 @@ class Topics:
         frame: Subscribe,
         position: Position,
         begin: Resumption,
-    ) -> None:
+    ) -> bool:
         if not self._is_here(link, follow):
-            return
+            return False
         acked = min(followed.acked, position.head)
         resume = self._resume(frame, position, acked) if followed.known else begin
         start = resume.position
@@ -147,6 +148,7 @@ class Topics:
         for _ in range(self._asked.pop(follow)):
             self._tell(link, follow, start, resume.gap)
         self._delivery.start(follow.session)
+        return True
 
     def _tell(self, link: Link, follow: Follow, position: int, gap: bool) -> None:
         link.send(Subscribed(follow.address, 0, follow.epoch, follow.head, gap, Mode.PUSH, 0, position))

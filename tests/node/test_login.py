@@ -740,7 +740,7 @@ def test_a_check_is_not_begun_for_who_has_closed() -> None:
 
 def test_pauses_are_told_apart() -> None:
     names = [pause.name for pause in Pause]
-    assert len(names) == len(set(names)) == 12
+    assert len(names) == len(set(names)) == 13
     assert FakeBroker().dedup_s
 
 

@@ -17,6 +17,7 @@ from imgateway.frames import (
     Deliver,
     DeliverAck,
     Entry,
+    Keep,
     Notify,
     Publish,
     Refused,
@@ -649,11 +650,30 @@ def test_to_unsubscribe_may_be_refused() -> None:
 def test_a_clean_start_undoes_them() -> None:
     peer = logged_in()
     peer.take(subscribe(("user/alice", 1), ("room/7", 1), ("topic/news/today", 1)))
+    old = peer.record
     assert peer.login(clean=True) == [Unsubscribe(ROOM), Unsubscribe(NEWS)]
     assert peer.record == b""
+    assert peer.codec.undoes(old) == [NEWS], "its client was told"
     assert peer.codec.encode(Unsubscribed(ROOM, 0)) == b""
     (one,) = got(peer.deliver(ME, entry(1)))
     assert one.qos == 1
+
+
+def test_that_a_session_is_over_is_written_down_before_it_is_undone() -> None:
+    peer = logged_in()
+    peer.take(subscribe(("room/7", 1), ("topic/news/today", 1)))
+    peer.begun()
+    list(peer.codec.receive(connect(clean=True)))
+    first, *asked, last = peer.codec.restore(peer.record)
+    assert asked == [Unsubscribe(ROOM), Unsubscribe(NEWS)]
+    assert (type(first), last) == (Keep, Keep(b""))
+    peer.record = first.data  # it ended here: the next one undoes it, and does not go on with it
+    assert peer.login() == asked
+    assert peer.connack.hex() == "20020000"
+    peer = logged_in()
+    peer.begun()
+    list(peer.codec.receive(connect(clean=True)))
+    assert peer.codec.restore(peer.record) == [Keep(b"")], "there is nothing to undo"
 
 
 def test_what_a_session_that_is_not_kept_has_subscribed_to_is_undone() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 from twisted.internet.defer import Deferred, fail, succeed
 
 from imgateway.errors import CloseCode, StoreBusy
-from imgateway.frames import Publish, Subscribe, Subscribed
+from imgateway.frames import LogKey, Publish, SessionKey, Subscribe, Subscribed
 from imgateway.interfaces import Identity
 from imgateway.node.link import Pause
 from imgateway.protocols.mqtt.adapter import MqttAdapter
@@ -18,11 +19,13 @@ from imgateway.protocols.mqtt.packets import Body, Splitter
 from imgateway.protocols.mqtt.properties import Property
 from imgateway.protocols.mqtt.record import FOREVER
 from imgateway.protocols.mqtt.topics import address_of
+from imgateway.testing import disk
 from tests.node.cluster_rig import Cluster
 from tests.node.rig import Peer, Rig
 from tests.protocols import mqtt
 
 TOPICS = [f"topic/{name}" for name in "abc"]
+RELEASED = mqtt.packet(0x62, b"\0\7")
 
 
 class Device(Peer):
@@ -473,12 +476,72 @@ def test_what_who_took_over_has_not_got_to_is_undone_when_its_session_ends(
         monkeypatch.setattr(rig.broker, "unfollow", lambda *about: left.append(about[-1]) or succeed(None))
         rig.node.stop()
         rig.advance(1)
-        assert [log.address for log in left] == [address_of("topic/b")]
+        # Whether the first was done nobody knows.
+        assert [log.address for log in left] == [address_of("topic/a"), address_of("topic/b")]
         return
     rig.advance(61)
     assert rig.session("bob") is None
     say("topic/b", 3)
     assert position(rig, "topic/b") == 3
+
+
+@pytest.mark.parametrize("follows", [False, True])
+def test_what_the_store_would_not_undo_just_now_is_undone_when_its_session_ends(
+    follows: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though who took over wanted to follow it itself, if it could not."""
+    rig, device, say = house(9)
+    device.cut()
+    device = Device(rig, 9, 0, clean=True)
+    device.subscribe("topic/a")
+    with monkeypatch.context() as busy:
+        busy.setattr(rig.broker, "unfollow", lambda *about: fail(StoreBusy()))
+        busy.setattr(rig.broker, "follow", lambda *about: fail(StoreBusy()))
+        device = Device(rig, 9, 3_600)
+        if follows:
+            device.subscribe("topic/a")
+        device.cut()
+    rig.advance(61)
+    assert rig.session("bob") is None
+    say("topic/a", 3)
+    assert position(rig, "topic/a") == 3
+
+
+@pytest.mark.parametrize("expiry_s", [0, 3_600, FOREVER])
+def test_a_clean_start_that_was_told_is_done_though_its_client_is_gone_at_once(
+    expiry_s: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig, device, say = house(9)
+    device.subscribe("topic/a", "topic/b")
+    device.leave()
+    unfollow = rig.broker.unfollow
+
+    def first_is_slow(key: SessionKey, generation: int, log: LogKey) -> Deferred[None]:
+        return Deferred() if log.address.id == "a" else unfollow(key, generation, log)
+
+    with monkeypatch.context() as slow:
+        slow.setattr(rig.broker, "unfollow", first_is_slow)
+        Device(rig, 9, expiry_s, clean=True).cut()  # it is welcome, and waits for the first of the two
+    rig.advance(61)
+    assert rig.session("bob") is None
+    say("topic/b", 3)
+    assert position(rig, "topic/b") == 3, "nothing is held back there"
+    again = Device(rig, 9)
+    say("topic/b")
+    assert again.seen == [], "nor is it subscribed again"
+
+
+def test_a_clean_start_that_was_not_told_leaves_everything_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    rig, device, say = house(9)
+    device.subscribe("topic/a")
+    device.leave()
+    with monkeypatch.context() as slow:
+        slow.setattr(rig.broker, "watch_now", lambda log: None)
+        slow.setattr(rig.broker, "watch", lambda log: Deferred())
+        Device(rig, 9, 3_600, clean=True).cut()
+    rig.advance(61)
+    say("topic/a", 3)
+    assert len(Device(rig, 9).bodies("topic/a")) == 3
 
 
 def test_nor_is_it_forgotten_by_one_who_wants_nothing_kept_either(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -552,7 +615,7 @@ def test_a_codec_that_fails_at_an_older_record_costs_nobody_a_session(
     with monkeypatch.context() as broken:
         broken.setattr(MqttCodec, "undoes", lambda codec, record: 1 // 0)
         device = Device(rig, 9)
-    assert len(flush_logged_errors(ZeroDivisionError)) == 1
+    assert len(flush_logged_errors(ZeroDivisionError)) == 2, "before its Welcome and after it"
     say("topic/a")
     assert len(device.bodies("topic/a")) == 1
 
@@ -565,10 +628,9 @@ def test_pubcomp_says_that_it_is_written_down_which_packet_id_is_free(
     rig, device, _ = house(9)
     device.raw(mqtt.publish("user/bob", b"x", 7, qos=2, about=()))
     assert [first for first, _, _ in device.answers] == [0x50]
-    released = mqtt.packet(0x62, b"\0\7")
     with monkeypatch.context() as slow:
         slow.setattr(rig.steps, "choices", list)
-        device.raw(released)
+        device.raw(RELEASED)
         assert len(device.answers) == 1
         if ends == "lost":
             device.cut()
@@ -577,8 +639,86 @@ def test_pubcomp_says_that_it_is_written_down_which_packet_id_is_free(
     rig.settle()
     assert [first for first, _, _ in device.answers] == [0x50, *([] if ends else [0x70])]
     again = Device(rig, 9)
-    again.raw(released)
+    again.raw(RELEASED)
     assert again.answers == [(0x70, 7, 7)], "and who asks again is told"
+
+
+@pytest.mark.parametrize("reconnects", [False, True])
+def test_who_repeats_its_pubrel_waits_for_the_disk_as_well(
+    reconnects: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig, device, _ = house(9)
+    device.raw(mqtt.publish("user/bob", b"x", 7, qos=2, about=()))
+    with monkeypatch.context() as slow:
+        slow.setattr(rig.steps, "choices", list)
+        device.raw(RELEASED)
+        if reconnects:
+            device.cut()
+            device = Device(rig, 9)
+        device.answers.clear()
+        device.raw(RELEASED)
+        assert device.answers == []
+    rig.settle()
+    assert device.answers == [(0x70, 7, 7)] * (1 if reconnects else 2)
+
+
+@pytest.mark.parametrize("repeats", [False, True])
+def test_a_packet_id_that_is_free_is_not_the_last_messages_after_a_kill(
+    repeats: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether the client was told that it is free by then or not: two messages of one content."""
+    place = disk.Rig(tmp_path)
+    rig = _at(place)
+    device = Device(rig, 9)
+    device.raw(mqtt.publish("user/bob", b"x", 7, qos=2, about=()))
+    with monkeypatch.context() as slow:
+        slow.setattr(place.steps, "choices", list)
+        device.raw(RELEASED)
+        if repeats:
+            device.cut()
+            device = Device(rig, 9)
+            device.raw(RELEASED)
+        is_free = (0x70, 7, 7) in device.answers
+    place.broker._directory.unlock()
+    place.disk.crash()
+    place.new()
+    rig = _at(place)
+    device = Device(rig, 9)
+    if not is_free:
+        device.raw(RELEASED)
+    device.raw(mqtt.publish("user/bob", b"x", 7, qos=2, dup=is_free, about=()))
+    assert device.answers[-1][0] == 0x50
+    assert rig.session("bob").head == 2
+
+
+def _at(place: disk.Rig) -> Rig:
+    """A node at the broker of this place."""
+    rig = Rig(broker=place.broker, clock=place.clock, start=False)
+    rig.steps, rig.wall_ms = place.steps, place.wall_ms
+    rig.start()
+    rig.tokens.identities["bob"] = Identity("bob", service=True)
+    return rig
+
+
+@pytest.mark.parametrize("ends", [False, True])
+def test_whoever_repeats_pubrel_without_end_is_not_read_while_the_disk_stands_still(
+    ends: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig, device, _ = house(9)
+    most = rig.node.settings.limits.publish_window
+    with monkeypatch.context() as slow:
+        slow.setattr(rig.steps, "choices", list)
+        for _ in range(most):
+            device.raw(RELEASED)
+        assert device.server.reading
+        for _ in range(9):
+            device.raw(RELEASED)
+        assert not device.server.reading
+        if ends:
+            device.cut()
+    rig.settle()
+    assert device.answers == [(0x70, 7, 7)] * (0 if ends else most + 9)
+    assert device.server.reading or ends
 
 
 @pytest.mark.parametrize("seed", range(40))

@@ -179,7 +179,8 @@ class MqttCodec(PlainCodec):
             packet_id = self._packet_id(body, Packet.PUBREL)
             self._inbox.released(packet_id)
             done = acknowledgement(Packet.PUBCOMP, packet_id)
-            yield self._memory.keep(done) if self._memory.goes_first() else done
+            # A repeat as well: what the first one changed may not be on the disk yet.
+            yield self._memory.keep(done) if self._memory.expiry_s else done
         elif first == Packet.SUBSCRIBE:
             if self._outbox.loose > LOOSE:
                 reason = "subscribes again and again to what it has not acknowledged"
@@ -268,7 +269,8 @@ class MqttCodec(PlainCodec):
         return () if greeting is None else self._memory.restore(record, greeting.clean)
 
     def undoes(self, record: bytes) -> Sequence[Address]:
-        return self._memory.undoes(record)
+        greeting = self._greeting
+        return self._memory.undoes(record, self._is_welcome and greeting is not None and greeting.clean)
 
     def puts_off(self) -> bool:
         return bool(self._subscriptions.put_off)

@@ -50,6 +50,9 @@ class Memory:
             for topic, subscription in old.subscriptions.items():
                 frames += self._subscriptions.again(address_of(topic), subscription)
         elif old is not None:
+            if clean and old.subscriptions and not old.is_over(self._now_s()):
+                # First that it is over: the client is told so, and may be gone before all of it is undone.
+                frames.append(Keep(Record(1, subscriptions=old.subscriptions).written()))
             for topic in old.subscriptions:
                 frames += self._subscriptions.no_more(address_of(topic))
         is_same = self.is_resumed and old is not None and old.expiry_s == self.expiry_s == FOREVER
@@ -57,10 +60,11 @@ class Memory:
             frames.append(self.keep())
         return frames
 
-    def undoes(self, data: bytes) -> list[Address]:
-        """What a session that is over followed, as far as it holds something back there."""
+    def undoes(self, data: bytes, is_over: bool) -> list[Address]:
+        """What a session that is over followed, as far as it holds something back there. `is_over`: whatever
+        the record says."""
         old = Record.read(data)
-        if old is None or not old.is_over(self._now_s()):
+        if old is None or not (is_over or old.is_over(self._now_s())):
             return []
         addresses = map(address_of, old.subscriptions)
         return [address for address in addresses if address.kind in FOLLOWED_KINDS]
