@@ -591,13 +591,21 @@ def test_one_that_will_not_do_ends_the_start_of_all(
     assert not any(primary.is_up for primary in desk.primaries.all())
 
 
-def test_a_start_goes_on_without_one_that_is_away(
+def without_one(
     start: Callable[..., RedisServer], sit: Callable[..., RedisDesk]
-) -> None:
+) -> tuple[RedisDesk, RedisServer]:
+    """Started on two servers of which the second is away."""
     there, away = start(), start()
     away.stop()
     desk = sit(there, away)
     desk.run(desk.primaries.start())
+    return desk, away
+
+
+def test_a_start_goes_on_without_one_that_is_away(
+    start: Callable[..., RedisServer], sit: Callable[..., RedisDesk]
+) -> None:
+    desk, away = without_one(start, sit)
     ready, missing = desk.primaries.all()
     assert (ready.is_ready, missing.is_ready) == (True, False)
     (why,) = [why for up, why in desk.states if not up]
@@ -630,10 +638,7 @@ def test_who_comes_after_the_start_and_will_not_do_is_not_used(
     start: Callable[..., RedisServer], sit: Callable[..., RedisDesk]
 ) -> None:
     """And ends nothing: others are served."""
-    there, away = start(), start()
-    away.stop()
-    desk = sit(there, away)
-    desk.run(desk.primaries.start())
+    desk, away = without_one(start, sit)
     ready, missing = desk.primaries.all()
     box = desk.later(missing.call("note", 1))
     kept, away.options = away.options, ("--appendonly", "no")

@@ -643,6 +643,12 @@ def test_pubcomp_says_that_it_is_written_down_which_packet_id_is_free(
     assert again.answers == [(0x70, 7, 7)], "and who asks again is told"
 
 
+def anew(rig: Rig, device: Device) -> Device:
+    """The device on its next connection."""
+    device.cut()
+    return Device(rig, 9)
+
+
 @pytest.mark.parametrize("reconnects", [False, True])
 def test_who_repeats_its_pubrel_waits_for_the_disk_as_well(
     reconnects: bool, monkeypatch: pytest.MonkeyPatch
@@ -653,8 +659,7 @@ def test_who_repeats_its_pubrel_waits_for_the_disk_as_well(
         slow.setattr(rig.steps, "choices", list)
         device.raw(RELEASED)
         if reconnects:
-            device.cut()
-            device = Device(rig, 9)
+            device = anew(rig, device)
         device.answers.clear()
         device.raw(RELEASED)
         assert device.answers == []
@@ -675,8 +680,7 @@ def test_a_packet_id_that_is_free_is_not_the_last_messages_after_a_kill(
         slow.setattr(place.steps, "choices", list)
         device.raw(RELEASED)
         if repeats:
-            device.cut()
-            device = Device(rig, 9)
+            device = anew(rig, device)
             device.raw(RELEASED)
         is_free = (0x70, 7, 7) in device.answers
     place.broker._directory.unlock()

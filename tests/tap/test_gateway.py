@@ -541,14 +541,20 @@ def reloaded(gateway: Gateway, events: list[LogEvent]) -> list[str]:
     return [formatEvent(event) for event in events if event["log_namespace"] == "imgateway.tap.process"]
 
 
-def test_a_reload_says_which_changes_wait_for_a_restart(
-    reactor: Reactor, tmp_path: Path, events: list[LogEvent]
-) -> None:
+def configured(reactor: Reactor, tmp_path: Path) -> tuple[Gateway, Path]:
+    """A node that runs, and its configuration, in which nothing stands."""
     file = tmp_path / "c.toml"
     file.write_text("")
     gateway = Gateway(options(tmp_path, "--http", "", "--config", str(file)), reactor)
     gateway.startService()
     reactor.work()
+    return gateway, file
+
+
+def test_a_reload_says_which_changes_wait_for_a_restart(
+    reactor: Reactor, tmp_path: Path, events: list[LogEvent]
+) -> None:
+    gateway, file = configured(reactor, tmp_path)
     taken = "reloaded keys, limits, quotas and policy"
     keys = tmp_path / "keys.toml"
     keys.write_text("# nobody")
@@ -584,11 +590,7 @@ def test_a_reload_says_which_changes_wait_for_a_restart(
 def test_a_reload_says_what_the_next_start_cannot_use(
     reactor: Reactor, tmp_path: Path, text: str, why: str, events: list[LogEvent]
 ) -> None:
-    file = tmp_path / "c.toml"
-    file.write_text("")
-    gateway = Gateway(options(tmp_path, "--http", "", "--config", str(file)), reactor)
-    gateway.startService()
-    reactor.work()
+    gateway, file = configured(reactor, tmp_path)
     file.write_text(f"[limits]\nmax_addresses = 5\n{text}\n")
     done, restart, fails = reloaded(gateway, events)
     assert done.startswith("reloaded")
