@@ -9,6 +9,8 @@ called once. Writing stays with the reactor; where the system has no epoll, so d
 from __future__ import annotations
 
 import select
+from collections.abc import Callable
+from itertools import count
 from typing import Any, Protocol
 from weakref import ref
 
@@ -21,7 +23,7 @@ from zope.interface import implementer
 from .reactors import one_per_reactor
 from .turns import turn_of
 
-__all__ = ("AVAILABLE", "Readable", "Socket", "readable_of")
+__all__ = ("AVAILABLE", "Readable", "Socket", "heard_by", "readable_of")
 
 log = Logger()
 
@@ -53,6 +55,9 @@ class Readable:
         self._turn = turn_of(reactor)
         self._poll = select.epoll()
         self._sockets: dict[int, Socket] = {}
+        self.heard = 0
+        """How often a socket had something to read that was not its greeting: while that stands still, nobody
+        of those who are there waits for anything."""
 
     def add(self, socket: Socket) -> None:
         """Call its ``doRead`` whenever something is there, until it is removed; what that returns is why it
@@ -84,6 +89,7 @@ class Readable:
     def doRead(self) -> None:
         sockets = self._sockets
         ready = self._poll.poll(0, len(sockets) or 1)
+        self.heard += len(ready)
         turn = self._turn
         turn.begin(len(ready))
         try:
@@ -97,6 +103,7 @@ class Readable:
                     log.failure("a connection could not be read from")
                     end = problem
                 if end is not None:
+                    self.heard -= 1
                     self._end(socket, end)
         finally:
             turn.end()
@@ -123,3 +130,11 @@ class Readable:
 
 readable_of = one_per_reactor(Readable)
 """The one of a reactor."""
+
+
+def heard_by(reactor: Any) -> Callable[[], int]:
+    """Another number each time, if one of its connections has said something in between."""
+    if not AVAILABLE:
+        return count().__next__
+    readable = readable_of(reactor)
+    return lambda: readable.heard

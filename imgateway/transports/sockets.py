@@ -20,7 +20,7 @@ from twisted.internet.main import CONNECTION_DONE, CONNECTION_LOST
 from .arrivals import PORTION, Arrivals, bare
 from .departures import departures_of
 from .places import host_port
-from .readable import AVAILABLE, readable_of
+from .readable import AVAILABLE, heard_by, readable_of
 
 __all__ = (
     "accept_in_portions",
@@ -35,8 +35,9 @@ __all__ = (
 INHERITED = sys.platform == "linux"
 """Whether a socket that is accepted has the options of the one that listens."""
 
-READING, PAUSED, LEFT = range(3)
-"""Of a socket: it is read from; it is not, and stands in the poll yet; it has left that."""
+READING, PAUSED, LEFT, SILENT = range(4)
+"""Of a socket: it is read from; it is not, and stands in the poll yet; it has left that; it is read from, and
+has not greeted."""
 
 
 class _Fixed:
@@ -85,7 +86,7 @@ class _Slim:
         return peer.partition(" " if " " in peer else ":")[0]
 
     def pauseProducing(self) -> None:
-        if self._pause == READING:
+        if self._pause in (READING, SILENT):
             self._pause = PAUSED
 
     def resumeProducing(self) -> None:
@@ -108,13 +109,18 @@ class _Slim:
     def doRead(self) -> Any:
         """Twisted's sockets leave the poll as soon as they pause, and enter it again: two calls to the
         system, which are in vain if nothing comes meanwhile. So it is done when something has come."""
-        if self._pause != READING:
+        if self._pause == SILENT:
+            self._pause = READING
+            readable_of(self.reactor).heard -= 1  # type: ignore[attr-defined]
+        elif self._pause != READING:
             self._pause = LEFT
             self.stopReading()
             return None
         try:
             data = self.socket.recv(self.bufferSize)  # type: ignore[attr-defined]
         except BlockingIOError:
+            if AVAILABLE:
+                self._pause = SILENT
             return None
         except OSError:
             end: Exception = CONNECTION_LOST
@@ -239,7 +245,7 @@ def accept_in_portions(port: Any) -> Arrivals | None:
     :returns: who takes care of those that come, if the port's sockets are our own.
     """
     if getattr(port, "transport", None) in (_TCPSocket, _AdoptedSocket):
-        return Arrivals(port, bare(port.socket))
+        return Arrivals(port, bare(port.socket), heard_by(port.reactor))
     accept = port.doRead
 
     def do_read() -> None:

@@ -13,7 +13,7 @@ from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.task import Clock
 
 from imgateway.transports import arrivals
-from imgateway.transports.arrivals import PORTION, Arrivals, bare
+from imgateway.transports.arrivals import ALONE, PORTION, QUIET, Arrivals, bare
 
 
 class Socket:
@@ -36,7 +36,8 @@ class Port:
         self.refuses = False
         self.made_one: Any = lambda: None
         self.socket = self.factory = self
-        self.arrivals = Arrivals(self, self.accept)
+        self.heard = 0
+        self.arrivals = Arrivals(self, self.accept, lambda: self.heard)
 
     def doRead(self) -> None:
         self.asked_twisted += 1
@@ -92,6 +93,16 @@ def test_a_crowd_is_taken_at_once_and_made_in_portions_in_order() -> None:
     assert [port.turn() for _ in range(5)] == [PORTION] * 4 + [0]
     assert [skt for skt, _ in port.made] == sockets
     assert port.reactor.getDelayedCalls() == []
+
+
+def test_where_nobody_else_says_anything_the_portions_are_large() -> None:
+    port = Port(3 * QUIET * PORTION + 2 * ALONE)
+    port.doRead()
+    assert [port.turn() for _ in range(QUIET - 1)] == [PORTION] * (QUIET - 1)
+    assert port.turn() == ALONE
+    port.heard += 1
+    assert [port.turn() for _ in range(QUIET + 1)] == [PORTION] * (QUIET + 1)
+    assert port.turn() == ALONE
 
 
 def test_while_it_is_paused_they_wait_here() -> None:

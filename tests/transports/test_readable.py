@@ -16,8 +16,9 @@ from twisted.python.failure import Failure
 from zope.interface.verify import verifyObject
 
 from imgateway.transports import departures
-from imgateway.transports.readable import Readable, readable_of
-from imgateway.transports.sockets import keep_little
+from imgateway.transports import readable as readables
+from imgateway.transports.readable import Readable, heard_by, readable_of
+from imgateway.transports.sockets import keep_little, read_early
 from imgateway.transports.turns import FEW, turn_of
 
 
@@ -297,3 +298,26 @@ def test_of_a_crowd_that_leaves_at_once_some_end_in_the_next_turn(place: Place) 
     place.turn()
     assert [ear.gone for _, _, ear in crowd] == [[ConnectionDone]] * len(crowd)
     place.reactor.advance(0)
+
+
+def test_it_is_known_whether_anybody_speaks_who_has_greeted(place: Place) -> None:
+    heard = heard_by(place.reactor)
+    accepted, peer, ear = place.accept()
+    read_early(accepted)  # its greeting is on its way
+    counts = [heard()]
+    for said in (b"greeting", b"word", b"word"):
+        peer.sendall(said)
+        place.turn()
+        counts.append(heard())
+    peer.close()
+    place.turn()
+    assert [*counts, heard()] == [0, 0, 1, 2, 2]
+    assert (len(ear.heard), ear.gone) == (3, [ConnectionDone])
+
+
+def test_without_a_poll_of_our_own_somebody_may_always_have_spoken(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(readables, "AVAILABLE", False)
+    heard = heard_by(place.reactor)
+    assert heard() != heard()
