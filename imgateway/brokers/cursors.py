@@ -189,7 +189,8 @@ SAVE_DEVICES = """
 UPDATE device SET platform = json_extract(value, '$[2]'), seen_ms = max(seen_ms, json_extract(value, '$[3]'))
 FROM json_each(?) WHERE user = json_extract(value, '$[0]') AND device = json_extract(value, '$[1]')
 """
-# Who made room for this commit wrote down newer places than these, which were taken when they were asked for.
+# Who made room for this commit wrote down newer places than these, which were taken when they were asked for:
+# what is not set aside there, up to the same position, was taken since.
 SAVE_CURSORS = """
 INSERT INTO cursor (log, user, device, acked, parked)
 SELECT log.id, device.user, device.device, json_extract(value, '$[4]'), json_extract(value, '$[5]')
@@ -198,7 +199,10 @@ JOIN log ON log.address = json_extract(value, '$[2]') AND log.lane = json_extrac
 JOIN device ON device.user = json_extract(value, '$[0]') AND device.device = json_extract(value, '$[1]')
 WHERE true
 ON CONFLICT (log, user, device) DO UPDATE SET acked = max(acked, excluded.acked),
-    parked = CASE WHEN excluded.acked < acked THEN parked ELSE excluded.parked END
+    parked = CASE WHEN excluded.acked < acked THEN parked
+        WHEN excluded.acked > acked OR excluded.parked = '[]' THEN excluded.parked
+        ELSE (SELECT json_group_array(value) FROM json_each(excluded.parked)
+            WHERE value > acked OR value IN (SELECT value FROM json_each(parked))) END
 """
 RAISE_SEEN = """
 UPDATE log SET seen = max(seen, far) FROM (

@@ -130,8 +130,9 @@ class Sessions:
         self._records = Records(change, self._saving, self._recorded)
         self._moved: dict[SessionKey, set[LogKey]] = {}  # of the dirty ones, beside their mailboxes
         self._following: dict[LogKey, dict[SessionKey, Seat]] = {}
-        self._entering = UnderWay()  # by session and log: to follow it is on its way to the disk
-        self._unfollowing = UnderWay()  # likewise
+        # By session and log: to follow it is on its way to the disk, and to unfollow is not behind that.
+        self._entering: dict[tuple[SessionKey, LogKey], Deferred[Followed]] = {}
+        self._unfollowing = UnderWay()  # by session and log: to unfollow is
 
     # ------------------------------------------------------------------------------------------------- logins
 
@@ -378,12 +379,13 @@ class Sessions:
         answer: Deferred[Followed] = Deferred()
         self.waiting += 1
         self._saving.begin(seat)
-        self._entering.begin((session, log))
+        self._entering[session, log] = answer
 
         def followed(found: tuple[bool, int, tuple[int, ...]] | None) -> None:
             self.waiting -= 1
             self._saving.end(seat)
-            self._entering.end((session, log))
+            if self._entering.get((session, log)) is answer:
+                del self._entering[session, log]
             known, acked, parked = found or (False, begin, ())
             _keep(seat, log, acked, parked)
             if found is None:  # it is being registered again, and this is written after that
@@ -411,7 +413,7 @@ class Sessions:
             return succeed(None)
         one = session, log
         leaving = self._unfollowing.get(one, 0)
-        if log not in seat.owed.others and self._entering.get(one, 0) <= leaving:
+        if log not in seat.owed.others and one not in self._entering:
             if not leaving:  # memory has all that the disk has: there is nothing to do there
                 return succeed(None)
             if self.is_behind():
@@ -420,6 +422,7 @@ class Sessions:
         self.waiting += 1
         self._saving.begin(seat)
         self._unfollowing.begin(one)
+        self._entering.pop(one, None)
 
         def forget() -> None:
             others = {other: where for other, where in seat.owed.others.items() if other != log}

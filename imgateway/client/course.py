@@ -103,7 +103,7 @@ class Course:
         try:
             found = await self._wait_for(ensureDeferred(router.allocate(token)))
         except RouterRefused as error:
-            another = self._tokens.renewable and not (self._tokens.just_fetched or error.forbidden)
+            another = not error.forbidden and self._tokens.refused()
             refused = CloseCode.FORBIDDEN if error.forbidden else CloseCode.BAD_TOKEN
             return Ended(CloseCode.TOKEN_EXPIRED if another else refused, str(error))
         except RouterAway as error:

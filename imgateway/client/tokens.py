@@ -30,7 +30,7 @@ class Tokens:
         self._reactor = reactor
         self._source = source
         self._kept = source if isinstance(source, str) else ""
-        self._fresh = False
+        self._fresh = self._refused = False
         self._timer: Any = None
         self._asking: Any = None
         self._term = 0  # what fails of an earlier one is not tried again
@@ -51,10 +51,13 @@ class Tokens:
         self._kept = ""
         return True
 
-    @property
-    def renewable(self) -> bool:
-        """There is a function that gets another."""
-        return not isinstance(self._source, str)
+    def refused(self) -> bool:
+        """A router does not take it. True: another may do, for this one may have run out. So may one that was
+        fetched for this very attempt, while routers were asked that are away; the second in a row has not."""
+        if isinstance(self._source, str) or (self._fresh and self._refused):
+            return False
+        self._refused, self._fresh = self._fresh, False
+        return True
 
     @property
     def just_fetched(self) -> bool:
@@ -63,7 +66,7 @@ class Tokens:
 
     def accepted(self, lifetime_s: float, renew: Callable[[Renew], object]) -> None:
         """A login or a renewal went through, good for `lifetime_s` (0: for ever). `renew` sends the frame."""
-        self._fresh = False
+        self._fresh = self._refused = False
         self.disarm()
         if lifetime_s and not isinstance(self._source, str):
             self._arm(max(0.0, lifetime_s - min(RENEW_AHEAD_S, lifetime_s / 4)), renew)

@@ -27,7 +27,7 @@ from imgateway.ops.health import Health
 from imgateway.ops.metrics import Source, registry
 from imgateway.router.allocation import Allocation
 from imgateway.router.api import Api
-from imgateway.router.doors import Doors, Mint
+from imgateway.router.doors import Doors
 from imgateway.router.keys import Keys, read_keys
 from imgateway.router.nodes import Fleet
 from imgateway.router.openapi import document
@@ -46,12 +46,18 @@ log = Logger()
 
 
 class Secrets:
-    """Makes tokens with the shared secret that the nodes check them with (a `Mint`)."""
+    """Makes tokens with the shared secret that the nodes check them with (a `Mint`).
 
-    def __init__(self, settings: Settings) -> None:
+    :param before: has the secret of the UDP keys; None: that is read as well.
+    """
+
+    def __init__(self, settings: Settings, before: Secrets | None = None) -> None:
         self._audience = settings.auth.audience
         self._secret = load_secret(settings.auth, settings.node.data_dir)
         self._udp: bytes | None = None
+        if before is not None:
+            self._udp = before._udp
+            return
         try:
             self._udp = load_udp_secret(settings.udp, settings.node.data_dir, make=False)
         except OperatorError:
@@ -81,11 +87,12 @@ class Secrets:
         return with_udp_key(token, self._udp) if self._udp is not None else ""
 
 
-def find_mint(settings: Settings) -> Mint | None:
+def find_mint(settings: Settings, before: Secrets | None = None) -> Secrets | None:
     """What makes tokens; None: the settings name a public key, so that somebody else makes them.
 
     Call it once the authenticator is there, which makes the secret.
 
+    :param before: as `Secrets` takes it.
     :raises OperatorError: the secret cannot be used, or is needed and not there.
     """
     auth = settings.auth
@@ -96,7 +103,7 @@ def find_mint(settings: Settings) -> Mint | None:
                 "checked with another key here; set it to false"
             )
         return None
-    return Secrets(settings)
+    return Secrets(settings, before)
 
 
 class Port:
@@ -149,11 +156,12 @@ class HttpApi:
         # Who is bound to a node asks here as well.
         auth = replace(settings.auth, node="")
         self._authenticator = find_authenticator(auth, settings.node.data_dir, seconds)
+        self._minting = find_mint(settings)
         strategy = find(IAllocation, router.allocation, "router.allocation")
         self.doors = Doors(
             Allocation(strategy, gateway.nodes, random.randrange(1_000_000)),
             self._authenticator,
-            find_mint(settings),
+            self._minting,
             router,
             settings.session.heartbeat_s,
             seconds,
@@ -259,21 +267,25 @@ class HttpApi:
         ports, self.ports = self.ports, []
         return DeferredList([port.stop() for port in ports], consumeErrors=True)
 
-    def read(self, settings: Settings) -> Callable[[], None]:
+    def read(self, settings: Settings, listens: bool = False) -> Callable[[], None]:
         """SIGHUP: read API keys, secrets and limits again. Nothing changes until what this returns is called.
 
+        :param listens: it is a node's, whose listeners know the UDP secret of the start, and no other.
         :raises OperatorError: they cannot be used.
         """
         started = self._settings
         keys = read_keys(settings.router.keys_file)
         # What checks tokens, here and at the node, keeps to the files and the audience that it began with.
-        minting = find_mint(replace(settings, auth=started.auth, udp=started.udp, node=started.node))
+        minting = find_mint(
+            replace(settings, auth=started.auth, udp=started.udp, node=started.node),
+            self._minting if listens else None,
+        )
         use_token_keys = self._authenticator.read()
 
         def use() -> None:
             use_token_keys()
             self.keys.replace(keys)
-            self.doors.mint = minting
+            self.doors.mint = self._minting = minting
             self.doors.settings = self.api.settings = settings.router
             self.doors.heartbeat_s = settings.session.heartbeat_s
             self.pushing.limits = settings.limits

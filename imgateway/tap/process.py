@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from typing import Any, ClassVar
 
 from twisted.application.service import Service
@@ -15,6 +16,7 @@ from twisted.logger import ILogObserver, Logger
 from twisted.python.components import Componentized
 from twisted.python.failure import Failure
 
+from imgateway.auth.keys import secret_path
 from imgateway.config import Settings, describe
 from imgateway.errors import OperatorError
 from imgateway.ops.health import Health
@@ -26,6 +28,8 @@ __all__ = ("API_STARTS", "Process", "tell")
 
 log = Logger()
 
+TRIES = 10
+"""Of reading the keys, while their files change."""
 API_STARTS = frozenset(
     {"router.public", "router.private", "router.allocation", "router.drain_s"}
     | {"router.tasks_url", "router.tasks_window", "router.tasks_at_once", "router.tasks_keep_s"}
@@ -54,6 +58,8 @@ class Process(Service):
         self._failed = False
         self._why = ""
         """The signal that stops it."""
+        self._ends = False
+        """The reactor was told to stop, of which the service hears a turn later. Told twice, it raises."""
 
     def setServiceParent(self, parent: Any) -> None:
         """Join the application, and write its log."""
@@ -112,14 +118,17 @@ class Process(Service):
             self._failed = True
             # twistd has no way to say that a service failed, and exits with 0.
             atexit.register(os._exit, 1)
-            self._reactor.stop()
+            if self.running and not self._ends:
+                self._ends = True
+                self._reactor.stop()
 
     def _catch_signals(self) -> None:
         before = signal.getsignal(signal.SIGTERM)
 
         def terminate(number: int, frame: Any) -> None:
             self._why = signal.Signals(number).name
-            if self.running and callable(before):
+            if self.running and not self._ends and callable(before):
+                self._ends = True
                 before(number, frame)
             else:
                 self._reactor.callFromThread(self._hurry)
@@ -132,7 +141,7 @@ class Process(Service):
         """SIGHUP. What cannot be read is logged, and everything stays as it was."""
         try:
             settings = self.options.load()
-            use = self._read(settings)
+            use = self._read_at_rest(settings)
         except OperatorError as error:
             log.error("reload refused, nothing changed: {why}", why=str(error))
         except Exception:  # an authenticator's, which may be anybody's
@@ -141,6 +150,28 @@ class Process(Service):
             use()
             log.info("reloaded {what}", what=self.read_anew)
             self._look_ahead(settings)
+
+    def _read_at_rest(self, settings: Settings) -> Callable[[], None]:
+        """Each part reads the keys of tokens for itself. With a file that is replaced in between, tokens
+        would be made with one secret and checked with another."""
+        for _ in range(TRIES):
+            files = self._key_files()
+            use = self._read(settings)
+            if self._key_files() == files:
+                return use
+        raise OperatorError(
+            "the key files change while they are read; send SIGHUP again when they are written"
+        )
+
+    def _key_files(self) -> list[tuple[int, int, int]]:
+        """The files as they stand: one that is replaced is another, one that is written over is newer."""
+        settings, found = self.options.settings, []
+        auth = settings.auth
+        for path in (auth.public_key_file, auth.jwks_file, secret_path(auth, settings.node.data_dir)):
+            with suppress(OSError):
+                status = os.stat(path)
+                found.append((status.st_ino, status.st_mtime_ns, status.st_size))
+        return found
 
     def _look_ahead(self, settings: Settings) -> None:
         """Log what the operator will have of a restart only. No values, which may be passwords."""

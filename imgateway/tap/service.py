@@ -315,7 +315,7 @@ class Gateway(Process):
     def _read(self, settings: Settings) -> Callable[[], None]:
         parts = [self.node.read(settings, find_policy(settings.auth))]
         if self._api is not None:
-            parts.append(self._api.read(settings))
+            parts.append(self._api.read(settings, listens=True))
 
         def use() -> None:
             for part in parts:

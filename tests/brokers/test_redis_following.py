@@ -223,6 +223,33 @@ def test_a_device_that_is_forgotten_leaves_the_logs_that_it_followed(
     assert desk.cli(server, "HEXISTS", "bob", "x", "g:tv") == 0
 
 
+def test_a_place_that_is_written_again_by_itself_is_not_that_of_a_device_that_was_forgotten_meanwhile(
+    desk: SessionDesk, servers: list[RedisServer], flush_logged_errors: Any
+) -> None:
+    """Nobody would take it out any more, and it would hold back what the log may drop."""
+    text = next(texts_at(desk, servers, elsewhere=True))
+    server = server_of(desk, servers, text)
+    spoiled = next(one for one in texts_at(desk, servers, elsewhere=True) if one != text)
+    generation, others = desk.open().generation, desk.open("eve").generation
+    desk.follow(generation, text)
+    desk.run(desk.sessions.follow(SessionKey("eve", "phone"), others, log(spoiled), 0))
+    desk.cli(server, "HSET", spoiled, "c", "eve\0phone", b"\xc1")
+    desk.sessions.advance(BOB, generation, [(log(text), 1)])
+    desk.sessions.advance(SessionKey("eve", "phone"), others, [(log(spoiled), 1)])
+    server.freeze()
+    try:
+        desk.sessions.flush()
+        closing = desk.later(desk.sessions.close(BOB, generation, forget=True))
+        settle_home(desk)
+    finally:
+        server.thaw()
+    desk.settle()
+    assert (closing, cursors(desk, servers, text)) == ([None], 0)
+    desk.cli(server, "DEL", spoiled, "c")
+    desk.settle()
+    assert flush_logged_errors()
+
+
 def test_whoever_is_online_counts_however_long_ago_it_came(
     desk: SessionDesk, servers: list[RedisServer]
 ) -> None:

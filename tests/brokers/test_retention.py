@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 import pytest
 
 from imgateway.brokers import sessions, store
+from imgateway.brokers.cursors import Saved, save
+from imgateway.brokers.schema import MEMORY, Database
 from imgateway.config import BrokerSettings, RetentionSettings
 from imgateway.frames import OutcomeCode, SessionKey, Start, log_of, parse_address
 from imgateway.testing.disk import Rig, disk_error, opening
@@ -203,6 +206,51 @@ def test_what_was_on_its_way_to_the_disk_forgets_nothing_that_was_set_aside_sinc
     assert (place.acked, place.parked) == (6, (5,))
 
 
+@pytest.mark.parametrize("address", ["user:bob", "topic:news"])
+def test_what_was_on_its_way_to_the_disk_sets_nothing_aside_again_that_was_taken_since(
+    rig: Rig, address: str
+) -> None:
+    log = log_of(parse_address(address))
+    phone = opened(rig)
+    rig.now(rig.broker.follow(BOB, phone.generation, log_of(parse_address("topic:news")), 0))
+    for n in range(10):
+        send(rig, n, address)
+    rig.broker.advance(BOB, phone.generation, [(log, 6)], [(log, 4), (log, 5)])
+    rig.clock.advance(5.0)
+    rig.broker.unpark(BOB, phone.generation, log, 5)
+    assert send(rig, 10, address).code == OutcomeCode.OK
+    rig.crash()
+    (place,) = [one for one in opened(rig).places if one.log == log]
+    assert (place.acked, place.parked) == (6, (4,))
+
+
+@pytest.mark.parametrize(
+    ("there", "said", "then"),
+    [
+        ((6, (4, 5)), (5, (4,)), (6, (4, 5))),
+        ((6, (4, 5)), (6, ()), (6, ())),
+        ((6, (4, 5)), (6, (3, 4)), (6, (4,))),
+        ((6, ()), (6, (4,)), (6, ())),
+        ((6, ()), (6, (7,)), (6, (7,))),
+        ((6, (4,)), (7, (4, 7)), (7, (4, 7))),
+    ],
+)
+def test_the_newer_of_two_places_stays(
+    there: tuple[int, tuple[int, ...]], said: tuple[int, tuple[int, ...]], then: Any
+) -> None:
+    """At the same position that is the one with less set aside up to there."""
+    database = Database(MEMORY)
+    writer = database.open()
+    database.prepare(writer)
+    writer.execute("INSERT INTO device (user, device, platform, seen_ms) VALUES ('bob', 'phone', '', 0)")
+    writer.execute("INSERT INTO log (address, lane, epoch) VALUES ('user:bob', 0, 1)")
+    for acked, parked in (there, said):
+        save(writer, [Saved(BOB, "", 0, ((MAILBOX, acked, parked),), 0)])
+    [(acked, parked)] = writer.execute("SELECT acked, parked FROM cursor").fetchall()
+    assert (acked, tuple(json.loads(parked))) == then
+    database.close()
+
+
 def test_what_a_device_set_aside_that_is_long_unseen_goes_like_the_rest(rig: Rig) -> None:
     away = opened(rig, "away")
     send(rig, 0)
@@ -224,6 +272,19 @@ def test_a_log_of_what_was_set_aside_is_full(rig: Rig) -> None:
     aside = [(MAILBOX, seq) for seq in range(1, 11)]
     rig.broker.advance(BOB, phone.generation, [(MAILBOX, 10)], aside)
     assert send(rig, 10).code == OutcomeCode.FULL
+
+
+def test_a_copy_that_the_senders_own_log_has_no_room_for_is_left_out(rig: Rig) -> None:
+    """It has no outcome of its own, unless one of the sender's devices is named."""
+    for n in range(10):
+        send(rig, n, "user:alice")
+    box = rig.publish("user:bob", msg_id="x", copy_self=True)
+    rig.run()
+    assert [outcome.code for outcome in box[0]] == [OutcomeCode.OK]
+    box = rig.publish("user:bob", "device:alice/web", msg_id="y", copy_self=True)
+    rig.run()
+    assert [outcome.code for outcome in box[0]] == [OutcomeCode.OK, OutcomeCode.FULL]
+    assert (len(read(rig, 0, "user:bob").entries), len(read(rig, 0, "user:alice").entries)) == (2, 10)
 
 
 def test_quota_of_bytes(rig: Rig) -> None:

@@ -112,6 +112,21 @@ def test_to_leave_twice_waits_for_the_disk_twice(house: House) -> None:
     assert house.followed() == {"b"}
 
 
+def test_who_follows_again_before_it_has_left_can_leave_once_more(house: House) -> None:
+    """It is the last word that counts: refused, the device would stand there, and hold back what the topic
+    may lose, though its client was told that it is being done."""
+    assert house.disk is not None
+    house.disk.fail(disk_error("SQLITE_FULL"), lambda statement: statement.startswith("BEGIN"))
+    boxes = [house.unfollow("a"), house.follow("a"), *[house.follow(n) for n in range(MOST - 2)]]
+    last = house.unfollow("a")
+    assert [*boxes, last] == [[]] * (MOST + 1)
+    with pytest.raises(StoreBusy):
+        house.now(house.broker.unfollow(house.bob, house.generation, topic("a")))
+    house.mend()
+    assert (boxes[0], boxes[1], last) == ([None], [Followed(False, 0)], [None])
+    assert house.followed() == {"b", "0", "1", "2"}
+
+
 def test_a_device_that_is_new_is_turned_away_and_one_that_is_known_is_not(house: House) -> None:
     house.fill()
     generation, online = house.generation, house.broker._sessions.online

@@ -281,9 +281,28 @@ def test_a_token_that_ran_out_while_nobody_could_be_reached(world: World) -> Non
 def test_fresh_tokens_that_are_refused_end_it(world: World) -> None:
     router = FakeRouter()
     router.answer = RouterRefused("no such user", False)
-    error = failed(world.client(url=(), router=router, token=lambda: "t").start())
+    tokens = iter(["first", "second", "third"])
+    started = world.client(url=(), router=router, token=lambda: next(tokens)).start()
+    world.turn()
+    error = failed(started)
     assert isinstance(error, ConnectRefused)
-    assert router.tokens == ["t"]
+    assert error.code == CloseCode.BAD_TOKEN
+    assert router.tokens == ["first", "second"]
+
+
+def test_a_fresh_token_that_ran_out_before_a_router_answered(world: World) -> None:
+    """Routers that are away take their time, all within one attempt."""
+    tokens = iter("abcd")
+    router = FakeRouter("memory://a")
+    router.answers = [RouterRefused("expired", False)]
+    client = world.up(url=(), router=router, token=lambda: next(tokens))
+    assert router.tokens == ["a", "b"]
+    world.gateway.pipe.say(Bye(CloseCode.GOING_AWAY, "", 1_000))
+    router.answers = [RouterRefused("expired", False)] * 2
+    world.wait(1.1)
+    world.turn()
+    assert router.tokens[2:] == ["b", "c", "d"], "the login between was a good one"
+    assert client.connected
 
 
 # ---------------------------------------------------------------------------------- tokens for one node alone

@@ -294,6 +294,58 @@ def test_a_part_that_cannot_be_read_anew_leaves_all_of_them(
     house.stop()
 
 
+def test_a_secret_that_changes_while_it_is_read_anew_is_read_once_more(
+    reactor: Reactor, tmp_path: Path, key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who checks tokens at the node, who does at the API, and who makes them: each reads it for itself."""
+    file, conf = secret(tmp_path / "a.key", "a"), tmp_path / "c.toml"
+    conf.write_text(f'[auth]\nsecret_file = "{file}"\n')
+    house = House(reactor, tmp_path, "--config", str(conf), "--listen", "native+tcp:127.0.0.1:7901").start()
+    secret(file, "b")
+    node, reads = house.gateway.node, []
+    read = node.read
+
+    def changing(*about: Any) -> Any:
+        use = read(*about)
+        if not reads:
+            secret(tmp_path / "new", "c").replace(file)
+        reads.append(about)
+        return use
+
+    monkeypatch.setattr(node, "read", changing)
+    house.gateway.reload()
+    made = token(house, key)
+    assert node._authenticator.authenticate(Hello(made), "").user == "bob"
+    assert house.ask(7980, "/v1/allocate", made).status == 200
+    assert len(reads) == 2
+    house.stop()
+
+
+def test_a_secret_that_never_rests_changes_nothing(
+    reactor: Reactor,
+    tmp_path: Path,
+    key: str,
+    monkeypatch: pytest.MonkeyPatch,
+    flush_logged_errors: Any,
+) -> None:
+    file, conf = secret(tmp_path / "a.key", "a"), tmp_path / "c.toml"
+    conf.write_text(f'[auth]\nsecret_file = "{file}"\n')
+    house = House(reactor, tmp_path, "--config", str(conf), "--listen", "native+tcp:127.0.0.1:7901").start()
+    node, before = house.gateway.node, token(house, key)
+    read, names = node.read, iter(range(100))
+
+    def changing(*about: Any) -> Any:
+        secret(tmp_path / "new", f"another {next(names)}").replace(file)
+        return read(*about)
+
+    monkeypatch.setattr(node, "read", changing)
+    house.gateway.reload()
+    assert house.ask(7980, "/v1/allocate", before).status == 200
+    assert next(names) == 10
+    assert len(flush_logged_errors("change while they are read")) == 1
+    house.stop()
+
+
 def test_tokens_are_signed_with_the_secret_that_they_are_checked_with(
     reactor: Reactor, tmp_path: Path, key: str
 ) -> None:
@@ -345,6 +397,20 @@ def test_udp_keys_are_made_where_their_secret_is(reactor: Reactor, tmp_path: Pat
     assert made["token_udp"].startswith(made["token"] + "~")
     bound = Secrets(house.options.settings)
     assert bound.with_udp_key(made["token"]) == made["token_udp"]
+    house.stop()
+
+
+def test_udp_keys_stay_those_that_the_nodes_listeners_know(
+    reactor: Reactor, tmp_path: Path, key: str
+) -> None:
+    """They have their secret from the start."""
+    house = House(reactor, tmp_path, "--listen", "native+udp:127.0.0.1:7901").start()
+    before = Secrets(house.options.settings)
+    file = tmp_path / "secrets" / "udp.key"
+    file.write_text("A" * 43)
+    house.gateway.reload()
+    made = house.ask(7980, "/v1/tokens", key, "POST", '{"user": "bob"}').json
+    assert made["token_udp"] == before.with_udp_key(made["token"]) != made["token"]
     house.stop()
 
 

@@ -505,6 +505,51 @@ def test_a_first_sigterm_is_twisteds_a_second_one_hurries(
     assert [one for one in told if one in wanted] == wanted
 
 
+@pytest.mark.parametrize("signals", [1, 2])
+def test_a_signal_while_a_failed_start_looks_for_other_places_stops_once(
+    reactor: Reactor,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    flush_logged_errors: Any,
+    signals: int,
+) -> None:
+    """Twisted's reactor raises where it is stopped twice. What failed is told all the same."""
+    monkeypatch.setattr(process.atexit, "register", lambda *call: None)
+    signal.signal(signal.SIGTERM, lambda number, frame: reactor.stop())
+    looking: Deferred[list[str]] = Deferred()
+    monkeypatch.setattr(service, "elsewhere", lambda *_: looking)
+    reactor.listenTCP(7901, Factory())
+    gateway = Gateway(options(tmp_path, "--http", ""), reactor)
+    gateway.startService()
+    reactor.work()
+    for _ in range(signals):
+        signal.raise_signal(signal.SIGTERM)
+    gateway.stopService()
+    reactor.work()
+    looking.callback([])
+    assert reactor.stopped == 1
+    assert "7901" in said()
+    assert flush_logged_errors("the start failed")
+
+
+def test_a_signal_after_a_start_that_failed_does_not_stop_again(
+    reactor: Reactor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flush_logged_errors: Any
+) -> None:
+    """In the turn that it failed in: the services hear of the stop in the next."""
+    monkeypatch.setattr(process.atexit, "register", lambda *call: None)
+    signal.signal(signal.SIGTERM, lambda number, frame: reactor.stop())
+    reactor.listenTCP(7901, Factory())
+    gateway = Gateway(options(tmp_path, "--http", ""), reactor)
+    gateway.startService()
+    reactor.work()
+    assert reactor.stopped == 1
+    signal.raise_signal(signal.SIGTERM)
+    gateway.stopService()
+    reactor.work()
+    assert reactor.stopped == 1
+    assert flush_logged_errors("the start failed")
+
+
 def test_sighup_reloads(reactor: Reactor, tmp_path: Path, flush_logged_errors: Any) -> None:
     file = tmp_path / "c.toml"
     file.write_text("[limits]\nmax_addresses = 5\n")

@@ -282,8 +282,15 @@ class Sessions:
         self._positions.flush_user(user)
         give_up = self._remove(session, seat)
         primary, bucket = self._primaries.of(user)
+
+        def closed(follows: bytes) -> Deferred[None] | None:
+            if not follows:
+                return None
+            seat.owed = replace(seat.owed, others={})  # of a batch that failed nothing is written behind this
+            return self._following.drop(session, generation, follows)
+
         closing = primary.call("close", bucket, user, device, generation, self._incarnation, int(forget))
-        closing.addCallback(lambda logs: self._following.drop(session, generation, logs) if logs else None)
+        closing.addCallback(closed)
         give_up()
         return self._positions.wait_for(closing)
 
