@@ -9,7 +9,6 @@ could be passed over at the next login.
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
 from itertools import count, islice
@@ -23,12 +22,10 @@ from twisted.python.failure import Failure
 from imgateway.brokers.appends import Change
 from imgateway.brokers.cursors import (
     Newcomer,
-    Saved,
     follow,
     forget_device,
     register_all,
     revoke,
-    save,
     unfollow,
 )
 from imgateway.brokers.health import busy
@@ -36,6 +33,7 @@ from imgateway.brokers.reading import Found, FoundDevice, Reader
 from imgateway.brokers.records import Records
 from imgateway.brokers.store import Store
 from imgateway.brokers.tails import MAX_PARKED, Owed, Seat, Tail, Tails, UnderWay, with_parked
+from imgateway.brokers.unsaved import Unsaved
 from imgateway.errors import CloseCode
 from imgateway.frames import LogKey, SessionKey, Start, user_address
 from imgateway.interfaces import Claim, Followed, LoginPolicy, Mailbox, Opened, Place, Presence, Verdict
@@ -58,8 +56,6 @@ SEEN_GRAIN_MS = 3_600_000
 TOUCH_MS = 21_600_000
 # Users whose devices are looked at for that in one go.
 TOUCH_STEP = 250
-# Sessions written by one change, some 3 ms: messages wait for it, and then have their commit.
-SAVE_STEP = 250
 
 
 class Sessions:
@@ -101,7 +97,6 @@ class Sessions:
         self._store = store
         self._epoch_of = epoch_of
         self._displaced = displaced
-        self._flush_later = flush_later
         self._now_ms = now_ms
         self._max_devices = max_devices
         self._node = node
@@ -111,24 +106,16 @@ class Sessions:
         self.waiting = 0
         """What was asked and is not on the disk yet, of what anybody may ask again and again."""
         self._most = most
+        self._unsaved = Unsaved(change, flush_later, now_ms, self._written)
         # What few seats have at a time stands here, not in each of them.
-        self._dirty: dict[Seat, SessionKey] = {}
-        self._ended: dict[Seat, Deferred[None]] = {}  # of the dirty: who waits for its being on disk
-        self._saving = UnderWay()  # changes that are on their way to the disk
         self._waiting: dict[Seat, Asked] = {}  # logins that a registration answers
         self._newcomers: list[Newcomer] = []  # who will be given to the writer in a moment
-        # User → the furthest that any device acknowledged, until it is on disk. Not what the seats say: who
-        # starts at the head has acknowledged nothing.
-        self._seen: dict[str | LogKey, int] = {}
         # User → devices that were deleted from the disk, which a question under way may have seen there.
         self._forgotten: dict[str | LogKey, tuple[str, ...]] = {}
         self._away: set[Seat] = set()  # open, and their clients are gone
         self._login_ms = 0
         self._touching: Iterator[str] = iter(())  # users who are yet to be looked at in this round
-        self._flushing = 0  # of the dirty: how many are yet to be given to the writer
-        self._is_stepping = False  # some were given, and are not on disk yet
-        self._records = Records(change, self._saving, self._recorded)
-        self._moved: dict[SessionKey, set[LogKey]] = {}  # of the dirty ones, beside their mailboxes
+        self._records = Records(change, self._unsaved.under_way, self._recorded)
         self._following: dict[LogKey, dict[SessionKey, Seat]] = {}
         # By session and log: to follow it is on its way to the disk, and to unfollow is not behind that.
         self._entering: dict[tuple[SessionKey, LogKey], Deferred[Followed]] = {}
@@ -221,9 +208,9 @@ class Sessions:
         self.online += 1
         if known:
             if now_ms - seat.seen_ms > SEEN_GRAIN_MS or claim.platform != platform_before:
-                self._mark(claim.session, seat)
+                self._unsaved.mark(claim.session, seat)
         else:
-            registering = seat not in self._waiting and seat not in self._saving
+            registering = seat not in self._waiting and seat not in self._unsaved.under_way
             if registering:
                 self._register(claim.session, claim.start, tail, seat)
             self._waiting[seat] = asked
@@ -266,8 +253,8 @@ class Sessions:
     def _register(self, session: SessionKey, start: Start, tail: Tail, seat: Seat) -> None:
         """With `enter`. The tail is pinned."""
         self.waiting += 1
-        self._saving.begin(seat)
-        furthest = self._seen.get(session.user, 0)
+        self._unsaved.under_way.begin(seat)
+        furthest = self._unsaved.seen.get(session.user, 0)
         self._newcomers.append(Newcomer(session, start, tail, seat, furthest))
 
     def enter(self) -> None:
@@ -296,7 +283,7 @@ class Sessions:
         self.waiting -= 1
         self._tails.pins.end(tail)
         tail.learn(first, head)
-        self._saving.end(seat)
+        self._unsaved.under_way.end(seat)
         if acked > seat.acked:
             seat.acked = acked
         seat.seen_ms = seat.since_ms
@@ -317,7 +304,7 @@ class Sessions:
                 self._register(SessionKey(user, device), Start.UNSEEN, tail, other)
                 self.enter()  # before what else is to be written of it
             elif other is not None:
-                self._clean(other)
+                self._unsaved.clean(other)
                 tail.seats = tuple(one for one in tail.seats if one is not other)
 
     # ------------------------------------------------------------------------------------- while it is online
@@ -339,18 +326,18 @@ class Sessions:
             else:
                 acked, kept = seat.owed.others.get(log, (0, ()))
                 _keep(seat, log, acked, with_parked(kept, seq))
-                self._move(session, seat, log)
+                self._unsaved.move(session, seat, log)
         for log, seq in upto:
             if _is_mailbox(log, session.user):
                 if seq > seat.acked:
                     seat.acked = seq
-                    if seq > self._seen.get(session.user, 0):
-                        self._seen[session.user] = seq
+                    if seq > self._unsaved.seen.get(session.user, 0):
+                        self._unsaved.seen[session.user] = seq
             else:
                 acked, kept = seat.owed.others.get(log, (0, ()))
                 _keep(seat, log, max(acked, seq), kept)
-                self._move(session, seat, log)
-        self._mark(session, seat)
+                self._unsaved.move(session, seat, log)
+        self._unsaved.mark(session, seat)
 
     def unpark(self, session: SessionKey, generation: int, log: LogKey, seq: int) -> None:
         seat = self._current(session, generation, True)
@@ -361,8 +348,8 @@ class Sessions:
         elif log in seat.owed.others:
             acked, kept = seat.owed.others[log]
             _keep(seat, log, acked, tuple(one for one in kept if one != seq))
-            self._move(session, seat, log)
-        self._mark(session, seat)
+            self._unsaved.move(session, seat, log)
+        self._unsaved.mark(session, seat)
 
     def follow(self, session: SessionKey, generation: int, log: LogKey, begin: int) -> Deferred[Followed]:
         seat = self._current(session, generation, True)
@@ -378,18 +365,18 @@ class Sessions:
         self._forget_surplus(session, generation, seat)
         answer: Deferred[Followed] = Deferred()
         self.waiting += 1
-        self._saving.begin(seat)
+        self._unsaved.under_way.begin(seat)
         self._entering[session, log] = answer
 
         def followed(found: tuple[bool, int, tuple[int, ...]] | None) -> None:
             self.waiting -= 1
-            self._saving.end(seat)
+            self._unsaved.under_way.end(seat)
             if self._entering.get((session, log)) is answer:
                 del self._entering[session, log]
             known, acked, parked = found or (False, begin, ())
             _keep(seat, log, acked, parked)
             if found is None:  # it is being registered again, and this is written after that
-                self._move(session, seat, log)
+                self._unsaved.move(session, seat, log)
             if self.is_open(session, generation):
                 self._following.setdefault(log, {})[session] = seat
             self.release(self._tails.enter_mailbox(session.user))
@@ -420,7 +407,7 @@ class Sessions:
                 return fail(busy())
         done: Deferred[None] = Deferred()
         self.waiting += 1
-        self._saving.begin(seat)
+        self._unsaved.under_way.begin(seat)
         self._unfollowing.begin(one)
         self._entering.pop(one, None)
 
@@ -430,7 +417,7 @@ class Sessions:
 
         def forgotten(result: Any) -> None:
             self.waiting -= 1
-            self._saving.end(seat)
+            self._unsaved.under_way.end(seat)
             self._unfollowing.end(one)
             self._part(log, session, seat)  # once more: to follow may have been on its way
             forget()
@@ -454,8 +441,12 @@ class Sessions:
         return seat is not None
 
     def _recorded(self, session: SessionKey, seat: Seat) -> None:
-        tail = self._tails.of(session.user)
-        if tail is not None and seat not in self._saving:
+        if seat not in self._unsaved.under_way:
+            self._written(session.user)
+
+    def _written(self, user: str) -> None:
+        tail = self._tails.of(user)
+        if tail is not None:
             self.release(tail)
 
     def close(self, session: SessionKey, generation: int, forget: bool) -> Deferred[None]:
@@ -469,10 +460,10 @@ class Sessions:
         for log in seat.owed.others:
             self._part(log, session, seat)
         if self._now_ms() - seat.seen_ms > SEEN_GRAIN_MS:
-            self._mark(session, seat)
-        done: Deferred[None] = Deferred()
+            self._unsaved.mark(session, seat)
         if forget:
-            self._clean(seat)
+            done: Deferred[None] = Deferred()
+            self._unsaved.clean(seat)
             tail.seats = tuple(one for one in tail.seats if one is not seat)
             self._tails.pins.begin(tail)
 
@@ -483,17 +474,11 @@ class Sessions:
 
             self._forget(session.user, (session.device,))
             self._change(Change(lambda connection: forget_device(connection, session), forgotten))
-        elif seat in self._dirty:
-            before = self._ended.get(seat)
-            self._ended[seat] = done
-            if before is not None:  # it came back and ended again: the last one waits
-                before.callback(None)
-            if not self._is_stepping:
-                self._flush_step()
-        else:
-            self.release(tail)
-            done.callback(None)
-        return done
+            return done
+        if self._unsaved.is_dirty(seat):
+            return self._unsaved.end(seat)
+        self.release(tail)
+        return succeed(None)
 
     def revoke(self, user: str, not_before_s: int) -> Deferred[None]:
         tail = self._tails.enter_mailbox(user)
@@ -570,7 +555,7 @@ class Sessions:
         """How far the user's mailbox has got."""
         answer: Deferred[Mailbox] = Deferred()
         # At the answer it may be on disk, where the reader did not see it yet.
-        lately = self._seen.get(user, 0)
+        lately = self._unsaved.seen.get(user, 0)
 
         def found(result: tuple[int, int, int]) -> None:
             first, head, seen = result
@@ -594,33 +579,11 @@ class Sessions:
         seats = tail.seats if tail else ()
         # First how far, then what was set aside below: `advance` does it the other way round.
         known = [(user, seat.device, seat.acked, seat.owed.parked) for seat in seats if seat.registered]
-        return known, self._seen.get(user, 0)
+        return known, self._unsaved.seen.get(user, 0)
 
     def flush(self) -> None:
-        """Give all that is dirty to the writer, one step when the other is on disk."""
-        self._flushing = len(self._dirty)
-        if self._dirty:
-            self._flush_later()  # for what will be dirty meanwhile
-        if not self._is_stepping:
-            self._flush_step()
-
-    def _flush_step(self) -> None:
-        """First those whose sessions ended: thousands may do so at once, and each takes one place in the line
-        here, however often it comes and goes while the disk is away. They leave room for who stays."""
-        ended = list(islice(self._ended, SAVE_STEP // 2 if self._flushing else SAVE_STEP))
-        rest = list(islice(self._dirty, min(self._flushing, SAVE_STEP - len(ended))))
-        self._flushing = self._flushing - len(rest) if rest else 0
-        seats = dict.fromkeys((*ended, *rest))  # who ended is dirty, too
-        waiting = [self._ended.pop(seat) for seat in seats if seat in self._ended]
-
-        def written() -> None:
-            for done in waiting:
-                done.callback(None)
-            self._flush_step()
-
-        self._is_stepping = bool(seats)
-        if seats:
-            self._save([(self._dirty[seat], seat) for seat in seats], written)
+        """Give all that the disk does not know yet to the writer."""
+        self._unsaved.flush()
 
     def touch(self) -> None:
         """Once a second: of the next few users, mark who is online and was not written down for long."""
@@ -632,7 +595,7 @@ class Sessions:
             tail = self._tails.of(user)
             for seat in tail.seats if tail else ():
                 if seat.online and seat.registered and now_ms - seat.seen_ms > TOUCH_MS:
-                    self._mark(SessionKey(user, seat.device), seat)
+                    self._unsaved.mark(SessionKey(user, seat.device), seat)
 
     # ---------------------------------------------------------------------------------------------- internals
 
@@ -668,26 +631,6 @@ class Sessions:
         else:
             gone.append(partial(self._displaced, session, generation, code, reason))
 
-    def _mark(self, session: SessionKey, seat: Seat) -> None:
-        if seat not in self._dirty:
-            if not self._dirty:
-                self._flush_later()
-            self._dirty[seat] = session
-
-    def _move(self, session: SessionKey, seat: Seat, log: LogKey) -> None:
-        """Its place in this log is to be written, too."""
-        self._moved.setdefault(session, set()).add(log)
-        self._mark(session, seat)
-
-    def _clean(self, seat: Seat) -> None:
-        """Nothing of it is to be written."""
-        session = self._dirty.pop(seat, None)
-        if session is not None:
-            self._moved.pop(session, None)
-            ended = self._ended.pop(seat, None)
-            if ended is not None:
-                ended.callback(None)
-
     def _part(self, log: LogKey, session: SessionKey, seat: Seat) -> None:
         """It follows this log no more, or is offline: the disk knows where it stands, if it does."""
         following = self._following.get(log)
@@ -695,34 +638,6 @@ class Sessions:
             del following[session]
             if not following:
                 del self._following[log]
-
-    def _save(self, seats: list[tuple[SessionKey, Seat]], done: Callable[[], None]) -> None:
-        now_ms = self._now_ms()
-        rows = []
-        for session, seat in seats:
-            self._dirty.pop(seat, None)
-            self._saving.begin(seat)
-            seat.seen_ms = now_ms
-            owed = seat.owed
-            moved = self._moved.pop(session, ())
-            cursors = [(log, *owed.others[log]) for log in moved if log in owed.others]
-            if seat.registered:
-                cursors.append((LogKey(user_address(session.user)), seat.acked, owed.parked))
-            rows.append(
-                Saved(session, seat.platform, now_ms, tuple(cursors), self._seen.get(session.user, 0))
-            )
-
-        def saved(result: Any) -> None:
-            for (session, seat), row in zip(seats, rows, strict=True):
-                self._saving.end(seat)
-                if self._seen.get(session.user) == row.seen:
-                    del self._seen[session.user]
-                tail = self._tails.of(session.user)
-                if tail is not None:
-                    self.release(tail)
-            done()
-
-        self._change(Change(partial(_save_rows, rows), saved))
 
     def _forget(self, user: str, devices: tuple[str, ...]) -> None:
         if devices:
@@ -738,12 +653,12 @@ class Sessions:
             return  # who is alone, and online
         seats = tail.seats
         for seat in seats:
-            if not (seat.generation or seat in self._dirty or seat in self._saving):
+            if not (seat.generation or seat in self._unsaved):
                 seats = tuple([one for one in seats if one is not seat])
                 tail.seats = seats
         if not (seats or tail.watched):
             self._tails.drop(tail)
-            self._seen.pop(tail.name, None)  # of a device that was forgotten before it was written
+            self._unsaved.seen.pop(tail.name, None)  # of a device that was forgotten before it was written
 
 
 def _answer(asked: Asked, opened: Opened | Failure) -> None:
@@ -778,7 +693,3 @@ def _is_mailbox(log: LogKey, user: str) -> bool:
 
 def _keep(seat: Seat, log: LogKey, acked: int, parked: tuple[int, ...]) -> None:
     seat.owed = replace(seat.owed, others={**seat.owed.others, log: (acked, parked)})
-
-
-def _save_rows(rows: list[Saved], connection: sqlite3.Connection) -> None:
-    save(connection, rows)

@@ -146,8 +146,14 @@ def play(rig: Rig, seed: int, actions: list[Any], crowded: bool) -> None:
     sessions = broker._sessions
     assert sessions.online == 0
     assert len(broker._tails) == 0
-    counts = (broker._tails.pins, sessions._saving, sessions._unfollowing)
+    unsaved = sessions._unsaved
+    counts = (broker._tails.pins, unsaved.under_way, sessions._unfollowing)
     assert list(counts) == [{}, {}, {}]
-    tables = ("_seen", "_dirty", "_waiting", "_forgotten", "_moved", "_following")
-    assert {name: getattr(sessions, name) for name in tables} == {name: {} for name in tables}
+    assert (unsaved.seen, unsaved._dirty, unsaved._moved, unsaved._ended) == ({}, {}, {}, {})
+    assert (sessions._waiting, sessions._forgotten, sessions._entering, sessions._following) == (
+        {},
+        {},
+        {},
+        {},
+    )
     rig.stop()

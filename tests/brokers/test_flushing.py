@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from imgateway.brokers import sessions
+from imgateway.brokers import sessions, unsaved
 from imgateway.frames import SessionKey, log_of, parse_address
 from imgateway.testing.disk import Rig, disk_error, opening
 
@@ -17,7 +17,7 @@ SAVES = "SET platform"
 
 @pytest.fixture
 def rig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Rig:
-    monkeypatch.setattr(sessions, "SAVE_STEP", STEP)
+    monkeypatch.setattr(unsaved, "SAVE_STEP", STEP)
     one = Rig(tmp_path / "data").start()
     for n in range(OWING):
         opened = one.now(opening(one.broker, one.claim(f"user{n}")))
@@ -51,7 +51,7 @@ def test_a_step_is_a_commit_and_messages_go_with_the_first(rig: Rig) -> None:
     commits = "\n".join(seen).split("BEGIN IMMEDIATE")[1:]
     assert [SAVES in commit for commit in commits] == [True, True, True]
     assert "INSERT INTO log" in commits[0]
-    assert rig.broker._sessions._dirty == {}
+    assert rig.broker._sessions._unsaved._dirty == {}
     rig.now(rig.broker.stop())
 
 
@@ -82,7 +82,7 @@ def test_who_leaves_is_written_at_once_and_the_others_wait_no_longer_for_it(rig:
     assert sum(SAVES in one for one in saves) == 2
     rig.pass_time(1)
     assert sum(SAVES in one for one in saves) == 2 + 2
-    assert rig.broker._sessions._dirty == {}
+    assert rig.broker._sessions._unsaved._dirty == {}
     rig.now(rig.broker.stop())
 
 
@@ -116,7 +116,9 @@ def test_who_stays_has_a_turn_beside_those_who_go(rig: Rig) -> None:
         rig.steps.choices()[0]()  # a commit
         goes(n)
         rig.steps.report()
-    assert {f"user{n}" for n in range(6, OWING)}.isdisjoint(one.user for one in flushed._dirty.values())
+    assert {f"user{n}" for n in range(6, OWING)}.isdisjoint(
+        one.user for one in flushed._unsaved._dirty.values()
+    )
     rig.now(rig.broker.stop())
 
 
@@ -136,7 +138,7 @@ def test_a_step_that_fails_is_written_again_and_the_others_follow(rig: Rig) -> N
     rig.pass_time(1)
     rig.disk.mend()
     rig.pass_time(10)
-    assert rig.broker._sessions._dirty == {}
+    assert rig.broker._sessions._unsaved._dirty == {}
     rig.crash()
     assert acked(rig) == [1] * OWING
     rig.now(rig.broker.stop())
@@ -156,7 +158,7 @@ def test_who_is_online_and_idle_is_written_now_and_then_a_few_at_a_time(
     dirty = [0]
     for _ in range(8):  # some round, and a whole one
         idle.touch()
-        dirty.append(len(idle._dirty))
+        dirty.append(len(idle._unsaved._dirty))
     assert dirty[-1] == OWING
     assert max(after - before for before, after in pairwise(dirty)) <= STEP
     rig.pass_time(20)
@@ -170,5 +172,5 @@ def test_a_user_who_left_while_the_others_were_looked_at_is_passed_over(rig: Rig
     idle._touching = iter(("user0", "nobody"))
     rig.wall_ms += 2 * sessions.TOUCH_MS
     idle.touch()
-    assert list(idle._dirty.values()) == [SessionKey("user0", "phone")]
+    assert list(idle._unsaved._dirty.values()) == [SessionKey("user0", "phone")]
     rig.now(rig.broker.stop())

@@ -100,7 +100,7 @@ def test_only_what_moved_is_written(rig: Rig) -> None:
     rig.pass_time(6)
     assert rig.disk is not None
     bob.ack(1)
-    moved = rig.broker._sessions._moved
+    moved = rig.broker._sessions._unsaved._moved
     assert moved == {bob.key: {NEWS}}
     rig.pass_time(6)
     assert moved == {}

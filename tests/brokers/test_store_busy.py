@@ -172,11 +172,11 @@ def test_positions_of_those_who_leave_take_no_place_of_others(house: House) -> N
             closing[user].append(house.later(house.broker.close_session(session, opened.generation)))
     house.pass_time(60)
     assert house.broker._changes == 1
-    assert len(house.broker._sessions._dirty) == len(known), "one each, however often they came"
+    assert len(house.broker._sessions._unsaved._dirty) == len(known), "one each, however often they came"
     assert house.login("eve") == [], "it waits for the disk, and is not turned away"
     house.mend()
     assert [box for boxes in closing.values() for box in boxes] == [[None]] * 3 * len(known)
-    assert not house.broker._sessions._dirty
+    assert not house.broker._sessions._unsaved._dirty
     house.crash()
     for user in known:
         (opened,) = house.login(user)
@@ -210,7 +210,7 @@ def test_positions_wait_for_those_before_them(house: House) -> None:
     assert house.broker._changes == 1
     house.mend()
     house.pass_time(6)
-    assert house.broker._changes == len(house.broker._sessions._dirty) == 0
+    assert house.broker._changes == len(house.broker._sessions._unsaved._dirty) == 0
     house.crash()
     places = house.login("bob")[0].places
     assert next(place.acked for place in places if place.log == topic("a")) == 4
