@@ -245,7 +245,14 @@ class OutboxFull(ClientError):
 
 
 class OutcomeUnknown(ClientError):
-    """The message may or may not have been taken: dedup time over, or the client was closed first."""
+    """The message may or may not have been taken: dedup time over, or the client was closed first.
+
+    :param kept: it stays in the outbox file: the next run goes on with it.
+    """
+
+    def __init__(self, reason: str = "", kept: bool = False) -> None:
+        super().__init__(reason)
+        self.kept = kept
 
 
 class FrameRefused(ClientError):

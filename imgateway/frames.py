@@ -31,6 +31,8 @@ MAX_CONTENT_TYPE_BYTES = 255  # a registered type and subtype have at most 127 c
 MAX_HEADER_BYTES = 16_384
 """As `header_bytes` counts them: what is acknowledged must still fit, with the largest body, into the frame
 that delivers it."""
+FRAME_ROOM = 65_536
+"""What a frame may hold besides the largest body: 200 addresses of 230 bytes, or 500 of 90, and headers."""
 
 
 class Address(NamedTuple):

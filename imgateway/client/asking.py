@@ -173,7 +173,7 @@ class Asking:
             frame = Request(request.id, request.service, request.method, request.body, left_ms)
             if not self._link.send(frame):
                 del self._asked[request.id]
-                answer.errback(ValueError("this connection cannot carry the request"))
+                answer.errback(ValueError(self._link.unfit(frame)))
 
     def _again(self) -> None:
         self._later = None
@@ -238,7 +238,7 @@ class Asking:
 
     def _respond(self, link: Link, response: Response) -> None:
         if not link.send(response):
-            self._log.warn("an answer of {size} bytes is too much here", size=len(response.body))
+            self._log.warn("the answer to a request: {why}", why=link.unfit(response))
             link.send(Response(response.id, ResponseCode.FAILED))
 
     def _answer_failure(self, failure: Failure, link: Link, ident: int) -> None:

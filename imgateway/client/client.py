@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random as random_module
 import secrets
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import count
 from os.path import realpath
@@ -13,7 +14,7 @@ from twisted.internet.defer import Deferred
 
 from imgateway.client.adapters import Dial, protocol_named, transport_named
 from imgateway.client.asking import DEADLINE_S, Asking
-from imgateway.client.checking import check_publish, whole
+from imgateway.client.checking import MAX_NUMBER, check_functions, check_publish, content, place, whole
 from imgateway.client.inbox import Inbox
 from imgateway.client.outbox import Outbox
 from imgateway.client.pace import Pace, Steady
@@ -22,7 +23,7 @@ from imgateway.client.rooms import Rooms, Subscription
 from imgateway.client.router import Router, Routing
 from imgateway.client.sending import Outcomes, Sending
 from imgateway.client.session import Closed, Session, State
-from imgateway.client.store import ClientStore
+from imgateway.client.store import ClientStore, device_for
 from imgateway.client.tokens import Token, Tokens
 from imgateway.client.values import Gap, History, Received
 from imgateway.core.retry import RetryPolicy, backoff
@@ -39,7 +40,6 @@ from imgateway.frames import (
     Welcome,
     check_id,
     log_of,
-    parse_address,
 )
 from imgateway.wire.compression import COMPRESSIONS
 from imgateway.wire.messages import decode_message
@@ -89,6 +89,11 @@ class Client:
             from twisted.internet import reactor
         if not url and not router:
             raise ValueError("where to? give a URL, or a router's")
+        if not (isinstance(token, str) or callable(token)):
+            raise ValueError(f"token is a text, or a function that gives one, not {token!r}")
+        if isinstance(compressions, str):
+            raise ValueError(f"compressions are several: ({compressions!r},)")
+        check_functions(on_message=on_message, on_gap=on_gap, on_outcome=on_outcome, backoff=backoff)
         random = random_module.Random().random
         wire = protocol_named(protocol) if isinstance(protocol, str) else protocol
         by_name = transport if isinstance(transport, str) else ""
@@ -111,19 +116,28 @@ class Client:
             random,
             router or None,
         )
-        hello = Hello("", device, platform, client_version, tuple(compressions), start)
         outbox_file, state_file = _stores(outbox, state)
         # One for all who share the pace: two would go on from a step back by different times.
         now = Steady(reactor.seconds)
         pace = Pace(now())
-        box = Outbox(outbox_messages, outbox_bytes)
-        self._sending = Sending(reactor, now, box, pace, outbox_file, on_outcome)
+        box = Outbox(
+            whole("outbox_messages", outbox_messages, MAX_NUMBER, 1),
+            whole("outbox_bytes", outbox_bytes, sys.maxsize, 1),
+        )
+        stores = {file for file in (outbox_file, state_file) if file is not None}
         inbox = Inbox(decode_message)
         self._asking = Asking(reactor, now, pace)
         ask = self._asking.catch_up
-        self._reading = Reading(reactor, inbox, ask, state_file, on_message, on_gap)
+        try:
+            device = device_for(device, stores)
+            self._sending = Sending(reactor, now, box, pace, outbox_file, on_outcome)
+            self._reading = Reading(reactor, inbox, ask, state_file, on_message, on_gap)
+        except StoreError:
+            for file in stores:
+                file.close()
+            raise
         self._rooms = Rooms(reactor, now, inbox, self._reading, pace, ask, random)
-        stores = {file for file in (outbox_file, state_file) if file is not None}
+        hello = Hello("", device, platform, client_version, tuple(compressions), start)
         self._session = Session(
             reactor,
             now,
@@ -240,24 +254,24 @@ class Client:
         :param headers: at most 16,384 bytes of names and values, 16 more for each.
         :raises ValueError: (at once) one of these is what no gateway takes.
         :raises OutboxFull: (at once) see there.
-        :raises OutcomeUnknown: the client was closed first, or the dedup time ran out before it could be sent
-            again.
+        :raises OutcomeUnknown: the client was closed first (`kept`: the next run goes on with it), or the
+            dedup time ran out before it could be sent again.
         :raises FrameRefused: the gateway, or the wire, does not take it.
         """
         self._check_open()
         places = [to] if isinstance(to, (str, Address)) else list(to)
-        addresses = tuple(parse_address(one) if isinstance(one, str) else one for one in places)
+        addresses = tuple(map(place, places))
         if not addresses:
             raise ValueError("a publish needs an address")
         if isinstance(body, str):
-            body, content_type = body.encode(), content_type or "text/plain"
+            content_type = content_type or "text/plain"
         if msg_id is None:
             msg_id = f"{self._run_id}-{next(self._msg_ids):x}"
         publish = Publish(
             msg_id,
             addresses,
             content_type,
-            bytes(body),
+            content(body),
             whole("qos", qos, 1),
             whole("ttl_s", ttl_s),
             whole("lane", lane, 1),
@@ -288,30 +302,31 @@ class Client:
         self._check_open()
         if mode not in MODES:
             raise ValueError(f"mode is one of {', '.join(MODES)}, not {mode!r}")
-        where = parse_address(address) if isinstance(address, str) else address
-        return self._rooms.subscribe(where, MODES[mode], last)
+        return self._rooms.subscribe(place(address), MODES[mode], last)
 
     def unsubscribe(self, address: str | Address) -> Deferred[None]:
         """Leave a room or a topic and forget the position in it. Fires when nothing more comes from there.
 
         Of a topic, or of what is sent to a service, the gateway forgets it as well: that waits for a link.
 
+        :raises ValueError: (at once) there is no such address.
         :raises ClientError: the client was closed before the gateway had forgotten it.
         """
         self._check_open()
-        return self._rooms.unsubscribe(parse_address(address) if isinstance(address, str) else address)
+        return self._rooms.unsubscribe(place(address))
 
     def request(
         self, service: str, method: str, body: bytes | str = b"", *, deadline_s: float = DEADLINE_S
     ) -> Deferred[bytes]:
         """Call a service; fires with its answer's body.
 
-        :raises ValueError: (at once) no service or method has such a name.
+        :raises ValueError: (at once) no service or method has such a name; or, when its turn comes, it is
+            more than a frame may hold.
         :raises RequestFailed: with the service's code, or DEADLINE.
         :raises LinkLost: the link ended after it was sent: it may or may not have been carried out.
         """
         self._check_open()
-        data = body.encode() if isinstance(body, str) else body
+        data = content(body)
         method.encode()
         return self._asking.request(check_id(service), method, data, deadline_s)
 
@@ -321,13 +336,13 @@ class Client:
         """Read a log again, from behind `after`; changes no position. Waits for a link if there is none.
 
         :param epoch: which log is meant; 0: the one that is read now.
-        :raises ValueError: no wire can ask that.
+        :raises ValueError: there is no such address, or no wire can ask that.
         :raises FrameRefused: this identity may not read it.
         :raises LinkLost: the link ended first; asking again does no harm.
         """
         self._check_open()
         lane = whole("lane", lane, 1)
-        log = log_of(parse_address(address) if isinstance(address, str) else address, lane)
+        log = log_of(place(address), lane)
         epoch = epoch or self._reading.epoch_of(log)
         pull = Pull(log.address, lane, epoch, after, whole("limit", limit))
         return self._asking.pull(pull).addCallback(_history, pull)
@@ -360,8 +375,9 @@ class Client:
         """Show nothing more, wait up to `timeout_s` for the message that `on_message` has and then for
         outcomes, acknowledge what was taken, say goodbye; fires at the end.
 
-        Publishes without outcome fail with OutcomeUnknown; with an outbox file they stay in it for the next
-        run. So does a message that `on_message` still has: the next run is shown it again.
+        Publishes without outcome fail with OutcomeUnknown. With an outbox file they stay in it for the next
+        run, and `kept` of the error says so; but what still waited for room in the outbox is not in it.
+        A message that `on_message` still has stays as well: the next run is shown it again.
 
         Inside `on_message` and `on_gap` it fires at once, for the end waits for that function: `when_closed`
         tells of it. Inside is the call and its coroutine, but no callback that it adds to a Deferred. Until
@@ -441,7 +457,7 @@ async def connect(url: str | Sequence[str] = (), **options: Any) -> Client:
     :param token: a JWT, or a function that returns one or something to await for it. A function is asked
         again when the
         token ran out, and before it runs out on a living link.
-    :param device: empty: the one that the token names.
+    :param device: empty: the one that the files belong to, else the one that the token names.
     :param platform: such as ``ios``; the gateway's login policy may look at it.
     :param on_message: called with each Received. If it returns something to await, the next message waits for
         that; only then

@@ -99,6 +99,13 @@ class Inbox:
             self._lying.pop(LogKey(address, lane), None)
             self.moved.pop(LogKey(address, lane), None)
 
+    def leave(self, address: Address) -> None:
+        """We ask to be let out of a durable log: what is on its way from there counts no more. The place
+        stays until it is forgotten."""
+        place = self._places.get(LogKey(address))
+        if place is not None:
+            place.new_link()
+
     def forget_areas(self) -> None:
         """Who is in no room is in no area."""
         for address in {log.address for log in self._places if log.address.kind == "area"}:

@@ -16,7 +16,7 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from imgateway.errors import CloseCode, LinkError, UnexpectedFrame
-from imgateway.frames import RING_KINDS, Bye, Deliver, Frame, Hello, Ping, Pong, Welcome
+from imgateway.frames import FRAME_ROOM, RING_KINDS, Bye, Deliver, Frame, Hello, Limits, Ping, Pong, Welcome
 from imgateway.interfaces import IReceiver
 from imgateway.wire.reading import opened
 
@@ -79,6 +79,7 @@ class Link:
         self._ended: Ended | None = None
         self.clogged = False
         self._welcomed = False
+        self._most_bytes = 0  # of a frame; 0: whatever the wire can carry
         self.gone: Deferred[Ended] = Deferred()
         self.closed: Deferred[None] = Deferred()
         """The connection itself is gone too."""
@@ -147,15 +148,32 @@ class Link:
         return hello
 
     def send(self, frame: Frame) -> bool:
-        """False: the wire cannot say it, or the transport not carry it. Nothing happens once the link has
-        ended."""
+        """False: the wire cannot say it, the transport not carry it, or the gateway does not take so much in
+        one frame; `unfit` says which. Nothing happens once the link has ended."""
         if self._ended is not None:
             return True
         data = self._codec.encode(frame)
-        if data is None or 0 < self._connection.max_send_bytes < len(data):
+        if data is None:
+            return False
+        if 0 < self._connection.max_send_bytes < len(data) or 0 < self._most_bytes < len(data):
             return False
         self._write(data)
         return True
+
+    def unfit(self, frame: Frame) -> str:
+        """Why `send` said False to this."""
+        data = self._codec.encode(frame)
+        limits = (self._connection.max_send_bytes, self._most_bytes, self._wire.carriage.max_frame_bytes)
+        most = min(limit for limit in limits if limit > 0)
+        size = "this is more, or nothing that its wire can say" if data is None else f"this has {len(data)}"
+        return f"this connection cannot carry it: a frame may have {most} bytes here, and {size}"
+
+    def _most(self, limits: Limits) -> int:
+        """What the gateway takes in one frame, for it calls more an error of the link. A stream's length
+        before the frame counts here as well, so that up to three bytes less are sent there."""
+        carriage = self._wire.carriage
+        most: int = (limits.max_body_bytes + FRAME_ROOM) * carriage.expansion
+        return min(most, carriage.max_frame_bytes) if limits.max_body_bytes else 0
 
     def close(self) -> None:
         """Say goodbye and leave."""
@@ -196,6 +214,7 @@ class Link:
         elif isinstance(frame, Welcome):
             self._timer.cancel()
             self._welcomed = True
+            self._most_bytes = self._most(frame.limits)
             self._heartbeat_s = frame.heartbeat_s or self._heartbeat_s
             self._beat()
             self._on_welcome(frame)

@@ -2,7 +2,8 @@
 
 One message after the other: the next is shown when the application has taken the one before. With
 `on_message` that is when it returned, or when what it returned has fired; with `messages()` when the next one
-is asked for. Only then is the position written to the file, and only then acknowledged.
+is asked for. Only then is the position written to the file, and only then acknowledged. While the file takes
+none, nothing is shown: a program that is killed would be shown all of that again.
 """
 
 from __future__ import annotations
@@ -86,6 +87,7 @@ class Reading:
         self._showing = False
         self._finished: Deferred[None] | None = None  # no more is shown; fires when what is in hand is
         self._taken = 0
+        self._unwritten = False  # the file has not got what was taken last
         self._timer: Any = None
         self._stopped: BaseException | None = None
         if store is not None:
@@ -130,15 +132,23 @@ class Reading:
             self._save()
 
     def forget(self, address: Address) -> None:
-        """We left for good; what came is shown all the same."""
-        self._inbox.forget(address)
+        """We leave for good; what came is shown all the same. What the gateway keeps our position of may turn
+        out to stay: it hears how far we are, and we keep the place until it has forgotten it."""
+        if address.kind in DURABLE_KINDS:
+            self.flush()
+            self._inbox.leave(address)
+        else:
+            self._inbox.forget(address)
 
     def forgotten(self, address: Address) -> None:
-        """The gateway knows our position no more. Until it said so the file keeps ours: the next run may find
-        that the gateway is at an older one, and would be shown again what lies between."""
-        if self._store is not None and address.kind in DURABLE_KINDS:
-            self._store.forget(log_of(address))
-            self._save()
+        """The gateway knows our position no more. Until it said so we keep ours, and so does the file: this
+        run or the next may find that the gateway is at an older one, and would show again what lies between.
+        """
+        if address.kind in DURABLE_KINDS:
+            self._inbox.forget(address)
+            if self._store is not None:
+                self._store.forget(log_of(address))
+                self._save()
 
     def resume_points(self) -> tuple[ResumePoint, ...]:
         return self._inbox.resume_points()
@@ -159,6 +169,7 @@ class Reading:
         What is in the queue, or in hand, is still in the gateway's custody: the next run gets it.
         """
         self._stopped = error
+        self._commit()  # what the disk would not take before
         self._link = self._store = None
         if self._finished is not None and not self._finished.called:
             self._finished.callback(None)
@@ -238,7 +249,7 @@ class Reading:
             self._ask(pull)
 
     def _wanted(self) -> bool:
-        if self._stopped is not None or self._finished is not None:
+        if self._stopped is not None or self._finished is not None or self._unwritten:
             return False
         return self.on_message is not None or self._asked is not None
 
@@ -291,7 +302,7 @@ class Reading:
         if self._taken >= ACK_AFTER_ENTRIES:
             self.flush()
         else:
-            self._commit()
+            self._unwritten = not self._commit() or self._unwritten  # until `flush` has seen it written
             self._arm(ACK_AFTER_S)
 
     def flush(self) -> None:
@@ -299,7 +310,8 @@ class Reading:
         if self._timer is not None and self._timer.active():
             self._timer.cancel()
         self._timer = None
-        if not self._commit():
+        held_back, self._unwritten = self._unwritten, not self._commit()
+        if self._unwritten:
             self._arm(STORE_RETRY_S)
             return
         self._taken = 0
@@ -307,6 +319,8 @@ class Reading:
             acks = self._inbox.acks()
             if acks:
                 self._link.send(DeliverAck(acks))
+        if held_back:
+            self._show()
 
     def _commit(self) -> bool:
         if self._store is None:
@@ -314,7 +328,7 @@ class Reading:
         try:
             self._store.commit()
         except StoreError as error:
-            self._log.error("nothing can be acknowledged: {error}", error=str(error))
+            self._log.error("nothing can be acknowledged or shown: {error}", error=str(error))
             return False
         return True
 

@@ -61,7 +61,7 @@ class Subscription:
 
     def __init__(self, address: Address, mode: Mode, last: bool = False) -> None:
         self.address = address
-        self.mode = self._wanted = mode
+        self.mode = self._wanted = self._asked_for = mode
         self._last = last
         self._every = LANES if address.kind == "room" else (0,)
         self.ended: int | None = None
@@ -187,7 +187,6 @@ class Rooms:
         elif one._wanted is not mode:
             one._wanted = mode
             one._lanes.discard(0)  # its answer says what the mode is now
-            one._asked.discard(0)
         waiter: Deferred[Subscription] = Deferred()
         one._waiters.append(waiter)
         if self._link is not None:
@@ -238,7 +237,8 @@ class Rooms:
         one._is_in = True
         one._not_yet = 0
         one._asked.discard(frame.lane)
-        one._lanes.add(frame.lane)
+        if frame.lane or one._asked_for is one._wanted:  # else another mode is wanted since: asked for now
+            one._lanes.add(frame.lane)
         self._reading.subscribed(
             Resumed(address, frame.lane, frame.epoch, frame.position, frame.head, frame.gap)
         )
@@ -257,8 +257,20 @@ class Rooms:
                 self._reading.forgotten(frame.address)
                 self._parted(frame.address)
             return
+        is_removed = frame.code == UnsubscribedCode.REMOVED
+        one, link = self._subscriptions.get(frame.address), self._link
+        if (
+            is_removed
+            and one is not None
+            and one._asked
+            and link is not None
+            and frame.address.kind == "room"
+        ):
+            # What was asked meanwhile would bring us in again, and nobody here would know of it.
+            self._leaving[frame.address] = deque([[]])
+            self._part(link, frame.address)
         self._end(frame.address, named(UnsubscribedCode, frame.code))
-        if frame.code == UnsubscribedCode.REMOVED:
+        if is_removed:
             self._forget(frame.address)  # who was put out begins anew, if at all
             self._reading.forgotten(frame.address)
 
@@ -311,7 +323,10 @@ class Rooms:
                 return
             self._line.popleft()  # before anything is told: who is refused may ask for another room at once
             self._pace.take_subscribe(self._now())
-            position = self._inbox.position(LogKey(one.address, lane))
+            if not lane:
+                one._asked_for = one._wanted
+            begins_anew = one.address in self._leaving
+            position = (0, 0) if begins_anew else self._inbox.position(LogKey(one.address, lane))
             if not self._link.send(Subscribe(one.address, one._wanted, lane, *position, one._last)):
                 error = FrameRefused(RefusedCode.INVALID, "this connection cannot carry it")
                 self._refused(one.address, error)

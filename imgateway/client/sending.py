@@ -13,6 +13,7 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
+from imgateway.client.checking import check_kept
 from imgateway.client.link import Link
 from imgateway.client.outbox import Outbox, Parcel
 from imgateway.client.pace import Pace
@@ -61,8 +62,13 @@ class Sending:
         # The file has the gateway's time, which counts while we are off and our own clock may stand still.
         self._ahead_s = 0.0
         self._of_earlier_run: list[tuple[Parcel, float]] = []
+        self._unfit: list[tuple[Parcel, ValueError]] = []  # in the file, and not for any gateway
         for publish, first_sent in () if store is None else store.publishes():
             parcel = outbox.add(publish, None if first_sent is None else now())
+            try:
+                check_kept(publish)
+            except ValueError as error:
+                self._unfit.append((parcel, error))
             if first_sent is not None:
                 self._of_earlier_run.append((parcel, first_sent))
 
@@ -125,6 +131,9 @@ class Sending:
         for parcel, first_sent in self._of_earlier_run:
             parcel.first_sent = now - max(0.0, server_s - first_sent)
         self._of_earlier_run.clear()
+        unfit, self._unfit = self._unfit, []  # told here, for now the file is known to be ours
+        for parcel, error in unfit:
+            self._settle(parcel, _invalid(str(error)))
         self.give_up()
         self._link = link
         self._soon()
@@ -153,18 +162,28 @@ class Sending:
             self._settled(parcel, FrameRefused(named(RefusedCode, refused.code), refused.reason))
 
     def stop(self, error: Exception | None) -> None:
-        """No link will come any more. What is in the file stays there for the next run."""
+        """No link will come any more. What is in the file stays there for the next run, so that this is no
+        final word on it; what waits in the line is not in it."""
         self._link = None
         if self._later is not None:
             self._later.cancel()
             self._later = None
-        self._write_down()
+        why = f"{error or 'the client was closed'}; "
+        written = self._write_down()
         for parcel in self._outbox.clear():
             word = "it may or may not have been taken" if parcel.first_sent is not None else "it was not sent"
-            self._tell(parcel.publish, OutcomeUnknown(f"{error or 'the client was closed'}; {word}"))
+            in_file = self._store is not None and parcel.publish.qos > 0
+            if in_file:
+                word += (
+                    ", and stays in the outbox file for the next run"
+                    if written
+                    else ", and the outbox file, which may have it, could not be written"
+                )
+            for waiter in self._waiting.pop(parcel.publish.msg_id, ()):
+                _answer(waiter, OutcomeUnknown(why + word, in_file and written))
         line, self._line = self._line, deque()
         for _, waiter in line:
-            _answer(waiter, OutcomeUnknown(f"{error or 'the client was closed'}; it was not sent"))
+            _answer(waiter, OutcomeUnknown(why + "it was not sent"))
         self._check_empty()
 
     # -------------------------------------------------------------------------------------------- the pump
@@ -208,7 +227,7 @@ class Sending:
             if publish.resent and parcel.is_overdue(self._now(), self._limits):
                 self._settle(parcel, OutcomeUnknown(TOO_LATE))
             elif not self._link.send(publish):
-                self._reject(parcel, publish.resent, _invalid("this connection cannot carry it"))
+                self._reject(parcel, publish.resent, _invalid(self._link.unfit(publish)))
             elif not publish.qos:
                 self._settle(parcel, ())
 

@@ -54,6 +54,7 @@ from imgateway.frames import (
     Subscribed,
     Unsubscribed,
     Welcome,
+    parse_address,
 )
 
 __all__ = ("Closed", "Session", "State")
@@ -264,6 +265,7 @@ class Session:
         link = self._link
         if link is None or self.state is State.CLOSED:
             return
+        device = parse_address(welcome.session).device
         for store in self._stores:
             owner = store.owner()
             if owner and owner != welcome.session:
@@ -272,6 +274,7 @@ class Session:
                 return
         for store in self._stores:
             store.own(welcome.session)
+        self._hello = replace(self._hello, device=device)  # whatever device the next token is for
         self._links += 1
         self._course.welcomed()
         self.welcome = welcome

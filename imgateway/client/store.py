@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import msgspec
@@ -19,7 +19,7 @@ from imgateway.client.place import FILTER_SIZE, MessageId
 from imgateway.errors import StoreError
 from imgateway.frames import LogKey, Publish, address_text, parse_address
 
-__all__ = ("ClientStore",)
+__all__ = ("ClientStore", "device_for")
 
 TABLES = """
 CREATE TABLE IF NOT EXISTS about (key TEXT PRIMARY KEY, value TEXT NOT NULL);
@@ -29,8 +29,8 @@ CREATE TABLE IF NOT EXISTS place (log TEXT PRIMARY KEY, epoch TEXT NOT NULL, seq
 CREATE TABLE IF NOT EXISTS shown (
     n INTEGER PRIMARY KEY AUTOINCREMENT, log TEXT NOT NULL, ident TEXT NOT NULL);
 CREATE INDEX IF NOT EXISTS shown_log ON shown (log, n);
-PRAGMA user_version = 1;
 """
+VERSION = 1
 TRIM_EVERY = 200
 _pack = msgspec.msgpack.Encoder().encode
 _unpack = msgspec.msgpack.Decoder(Publish).decode
@@ -50,10 +50,28 @@ def _ident(text: str) -> MessageId:
     return sender, device, msg_id
 
 
+def device_for(device: str, stores: Iterable[ClientStore]) -> str:
+    """Which device Hello names: `device`, or where that is empty the one that the files belong to.
+
+    So it is known before their positions are named. Named for another device of the user they would count as
+    its acknowledgements, and it would never get what it has not read.
+
+    :raises StoreError: a file is another device's.
+    """
+    for store in stores:
+        owner = store.owner()
+        if owner:
+            theirs = parse_address(owner).device
+            if device and device != theirs:
+                raise StoreError(f"{store.path} belongs to {owner} and not to the device {device}")
+            device = theirs
+    return device
+
+
 class ClientStore:
     """One client's file, made with mode 0600 if it is not there.
 
-    :raises StoreError: it is in use, or it cannot be read and written.
+    :raises StoreError: it is in use, or cannot be read, or could not be made.
     """
 
     def __init__(self, path: str) -> None:
@@ -71,14 +89,23 @@ class ClientStore:
         try:
             self._db.execute("PRAGMA locking_mode = EXCLUSIVE")
             self._db.execute("PRAGMA journal_mode = WAL")
-            self._db.executescript("BEGIN EXCLUSIVE;" + TABLES + "COMMIT;")
+            [version] = self._db.execute("PRAGMA user_version").fetchone()
+            if version != VERSION:  # else nothing is written: a full disk keeps nobody out
+                tables = f"BEGIN EXCLUSIVE; {TABLES} PRAGMA user_version = {VERSION}; COMMIT;"
+                self._db.executescript(tables)
+            self._owner = self._read_owner()
         except sqlite3.Error as error:
             self._db.close()
             if "locked" in str(error):
                 raise StoreError(
                     f"{path} is in use by another client: close that one or name another file"
                 ) from None
-            raise StoreError(f"cannot use {path}: {error}: mend or remove it") from None
+            # What SQLite says of the disk is an OperationalError.
+            remedy = "make room" if isinstance(error, sqlite3.OperationalError) else "mend or remove it"
+            raise StoreError(f"cannot use {path}: {error}: {remedy}") from None
+        except StoreError:
+            self._db.close()
+            raise
 
     # ----------------------------------------------------------------------------------------- reading
 
@@ -100,9 +127,15 @@ class ClientStore:
 
     def owner(self) -> str:
         """Which session this file belongs to; empty: none yet."""
+        return self._owner
+
+    def _read_owner(self) -> str:
         with self._readable():
             row = self._db.execute("SELECT value FROM about WHERE key = 'session'").fetchone()
-        return row[0] if row else ""
+            if row is None:
+                return ""
+            parse_address(row[0])
+            return str(row[0])
 
     @contextmanager
     def _readable(self) -> Iterator[None]:
@@ -115,6 +148,8 @@ class ClientStore:
     # ----------------------------------------------------------------------------------------- changes
 
     def own(self, session: str) -> None:
+        """Said again, too: whether the file can be written then shows before there is a position to write."""
+        self._owner = session
         self._todo.append(("INSERT OR REPLACE INTO about VALUES ('session', ?)", (session,)))
 
     def put(self, publish: Publish) -> None:
@@ -150,7 +185,8 @@ class ClientStore:
     def showed(self, log: LogKey, ident: MessageId) -> None:
         text = _log_text(log)
         self._todo.append(("INSERT INTO shown (log, ident) VALUES (?, ?)", (text, "\n".join(ident))))
-        count = self._shown_since_trim[text] = self._shown_since_trim.get(text, 0) + 1
+        # The first of a run trims as well: each may be a short one.
+        count = self._shown_since_trim[text] = self._shown_since_trim.get(text, TRIM_EVERY - 1) + 1
         if count >= TRIM_EVERY:
             self._shown_since_trim[text] = 0
             trim = (

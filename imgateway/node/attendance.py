@@ -53,8 +53,9 @@ class Attendance:
         return self.place(session, room, points)
 
     def bring_in(self, session: Session, room: Room, mode: Mode) -> None:
-        """As `enter`, and its client, which has not asked, learns that it is in."""
-        for one in self.enter(session, room, mode, ()):
+        """As `enter`, and its client, which has not asked, learns that it is in. Lane 0 is told last: who
+        knows of that alone asks for the other, perhaps only after it was taken out again."""
+        for one in reversed(self.enter(session, room, mode, ())):
             session.link.send(subscribed(room, session, one))
 
     def place(

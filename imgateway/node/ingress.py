@@ -78,7 +78,8 @@ class Ingress:
         wall_ms: Callable[[], int],
         counters: Counters,
     ) -> None:
-        self.limits = limits
+        self._most_told = self._most_told_services = 0  # addresses that one publish may name
+        self.go_by(limits)
         self.policy = policy
         self.mail: Mapping[str, IMailBackend] = {}
         self._hub = hub
@@ -90,10 +91,17 @@ class Ingress:
         self._counters = counters
         self._chained = 0  # bytes
 
+    def go_by(self, limits: LimitSettings) -> None:
+        """Keep to these from now on. But a publish may name as many addresses as any Welcome of this process
+        allowed: the client that was told so goes by it, and more ends its link for good."""
+        self.limits = limits
+        self._most_told = max(self._most_told, limits.max_addresses)
+        self._most_told_services = max(self._most_told_services, limits.max_addresses_service)
+
     def publish(self, link: Link, session: Session, frame: Publish) -> None:
         """A client's publish. Its PublishAck goes to the same link, if that is still there.
 
-        :raises BadFrame: it names more addresses than Welcome allows.
+        :raises BadFrame: it names more addresses than any Welcome allowed.
         """
         self._counters.publishes += 1
         identity: Identity = session.identity
@@ -176,7 +184,7 @@ class Ingress:
 
     def _most(self, identity: Identity) -> int:
         """Addresses that one publish may name."""
-        return self.limits.max_addresses_service if identity.service else self.limits.max_addresses
+        return self._most_told_services if identity.service else self._most_told
 
     def _charge(self, session: Session, frame: Publish) -> float:
         """Take it from the user's quota. :returns: seconds until that is paid."""

@@ -21,7 +21,7 @@ from imgateway.core.counters import Counters, Measure
 from imgateway.core.quota import Quotas
 from imgateway.core.retry import backoff
 from imgateway.core.wheel import Wheel
-from imgateway.frames import Address, Limits, Mode, Outcome, Publish, SessionKey
+from imgateway.frames import FRAME_ROOM, Address, Limits, Mode, Outcome, Publish, SessionKey
 from imgateway.interfaces import (
     Accept,
     IAuthenticator,
@@ -56,9 +56,6 @@ log = Logger()
 
 Door = Callable[[Accept], Deferred[IListener]]
 """Opens one listening endpoint for an accept function."""
-
-FRAME_ROOM = 65_536
-"""What a frame may hold besides the largest body: 500 addresses of 140 bytes, headers."""
 
 
 @implementer(IGateway)
@@ -325,7 +322,8 @@ class Node:
         self.quotas.set_rates(settings.quota)
         self.ingress.policy = self.hub.rooms.policy = policy
         limits = settings.limits
-        self.ingress.limits = self.calls.limits = self.exchange.limits = self.subscriptions.limits = limits
+        self.calls.limits = self.exchange.limits = self.subscriptions.limits = limits
+        self.ingress.go_by(limits)
         self.hub.delivery.limits = limits
         self.gate.set_limits(limits)
         self.exchange.max_frame_bytes = limits.max_body_bytes + FRAME_ROOM

@@ -12,9 +12,10 @@ from twisted.internet.task import deferLater
 
 from imgateway.client import Client, Received, inbox
 from imgateway.core.retry import fixed
-from imgateway.errors import RequestFailed
+from imgateway.errors import ConnectRefused, RequestFailed, StoreError
 from imgateway.frames import OutcomeCode, ResponseCode
 from imgateway.testing.conditions import LinkConditions
+from tests.client.test_client_files import FailingDisk
 from tests.conformance.house import House, settings
 from tests.conformance.wires import WIRES, Wire
 
@@ -42,6 +43,12 @@ class Town:
         self.house.result(client.start())
         return client
 
+    def close(self, client: Client) -> None:
+        closing = client.close()
+        self.house.advance(5)
+        self.house.result(closing)
+        self.clients.remove(client)
+
     def cut(self) -> None:
         """Every connection breaks, or nothing arrives for longer than a gateway waits."""
         for link in self.house.network.links:
@@ -54,10 +61,8 @@ class Town:
             self.house.advance(12)
 
     def end(self) -> None:
-        for client in self.clients:
-            closing = client.close()
-            self.house.advance(5)
-            self.house.result(closing)
+        for client in tuple(self.clients):
+            self.close(client)
         self.house.close()
 
 
@@ -268,4 +273,113 @@ def test_a_client_that_keeps_the_pace_is_not_made_to_wait(wire: Wire) -> None:
     assert waited > 10
     assert {town.house.result(one)[0].code for one in sent} == {OutcomeCode.OK}
     assert town.house.node.counters.quota_waits == 0
+    town.end()
+
+
+@pytest.mark.parametrize("wire", WIRES, ids=[wire.name for wire in WIRES])
+@pytest.mark.parametrize(
+    ("token", "device", "error"),
+    [
+        ("bob", "tablet", StoreError),
+        ("bob/tablet", "", ConnectRefused),  # only the gateway knows which device the token names
+    ],
+)
+def test_the_file_of_another_device_loses_that_device_nothing(
+    wire: Wire, token: str, device: str, error: type[Exception], tmp_path: Any
+) -> None:
+    town = Town(wire)
+    path = str(tmp_path / "phone")
+    got: list[str] = []
+
+    def tablet() -> Client:
+        return town.client("bob", "tablet", on_message=lambda one: got.append(one.message.body.decode()))
+
+    town.close(tablet())
+    phone = town.client("bob", "phone", state=path, on_message=lambda one: None)
+    alice = town.client("alice")
+    for n in range(5):
+        town.house.result(alice.publish("user:bob", str(n)))
+    town.house.advance(1)
+    town.close(phone)
+    with pytest.raises(error, match=r"another device|belongs to device:bob/phone"):
+        town.client(token, device, state=path)
+    tablet()
+    town.house.advance(1)
+    assert got == [str(n) for n in range(5)]
+    town.end()
+
+
+@pytest.mark.parametrize("wire", WIRES, ids=[wire.name for wire in WIRES])
+def test_the_file_says_which_device_comes_where_the_program_does_not(wire: Wire, tmp_path: Any) -> None:
+    town = Town(wire)
+    path = str(tmp_path / "state")
+    got: list[str] = []
+
+    def run() -> Client:
+        return town.client(
+            "bob", "", state=path, on_message=lambda one: got.append(one.message.body.decode())
+        )
+
+    first = run()
+    assert first.welcome is not None
+    name = first.welcome.session
+    alice = town.client("alice")
+    town.house.result(alice.publish("user:bob", "1"))
+    town.house.advance(1)
+    town.close(first)
+    town.house.result(alice.publish("user:bob", "2"))
+    second = run()
+    town.house.advance(1)
+    assert second.welcome is not None
+    assert second.welcome.session == name
+    assert got == ["1", "2"]
+    town.end()
+
+
+@pytest.mark.parametrize("wire", WIRES, ids=[wire.name for wire in WIRES])
+@pytest.mark.parametrize("where", ["user:bob", "topic:news"])
+@pytest.mark.parametrize("begun", [True, False])
+def test_what_a_link_names_and_no_file_has_is_no_gap_to_the_next_run(
+    wire: Wire, where: str, begun: bool, tmp_path: Any, flush_logged_errors: Any
+) -> None:
+    town = Town(wire)
+    got: list[str] = []
+    gaps: list[Any] = []
+
+    def run() -> Client:
+        bob = town.client(
+            "bob+news",
+            state=str(tmp_path / "state"),
+            on_message=lambda one: got.append(one.message.body.decode()),
+            on_gap=gaps.append,
+        )
+        if where != "user:bob":
+            town.house.result(bob.subscribe(where))
+        return bob
+
+    def say(body: str) -> None:
+        town.house.result(svc.publish(where, body))
+        town.house.advance(1)
+
+    svc = town.client("!svc")
+    bob = run()
+    if begun:
+        say("before")
+    [store] = bob._session._stores
+    store._db = disk = FailingDisk(store._db)  # type: ignore[assignment]
+    disk.full = True
+    say("0")
+    town.cut()
+    town.house.advance(3)
+    for body in "1234":
+        say(body)
+    seen = ["before"] * begun + ["0"]
+    assert got == seen
+    town.close(bob)  # with a disk that takes nothing, as killed
+    got.clear()
+    run()
+    town.house.advance(1)
+    assert (got[-4:], gaps) == (["1", "2", "3", "4"], [])
+    assert got[:-4] in ([], ["0"])
+    assert flush_logged_errors("nothing can be acknowledged or shown")
     town.end()

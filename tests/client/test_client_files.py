@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import resource
 import shutil
 import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,7 +17,7 @@ from imgateway.client import Received
 from imgateway.client.place import FILTER_SIZE
 from imgateway.client.store import TRIM_EVERY, ClientStore
 from imgateway.errors import OutcomeUnknown, StoreError
-from imgateway.frames import Hello, Limits, LogKey, Publish, ResumePoint, parse_address
+from imgateway.frames import Hello, Limits, LogKey, Publish, Resumed, ResumePoint, parse_address
 from tests.client.fake_gateway import BOB, EPOCH, ME, World, deliver, done, entry
 
 
@@ -281,22 +284,78 @@ def test_what_a_full_disk_held_back_for_too_long_is_not_sent_again(
     assert flush_logged_errors("nothing can be sent")
 
 
-def test_a_full_disk_holds_acknowledgements_back(
-    world: World, tmp_path: Path, flush_logged_errors: Any
+@pytest.mark.parametrize("killed", [True, False])
+def test_a_full_disk_holds_back_what_is_to_be_shown(
+    world: World, tmp_path: Path, flush_logged_errors: Any, killed: bool
 ) -> None:
     from tests.client.test_client_reading import acked
 
-    client = world.up(state=str(tmp_path / "state"), on_message=lambda message: None)
+    path = str(tmp_path / "state")
+    got: list[int] = []
+    client = world.up(state=path, on_message=lambda message: got.append(message.seq))
     [store] = client._session._stores
     store._db = disk = FailingDisk(store._db)
     disk.full = True
     world.gateway.pipe.say(deliver(0, 20))
+    world.wait(5)
+    assert (got, acked(world)) == ([1], [])
+    if killed:
+        die(world, client)
+        world.up(state=path, on_message=lambda message: got.append(message.seq))
+        world.gateway.pipe.say(deliver(0, 20))
+        assert got == [1, *range(1, 21)]
+    else:
+        world.gateway.pipe.say(deliver(20, 40))
+        assert got == [1]
+        disk.full = False
+        world.wait(1)
+        assert got == list(range(1, 41))
     world.wait(1)
-    assert acked(world) == []
+    assert acked(world)[-1] == got[-1]
+    assert flush_logged_errors("nothing can be acknowledged or shown")
+
+
+@pytest.mark.parametrize("one_file", [True, False])
+def test_the_end_writes_down_what_a_full_disk_did_not_take(
+    world: World, tmp_path: Path, flush_logged_errors: Any, one_file: bool
+) -> None:
+    box, state = str(tmp_path / "a"), str(tmp_path / ("a" if one_file else "b"))
+    got: list[int] = []
+    client = world.up(outbox=box, state=state, on_message=lambda message: got.append(message.seq))
+    [store] = [one for one in client._session._stores if one.path == state]
+    store._db = disk = FailingDisk(store._db)
+    disk.full = True
+    world.gateway.pipe.say(deliver(0, 5))
+    world.gateway.pipe.cut()
     disk.full = False
+    client.close()
+    world.turn()
+    world.up(outbox=box, state=state, on_message=lambda message: got.append(message.seq))
+    [hello] = world.gateway.pipe.of(Hello)
+    assert hello.resume == (ResumePoint(ME, 0, EPOCH, 1),)
+    world.gateway.pipe.say(deliver(1, 5))
+    assert got == [1, 2, 3, 4, 5]
+    assert flush_logged_errors("nothing can be acknowledged or shown")
+
+
+def test_a_full_disk_keeps_an_iteration_waiting(
+    world: World, tmp_path: Path, flush_logged_errors: Any
+) -> None:
+    client = world.up(state=str(tmp_path / "state"))
+    [store] = client._session._stores
+    store._db = disk = FailingDisk(store._db)
+    disk.full = True
+    world.gateway.pipe.say(deliver(0, 3))
+    assert done(client.next_message()).seq == 1
+    second = client.next_message()
+    world.wait(3)
+    assert not second.called
+    disk.full = False
+    world.gateway.pipe.say(deliver(3, 3, epoch=8))  # which moves the place, and is written down at once
+    assert not second.called
     world.wait(1)
-    assert acked(world) == [20]
-    assert flush_logged_errors("nothing can be acknowledged")
+    assert done(second).seq == 2
+    assert flush_logged_errors("nothing can be acknowledged or shown")
 
 
 @pytest.mark.parametrize("one_file", [True, False])
@@ -349,6 +408,49 @@ def test_a_file_belongs_to_one_session(world: World, tmp_path: Path) -> None:
     assert world.gateway.pipe.of(Publish) == []
 
 
+def owned(path: str, owner: str) -> None:
+    store = ClientStore(path)
+    store.own(owner)
+    store.took(LogKey(ME), EPOCH, 5)
+    store.commit()
+    store.close()
+
+
+def test_another_devices_file_is_not_used_at_all(world: World, tmp_path: Path) -> None:
+    """Not even for what is published before the login would tell whose it is."""
+    path = str(tmp_path / "tablet")
+    owned(path, "device:me/tablet")
+    with pytest.raises(StoreError, match="belongs to device:me/tablet and not to the device phone"):
+        world.client(state=path, outbox=str(tmp_path / "box"), wait=True)
+    owned(path, "device:me/tablet")  # which was let go
+    world.client(outbox=str(tmp_path / "box"))
+
+
+def test_who_names_no_device_comes_as_that_of_the_file(world: World, tmp_path: Path) -> None:
+    path = str(tmp_path / "state")
+    owned(path, "device:me/tablet")
+    world.gateway.session = "device:me/tablet"
+    world.up(state=path, device="")
+    [hello] = world.gateway.pipe.of(Hello)
+    assert (hello.device, hello.resume) == ("tablet", (ResumePoint(ME, 0, EPOCH, 5),))
+
+
+@pytest.mark.parametrize("file", [True, False])
+def test_who_was_given_a_device_keeps_it_over_links(world: World, tmp_path: Path, file: bool) -> None:
+    world.up(device="", **({"state": str(tmp_path / "state")} if file else {}))
+    world.gateway.pipe.cut()
+    world.wait(1)
+    assert [pipe.of(Hello)[0].device for pipe in world.gateway.pipes] == ["", "phone"]
+
+
+def test_two_files_of_two_devices_are_not_used_together(world: World, tmp_path: Path) -> None:
+    box, state = str(tmp_path / "box"), str(tmp_path / "state")
+    owned(box, "device:me/phone")
+    owned(state, "device:me/tablet")
+    with pytest.raises(StoreError, match="belongs to"):
+        world.client(outbox=box, state=state, device="")
+
+
 def test_of_two_files_none_is_taken_if_one_is_anothers(world: World, tmp_path: Path) -> None:
     box, state = str(tmp_path / "box"), str(tmp_path / "state")
     for path, owner in ((box, ""), (state, "device:eve/phone")):
@@ -390,24 +492,81 @@ def test_files_that_cannot_be_used(tmp_path: Path) -> None:
     )
     with pytest.raises(StoreError, match="mend or remove"):
         ClientStore(str(tmp_path / "text"))
-    for table, damage in (
+
+
+@pytest.mark.parametrize(
+    ("table", "damage"),
+    [
         ("outbox", "UPDATE outbox SET publish = 'x'"),
         ("place", "UPDATE place SET epoch = 'x'"),
+        ("about", "UPDATE about SET value = 'phone'"),
         ("about", "DROP TABLE about"),
-    ):
-        store = ClientStore(str(tmp_path / table))
-        store.put(Publish("one", (BOB,), "", b"x"))
-        store.took(LogKey(parse_address("user:me")), EPOCH, 1)
-        store.commit()
-        store._db.execute(damage)
-        with pytest.raises(StoreError, match=f"{table} is damaged"):
-            assert not list(store.publishes()) or not list(store.places()) or not store.owner()
-        store.close()
+    ],
+)
+def test_a_damaged_file_is_let_go_and_so_is_the_other(
+    world: World, tmp_path: Path, table: str, damage: str
+) -> None:
+    path, other = str(tmp_path / table), str(tmp_path / "other")
+    store = ClientStore(path)
+    store.own("device:me/phone")
+    store.put(Publish("one", (BOB,), "", b"x"))
+    store.took(LogKey(parse_address("user:me")), EPOCH, 1)
+    store.commit()
+    store._db.execute(damage)
+    store.close()
+    files = {"outbox": other, "state": path} if table == "place" else {"outbox": path, "state": other}
+    with pytest.raises(StoreError, match=f"{table} is damaged") as error:
+        world.client(**files)
+    assert error.value.__traceback__ is not None, "what it goes through is not let go by forgetting it"
+    free = sqlite3.connect(path, isolation_level=None, timeout=0)
+    free.execute("BEGIN EXCLUSIVE")
+    free.close()
+    ClientStore(other).close()
+
+
+@contextmanager
+def full() -> Iterator[None]:
+    """No file of this process can grow."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize("killed", [True, False])
+def test_a_file_opens_on_a_full_disk(tmp_path: Path, killed: bool) -> None:
+    path = str(tmp_path / "box")
+    store = ClientStore(path)
+    store.own("device:me/phone")
+    store.put(Publish("one", (BOB,), "", b"x"))
+    store.commit()
+    if killed:
+        for suffix in ("", "-wal"):
+            shutil.copy(path + suffix, path + ".killed" + suffix)
+    store.close()
+    opened = path + ".killed" * killed
+    with full():
+        store = ClientStore(opened)
+        assert [publish.msg_id for publish, _ in store.publishes()] == ["one"]
+        assert store.owner() == "device:me/phone"
+        store.drop("one")
+        with pytest.raises(StoreError, match="cannot write"):
+            store.commit()
+    store.commit()
+    assert list(store.publishes()) == []
+    store.close()
+
+
+def test_a_new_file_on_a_full_disk_asks_for_room(tmp_path: Path) -> None:
+    with full(), pytest.raises(StoreError, match="make room"):
+        ClientStore(str(tmp_path / "new"))
 
 
 def test_the_shown_ids_are_trimmed(tmp_path: Path) -> None:
     store = ClientStore(str(tmp_path / "state"))
-    total = FILTER_SIZE + 2 * TRIM_EVERY
+    total = FILTER_SIZE + 2 * TRIM_EVERY + 1
     store.took(LogKey(ME), EPOCH, total)
     for n in range(total):
         store.showed(LogKey(ME), ("bob", "desk", f"m{n}"))
@@ -417,6 +576,19 @@ def test_the_shown_ids_are_trimmed(tmp_path: Path) -> None:
     assert (log, epoch, seq) == (LogKey(ME), EPOCH, total)
     assert shown == [("bob", "desk", f"m{n}") for n in range(total - FILTER_SIZE, total)]
     assert store._db.execute("SELECT count(*) FROM shown").fetchone()[0] == FILTER_SIZE
+    store.close()
+
+
+def test_many_short_runs_leave_no_more_than_one_long_one(world: World, tmp_path: Path) -> None:
+    path = str(tmp_path / "state")
+    for run in range(FILTER_SIZE // 150 + 5):
+        world.gateway.resumed = (Resumed(ME, 0, EPOCH, run * 150, run * 150),)
+        client = world.up(state=path, on_message=lambda message: None)
+        world.gateway.pipe.say(deliver(run * 150, run * 150 + 150))
+        client.close()
+        world.wait(1)
+    store = ClientStore(path)
+    assert store._db.execute("SELECT count(*) FROM shown").fetchone()[0] < FILTER_SIZE + TRIM_EVERY
     store.close()
 
 

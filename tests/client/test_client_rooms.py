@@ -9,8 +9,9 @@ import pytest
 from imgateway.client import Gap, Received, Subscription
 from imgateway.client.inbox import Inbox
 from imgateway.client.notices import Notices
-from imgateway.errors import ClientError, CloseCode, FrameRefused
+from imgateway.errors import ClientError, CloseCode, FrameRefused, InvalidAddress
 from imgateway.frames import (
+    Address,
     Deliver,
     DeliverAck,
     Frame,
@@ -141,6 +142,27 @@ def test_the_mode_may_change(world: World) -> None:
     assert world.gateway.pipe.of(Subscribe)[1] == Subscribe(ROOM, Mode.NOTIFY, 0, EPOCH, 0)
 
 
+def test_the_answer_to_a_mode_before_is_not_that_to_the_next(world: World) -> None:
+    client, room, _ = joined(world)
+    world.gateway.admits = False
+    pipe = world.gateway.pipe
+    before = len(pipe.of(Subscribe))
+    asked = [client.subscribe("room:7", mode) for mode in ("notify", "push", "notify", "push")]
+    pipe.say(Subscribed(ROOM, 0, EPOCH, 0, False, Mode.NOTIFY, 0, 0))
+    assert not any(one.called for one in asked)
+    assert not room.active
+    assert [(frame.lane, frame.mode) for frame in pipe.of(Subscribe)[before:]] == [
+        (0, Mode.NOTIFY),
+        (0, Mode.PUSH),
+    ]
+    pipe.say(Subscribed(ROOM, 0, EPOCH, 0, False, Mode.PUSH, 0, 0))
+    assert [done(one) for one in asked] == [room] * 4
+    assert (room.active, room.mode) == (True, Mode.PUSH)
+    last = client.subscribe("room:7", "notify")
+    pipe.say(Subscribed(ROOM, 0, EPOCH, 0, False, Mode.PUSH, 0, 0))  # the gateway chose so
+    assert (done(last).mode, len(pipe.of(Subscribe))) == (Mode.PUSH, before + 3)
+
+
 @pytest.mark.parametrize("mode", ["push", "notify"])
 def test_a_mode_that_changes_between_hello_and_welcome_is_asked_for(world: World, mode: str) -> None:
     client, room, _ = joined(world)
@@ -155,6 +177,16 @@ def test_a_mode_that_changes_between_hello_and_welcome_is_asked_for(world: World
     asked = [Subscribe(ROOM, Mode.NOTIFY, 0, EPOCH, 0)] if mode == "notify" else []
     assert world.gateway.pipe.of(Subscribe) == asked
     assert room.mode is (Mode.NOTIFY if asked else Mode.PUSH)
+
+
+@pytest.mark.parametrize("what", ["subscribe", "unsubscribe"])
+@pytest.mark.parametrize(
+    "address", [Address("room", "x" * 65), Address("topic", "a\nb"), Address("x", "y"), 7]
+)
+def test_no_address_is_no_error_of_the_link(world: World, what: str, address: Any) -> None:
+    client = world.up()
+    with pytest.raises(InvalidAddress):
+        getattr(client, what)(address)
 
 
 def test_what_is_wrong_is_wrong_at_once(world: World) -> None:
@@ -261,6 +293,41 @@ def test_the_business_may_put_us_in(world: World) -> None:
     assert shown == [5]
     assert done(client.subscribe("room:7")).active
     assert world.gateway.pipe.of(Subscribe) == []
+
+
+def test_what_was_asked_before_we_were_taken_out_does_not_bring_us_in_again(world: World) -> None:
+    """It reaches the gateway after that, and there it is wanted as any other."""
+    client = world.up()
+    ended: list[Subscription] = []
+    client.on_unsubscribed = ended.append
+    pipe = world.gateway.pipe
+    world.gateway.admits = False
+    pipe.say(Subscribed(ROOM, 0, EPOCH, 4, False, Mode.PUSH, 0, 4))  # and so lane 1 is asked for
+    assert [frame.lane for frame in pipe.of(Subscribe)] == [1]
+    pipe.say(Unsubscribed(ROOM, UnsubscribedCode.REMOVED))
+    assert pipe.of(Unsubscribe) == [Unsubscribe(ROOM)]
+    pipe.say(Subscribed(ROOM, 0, EPOCH, 4, False, Mode.PUSH, 1, 4), block(4, 5))
+    pipe.say(Unsubscribed(ROOM, UnsubscribedCode.ASKED))
+    assert [(one.active, one.ended) for one in ended] == [(False, UnsubscribedCode.REMOVED)]
+    coming = client.subscribe("room:7")
+    world.gateway.admits = True
+    for lane in (1, 0):
+        pipe.say(Subscribed(ROOM, 0, EPOCH, 4, False, Mode.PUSH, lane, 4))
+    assert done(coming).active
+    assert len(ended) == 1
+
+
+def test_who_comes_again_at_once_after_it_was_taken_out_is_in(world: World) -> None:
+    client = world.up()
+    came: list[Any] = []
+    client.on_unsubscribed = lambda one: came.append(client.subscribe("room:7"))
+    pipe = world.gateway.pipe
+    pipe.say(Subscribed(ROOM, 0, EPOCH, 4, False, Mode.PUSH, 0, 4))
+    pipe.say(Unsubscribed(ROOM, UnsubscribedCode.REMOVED))
+    assert [type(frame) for frame in pipe.got[1:]] == [Subscribe, Unsubscribe, Subscribe]
+    world.turn()
+    [coming] = came
+    assert done(coming).active
 
 
 # -------------------------------------------------------------------------------------------------- leaving

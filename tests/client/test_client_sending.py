@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 from twisted.internet.defer import CancelledError
 
 from imgateway.client.store import ClientStore
@@ -15,8 +16,10 @@ from imgateway.errors import (
     InvalidAddress,
     OutboxFull,
     OutcomeUnknown,
+    StoreError,
 )
 from imgateway.frames import (
+    Address,
     Hello,
     Limits,
     Outcome,
@@ -28,6 +31,7 @@ from imgateway.frames import (
     parse_address,
 )
 from tests.client.fake_gateway import BOB, EPOCH, World, begin, done
+from tests.client.test_client_files import FailingDisk
 
 
 def ack(publish: Publish, seq: int = 1) -> PublishAck:
@@ -64,6 +68,14 @@ def test_msg_ids_are_unique_across_runs(world: World) -> None:
     [
         (("nobody", b""), {}),
         (([], b""), {}),
+        ((Address("user", "b\nb"), b""), {}),
+        ((Address("user", "x" * 65), b""), {}),
+        ((Address("user"), b""), {}),
+        ((Address("nobody", "bob"), b""), {}),
+        ((["user:bob", Address("device", "bob", "")], b""), {}),
+        ((Address("user", 7), b""), {}),
+        ((Address("device", "bob", 7), b""), {}),
+        (([7], b""), {}),
         (("user:bob", b""), {"msg_id": ""}),
         (("user:bob", b""), {"msg_id": "x" * 65}),
         (("user:bob", "\ud800"), {}),
@@ -80,6 +92,10 @@ def test_msg_ids_are_unique_across_runs(world: World) -> None:
         (("user:bob", b""), {"lane": -1}),
         (("user:bob", b""), {"ttl_s": 1.5}),
         (("user:bob", b""), {"ttl_s": 1 << 32}),
+        (("user:bob", 12), {}),
+        (("user:bob", [1, 2]), {}),
+        (("user:bob", b""), {"msg_id": 17}),
+        (("user:bob", b""), {"content_type": b"text/plain"}),
     ],
 )
 def test_what_no_wire_carries_is_refused_at_once(world: World, arguments: Any, options: Any) -> None:
@@ -105,7 +121,9 @@ def test_questions_that_no_wire_carries(world: World) -> None:
         lambda: client.request("", "say"),
         lambda: client.request("a\nb", "say"),
         lambda: client.request("clock", "\ud800"),
+        lambda: client.request("clock", "set", 12),  # type: ignore[arg-type]
         lambda: client.history("user:me", lane=2),
+        lambda: client.history(Address("user", "x" * 65)),
         lambda: client.history("user:me", limit=1 << 32),
     ):
         with pytest.raises(ValueError):
@@ -275,6 +293,59 @@ def test_limits_are_kept_here_so_that_the_link_survives(world: World) -> None:
         done(client.publish(["user:a", "user:b", "user:c"], b""))
     assert refused.value.code == RefusedCode.INVALID
     assert world.gateway.pipe.of(Publish) == []
+
+
+@pytest.mark.parametrize("was_sent", [False, True])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"to": (Address("user", "b\nb"),)},
+        {"to": ()},
+        {"qos": 2},
+        {"lane": 2},
+        {"ttl_s": -1},
+        {"msg_id": "x" * 65},
+        {"headers": (("a", "x" * 16_384),)},
+    ],
+)
+def test_what_no_wire_carries_is_taken_out_of_the_file(
+    world: World, tmp_path: Path, wrong: dict[str, Any], was_sent: bool
+) -> None:
+    """Other versions may have written it; what stands behind it does not wait for it in every run."""
+    path = str(tmp_path / "box")
+    bad = replace(Publish("bad", (BOB,)), **wrong)
+    store = ClientStore(path)
+    store.put(bad)
+    store.put(Publish("good", (BOB,)))
+    if was_sent:
+        store.sent(bad.msg_id, world.clock.seconds())
+    store.own("device:me/phone")
+    store.commit()
+    store.close()
+    words: dict[str, Any] = {}
+
+    def note(publish: Publish, word: Any) -> None:
+        words[publish.msg_id] = word
+
+    world.gateway.session = "device:somebody/else"
+    with pytest.raises(StoreError):
+        world.up(outbox=path, on_outcome=note)
+    world.wait(1)
+    assert not any(type(word) is FrameRefused for word in words.values()), "it is another's"
+    world.gateway.session = "device:me/phone"
+    world.up(outbox=path, on_outcome=note)
+    world.turn()
+    assert [publish.msg_id for publish in world.gateway.log] == ["good"]
+    refused = words[bad.msg_id]
+    assert isinstance(refused, FrameRefused)
+    assert refused.code == RefusedCode.INVALID
+    assert words["good"] == (Outcome(0, EPOCH, 1),)
+    closing = world.clients[-1].close()
+    world.wait(1)
+    assert done(closing) is None
+    store = ClientStore(path)
+    assert list(store.publishes()) == []
+    store.close()
 
 
 def test_what_the_wire_cannot_say_fails_alone(world: World) -> None:
@@ -465,6 +536,67 @@ def test_close_does_not_wait_for_ever(world: World) -> None:
     for one, word in zip(sent, ("may or may not", "was not sent", "was not sent"), strict=True):
         with pytest.raises(OutcomeUnknown, match=word):
             done(one)
+
+
+@pytest.mark.parametrize("disk", ["well", "full"])
+def test_who_waits_at_the_end_is_told_whether_the_next_run_goes_on_with_it(
+    world: World, tmp_path: Path, disk: str, flush_logged_errors: Any
+) -> None:
+    """What waited for room in the outbox is not in its file."""
+    path = str(tmp_path / "box")
+    world.gateway.acks = False
+    world.gateway.limits = Limits(publish_window=1)
+    client = world.up(outbox=path, outbox_messages=2)
+    words: dict[str, tuple[bool, str]] = {}
+
+    def note(failure: Any, msg_id: str) -> None:
+        words[msg_id] = (failure.value.kept, str(failure.value))
+
+    def publish(msg_id: str) -> None:
+        client.publish("user:bob", b"x", msg_id=msg_id).addErrback(note, msg_id)
+
+    publish("sent")
+    world.turn()
+    [store] = client._session._stores
+    store._db = failing = FailingDisk(store._db)
+    failing.full = disk == "full"
+    publish("waits")
+    publish("in the line")
+    closing = client.close(1)
+    world.wait(1)
+    world.wait(1)
+    done(closing)
+    assert bool(flush_logged_errors()) is (disk == "full")
+    stays = "stays in the outbox file" if disk == "well" else "could not be written"
+    assert words["sent"][0] is words["waits"][0] is (disk == "well")
+    assert "may or may not have been taken" in words["sent"][1]
+    assert "was not sent" in words["waits"][1]
+    assert stays in words["sent"][1]
+    assert stays in words["waits"][1]
+    assert words["in the line"] == (False, "the client was closed; it was not sent")
+    store = ClientStore(path)
+    assert [one.msg_id for one, _ in store.publishes()] == ["sent", *["waits"] * (disk == "well")]
+    store.close()
+
+
+def test_what_stays_in_the_file_has_no_final_word_yet(world: World, tmp_path: Path) -> None:
+    path = str(tmp_path / "box")
+    world.gateway.acks = False
+    told: list[Any] = []
+    for _ in range(3):
+        client = world.up(outbox=path, on_outcome=lambda publish, word: told.append((publish.msg_id, word)))
+        if not world.gateway.log:
+            client.publish("user:bob", b"x", msg_id="one").addErrback(lambda failure: None)
+            world.turn()
+        closing = client.close(1)
+        world.wait(1)
+        world.wait(1)
+        done(closing)
+    assert told == []
+    world.gateway.acks = True
+    world.up(outbox=path, on_outcome=lambda publish, word: told.append((publish.msg_id, word)))
+    world.turn()
+    assert told == [("one", (Outcome(OutcomeCode.DUPLICATE, EPOCH, 1),))]
 
 
 def test_close_fires_though_one_that_failed_cancels_another(world: World, tmp_path: Path) -> None:

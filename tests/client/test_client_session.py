@@ -245,6 +245,34 @@ def test_nobody_talks_us_out_of_encryption() -> None:
     assert alternatives(told, ["tcp://a:1"]) == ["tcp://b:1", "tls://c:1", "ws://d", "wss://a", "tcp://a:1"]
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"token": None},
+        {"on_message": 5},
+        {"on_gap": "print"},
+        {"on_outcome": []},
+        {"backoff": 3},
+        {"outbox_messages": -1},
+        {"outbox_messages": 0},
+        {"outbox_bytes": 1.5},
+        {"compressions": "zstd"},
+    ],
+    ids=repr,
+)
+def test_an_option_that_would_fail_later_fails_at_once(wrong: dict[str, Any]) -> None:
+    [name] = wrong
+    with pytest.raises(ValueError, match=name):
+        Client("tcp://h:1", **{"token": "t", **wrong})
+
+
+def test_a_body_may_be_any_bytes(world: World) -> None:
+    client = world.up()
+    for body in (b"one", bytearray(b"one"), memoryview(b"one"), "one"):
+        client.publish("user:bob", body)  # type: ignore[arg-type]
+    assert [publish.body for publish in world.gateway.pipe.of(Publish)] == [b"one"] * 4
+
+
 def test_adapters_are_found_and_errors_name_what_there_is() -> None:
     assert transport_for("tcp://h:1").name == "tcp"
     assert protocol_named("json").name == "json"

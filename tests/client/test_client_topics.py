@@ -397,6 +397,53 @@ def test_who_cannot_unsubscribe_just_now_hears_so_and_may_try_again(world: World
     assert done(again) is None
 
 
+@pytest.mark.parametrize("file", [True, False])
+@pytest.mark.parametrize("at_once", [True, False])
+def test_who_cannot_unsubscribe_and_subscribes_again_is_shown_nothing_twice(
+    world: World, tmp_path: Any, file: bool, at_once: bool
+) -> None:
+    client, _, shown = following(world, **({"state": str(tmp_path / "state")} if file else {}))
+    world.gateway.pipe.say(news(0, 5))
+    assert acked(world) == []
+    world.gateway.admits = False
+    leaving = client.unsubscribe(NEWS)
+    assert acked(world) == [5], "who asks to be forgotten says first how far it has got"
+    if at_once:
+        client.subscribe(NEWS)
+        assert world.gateway.pipe.of(Subscribe)[-1] == Subscribe(NEWS)
+    world.gateway.pipe.say(Refused("unsubscribe", "topic:news", RefusedCode.UNAVAILABLE))
+    with pytest.raises(FrameRefused):
+        done(leaving)
+    if not at_once:
+        client.subscribe(NEWS)
+        assert world.gateway.pipe.of(Subscribe)[-1] == Subscribe(NEWS, epoch=EPOCH, seq=5)
+    world.gateway.pipe.say(Subscribed(NEWS, 0, EPOCH, 5, position=3), news(3, 6))
+    assert shown == [("news", seq) for seq in range(1, 7)]
+    world.wait(1)
+    assert acked(world) == [5, 6]
+
+
+def test_what_comes_of_a_topic_that_is_being_left_is_not_acknowledged(world: World) -> None:
+    """The gateway may count anew from where it lets us in again."""
+    client, _, _ = following(world, on_message=None)
+    world.gateway.pipe.say(news(0, 2))
+    first = client.next_message()
+    world.gateway.admits = False
+    client.unsubscribe(NEWS).addErrback(lambda reason: reason.trap(ClientError))
+    client.subscribe(NEWS)
+    assert [done(first).seq, done(client.next_message()).seq] == [1, 2]
+    world.wait(1)
+    world.gateway.pipe.say(Refused("unsubscribe", "topic:news", RefusedCode.UNAVAILABLE))
+    world.wait(1)
+    assert acked(world) == []
+    world.gateway.pipe.say(Subscribed(NEWS, 0, EPOCH, 2, position=0))
+    world.wait(1)
+    assert acked(world) == []
+    world.gateway.pipe.say(news(0, 2))
+    world.wait(1)
+    assert acked(world) == [1]
+
+
 def test_a_forgotten_place_moves_nothing() -> None:
     inbox = Inbox(decode_message)
     inbox.resumed(Resumed(NEWS, 0, EPOCH, 0, 0))

@@ -122,7 +122,7 @@ def test_the_business_puts_in_and_takes_out(house: House, wire: Wire) -> None:
     client = house.login(wire)
     bob = SessionKey("bob", "phone")
     assert house.result(house.node.join(bob, ROOM))
-    assert [client.take(Subscribed).lane for _ in range(2)] == [0, 1]
+    assert [client.take(Subscribed).lane for _ in range(2)] == [1, 0]
     say(house, "1")
     assert shown(client.deliveries()) == ["1"]
     assert house.result(house.node.leave(bob, ROOM))

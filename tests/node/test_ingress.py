@@ -148,6 +148,22 @@ def test_too_many_addresses() -> None:
     assert alice.code is CloseCode.BAD_FRAME
 
 
+@pytest.mark.parametrize("service", [False, True])
+def test_a_reload_does_not_make_an_error_of_what_welcome_allowed(service: bool) -> None:
+    """Who was told three goes on to name three; who comes later is told two."""
+    rig = Rig(set={"limits.max_addresses": 3, "limits.max_addresses_service": 3})
+    rig.tokens.identities.update({name: Identity(name, service=service) for name in ("alice", "late")})
+    alice = rig.login("alice")
+    limits = replace(rig.node.settings.limits, max_addresses=2, max_addresses_service=2)
+    rig.node.read(replace(rig.node.settings, limits=limits), DefaultPolicy())()
+    assert rig.login("late").of(Welcome)[0].limits.max_addresses == 2
+    alice.publish("1", "user:a", "user:b", "user:c").publish("2", "user:a", "user:b", "user:c", qos=0)
+    assert acks(alice) == [("1", [OK, OK, OK])]
+    assert alice.code is None
+    alice.publish("3", "user:a", "user:b", "user:c", "user:d")
+    assert alice.code is CloseCode.BAD_FRAME
+
+
 def test_qos_0_is_never_answered() -> None:
     rig = Rig()
     alice, bob = rig.login("alice"), rig.login("bob")
