@@ -661,7 +661,8 @@ class IBroker(Interface):
         they are about to be read."""
 
     def sessions(user: str) -> Deferred[tuple[Presence, ...]]:
-        """The user's sessions on all nodes; those whose client may yet come back are not online."""
+        """The user's sessions on all nodes; also devices that are away, as long as their positions are kept:
+        those are not online."""
 
     def revoke(user: str, not_before_s: int) -> Deferred[None]:
         """Tokens issued before `not_before_s` no longer open sessions; live ones opened with such a token are
@@ -841,7 +842,8 @@ class IGateway(Interface):
         how many there were."""
 
     def sessions(user: str) -> Deferred[tuple[Presence, ...]]:
-        """The user's sessions on all nodes; those whose client may yet come back are not online."""
+        """The user's sessions on all nodes; also devices that are away, as long as their positions are kept:
+        those are not online."""
 
     def join(session: SessionKey, room: Address, mode: Mode = Mode.PUSH) -> Deferred[bool]:
         """Put a session into a room; its client is told with Subscribed. It stays over lost connections,

@@ -141,6 +141,9 @@ def test_a_long_value_is_told_shortened() -> None:
     [
         ("[limit]\nx = 1", ["limit:", "did you mean limits?"]),
         ("[limits]\nmax_bodybytes = 1", ["limits.max_bodybytes", "did you mean max_body_bytes?"]),
+        ("heartbeat_s = 20", ["heartbeat_s: stands in no section; write it under [session]"]),
+        ("secret_file = 'k'", ["secret_file: stands in no section; write it under [auth] or [udp]"]),
+        ("[heartbeat_s]\nx = 1", ["heartbeat_s: no such section; there are node, "]),
         ("limits = 3", ["limits:", "[limits]", "not 3"]),
         ('[listen]\nclients = "native+tcp:tcp:1"', ["listen.clients", "a list of texts"]),
         ("[node]\nname = 42", ["node.name", "text", "not 42"]),

@@ -11,7 +11,8 @@ import os
 import secrets
 import stat
 from base64 import urlsafe_b64encode
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import lru_cache
 from hmac import compare_digest
 from pathlib import Path
@@ -25,7 +26,7 @@ from cryptography.hazmat.primitives.hmac import HMAC
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
 from imgateway.config import AuthSettings
-from imgateway.config.denied import why_not
+from imgateway.config.denied import in_the_way, why_not
 from imgateway.errors import OperatorError
 
 __all__ = (
@@ -38,11 +39,16 @@ __all__ = (
     "make_secret",
     "read_file",
     "secret_path",
+    "set_by",
 )
 
 MIN_SECRET_BYTES = 32  # an HMAC key shorter than the hash weakens it (RFC 7518, 3.2)
 MIN_RSA_BITS = 2048
 MAX_KEY_FILE_BYTES = 1_048_576
+
+
+class _Missing(OperatorError):
+    """There is no such file."""
 
 
 class Key(NamedTuple):
@@ -102,10 +108,12 @@ def load_keys(settings: AuthSettings, data_dir: str, make: bool = True) -> KeySe
     :param make: make that secret if it is not there.
     :raises OperatorError: one line that says what is wrong with which file, and how to mend it.
     """
-    if settings.public_key_file:
-        return KeySet(_public_key(settings.public_key_file))
-    if settings.jwks_file:
-        return KeySet(named=_jwks(settings.jwks_file))
+    if file := settings.public_key_file:
+        with set_by("auth.public_key_file", file, "put the issuer's public key there, in PEM form"):
+            return KeySet(_public_key(file))
+    if file := settings.jwks_file:
+        with set_by("auth.jwks_file", file, "put the issuer's JSON Web Key Set there"):
+            return KeySet(named=_jwks(file))
     if make and not settings.secret_file:
         make_secret(data_dir)
     return KeySet(Key("HS256", load_secret(settings, data_dir)))
@@ -123,6 +131,21 @@ def key_file(set_to: str, data_dir: str, name: str) -> Path:
     """The file of a secret: what the settings say; if they say nothing ("") ``secrets/NAME.key`` of the data
     directory."""
     return Path(set_to) if set_to else Path(data_dir) / "secrets" / f"{name}.key"
+
+
+@contextmanager
+def set_by(setting: str, file: str, otherwise: str) -> Iterator[None]:
+    """What is wrong with the file is told with the setting that names it; "": nothing does.
+
+    :param otherwise: what to do if it is not there.
+    """
+    try:
+        yield
+    except OperatorError as error:
+        if not file:
+            raise
+        more = f"; {otherwise}" if isinstance(error, _Missing) else ""
+        raise OperatorError(f"{setting}: {error}{more}") from None
 
 
 def make_secret(data_dir: str, name: str = "token") -> None:
@@ -157,9 +180,16 @@ def make_secret(data_dir: str, name: str = "token") -> None:
         _sync_directory(Path(data_dir))  # the directory of secrets may be new as well
     except OSError as error:
         raise OperatorError(
-            f"{path}: the {name} secret cannot be read or made: {error.strerror}; "
-            "the --data-dir must belong to the user who starts this"
+            f"{path}: the {name} secret cannot be read or made: {_why_not_made(error, path.parent, data_dir)}"
         ) from None
+
+
+def _why_not_made(error: OSError, directory: Path, data_dir: str) -> str:
+    if (file := in_the_way(directory)) is not None:
+        return f"{file} is a file, not a directory; name another place with --data-dir"
+    if not os.path.isdir(data_dir) and not isinstance(error, PermissionError):
+        return f"{error.strerror}; {data_dir} cannot be made: name another place with --data-dir"
+    return f"{error.strerror}; the --data-dir must belong to the user who starts this"
 
 
 def _sync_directory(path: Path) -> None:
@@ -175,7 +205,16 @@ def load_secret(settings: AuthSettings, data_dir: str) -> bytes:
 
     :raises OperatorError: it is missing, too short, or others may read it.
     """
-    path = secret_path(settings, data_dir)
+    with set_by(
+        "auth.secret_file",
+        settings.secret_file,
+        "put the secret there (openssl rand -base64 32 makes one), or leave the setting out: a node then "
+        "makes its own",
+    ):
+        return _secret(secret_path(settings, data_dir))
+
+
+def _secret(path: Path) -> bytes:
     content = read_file(path, private=True).strip()
     if len(content) < MIN_SECRET_BYTES:
         raise OperatorError(
@@ -198,7 +237,8 @@ def read_file(path: Path, private: bool = False) -> bytes:
         # Not blocking: a pipe in the place of a file shall be told, not waited for.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
-        raise OperatorError(f"{path}: the key cannot be read: {why_not(error, path)}") from None
+        kind = _Missing if isinstance(error, FileNotFoundError) else OperatorError
+        raise kind(f"{path}: the key cannot be read: {why_not(error, path)}") from None
     with os.fdopen(descriptor, "rb") as file:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):

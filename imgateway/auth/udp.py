@@ -11,7 +11,7 @@ from pathlib import Path
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from imgateway.auth.keys import key_file, make_secret, read_file
+from imgateway.auth.keys import key_file, make_secret, read_file, set_by
 from imgateway.config import UdpSettings
 from imgateway.core.credentials import UDP_KEY_BYTES, join, key_id_of
 from imgateway.errors import OperatorError
@@ -35,6 +35,13 @@ def load_udp_secret(settings: UdpSettings, data_dir: str, make: bool = True) -> 
     path = udp_secret_path(settings, data_dir)
     if make and not settings.secret_file:
         make_secret(data_dir, "udp")
+    with set_by(
+        "udp.secret_file", settings.secret_file, "put the secret there: openssl rand -base64 32 makes one"
+    ):
+        return _secret(path)
+
+
+def _secret(path: Path) -> bytes:
     text = read_file(path, private=True).strip()
     try:
         secret = urlsafe_b64decode(text.replace(b"+", b"-").replace(b"/", b"_") + b"=" * (-len(text) % 4))

@@ -47,6 +47,8 @@ class Conversation:
         self._now = now
         self._interactive = False
         self._to: Address | None = None
+        self._in: dict[Address, Any] = {}
+        """The subscriptions that were made here."""
         self._open = 0
         self._quiet: Deferred[None] | None = None
         self._all_well = True
@@ -105,6 +107,8 @@ class Conversation:
             return
         if command == "/to":
             self._to = address_of(rest) if rest.strip() else None
+            if self._interactive:
+                tell(f"lines go to {address_text(self._to)}" if self._to else "lines begin with a name again")
         elif command == "/join" and rest.strip():
             await self._join(room_of(rest))
         elif command == "/leave" and rest.strip():
@@ -121,7 +125,7 @@ class Conversation:
     async def _join(self, room: Address) -> None:
         """The next line waits: who is not in the room yet may not speak there."""
         try:
-            await self._client.subscribe(room)
+            self._in[room] = await self._client.subscribe(room)
         except FrameRefused as error:
             self._bad(f"{address_text(room)}: {error}")
         else:
@@ -130,6 +134,10 @@ class Conversation:
                 tell(f"you are in {address_text(room)}; lines go there")
 
     async def _leave(self, room: Address) -> None:
+        one = self._in.pop(room, None)
+        # What is followed may have been since another run.
+        if room.kind in RING_KINDS and (one is None or one.ended is not None):
+            tell(f"you are not in {address_text(room)}")
         await self._client.unsubscribe(room)
         if self._to == room:
             self._to = None

@@ -24,6 +24,9 @@ PORTS = {"tcp": 0, "tls": 0, "udp": 0, "unix": 0, "ws": 80, "wss": 443}
 """The schemes of our own transports, and the port where a URL may leave it out; 0: it may not."""
 
 
+OR_ROUTER = "A node prints its own at its start; or ask a router where to connect: --router URL"
+
+
 class Login(Struct, frozen=True):
     """The SDK's arguments. `tls` is a connection creator, or None for the system's trust."""
 
@@ -50,7 +53,16 @@ class LoginCommand(click.Command):
         words = args[: args.index("--")] if "--" in args else args
         if any(word == "--router" or word.startswith("--router=") for word in words):
             args = ["", *args]
-        return super().parse_args(ctx, args)
+        try:
+            return super().parse_args(ctx, args)
+        except click.MissingParameter as error:
+            if error.param is None or error.param.name != "url":
+                raise
+            raise click.MissingParameter(OR_ROUTER, ctx, error.param) from None
+
+    def collect_usage_pieces(self, ctx: click.Context) -> list[str]:
+        """With what may stand in the place of URL."""
+        return ["{URL|--router URL}" if one == "URL" else one for one in super().collect_usage_pieces(ctx)]
 
 
 def login_options(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -64,8 +64,9 @@ def minter(
         except InvalidAddress as error:
             raise click.UsageError(f"{user if not device else f'{user}, {device}'!r}: {error}") from None
         except OperatorError as error:
-            hint = "name the node's directory with --data-dir (a node makes the secret at its first start)"
-            raise click.ClickException(f"{error}; {hint}{otherwise}") from None
+            hint = "; name the node's directory with --data-dir (a node makes the secret at its first start)"
+            is_set = str(error).startswith(("auth.secret_file:", "udp.secret_file:"))
+            raise click.ClickException(f"{error}{'' if is_set else hint}{otherwise}") from None
 
     return make
 

@@ -174,6 +174,8 @@ def advice_on(address: str, code: int) -> str:
         )
     if kind == "topic":
         return f"who sends there must have a token that names it: imgateway token USER --topic {name}"
+    if kind in ("all", "area", "node"):
+        return f"who sends to {address} needs a service token: imgateway token USER --service"
     return ""
 
 

@@ -22,13 +22,13 @@ AT_ONCE = 100
 @click.command()
 @api_options()
 @click.argument("users", metavar="USER…", nargs=-1, required=True)
-@click.option("--sessions", is_flag=True, help="Every session: on which node, since when.")
+@click.option("--sessions", is_flag=True, help="Every device: on which node, since when.")
 @json_option
 @same_everywhere
 def online(access: Access, users: tuple[str, ...], sessions: bool, as_json: bool) -> None:
     """Say which of these users are online, and on which devices.
 
-    With --sessions also those whose clients are away and may yet come back.
+    With --sessions also devices that are away, as long as their positions are kept.
     """
     from imgateway.router.schema import Online, Sessions
 

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from pwd import getpwuid
 
-__all__ = ("why_not",)
+__all__ = ("in_the_way", "why_not")
 
 
 def why_not(error: OSError, path: str | Path) -> str:
@@ -21,6 +21,13 @@ def why_not(error: OSError, path: str | Path) -> str:
         return f"{said}: check the mode of {place} (chmod)"
     name = _name(owner)
     return f"{said}: {place} is {name}'s, and this runs as {_name(asking)}: run it as {name}, or chown it"
+
+
+def in_the_way(directory: str | Path) -> Path | None:
+    """The file that stands where this directory, or one above it, has to be; None: there is none."""
+    places = (Path(directory), *Path(directory).absolute().parents)
+    place = next(filter(os.path.exists, places))
+    return None if place.is_dir() else place
 
 
 def _owner(path: Path) -> int:

@@ -31,6 +31,9 @@ def load(path: str | None, sets: Sequence[str] = (), named: Mapping[str, object]
     wanted: dict[str, dict[str, Any]] = {}
     for section, values in (_parsed(path) if path is not None else {}).items():
         if section not in sections():
+            where = " or ".join(f"[{one.section}]" for one in describe() if one.key == section)
+            if where and not isinstance(values, dict):
+                raise ConfigError(f"{section}: stands in no section; write it under {where}")
             raise ConfigError(f"{section}: no such section{_nearest(section, sections())}")
         if not isinstance(values, dict):
             raise ConfigError(f"{section}: must be a section, [{section}], not {shown(values)}")

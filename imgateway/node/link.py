@@ -204,8 +204,10 @@ class Link:
         processes."""
         if not self.number:
             self.number = self.desk.number()
+        # One that no session gave counts down: an n stands for its minus, for it is no mistake.
+        number = f"{self.number:x}".replace("-", "n")
         fields = {
-            "trace": f"{self.desk.incarnation}.{self.number:x}",
+            "trace": f"{self.desk.incarnation}.{number}",
             "peer": self.connection.peer,
             "wire": self.wire_name,
         }

@@ -231,7 +231,7 @@ class Online(Struct, frozen=True):
 
 
 class SessionTold(Struct, frozen=True):
-    """A session: a user on a device."""
+    """A user on a device, also one that is away, as long as its position is kept."""
 
     user: str
     device: str
@@ -239,7 +239,7 @@ class SessionTold(Struct, frozen=True):
     node: Annotated[str, Meta(description="The incarnation of its node.")]
     generation: int
     since_ms: Annotated[int, Meta(description="Unix milliseconds.")]
-    online: Annotated[bool, Meta(description="False: its client may yet come back.")]
+    online: Annotated[bool, Meta(description="False: the device is away.")]
 
 
 class Sessions(Struct, frozen=True):

@@ -75,6 +75,8 @@ def banner(
     if api:
         what = "HTTP API" if http else "HTTP API, health, metrics"
         lines.append(f"  {what:25} {_with_reach(api)}")
+    if len(lines) == 1:
+        lines = [f"imgateway {__version__} listens nowhere"]
     lines += [f"Warning: {warning}" for warning in warnings]
     own = _own_words(settings, config)
     if urls and own is not None:

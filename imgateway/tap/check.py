@@ -1,5 +1,5 @@
 """Whether a node could start with some settings, without starting one: its listeners are opened on a network
-in memory. No secret is read or made, and no port bound."""
+in memory. No secret is made, and no port bound."""
 
 from __future__ import annotations
 
@@ -12,10 +12,12 @@ from twisted.internet.defer import maybeDeferred
 from twisted.internet.protocol import Factory
 from twisted.python.failure import Failure
 
-from imgateway.auth.udp import UdpKeys
+from imgateway.auth.keys import load_keys
+from imgateway.auth.udp import UdpKeys, load_udp_secret
 from imgateway.brokers.clock import wall_ms
 from imgateway.brokers.redis.urls import without_password
 from imgateway.config import REDIS_SCHEMES, Settings
+from imgateway.config.denied import in_the_way
 from imgateway.core.roomclass import RoomClasses
 from imgateway.errors import ConfigError, OperatorError
 from imgateway.interfaces import IAllocation, IBackend, IInterceptor, ISessionListener
@@ -26,7 +28,7 @@ from imgateway.tap.plugins import Wires, authenticator_plugin, find, find_all, f
 from imgateway.tap.registries import check_registry
 from imgateway.testing.network import Network
 
-__all__ = ("apart", "check", "check_broker")
+__all__ = ("apart", "check", "check_broker", "unreached")
 
 BROKERS = ("embedded:", "memory:")
 
@@ -53,8 +55,15 @@ def apart(settings: Settings) -> Iterator[str]:
         )
 
 
+def unreached(settings: Settings) -> Iterator[str]:
+    """What is told of a node that no client can come to."""
+    if not settings.listen.clients:
+        yield "listen.clients: is empty, so that no client can connect; an example: native+tcp:tcp:7901"
+
+
 def check(settings: Settings) -> tuple[str, ...]:
-    """Certificates and keys of TLS listeners are read; whether a port is free shows only when a node starts.
+    """Certificates and keys of TLS listeners are read, and the key files that the settings name; whether a
+    port is free shows only when a node starts.
 
     :returns: what a node would start with, and its operator should know, a line each.
     :raises OperatorError: the setting that a node would not start with, and what is allowed.
@@ -63,6 +72,7 @@ def check(settings: Settings) -> tuple[str, ...]:
     check_registry(settings.registry)
     RoomClasses(settings.rooms.classes)
     authenticator_plugin(settings.auth)
+    _check_keys(settings)
     find_policy(settings.auth)
     find_all(IBackend, settings.plugins.backends, "plugins.backends")
     find_all(IInterceptor, settings.plugins.interceptors, "plugins.interceptors")
@@ -91,7 +101,20 @@ def check(settings: Settings) -> tuple[str, ...]:
         _rehearse(
             lambda network: open_http(api, "listen.api", Factory(), network), together, f"listen.api: {api}"
         )
-    return (*unproven(settings, wires), *apart(settings))
+    return (*unproven(settings, wires), *apart(settings), *unreached(settings))
+
+
+def _check_keys(settings: Settings) -> None:
+    """What the settings name must be there; what a first start makes must find its place."""
+    auth, udp, directory = settings.auth, settings.udp, settings.node.data_dir
+    is_named = bool(auth.secret_file or auth.public_key_file or auth.jwks_file)
+    if is_named and auth.authenticator == "token":
+        load_keys(auth, directory, make=False)
+    if udp.secret_file and any(parse_listen(text).transport == "udp" for text in settings.listen.clients):
+        load_udp_secret(udp, directory, make=False)
+    needs_directory = settings.broker.url == "embedded:" or not is_named
+    if needs_directory and (file := in_the_way(directory)) is not None:
+        raise ConfigError(f"node.data_dir: {file} is a file, not a directory")
 
 
 def _without_systemd(text: str) -> str:

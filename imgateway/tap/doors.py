@@ -33,6 +33,8 @@ __all__ = (
 )
 
 SETTING = "listen.clients"
+USUAL = {"listen.http": 7980, "listen.api": 7991, "router.public": 7990, "router.private": 7991}
+"""The ports of what speaks HTTP, by its setting, for examples."""
 
 
 class Listen(NamedTuple):
@@ -142,7 +144,8 @@ def _open_http(open_: Callable[[str], Deferred[Any]], endpoint: str, setting: st
     from imgateway.transports.places import refusal
 
     def refused(failure: Failure) -> None:
-        raise refusal(f"{setting}: {endpoint}: {advice(failure.value)}", failure.value)
+        why = advice(failure.value, USUAL.get(setting, 7980))
+        raise refusal(f"{setting}: {endpoint}: {why}", failure.value)
 
     # Health, metrics and the API want nobody from elsewhere unless somebody says so.
     is_bare = setting.startswith("listen.") and endpoint.isdecimal()

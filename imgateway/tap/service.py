@@ -28,7 +28,7 @@ from imgateway.ops.health import Health
 from imgateway.ops.http import HttpListener
 from imgateway.ops.metrics import registry
 from imgateway.tap.banner import banner, exposed
-from imgateway.tap.check import apart, check, check_broker
+from imgateway.tap.check import apart, check, check_broker, unreached
 from imgateway.tap.doors import door, http_door, transport_options, udp_keys, unproven
 from imgateway.tap.elsewhere import elsewhere
 from imgateway.tap.options import Options
@@ -181,6 +181,7 @@ class Gateway(Process):
         self.node = compose(options.settings, reactor, self.health, before, wires)
         self._unproven = tuple(unproven(options.settings, wires))
         self._apart = tuple(apart(options.settings))
+        self._unreached = tuple(unreached(options.settings))
         self._api = self._make_api()
         if self._api is None:
             self.starts |= {"router.keys_file"}
@@ -265,7 +266,7 @@ class Gateway(Process):
         places = ", ".join(listener.address for listener in self.node.listeners)
         http = self._http.address if self._http is not None else ""
         api = ", ".join(port.address for port in self._api.ports) if self._api is not None else ""
-        warnings = (*self._unproven, *self._apart)
+        warnings = (*self._unproven, *self._apart, *self._unreached)
         config = self.options["config"]
         tell(banner(self.options.settings, self.node.listeners, http, warnings, api, config))
         log.info(
@@ -277,6 +278,8 @@ class Gateway(Process):
             log.warn("a listener believes whom a greeting names", why=why)
         for why in self._apart:
             log.warn("messages do not come from, nor go to, other nodes", why=why)
+        for why in self._unreached:
+            log.warn("nobody can log in", why=why)
 
     def stopService(self) -> Deferred[None]:
         """Drain, close the store, then the HTTP port, so that health can be asked to the end."""

@@ -127,6 +127,8 @@ class Network(Clock):
         self._writers.pop(writer, None)
 
     def listenTCP(self, port: int, factory: Any, backlog: int = 50, interface: str = "") -> Port:
+        if not 0 <= port <= 65_535:
+            raise OverflowError("bind(): port must be 0-65535.")  # as the system's
         port = port or self.free_port()
         family = IPv6Address if ":" in interface else IPv4Address
         return self._listen(port, family("TCP", interface or "0.0.0.0", port), factory, interface)

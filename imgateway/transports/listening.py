@@ -111,8 +111,11 @@ def _address(host: Any, scheme: str) -> tuple[str, int]:
     return f"{scheme}:{host_port(host.host, host.port)}", int(host.port)
 
 
-def advice(error: BaseException | None) -> str:
-    """What went wrong with listening, and what the operator can do."""
+def advice(error: BaseException | None, port: int = 7901) -> str:
+    """What went wrong with listening, and what the operator can do.
+
+    :param port: which such a listener usually has, for the example.
+    """
     if isinstance(error, CannotListenError):
         return cannot_listen(error, "t", ", a path you may write, or a socket from systemd")
     if isinstance(error, OSError) and error.filename2 is not None:
@@ -127,8 +130,10 @@ def advice(error: BaseException | None) -> str:
         return "the key or certificate file is not PEM, or they do not belong together"
     if isinstance(error, LookupError):
         return "systemd handed over no such socket; start it through its .socket unit"
+    if isinstance(error, OverflowError):
+        return "a port is a number from 0 to 65535"
     text = " ".join(str(error).split()) or type(error).__name__
-    return f"not a valid endpoint description ({text}); such as tcp:7901:interface=127.0.0.1"
+    return f"not a valid endpoint description ({text}); such as tcp:{port}:interface=127.0.0.1"
 
 
 # Twisted decides by the first bytes that arrive whether they are a PROXY header, and drops a valid one that

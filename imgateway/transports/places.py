@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
+from typing import Any
 
 from twisted.internet.error import CannotListenError
 
 from imgateway.errors import InUse, OperatorError
 
-__all__ = ("cannot_listen", "host_port", "refusal", "source_of")
+__all__ = ("cannot_listen", "host_port", "no_ride", "refusal", "source_of")
 
 
 def host_port(host: str, port: int | str) -> str:
@@ -54,6 +55,21 @@ def refusal(message: str, error: BaseException | None) -> OperatorError:
     if isinstance(error, CannotListenError) and _is_in_use(error):
         return InUse(message, error.port if isinstance(error.port, int) else 0)
     return OperatorError(message)
+
+
+def no_ride(wire: Any, transport: str, endpoint: str) -> OperatorError:
+    """A listener asks for a transport that the wire does not ride on: which of ours it does."""
+    carriage = wire.carriage
+    rides = {
+        "tcp": carriage.stream,
+        "websocket": carriage.message,
+        "udp": carriage.bare is not None or (carriage.sealed and carriage.message and not carriage.text),
+    }
+    others = [name for name, does in rides.items() if does and name != transport]
+    instead = f"; it does on {' and '.join(others)}, as in {wire.name}+{others[0]}:PORT" if others else ""
+    return OperatorError(
+        f"{wire.name}+{transport}:{endpoint}: {wire.name} does not ride on {transport}{instead}"
+    )
 
 
 def _is_in_use(error: CannotListenError) -> bool:

@@ -15,6 +15,7 @@ from imgateway.interfaces import Accept, ITransportAdapter
 
 from .dialling import Opening, dial, parse_target
 from .listening import listen_stream
+from .places import no_ride
 from .stream import Side, StreamConnection
 
 __all__ = ("TCPTransport",)
@@ -39,7 +40,7 @@ class TCPTransport:
                 OperatorError(f"{names}+tcp:{endpoint}: tcp takes one protocol a listener; give each its own")
             )
         if not wires[0].carriage.stream:
-            return fail(OperatorError(f"{names}+tcp:{endpoint}: {names} does not ride on tcp"))
+            return fail(no_ride(wires[0], "tcp", endpoint))
         return listen_stream(endpoint, Side(reactor, accept, wires[0]))
 
     def connect(

@@ -24,7 +24,7 @@ from .datagram.measured import MeasuredConnection
 from .datagram.port import MAX_PACKET_SIZE
 from .datagram.server import DatagramServer
 from .dialling import TIMEOUT_S, parse_target
-from .places import cannot_listen, refusal
+from .places import cannot_listen, no_ride, refusal
 
 __all__ = ("UDPTransport",)
 
@@ -67,7 +67,7 @@ class UDPTransport:
             return self._bare(where, endpoint, wires[0].carriage.bare, accept, reactor)
         carriage = wires[0].carriage
         if not carriage.sealed or not carriage.message or carriage.text:
-            raise OperatorError(f"{where}: {wires[0].name} does not ride on udp")
+            raise no_ride(wires[0], "udp", endpoint)
         host, port, insecure = _parsed(endpoint)
         key_of = options.get("udp_key")
         if insecure and not _is_loopback(host):

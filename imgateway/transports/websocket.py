@@ -19,6 +19,7 @@ from imgateway.interfaces import Accept, ITransportAdapter
 from .dialling import Opening, dial, parse_target
 from .listening import listen_stream
 from .messages import MessageConnection, Terms
+from .places import no_ride
 from .stream import Side, StreamConnection
 
 __all__ = ("WebSocketTransport",)
@@ -52,9 +53,7 @@ class WebSocketTransport:
         """
         for wire in wires:
             if not wire.carriage.message:
-                return fail(
-                    OperatorError(f"{wire.name}+websocket:{endpoint}: {wire.name} does not ride on websocket")
-                )
+                return fail(no_ride(wire, "websocket", endpoint))
         if not wires:
             return fail(OperatorError(f"websocket:{endpoint}: name at least one protocol"))
         factory = WebSocketServerFactory(server="", reactor=reactor)

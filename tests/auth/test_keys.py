@@ -134,7 +134,26 @@ def test_a_secret_and_the_directories_made_for_it_are_synced(
 
 def test_a_data_directory_that_is_a_file_is_told(tmp_path: Path) -> None:
     (tmp_path / "data").write_text("")
-    assert "token.key: the token secret cannot be read or made: " in refusal(SHARED, tmp_path / "data")
+    said = "token.key: the token secret cannot be read or made: "
+    for place in (tmp_path / "data", tmp_path / "data" / "more"):
+        told = refusal(SHARED, place)
+        assert f"{said}{tmp_path}/data is a file, not a directory; name another place with --data-dir" in told
+    (tmp_path / "secrets").write_text("")
+    assert f"{said}{tmp_path}/secrets is a file" in refusal(SHARED, tmp_path)
+
+
+def test_a_data_directory_that_cannot_be_made_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    errors = [OSError(2, "No such file or directory"), PermissionError(13, "Permission denied")]
+
+    def refused(self: Path, *_: object, **__: object) -> None:
+        raise errors.pop(0)
+
+    monkeypatch.setattr(Path, "mkdir", refused)
+    place = tmp_path / "d"
+    assert f"No such file or directory; {place} cannot be made: name another place" in refusal(SHARED, place)
+    assert "Permission denied; the --data-dir must belong to the user" in refusal(SHARED, place)
 
 
 def test_without_making_a_missing_secret_is_told(tmp_path: Path) -> None:
@@ -226,14 +245,14 @@ def test_another_kind_of_public_key_is_refused(tmp_path: Path, make: Callable[[]
     path = tmp_path / "key.pem"
     path.write_bytes(make())
     text = refusal(AuthSettings(public_key_file=str(path)))
-    assert text.startswith(f"{path}: ")
+    assert text.startswith(f"auth.public_key_file: {path}: ")
     assert said in text
 
 
 def test_an_unreadable_public_key_is_told(tmp_path: Path) -> None:
     path = tmp_path / "none.pem"
     assert refusal(AuthSettings(public_key_file=str(path))).startswith(
-        f"{path}: the key cannot be read: No such"
+        f"auth.public_key_file: {path}: the key cannot be read: No such"
     )
 
 

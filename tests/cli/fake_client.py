@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Coroutine
+from types import SimpleNamespace
 from typing import Any
 
 from twisted.internet.defer import Deferred, ensureDeferred, fail, succeed
@@ -46,6 +47,7 @@ class FakeClient:
         self.waiting: dict[str, Deferred[Any]] = {}
         self.published: list[tuple[str, tuple[Any, ...], Any, dict[str, Any]]] = []
         self.rooms: list[tuple[str, ...]] = []
+        self.subscribed: dict[str, Any] = {}
         self.admit: Callable[[str], Exception | None] = lambda room: None
         self.on_unsubscribed: Any = None
         self.answer: Callable[[str], Any] = lambda msg_id: (OK,)
@@ -82,7 +84,10 @@ class FakeClient:
         name = room if isinstance(room, str) else address_text(room)
         self.rooms.append((name, mode))
         refusal = self.admit(name)
-        return succeed(None) if refusal is None else fail(refusal)
+        if refusal is not None:
+            return fail(refusal)
+        self.subscribed[name] = SimpleNamespace(ended=None)
+        return succeed(self.subscribed[name])
 
     def unsubscribe(self, room: Any) -> Deferred[None]:
         self.rooms.append((address_text(room), "left"))

@@ -195,6 +195,34 @@ def test_who_leaves_speaks_to_whom_he_names(run: Run) -> None:
     assert said(stage) == [("user:bob", "hi")]
 
 
+def test_who_leaves_where_he_is_not_is_told(run: Run) -> None:
+    stage = Stage(Typed(b"/leave 9", b"/join 7", b"/leave 7", b"/leave 7", b"/leave topic:news", b"bob hi"))
+    result, _ = chat(run, stage=stage)
+    assert result.stderr.splitlines() == ["you are not in room:9", "you are not in room:7"]
+    assert (result.exit_code, said(stage)) == (0, [("user:bob", "hi")])
+
+
+def test_who_was_put_out_is_not_there_either(run: Run) -> None:
+    stage = Stage(Typed(b"/leave 7"))
+
+    def put_out(client: FakeClient) -> None:
+        subscribe = client.subscribe
+
+        def subscribed(room: Any, mode: str = "push") -> Any:
+            return subscribe(room, mode).addCallback(lambda one: setattr(one, "ended", 2) or one)
+
+        client.subscribe = subscribed  # type: ignore[method-assign]
+
+    stage.prepare = put_out
+    result = run("chat", *LOGIN, "--room", "7", stage=stage)
+    assert "you are not in room:7" in result.stderr
+
+
+def test_a_person_is_told_where_lines_go(run: Run) -> None:
+    result, _ = chat(run, stage=Stage(Typed(b"/to bob", b"/to", interactive=True)))
+    assert result.stderr.splitlines()[1:] == ["lines go to user:bob", "lines begin with a name again"]
+
+
 def test_rooms_at_the_start(run: Run) -> None:
     stage = Stage(Typed(b"hello"))
     result = run("chat", *LOGIN, "--room", "7", "--room", "room:8", stage=stage)
@@ -221,6 +249,17 @@ def test_who_may_not_speak_in_a_room_is_told_what_it_takes(run: Run) -> None:
     stage.prepare = lambda client: setattr(client, "answer", lambda msg_id: (Outcome(OutcomeCode.FORBIDDEN),))
     result, _ = chat(run, stage=stage)
     assert result.stderr.startswith("room:7 did not get that: FORBIDDEN: who sends there must be in the room")
+
+
+@pytest.mark.parametrize("to", ["all", "area:games", "node:n1"])
+def test_who_may_not_speak_to_many_is_told_what_it_takes(run: Run, to: str) -> None:
+    stage = Stage(Typed(f"{to} hi".encode()))
+    stage.prepare = lambda client: setattr(client, "answer", lambda msg_id: (Outcome(OutcomeCode.FORBIDDEN),))
+    result, _ = chat(run, stage=stage)
+    assert result.stderr == (
+        f"{to} did not get that: FORBIDDEN: who sends to {to} needs a service token: "
+        "imgateway token USER --service\n"
+    )
 
 
 def test_a_room_that_does_not_let_us_in_is_told(run: Run) -> None:

@@ -172,6 +172,10 @@ def test_token_follows_the_nodes_configuration(run: Run, data_dir: str, tmp_path
 
 
 def test_token_without_a_secret_says_what_to_do(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "set.toml").write_text(f"[auth]\nsecret_file = '{tmp_path}/k'\n")
+    told = run("token", "bob", "--config", str(tmp_path / "set.toml")).stderr
+    assert told.startswith(f"Error: auth.secret_file: {tmp_path}/k: the key cannot be read: No such file")
+    assert "--data-dir" not in told
     result = run("token", "bob", "--data-dir", str(tmp_path / "none"))
     assert (result.exit_code, result.stdout) == (1, "")
     assert result.stderr.count("\n") == 1

@@ -40,6 +40,24 @@ def login(run: Run, *args: str, url: str = URL, env: dict[str, str] | None = Non
     return result, stage.client and stage.client.options
 
 
+# ------------------------------------------------------------------------------------------------------ where
+
+
+@pytest.mark.parametrize("command", ["listen", "send", "chat"])
+def test_without_a_url_the_router_is_named_as_well(run: Run, command: str) -> None:
+    result = run(command)
+    assert result.exit_code == 2
+    assert f" {command} [OPTIONS] {{URL|--router URL}}" in result.stderr
+    assert "Missing argument 'URL'. A node prints its own at its start; or ask a router" in result.stderr
+    assert "--router URL" in result.stderr.splitlines()[-1]
+
+
+def test_what_else_is_missing_is_told_as_it_is(run: Run) -> None:
+    result = run("send", URL)
+    assert (result.exit_code, "router where" in result.stderr) == (2, False)
+    assert "Missing argument 'TO'" in result.stderr
+
+
 # ----------------------------------------------------------------------------------------------- credentials
 
 

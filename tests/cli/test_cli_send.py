@@ -86,6 +86,8 @@ def test_who_may_not_send_to_a_room_or_topic_is_told_what_it_takes(run: Run, sta
     (line,) = lines(run("send", *LOGIN, "topic:news", "x", stage=stage).stderr)
     assert line["reason"].startswith("who sends there must have a token that names it")
     assert line["reason"].endswith("imgateway token USER --topic news")
+    (line,) = lines(run("send", *LOGIN, "all", "x", stage=stage).stderr)
+    assert line["reason"] == "who sends to all needs a service token: imgateway token USER --service"
     (line,) = lines(run("send", *LOGIN, "service:7", "x", stage=stage).stderr)
     assert "reason" not in line
 

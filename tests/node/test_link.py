@@ -50,6 +50,7 @@ def test_all_events_of_a_connection_have_a_trace_of_their_own(events: list[Any])
     rig = Rig(set={"log.level": "debug"})
     strangers = [rig.connect() for _ in range(3)]
     told = [peer.link.about()["trace"] for peer in strangers]  # before anybody knows who it is
+    assert [trace.rpartition(".")[2] for trace in told] == ["n1", "n2", "n3"]
     known = [rig.login("alice"), rig.login("bob"), strangers[0].send(Hello("eve", "phone"))]
     opened = [event["trace"] for event in events if event.get("log_format") == "session opened"]
     assert len(opened) == 3

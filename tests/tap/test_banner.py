@@ -70,6 +70,14 @@ def test_the_banner_warns(tmp_path: Path) -> None:
     assert text.endswith(" tcp://127.0.0.1:4710\nWarning: look out\n")
 
 
+def test_the_banner_of_a_node_that_nobody_reaches(tmp_path: Path) -> None:
+    options = Options()
+    options.parseOptions(["--data-dir", str(tmp_path), "--set", "listen.clients=[]"])
+    told = banner(options.settings, [], "", ["look out"])
+    assert told.partition(" ")[2].partition(" ")[2] == "listens nowhere\nWarning: look out\n"
+    assert " listens on\n" in banner(options.settings, [], "http://127.0.0.1:7980")
+
+
 def test_without_a_place_to_call_the_banner_names_no_commands(tmp_path: Path) -> None:
     text = shown(tmp_path, ("native+tcp:unix:/run/s", "unix:/run/s"))
     assert "unix:/run/s" in text

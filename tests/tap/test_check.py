@@ -71,7 +71,11 @@ def test_what_can_start(arguments: tuple[str, ...], tmp_path: Path) -> None:
         (("--listen", "json+tcp:systemd:domain=INET:index=0"), "json does not ride on tcp"),
         (("--listen", "native+tcp:nonsense:1"), "native|nonsense:1: not a valid endpoint"),
         (("--listen", "native+tcp:ssl:1:privateKey=/nowhere/k"), "cannot read /nowhere/k"),
-        (("--http", "nonsense"), "listen.http: nonsense: not a valid endpoint"),
+        (("--listen", "native+tcp:99999"), "listen on 99999: a port is a number from 0 to 65535$"),
+        (("--listen", "native+tcp:shared:99999"), "a port is a number from 0 to 65535$"),
+        (("--listen", "native+udp:99999"), "udp:99999: is not HOST:PORT"),
+        (("--http", "99999"), "listen.http: 99999: a port is a number from 0 to 65535$"),
+        (("--http", "nonsense"), "listen.http: nonsense: not a valid .*; such as tcp:7980:interface="),
         (("--http", "tcp:notaport"), "listen.http: tcp:notaport: not a valid endpoint"),
         (
             ("--listen", "native+tcp:1", "--listen", "native+tcp:1"),
@@ -86,8 +90,51 @@ def test_what_cannot(arguments: tuple[str, ...], words: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (
+            ("--set", "auth.secret_file=/nowhere/k"),
+            r"^auth\.secret_file: /nowhere/k: .*openssl rand .*makes its",
+        ),
+        (("--set", "auth.public_key_file=/nowhere/k"), r"^auth\.public_key_file: /nowhere/k: .*the issuer's"),
+        (("--set", "auth.jwks_file=/nowhere/k"), r"^auth\.jwks_file: /nowhere/k: .*the issuer's"),
+        (
+            ("--set", "udp.secret_file=/nowhere/k", "--listen", "native+udp:1"),
+            r"^udp\.secret_file: /nowhere/k: .*openssl rand",
+        ),
+        (("--data-dir", "{file}"), r"^node\.data_dir: .*/f is a file, not a directory"),
+        (
+            ("--data-dir", "{file}/d", "--broker", "memory:"),
+            r"^node\.data_dir: .*/f is a file, not a directory",
+        ),
+    ],
+)
+def test_keys_and_places_that_are_not_there(arguments: tuple[str, ...], words: str, tmp_path: Path) -> None:
+    file = tmp_path / "f"
+    file.write_text("")
+    with pytest.raises(OperatorError, match=words) as caught:
+        check(settings(*(one.format(file=file) for one in arguments)))
+    assert "\n" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_keys_that_nobody_reads_need_not_be_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    check(settings("--set", "udp.secret_file=/nowhere/k"))
+    monkeypatch.setattr("imgateway.tap.check.authenticator_plugin", lambda auth: None)
+    check(settings("--set", "auth.secret_file=/nowhere/k", "--set", "auth.authenticator=own"))
+    secret, file = tmp_path / "s", tmp_path / "f"
+    for path in (secret, file):
+        path.write_text("s" * 43)
+        path.chmod(0o600)
+    named = ("--set", f"auth.secret_file={secret}", "--broker", "memory:")
+    check(settings(*named, "--data-dir", str(file)))
+
+
 def test_what_can_start_and_should_be_known(tmp_path: Path) -> None:
     assert check(settings("--data-dir", str(tmp_path))) == ()
+    (warning,) = check(settings("--data-dir", str(tmp_path), "--set", "listen.clients=[]"))
+    assert warning.startswith("listen.clients: is empty, so that no client can connect")
     (warning,) = check(
         settings("--data-dir", str(tmp_path), "--listen", "native+tcp:1", "--listen", "chat+tcp:2")
     )
@@ -126,7 +173,7 @@ def test_the_api_is_checked(tmp_path: Path) -> None:
     check(settings(*named, "--api", "systemd:domain=INET:name=api"))
     for arguments, words in (
         (("--set", "router.allocation=dice"), r"router\.allocation: no plugin"),
-        (("--api", "nonsense:"), r"listen\.api: nonsense:"),
+        (("--api", "nonsense:"), r"listen\.api: nonsense:.*; such as tcp:7991:interface"),
         (("--api", "127.0.0.1:7980"), r"listen\.api: .* another listener"),
     ):
         with pytest.raises(OperatorError, match=words):

@@ -390,6 +390,19 @@ def test_a_listener_that_believes_names_is_warned_of(
     reactor.work()
 
 
+def test_a_node_that_no_client_can_come_to_is_warned_of(
+    reactor: Reactor, tmp_path: Path, events: list[LogEvent]
+) -> None:
+    gateway = Gateway(options(tmp_path, "--http", "", "--set", "listen.clients=[]"), reactor)
+    gateway.startService()
+    reactor.work()
+    assert " listens nowhere\nWarning: listen.clients: is empty, so that no client can connect" in said()
+    [event] = [event for event in events if "no client can" in str(event.get("why"))]
+    assert event["log_level"] is LogLevel.warn
+    gateway.stopService()
+    reactor.work()
+
+
 def test_a_node_among_others_that_keeps_its_messages_for_itself_is_warned_of(
     reactor: Reactor, tmp_path: Path, events: list[LogEvent], monkeypatch: pytest.MonkeyPatch
 ) -> None:

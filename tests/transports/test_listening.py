@@ -87,6 +87,8 @@ def test_other_reasons_of_the_system(number, advice):
         ("nonsense:1", "not a valid endpoint description (Unknown endpoint type: 'nonsense')"),
         ("haproxy:nonsense:1", "Unknown endpoint type"),
         ("tcp:1:colour=red", "not a valid endpoint description"),
+        ("nonsense:1", "such as tcp:7901:interface=127.0.0.1"),
+        ("65536", "a port is a number from 0 to 65535"),
         ("ssl:1:privateKey=/nowhere/key.pem", "cannot read /nowhere/key.pem: No such file or directory"),
         ("systemd:domain=INET:index=0", "systemd handed over no such socket"),
     ],

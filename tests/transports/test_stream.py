@@ -476,7 +476,9 @@ def test_tcp_takes_one_stream_wire():
     assert isinstance(two, OperatorError)
     assert str(two) == "bare,other+tcp:tcp:1: tcp takes one protocol a listener; give each its own"
     [none] = outcome(listen("tcp:1", [BareWire("page", Carriage(stream=False))], None, network, {}))
-    assert str(none) == "page+tcp:tcp:1: page does not ride on tcp"
+    assert str(none) == (
+        "page+tcp:tcp:1: page does not ride on tcp; it does on websocket and udp, as in page+websocket:PORT"
+    )
 
 
 def test_a_paused_listener_accepts_nobody():

@@ -653,7 +653,9 @@ def test_what_cannot_be_listened_for():
     stream = BareWire("stream", Carriage(message=False))
     [error] = outcome(listen("tcp:1", [BINARY, stream], None, network, {}))
     assert isinstance(error, OperatorError)
-    assert str(error) == "stream+websocket:tcp:1: stream does not ride on websocket"
+    assert str(error) == (
+        "stream+websocket:tcp:1: stream does not ride on websocket; it does on tcp, as in stream+tcp:PORT"
+    )
     [error] = outcome(listen("tcp:1", [], None, network, {}))
     assert str(error) == "websocket:tcp:1: name at least one protocol"
 

@@ -81,8 +81,10 @@ def test_one_wire_that_rides_on_messages() -> None:
         listen("7901", wires=[BareWire("a"), BareWire("b")])
     with pytest.raises(OperatorError, match="a does not ride on udp"):
         listen("7901", wires=[BareWire("a", Carriage(message=False))])
-    with pytest.raises(OperatorError, match=r"a\+udp:7901: a does not ride on udp"):
+    with pytest.raises(OperatorError, match=r"a\+udp:7901: a does not ride on udp; .* on tcp and websocket"):
         listen("7901", wires=[BareWire("a", Carriage(message=True, text=True))])
+    with pytest.raises(OperatorError, match=r"a\+udp:7901: a does not ride on udp$"):
+        listen("7901", wires=[BareWire("a", Carriage(stream=False, message=False))])
     with pytest.raises(OperatorError, match=r"a\+udp:7901: a does not ride on udp"):
         listen("7901", wires=[BareWire("a", Carriage(sealed=False))])
 
