@@ -57,6 +57,9 @@ class Line:
 
     unacked = unsent
 
+    def has_left(self) -> bool:
+        return False
+
     def proven(self) -> None: ...
 
     def pause_reading(self) -> None: ...

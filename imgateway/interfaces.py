@@ -239,6 +239,10 @@ class IConnection(Interface):
         """More comes from peers than is read, so that what this one said may be unread, or lost for it.
         Always False where the system keeps what is unread, as it does of a stream."""
 
+    def has_left() -> bool:
+        """The peer is known to have gone, though what it said before is yet to be read. False where that is
+        not known, or where nobody can have greeted whom we have not answered."""
+
     def pause_reading() -> None:
         """Deliver no more to the receiver until `resume_reading`; at most what was already read still
         comes."""

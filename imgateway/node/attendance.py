@@ -40,6 +40,8 @@ class Attendance:
         :returns: where it goes on in each lane.
         """
         room.invited.pop(session, None)
+        if session not in room.members:
+            room.come(session)
         room.members[session] = None
         able = pulls(session)
         if not able:
@@ -70,7 +72,9 @@ class Attendance:
         for number, lane in enumerate(audience.lanes):
             point = next((one for one in points if one.lane == number), None)
             place, gap, head = audience.place(session, number), False, lane.head
-            if point is not None and point.epoch:
+            if point is None or not point.epoch:
+                head = max(head, min(place, lane.target))
+            else:
                 if point.epoch == lane.epoch and head < point.seq <= lane.target:
                     head = lane.target  # it has what is being read for the others
                 place, gap, _ = resume_ring(point, lane.epoch, head)

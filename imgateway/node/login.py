@@ -68,6 +68,7 @@ class Login:
     :param limits_for: what Welcome tells an identity about its limits.
     :param tells: whether each login is logged: what goes into the line costs as much as the whole Welcome.
     :param turns_away: whether a link that greets was told to go elsewhere: the node drains.
+    :param stood_still: whether this process was held up lately.
     :param wall_ms: Unix milliseconds; never used for deadlines, which run on `now`.
     """
 
@@ -85,6 +86,7 @@ class Login:
         wall_ms: Callable[[], int],
         counters: Counters,
         turns_away: Callable[[Link], bool],
+        stood_still: Callable[[], bool],
         tells: bool,
     ) -> None:
         self.settings = settings
@@ -99,6 +101,7 @@ class Login:
         self._wall_ms = wall_ms
         self._counters = counters
         self._turns_away = turns_away
+        self._stood_still = stood_still
         self._tells = tells
         self._checks: dict[Link, Deferred[Any]] = {}
         self._claims: dict[Link, Claim] = {}  # that have no answer yet
@@ -161,6 +164,10 @@ class Login:
                 self._refused(Failure(), link)
 
     def _identified(self, identity: Identity, link: Link, hello: Hello) -> None:
+        if self._stood_still() and link.connection.has_left():
+            # It gave up meanwhile, and is at another node by now, from which this claim would drive it out.
+            link.drop(CloseCode.LOST, "gone before its greeting was read")
+            return
         claim = self._claim(identity, link, hello)
         link.connection.proven()  # also for those who hear only that another is online
         key = claim.session

@@ -57,6 +57,11 @@ log = Logger()
 Door = Callable[[Accept], Deferred[IListener]]
 """Opens one listening endpoint for an accept function."""
 
+STANDSTILL_S = 1.0
+"""Held up for longer, this process may find greetings of clients that have given up since."""
+AFTERWARDS_S = 30.0
+"""It may find them for so long: they wait for their turn."""
+
 
 @implementer(IGateway)
 class Node:
@@ -107,6 +112,7 @@ class Node:
         self._nodes = nodes
         self._ticking: IDelayedCall | None = None
         self._tick_due = reactor.seconds()
+        self._held_up_until = 0.0
         self._starting: Deferred[None] | None = None
         self._preparing: Deferred[Any] = succeed(None)
         self._store_open = False
@@ -150,6 +156,7 @@ class Node:
             wall_ms,
             self.counters,
             lambda link: self.drains.turns_away(link),
+            self._stood_still,
             settings.log.level == "debug",
         )
         self.ingress = Ingress(
@@ -287,9 +294,17 @@ class Node:
     def _tick(self) -> None:
         if self._reactor.seconds() - self._tick_due > self.wheel.tick_s:
             # We were held up, and so was reading: an answer that is there is not missing. So read first.
+            self._stood_still()
             self._ticking = self._reactor.callLater(0, self._turn)
         else:
             self._turn()
+
+    def _stood_still(self) -> bool:
+        """Whether this process was held up lately: what is read now may have been said long ago."""
+        now = self._reactor.seconds()
+        if now - self._tick_due > STANDSTILL_S:
+            self._held_up_until = now + AFTERWARDS_S
+        return now < self._held_up_until
 
     def _turn(self) -> None:
         now = self._reactor.seconds()

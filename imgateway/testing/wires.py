@@ -136,6 +136,8 @@ class MemoryConnection:
         self.reading = True
         self.closed_with: int | None = None
         self.lost = False
+        self.left = False
+        """What `has_left` says."""
         self._on_the_way: list[bytes] = []
 
     def send(self, data: bytes, order: Hashable | None = None) -> None:
@@ -148,6 +150,9 @@ class MemoryConnection:
 
     def is_behind(self) -> bool:
         return False
+
+    def has_left(self) -> bool:
+        return self.left
 
     def unacked(self) -> int | None:
         return self.unsent()

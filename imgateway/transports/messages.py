@@ -158,6 +158,9 @@ class MessageConnection:
     def is_behind(self) -> bool:
         return False
 
+    def has_left(self) -> bool:
+        return False
+
     def proven(self) -> None:
         self._strange = -1
 

@@ -12,7 +12,9 @@ Steps may be skipped, never taken back. A plain socket without PROXY header star
 from __future__ import annotations
 
 import fcntl
+import socket
 import struct
+import sys
 import termios
 from collections.abc import Callable, Hashable
 from typing import Any
@@ -41,6 +43,10 @@ __all__ = ("Side", "StreamConnection")
 
 
 GREETING, OPEN, CLOSING, ENDING, LOST = range(5)
+
+STATE = (socket.IPPROTO_TCP, socket.TCP_INFO, 1) if sys.platform == "linux" else None
+"""Of a TCP socket, in `getsockopt`: one byte."""
+ESTABLISHED = b"\x01"
 
 
 @implementer(IProtocolFactory)
@@ -263,6 +269,16 @@ class StreamConnection:
 
     def is_behind(self) -> bool:
         return False
+
+    def has_left(self) -> bool:
+        """Who greets over TLS has had an answer of ours before; over a unix socket it is not known."""
+        plain = getattr(self._plain, "socket", None)
+        if plain is None or STATE is None:
+            return False
+        try:
+            return bool(plain.getsockopt(*STATE) != ESTABLISHED)
+        except OSError:  # it is no TCP socket
+            return False
 
     def proven(self) -> None:
         """Nobody's answers are limited here."""

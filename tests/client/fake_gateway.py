@@ -77,6 +77,9 @@ class Pipe:
     def unacked(self) -> int | None:
         return 0
 
+    def has_left(self) -> bool:
+        return False
+
     def proven(self) -> None: ...
 
     def pause_reading(self) -> None:

@@ -77,6 +77,32 @@ def test_a_claim_that_is_turned_down(verdict: Verdict, code: CloseCode) -> None:
     assert rig.broker.named("watch") == []
 
 
+def test_who_gave_up_while_the_process_stood_still_drives_nobody_out() -> None:
+    """Its greeting is read all the same; by then it is here on another connection, or at another node."""
+    rig = Rig("memory")
+    bob, ghost, late = rig.login("bob"), rig.connect(), rig.connect()
+    ghost.server.left = True
+    rig.clock.rightNow += 6
+    late.send(Hello("ann", "phone"))
+    ghost.send(Hello("bob", "phone"))
+    assert (bob.code, bob.gone, ghost.kinds(), ghost.server.lost) == (None, None, [], True)
+    assert late.of(Welcome), "who waited is served"
+    rig.advance(20)
+    ghost = rig.connect()
+    ghost.server.left = True
+    ghost.send(Hello("bob", "phone"))  # it waited for its turn
+    assert (bob.code, ghost.kinds()) == (None, [])
+
+
+def test_who_says_all_at_once_and_leaves_is_heard_where_nothing_stood_still() -> None:
+    rig = Rig("memory")
+    rig.advance(60)
+    hasty = rig.connect()
+    hasty.server.left = True
+    hasty.together(Hello("bob", "phone"), Publish("1", (user_address("ann"),)))
+    assert hasty.kinds() == [Welcome, PublishAck]
+
+
 def test_whose_device_it_is() -> None:
     rig = Rig()
     rig.tokens.identities["t"] = Identity("bob", "phone")

@@ -11,6 +11,7 @@ from twisted.internet.defer import CancelledError
 from zope.interface.verify import verifyObject
 
 from imgateway.auth.policy import DefaultPolicy
+from imgateway.client.inbox import Inbox
 from imgateway.core.session import Session
 from imgateway.errors import CloseCode
 from imgateway.frames import (
@@ -42,6 +43,7 @@ from imgateway.interfaces import IBrokerListener, Identity, IGateway
 from imgateway.node.rounds import SLICE
 from imgateway.node.shares import Shelf
 from imgateway.protocols.native import NativeAdapter
+from imgateway.wire.messages import decode_message
 from tests.node.rig import EPOCH, AsciiWire, Diary, FakeBroker, Peer, Rig, entry
 
 ROOM, OTHER, GAMES = (parse_address(text) for text in ("room:7", "room:8", "room:games.7"))
@@ -330,6 +332,52 @@ def test_a_quiet_room_waits_for_nothing_and_a_busy_one_for_its_tick() -> None:
     rig.pass_ms(60)
     svc.publish("5", "room:7")
     assert bodies(bob) == ["5"]
+
+
+@pytest.mark.parametrize("is_put", [False, True])
+def test_who_comes_in_within_a_tick_begins_after_what_was_said_before(is_put: bool) -> None:
+    rig, svc, bob = rig_with("bob", set={"rooms.classes": ("*: tick=1s",)})
+    svc.publish("1", "room:7").publish("2", "room:7").publish("g", "room:7", lane=1)
+    assert bodies(bob) == ["1"]
+    eve = rig.login("eve")
+    if is_put:
+        rig.node.join(SessionKey("eve", "phone"), ROOM)
+    else:
+        eve.send(Subscribe(ROOM))
+        svc.publish("h", "room:7", lane=1)  # that is for it already
+        eve.send(Subscribe(ROOM, lane=1))
+    places = {one.lane: (one.epoch, one.position) for one in eve.of(Subscribed)}
+    inbox = Inbox(decode_message)
+    for one in reversed(eve.of(Subscribed)):
+        inbox.resumed(Resumed(ROOM, one.lane, one.epoch, one.position, one.head))
+    assert {lane: place[1] for lane, place in places.items()} == {0: 2, 1: 3}
+    svc.publish("3", "room:7")
+    rig.advance(1)
+    for frame in eve.of(Deliver):
+        assert frame.after < places[frame.lane][1]  # as everybody gets it, and without a hole
+        assert inbox.deliver(frame) is None
+    shown = []
+    while item := inbox.next():
+        shown.append(item.what.message.msg_id)
+    assert shown == ([] if is_put else ["h"]) + ["3"]
+    assert bodies(bob) == ["g", *([] if is_put else ["h"]), "2", "3"]
+    assert rig.hub.rooms.audiences[ROOM].came == {}
+
+
+def test_who_comes_in_while_something_is_read_for_the_others_begins_after_that() -> None:
+    broker, log = FakeBroker(), LogKey(ROOM)
+    rig, _, bob = rig_with("bob", broker=broker)
+    broker.hold = {"read"}
+    broker.store(log, entry(1), entry(2), tell=False)
+    broker.listener.moved(log, EPOCH, 2)
+    broker.hold = set()
+    eve = rig.login("eve").send(Subscribe(ROOM))
+    assert [(one.position, one.head) for one in eve.of(Subscribed)] == [(2, 2)]
+    broker.release("read")
+    broker.store(log, entry(3))
+    rig.advance(1)
+    assert bodies(bob) == ["m1", "m2", "m3"]
+    assert [one.seq for frame in eve.of(Deliver) for one in frame.entries if one.seq > 2] == [3]
 
 
 def test_rooms_share_the_clock_and_classes_have_ticks_of_their_own() -> None:

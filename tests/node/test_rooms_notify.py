@@ -23,6 +23,7 @@ from imgateway.frames import (
     Subscribe,
     Subscribed,
     Told,
+    Unsubscribe,
     Unsubscribed,
     UnsubscribedCode,
     Welcome,
@@ -541,6 +542,26 @@ def test_who_pulled_ahead_of_the_round_is_not_thrown_out_for_not_pulling() -> No
     asked = [inbox.told(log, one.heads[0].epoch, one.heads[0].head) for one in bob.of(Notify)]
     assert not any(asked)  # our own client has nothing to pull
     assert bob.of(Unsubscribed) == []
+
+
+def test_who_leaves_and_comes_within_a_tick_is_not_told_of_what_was_said_before() -> None:
+    rig, svc, bob = notified(set={"rooms.classes": ("*: tick=1s",)})
+    rig.login("eve").send(Subscribe(ROOM))
+    svc.publish("1", "room:7")
+    svc.publish("2", "room:7")  # waits for the tick
+    bob.send(Pull(ROOM, after=0))
+    assert bob.shown() == ["1", "2"]
+    bob.take()
+    bob.send(Unsubscribe(ROOM), Subscribe(ROOM, Mode.NOTIFY))
+    (subscribed,) = bob.of(Subscribed)
+    assert (subscribed.position, subscribed.head) == (2, 2)
+    rig.advance(1)
+    assert told(bob) == []
+    svc.publish("3", "room:7")
+    rig.advance(1)
+    assert told(bob) == [[("7", 0, 3)]]
+    bob.send(Pull(ROOM, epoch=subscribed.epoch, after=subscribed.position))
+    assert bob.shown()[-1] == "3"
 
 
 def test_who_went_from_notices_to_pushes_is_not_thrown_out_for_not_pulling() -> None:

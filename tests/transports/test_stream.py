@@ -1,7 +1,10 @@
 """The byte stream: over plain sockets and over TLS, on a network in memory."""
 
 import gc
+import socket
+import struct
 import weakref
+from types import SimpleNamespace
 
 import pytest
 from twisted.internet.error import ConnectionLost
@@ -11,6 +14,7 @@ from zope.interface.verify import verifyObject
 from imgateway.errors import CloseCode, LinkLost, OperatorError
 from imgateway.interfaces import Carriage, IConnection, IListener, IReceiver, ITransportAdapter
 from imgateway.testing.wires import BareWire, Network, RawPeer, Recorder, accepting, outcome
+from imgateway.transports import stream
 from imgateway.transports.stream import Side, StreamConnection
 from imgateway.transports.tcp import TCPTransport
 from tests.certificate import trusting
@@ -580,3 +584,32 @@ def test_cancelling_before_and_while_connecting():
     room.network.settle()
     assert isinstance(results[0], LinkLost)
     assert room.accepted == []
+
+
+@pytest.mark.parametrize("end", ["close", "reset"])
+def test_a_peer_that_has_left_is_known_before_its_end_is_read(end, monkeypatch):
+    connection = StreamConnection(Side(Network(), accepting([])))
+    assert not connection.has_left(), "there is none yet, or TLS in between"
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        peer = socket.create_connection(listening.getsockname())
+        accepted, _ = listening.accept()
+        with accepted:
+            connection._plain = SimpleNamespace(socket=accepted)
+            peer.sendall(b"hello")
+            assert not connection.has_left()
+            if end == "reset":
+                peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            peer.close()
+            assert connection.has_left()
+            assert accepted.recv(100) == b"hello"
+            monkeypatch.setattr(stream, "STATE", None)
+            assert not connection.has_left(), "not every system says it"
+
+
+def test_of_a_unix_socket_it_is_not_known_whether_the_peer_has_left():
+    connection = StreamConnection(Side(Network(), accepting([])))
+    ours, peer = socket.socketpair(socket.AF_UNIX)
+    with ours:
+        connection._plain = SimpleNamespace(socket=ours)
+        peer.close()
+        assert not connection.has_left()

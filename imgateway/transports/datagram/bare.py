@@ -137,6 +137,9 @@ class BareConnection:
     def is_behind(self) -> bool:
         return False
 
+    def has_left(self) -> bool:
+        return False
+
     def pause_reading(self) -> None:
         """What comes meanwhile is lost; who wants an answer asks again."""
         self._reading = False

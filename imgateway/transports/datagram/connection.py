@@ -115,6 +115,9 @@ class DatagramConnection:
     def is_behind(self) -> bool:
         return self._port.is_behind()
 
+    def has_left(self) -> bool:
+        return False
+
     def proven(self) -> None:
         """Nobody's answers are limited here."""
 

@@ -59,6 +59,9 @@ class Pigeon(Protocol):
     def unacked(self) -> int | None:
         return None
 
+    def has_left(self) -> bool:
+        return False
+
     def proven(self) -> None: ...
 
     def pause_reading(self) -> None:
