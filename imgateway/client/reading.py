@@ -272,7 +272,8 @@ class Reading:
     def _over(self, _: object = None) -> None:
         self._at_work = False
         self.take()
-        if self._finished is not None and not self._finished.called:
+        # The next one may have been shown just now, and its function have closed the client and be at work.
+        if self._finished is not None and not (self._at_work or self._finished.called):
             self._finished.callback(None)
 
     def _failed(self, failure: Failure) -> None:

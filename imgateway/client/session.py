@@ -116,6 +116,7 @@ class Session:
         self._awaited: Deferred[Any] | None = None
         self._ready: Deferred[None] | None = None
         self._left: list[Deferred[None]] = []
+        self._closer: Deferred[None] | None = None  # fires when the function that closes us is over
         self._ended: list[Deferred[None]] = []
 
     def start(self) -> Deferred[None]:
@@ -126,15 +127,19 @@ class Session:
         return ready
 
     def leave(self, timeout_s: float) -> Deferred[None]:
-        """Fires at the end; at once where the end waits for the caller."""
+        """Fires at the end; at once where the end waits for the caller, a function that a message is shown
+        to, which may take its time. Another caller's time is limited, and limits that."""
         over: Deferred[None] = Deferred()
-        if self.over or self._reading.inside:
+        inside = self._reading.inside
+        if self.over or inside:
             over.callback(None)
         else:
             self._left.append(over)
         if not self.over and not self.leaving:
             self.leaving = True
-            ensureDeferred(self._leave(timeout_s)).addErrback(self._crashed)
+            ensureDeferred(self._leave(timeout_s, inside)).addErrback(self._crashed)
+        elif self._closer is not None and not inside:
+            self._closer.addTimeout(timeout_s, self._reactor)
         return over
 
     @property
@@ -370,14 +375,18 @@ class Session:
 
     # -------------------------------------------------------------------------------------------- the end
 
-    async def _leave(self, timeout_s: float) -> None:
+    async def _leave(self, timeout_s: float, inside: bool) -> None:
         if self.state is not State.IDLE:
-            until = self._now() + timeout_s
+            finished = self._reading.finish()
             try:
-                await self._reading.finish().addTimeout(timeout_s, self._reactor)
+                if inside:
+                    self._closer = finished
+                    await finished
+                until = self._now() + timeout_s
+                await finished.addTimeout(timeout_s, self._reactor)
                 left_s = max(0.0, until - self._now())
                 await self._sending.when_empty().addTimeout(left_s, self._reactor)
-            except TimeoutError:
+            except (TimeoutError, CancelledError):
                 pass
         link = self._link
         if link is not None and self.state is State.UP:

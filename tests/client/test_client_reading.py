@@ -363,6 +363,48 @@ def test_a_function_may_close_the_client_with_its_message(world: World, how: str
     assert acked(world) == [1]
 
 
+@pytest.mark.parametrize("at", [1, 2])
+def test_a_function_that_closes_the_client_has_all_the_time_it_wants(world: World, at: int) -> None:
+    """Also the next one's, which is shown as soon as the one before is over."""
+    stored: list[Deferred[None]] = [Deferred(), Deferred()]
+
+    async def on_message(message: Received) -> None:
+        if message.seq == at:
+            client.close(1)
+        await stored[message.seq - 1]
+        client.publish("user:bob", b"I saw it", msg_id=f"saw {message.seq}")
+
+    client = world.up(on_message=on_message)
+    pipe = world.gateway.pipe
+    ended = client.when_closed()
+    pipe.say(deliver(0, 2))
+    for number in range(at):
+        assert not ended.called
+        world.live(60)
+        stored[number].callback(None)
+        world.turn()
+    world.wait(5)
+    assert done(ended) is None
+    assert [one.msg_id for one in pipe.of(Publish)] == ["saw 1", "saw 2"][:at]
+    assert acked(world)[-1] == at
+
+
+def test_whoever_closes_the_client_from_outside_waits_no_longer_than_that(world: World) -> None:
+    async def on_message(message: Received) -> None:
+        client.close()
+        await Deferred()
+
+    client = world.up(on_message=on_message)
+    world.gateway.pipe.say(deliver(0, 2))
+    world.live(60)
+    closing = client.close(3)
+    world.wait(2.5)
+    assert not closing.called
+    world.wait(2)
+    assert done(closing) is None
+    assert acked(world) == []
+
+
 def test_the_function_that_close_waits_for_may_publish(world: World) -> None:
     world.gateway.acks = False
     stored: Deferred[None] = Deferred()
