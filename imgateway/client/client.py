@@ -116,14 +116,14 @@ class Client:
             random,
             router or None,
         )
-        outbox_file, state_file = _stores(outbox, state)
-        # One for all who share the pace: two would go on from a step back by different times.
-        now = Steady(reactor.seconds)
-        pace = Pace(now())
         box = Outbox(
             whole("outbox_messages", outbox_messages, MAX_NUMBER, 1),
             whole("outbox_bytes", outbox_bytes, sys.maxsize, 1),
         )
+        outbox_file, state_file = _stores(outbox, state)
+        # One for all who share the pace: two would go on from a step back by different times.
+        now = Steady(reactor.seconds)
+        pace = Pace(now())
         stores = {file for file in (outbox_file, state_file) if file is not None}
         inbox = Inbox(decode_message)
         self._asking = Asking(reactor, now, pace)

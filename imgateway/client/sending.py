@@ -63,6 +63,8 @@ class Sending:
         self._ahead_s = 0.0
         self._of_earlier_run: list[tuple[Parcel, float]] = []
         self._unfit: list[tuple[Parcel, ValueError]] = []  # in the file, and not for any gateway
+        self._disowned: set[str] = set()
+        self._before: set[str] | None = set()  # published before it was known whose the file is
         for publish, first_sent in () if store is None else store.publishes():
             parcel = outbox.add(publish, None if first_sent is None else now())
             try:
@@ -112,6 +114,8 @@ class Sending:
         if parcel is None:
             if self._store is not None and publish.qos:
                 self._store.put(publish)
+                if self._before is not None:
+                    self._before.add(publish.msg_id)
             self._outbox.add(publish)
         elif parcel.publish != publish:
             waiter.errback(
@@ -125,6 +129,7 @@ class Sending:
     def up(self, link: Link, limits: Limits, server_s: float) -> None:
         """A link was welcomed: everything that is left goes onto it, in order."""
         now = self._now()
+        self._before = None
         self._limits = limits
         self._pace.update(limits, now)
         self._ahead_s = server_s - now
@@ -137,6 +142,13 @@ class Sending:
         self.give_up()
         self._link = link
         self._soon()
+
+    def disown(self) -> None:
+        """The file is another session's, which must not say what was published here."""
+        if self._store is not None:
+            for msg_id in self._before or ():
+                self._store.drop(msg_id)
+        self._disowned, self._before = self._before or set(), None
 
     def down(self) -> None:
         self._link = None
@@ -172,7 +184,11 @@ class Sending:
         written = self._write_down()
         for parcel in self._outbox.clear():
             word = "it may or may not have been taken" if parcel.first_sent is not None else "it was not sent"
-            in_file = self._store is not None and parcel.publish.qos > 0
+            in_file = (
+                self._store is not None
+                and parcel.publish.qos > 0
+                and parcel.publish.msg_id not in self._disowned
+            )
             if in_file:
                 word += (
                     ", and stays in the outbox file for the next run"

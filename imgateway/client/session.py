@@ -275,6 +275,7 @@ class Session:
             owner = store.owner()
             if owner and owner != welcome.session:
                 self._fatal = StoreError(f"{store.path} belongs to {owner} and not to {welcome.session}")
+                self._sending.disown()
                 link.close()
                 return
         for store in self._stores:

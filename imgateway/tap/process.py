@@ -127,9 +127,10 @@ class Process(Service):
 
         def terminate(number: int, frame: Any) -> None:
             self._why = signal.Signals(number).name
-            if self.running and not self._ends and callable(before):
-                self._ends = True
-                before(number, frame)
+            if self.running and callable(before):
+                if not self._ends:  # else this one came with the first, such as to a whole group
+                    self._ends = True
+                    before(number, frame)
             else:
                 self._reactor.callFromThread(self._hurry)
 

@@ -682,3 +682,40 @@ def run_on(image: Image) -> None:
     assert sorted({*shown, *image.shown}) == [1, 2, 3, 4, 5]
     assert shown == sorted(set(shown))
     world.end()
+
+
+def test_what_was_published_into_another_users_file_does_not_go_out_as_theirs(
+    world: World, tmp_path: Path
+) -> None:
+    path = str(tmp_path / "f")
+    mine = world.up(outbox=path)
+    world.gateway.acks = False
+    quiet(mine.publish("user:bob", b"mine", msg_id="mine"))
+    world.turn()
+    quiet(mine.close(0.1))
+    world.wait(5)
+    world.gateway.session = "device:eve/phone"
+    eve = world.client(outbox=path)
+    lost = eve.publish("user:bob", b"eve's", msg_id="eve's")
+    again = eve.publish("user:bob", b"mine", msg_id="mine")  # as it is there
+    world.turn()  # it is on disk
+    started = eve.start()
+    world.wait(5)
+    with pytest.raises(StoreError, match="belongs to"):
+        done(started)
+    for waiter, is_kept in ((lost, False), (again, True)):
+        with pytest.raises(OutcomeUnknown) as found:
+            done(waiter)
+        assert (found.value.kept, "stays in the outbox file" in str(found.value)) == (is_kept, is_kept)
+    world.gateway.session = "device:me/phone"
+    world.up(outbox=path)
+    world.turn()
+    assert [one.msg_id for one in world.gateway.pipe.of(Publish)] == ["mine"]
+
+
+def test_a_client_that_is_not_made_leaves_the_file_free(world: World, tmp_path: Path) -> None:
+    path = str(tmp_path / "f")
+    with pytest.raises(ValueError, match="outbox_messages") as held:
+        world.client(outbox=path, outbox_messages=0)
+    assert held.value
+    world.up(outbox=path)

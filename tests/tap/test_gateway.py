@@ -563,6 +563,26 @@ def test_a_signal_after_a_start_that_failed_does_not_stop_again(
     assert flush_logged_errors("the start failed")
 
 
+def test_two_signals_in_one_turn_stop_it_in_order(
+    reactor: Reactor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A group is told, and a supervisor tells it as well: the services have not heard of the first yet."""
+    signal.signal(signal.SIGTERM, lambda number, frame: reactor.stop())
+    gateway = Gateway(options(tmp_path, "--http", ""), reactor)
+    gateway.startService()
+    reactor.work()
+    hurried: list[bool] = []
+    monkeypatch.setattr(gateway, "_hurry", lambda: hurried.append(gateway.running))
+    for _ in range(2):
+        signal.raise_signal(signal.SIGTERM)
+    reactor.work()
+    assert (reactor.stopped, hurried) == (1, [])
+    gateway.stopService()
+    signal.raise_signal(signal.SIGTERM)
+    reactor.work()
+    assert (reactor.stopped, hurried) == (1, [False])
+
+
 def test_sighup_reloads(reactor: Reactor, tmp_path: Path, flush_logged_errors: Any) -> None:
     file = tmp_path / "c.toml"
     file.write_text("[limits]\nmax_addresses = 5\n")
