@@ -40,8 +40,7 @@ class Attendance:
         :returns: where it goes on in each lane.
         """
         room.invited.pop(session, None)
-        if session not in room.members:
-            room.come(session)
+        is_new = session not in room.members
         room.members[session] = None
         able = pulls(session)
         if not able:
@@ -52,7 +51,7 @@ class Attendance:
             room.notified.pop(session, None)
             if not room.telling:
                 room.unanswered.pop(session, None)  # it has nothing to pull any more
-        return self.place(session, room, points)
+        return self.place(session, room, points, is_new)
 
     def bring_in(self, session: Session, room: Room, mode: Mode) -> None:
         """As `enter`, and its client, which has not asked, learns that it is in. Lane 0 is told last: who
@@ -61,10 +60,11 @@ class Attendance:
             session.link.send(subscribed(room, session, one))
 
     def place(
-        self, session: Session, audience: Audience, points: Sequence[ResumePoint]
+        self, session: Session, audience: Audience, points: Sequence[ResumePoint], is_new: bool = False
     ) -> tuple[Resumed, ...]:
         """The session, which is one of the audience, goes on where its client is.
 
+        :param is_new: until now it was not, so that where nothing is said what comes from now on is for it.
         :returns: where that is in each lane; once its client was told, `remind` is to be.
         """
         resumed = []
@@ -72,9 +72,7 @@ class Attendance:
         for number, lane in enumerate(audience.lanes):
             point = next((one for one in points if one.lane == number), None)
             place, gap, head = audience.place(session, number), False, lane.head
-            if point is None or not point.epoch:
-                head = max(head, min(place, lane.target))
-            else:
+            if point is not None and point.epoch:
                 if point.epoch == lane.epoch and head < point.seq <= lane.target:
                     head = lane.target  # it has what is being read for the others
                 place, gap, _ = resume_ring(point, lane.epoch, head)
@@ -82,6 +80,8 @@ class Attendance:
                     lag = audience.fall_behind(session)
                     lag.places[number], lag.epochs[number] = place, lane.epoch
                     self._rounds.queue(lag)
+            elif is_new:
+                place = head = audience.come(session, number)
             resumed.append(Resumed(audience.address, number, lane.epoch, place, head, gap))
         if notify:
             audience.lags.pop(session, None)

@@ -122,7 +122,8 @@ class Asked:
 
 class Audience:
     """:ivar lags: who is behind. :ivar ahead: who has pulled what the rounds have yet to bring: by lane, the
-        epoch and how far.
+        epoch and how far. :ivar came: the same of who has come in since that was said: its client knows that,
+        and drops what a round brings from before.
 
     :ivar unanswered: who was notified and has not pulled since, the oldest first.
     :ivar unheard: who must be notified once its link takes it, and of what.
@@ -137,6 +138,7 @@ class Audience:
         "address",
         "ahead",
         "armed",
+        "came",
         "kind",
         "lags",
         "lanes",
@@ -158,6 +160,7 @@ class Audience:
         self.unanswered: dict[Session, Asked] = {}
         self.unheard: dict[Session, Since] = {}
         self.ahead: dict[Session, dict[int, tuple[int, int]]] = {}
+        self.came: dict[Session, dict[int, tuple[int, int]]] = {}
         self.passed: dict[Session, None] = {}  # an empty set takes three times as much
         self.telling = self.waiting = self.armed = False
         self.last = -1e9
@@ -189,10 +192,27 @@ class Audience:
         """It is told that there is something, and pulls."""
         return (self.telling or session in self.asked_for_notices()) and pulls(session)
 
-    def place(self, session: Session, lane: int) -> int:
-        """How far it was sent this lane."""
-        lag = self.lags.get(session)
-        return self.lanes[lane].sent if lag is None else lag.places[lane]
+    def place(self, session: Session, number: int) -> int:
+        """How far it was sent this lane, or where it came in, if that is further."""
+        lag, lane = self.lags.get(session), self.lanes[number]
+        place = lane.sent if lag is None else lag.places[number]
+        if session in self.came:
+            epoch, came = self.came[session].get(number, (0, 0))
+            if epoch == lane.epoch:
+                place = max(place, came)
+        return place
+
+    def come(self, session: Session, number: int) -> int:
+        """It comes in. What waits for a round, or is being read for one, was said before.
+
+        :returns: where it begins in this lane.
+        """
+        lane = self.lanes[number]
+        head = max(lane.head, lane.target)
+        if head > lane.sent:
+            for places in (self.came, self.ahead):  # nor is it told of that
+                places.setdefault(session, {})[number] = lane.epoch, head
+        return head
 
     def fall_behind(self, session: Session) -> Lag:
         """From here on it has a place of its own: where everybody is, until somebody says another."""
@@ -227,19 +247,27 @@ class Audience:
         """A round is over: who was ahead of it may be ahead of the next one."""
         self.passed.clear()
         if self.ahead:
-            self.ahead = {
-                session: seen
-                for session, seen in self.ahead.items()
-                if any(
-                    epoch == self.lanes[number].epoch and upto > self.lanes[number].sent
-                    for number, (epoch, upto) in seen.items()
-                )
-            }
+            self.ahead = self._still_ahead(self.ahead)
+        if self.came:
+            self.came = self._still_ahead(self.came)
+
+    def _still_ahead(
+        self, places: dict[Session, dict[int, tuple[int, int]]]
+    ) -> dict[Session, dict[int, tuple[int, int]]]:
+        return {
+            session: seen
+            for session, seen in places.items()
+            if any(
+                epoch == self.lanes[number].epoch and upto > self.lanes[number].sent
+                for number, (epoch, upto) in seen.items()
+            )
+        }
 
     def drop(self, session: Session) -> None:
         """It is not here any more."""
         self.lags.pop(session, None)
         self.ahead.pop(session, None)
+        self.came.pop(session, None)
         self.unanswered.pop(session, None)
         self.unheard.pop(session, None)
         if self.round is not None:

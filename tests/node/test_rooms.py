@@ -342,13 +342,14 @@ def test_who_comes_in_within_a_tick_begins_after_what_was_said_before(is_put: bo
     eve = rig.login("eve")
     if is_put:
         rig.node.join(SessionKey("eve", "phone"), ROOM)
+        rig.settle()
     else:
         eve.send(Subscribe(ROOM))
         svc.publish("h", "room:7", lane=1)  # that is for it already
         eve.send(Subscribe(ROOM, lane=1))
     places = {one.lane: (one.epoch, one.position) for one in eve.of(Subscribed)}
     inbox = Inbox(decode_message)
-    for one in reversed(eve.of(Subscribed)):
+    for one in eve.of(Subscribed):
         inbox.resumed(Resumed(ROOM, one.lane, one.epoch, one.position, one.head))
     assert {lane: place[1] for lane, place in places.items()} == {0: 2, 1: 3}
     svc.publish("3", "room:7")

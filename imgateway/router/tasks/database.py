@@ -112,7 +112,7 @@ class Database:
             except DBAPIError as error:
                 if self.dialect == "sqlite":
                     self.close()
-                    raise StoreError(f"{self.shown}: {fault_text(error)}") from None
+                    raise StoreError(f"{self.shown}: {fault_text(error)}{_what_mends(error)}") from None
                 if not left or error.connection_invalidated:
                     raise
 
@@ -174,6 +174,13 @@ def fault_text(error: BaseException | None) -> str:
     said = getattr(error, "orig", None) if isinstance(error, SQLAlchemyError) else error
     lines = str(said or error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
+
+
+def _what_mends(error: DBAPIError) -> str:
+    # Where there is no room for the file that its connections share, SQLite says the second.
+    if getattr(error.orig, "sqlite_errorname", "").startswith(("SQLITE_FULL", "SQLITE_IOERR")):
+        return ": if the disk is full, make room there; else check it"
+    return ""
 
 
 def _what_is_wrong(what: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 import msgspec
 import pytest
 import sqlalchemy
-from sqlalchemy import text, update
+from sqlalchemy import event, text, update
 from sqlalchemy.exc import DBAPIError
 
 from imgateway.config import LimitSettings, RouterSettings
@@ -624,6 +625,28 @@ def test_sqlite_on_something_else_is_said_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(StoreError, match=r"x\.db\.lock: cannot be made: .*"):
         Desk(f"sqlite:///{tmp_path}/file/x.db")
+
+
+def reads_nothing(connection: Any, record: Any) -> None:
+    error = sqlite3.OperationalError("disk I/O error")
+    error.sqlite_errorname = "SQLITE_IOERR_SHMSIZE"
+    raise error
+
+
+def takes_nothing(connection: Any, record: Any) -> None:
+    connection.execute("PRAGMA max_page_count = 1")
+
+
+@pytest.mark.parametrize("fault", [reads_nothing, takes_nothing])
+def test_a_disk_that_may_be_full_at_the_start_is_named(tmp_path: Path, fault: Any) -> None:
+    database = Database(f"sqlite:///{tmp_path}/tasks.db", lambda: START_MS)
+    event.listen(database.engine, "connect", fault)
+    with pytest.raises(StoreError, match=r"tasks\.db: .*disk.*: if the disk is full, make room") as caught:
+        database.open()
+    assert "\n" not in str(caught.value)
+    event.remove(database.engine, "connect", fault)
+    database.open()  # and then it goes on
+    database.close()
 
 
 @pytest.mark.parametrize(
