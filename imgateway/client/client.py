@@ -389,6 +389,7 @@ class Client:
         """Fires when the client was closed.
 
         :raises ConnectRefused: the gateway refused it for good.
+        :raises RuntimeError: it waits for the function that asks, which closed it.
         """
         return self._session.when_over()
 

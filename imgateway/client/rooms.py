@@ -257,13 +257,20 @@ class Rooms:
                 self._reading.forgotten(frame.address)
                 self._parted(frame.address)
             return
+        is_removed = frame.code == UnsubscribedCode.REMOVED
         one, link = self._subscriptions.get(frame.address), self._link
-        if one is not None and one._asked and link is not None and frame.address.kind == "room":
+        if (
+            is_removed
+            and one is not None
+            and one._asked
+            and link is not None
+            and frame.address.kind == "room"
+        ):
             # What was asked meanwhile would bring us in again, and nobody here would know of it.
             self._leaving[frame.address] = deque([[]])
             self._part(link, frame.address)
         self._end(frame.address, named(UnsubscribedCode, frame.code))
-        if frame.code == UnsubscribedCode.REMOVED:
+        if is_removed:
             self._forget(frame.address)  # who was put out begins anew, if at all
             self._reading.forgotten(frame.address)
 

@@ -7,7 +7,7 @@ word. A publish is sent after the file has it, and all that one reactor turn pub
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -143,12 +143,13 @@ class Sending:
         self._link = link
         self._soon()
 
-    def disown(self) -> None:
-        """The file is another session's, which must not say what was published here."""
-        if self._store is not None:
-            for msg_id in self._before or ():
+    def disown(self, foreign: Collection[ClientStore]) -> None:
+        """These files are another session's, which must not say what was published here."""
+        if self._store is not None and self._store in foreign:
+            self._disowned = self._before or set()
+            for msg_id in self._disowned:
                 self._store.drop(msg_id)
-        self._disowned, self._before = self._before or set(), None
+        self._before = None
 
     def down(self) -> None:
         self._link = None

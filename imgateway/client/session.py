@@ -17,7 +17,7 @@ from enum import Enum
 from typing import Any
 
 from msgspec.structs import replace
-from twisted.internet.defer import CancelledError, Deferred, TimeoutError, ensureDeferred
+from twisted.internet.defer import CancelledError, Deferred, TimeoutError, ensureDeferred, fail
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -148,6 +148,8 @@ class Session:
         return not self.over and (not self.leaving or self._reading.inside)
 
     def when_over(self) -> Deferred[None]:
+        if self._closer is not None and not self.over and self._reading.inside:
+            return fail(RuntimeError("the client is closed when the function that waits for that is over"))
         end: Deferred[None] = Deferred(self._forget_end)
         self._ended.append(end)
         if self.over:
@@ -271,13 +273,13 @@ class Session:
         if link is None or self.state is State.CLOSED:
             return
         device = parse_address(welcome.session).device
-        for store in self._stores:
-            owner = store.owner()
-            if owner and owner != welcome.session:
-                self._fatal = StoreError(f"{store.path} belongs to {owner} and not to {welcome.session}")
-                self._sending.disown()
-                link.close()
-                return
+        foreign = [store for store in self._stores if store.owner() not in ("", welcome.session)]
+        if foreign:
+            [store, *_] = foreign
+            self._fatal = StoreError(f"{store.path} belongs to {store.owner()} and not to {welcome.session}")
+            self._sending.disown(foreign)
+            link.close()
+            return
         for store in self._stores:
             store.own(welcome.session)
         self._hello = replace(self._hello, device=device)  # whatever device the next token is for

@@ -713,6 +713,28 @@ def test_what_was_published_into_another_users_file_does_not_go_out_as_theirs(
     assert [one.msg_id for one in world.gateway.pipe.of(Publish)] == ["mine"]
 
 
+@pytest.mark.parametrize("owner", ["", "device:me/phone"])
+def test_what_was_published_stays_in_a_file_of_ones_own_beside_another_users(
+    world: World, tmp_path: Path, owner: str
+) -> None:
+    box, state = str(tmp_path / "box"), str(tmp_path / "state")
+    for path, of in ((box, owner), (state, "device:eve/phone")):
+        if of:
+            owned(path, of)
+    client = world.client(outbox=box, state=state)
+    waiter = client.publish("user:bob", b"mine", msg_id="mine")
+    started = client.start()
+    world.wait(5)
+    with pytest.raises(StoreError, match="device:eve/phone"):
+        done(started)
+    with pytest.raises(OutcomeUnknown) as found:
+        done(waiter)
+    assert found.value.kept
+    world.up(outbox=box)
+    world.turn()
+    assert [one.msg_id for one in world.gateway.pipe.of(Publish)] == ["mine"]
+
+
 def test_a_client_that_is_not_made_leaves_the_file_free(world: World, tmp_path: Path) -> None:
     path = str(tmp_path / "f")
     with pytest.raises(ValueError, match="outbox_messages") as held:

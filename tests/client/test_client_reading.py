@@ -389,6 +389,21 @@ def test_a_function_that_closes_the_client_has_all_the_time_it_wants(world: Worl
     assert acked(world)[-1] == at
 
 
+def test_the_function_that_closes_the_client_cannot_wait_for_its_end(world: World) -> None:
+    async def on_message(message: Received) -> None:
+        await client.close()
+        with pytest.raises(RuntimeError):
+            await client.when_closed()
+
+    client = world.up(on_message=on_message)
+    ended = client.when_closed()
+    world.gateway.pipe.say(deliver(0, 2))
+    world.wait(5)
+    assert done(ended) is None
+    assert acked(world) == [1]
+    assert done(client.when_closed()) is None
+
+
 def test_whoever_closes_the_client_from_outside_waits_no_longer_than_that(world: World) -> None:
     async def on_message(message: Received) -> None:
         client.close()

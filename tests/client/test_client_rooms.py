@@ -317,20 +317,6 @@ def test_what_was_asked_before_we_were_taken_out_does_not_bring_us_in_again(worl
     assert len(ended) == 1
 
 
-def test_another_mode_that_was_asked_for_when_it_ended_does_not_bring_us_in_again(world: World) -> None:
-    client, _room, _ = joined(world, mode="notify")
-    world.gateway.admits = False
-    other = client.subscribe("room:7", "push")
-    pipe = world.gateway.pipe
-    pipe.say(Unsubscribed(ROOM, UnsubscribedCode.NOT_PULLING))
-    with pytest.raises(ClientError):
-        done(other)
-    pipe.say(Subscribed(ROOM, 0, EPOCH, 5, False, Mode.PUSH, 0, 5))
-    assert [one.address for one in pipe.of(Unsubscribe)] == [ROOM]
-    pipe.say(Unsubscribed(ROOM))
-    assert client._rooms._subscriptions == {}
-
-
 def test_who_comes_again_at_once_after_it_was_taken_out_is_in(world: World) -> None:
     client = world.up()
     came: list[Any] = []
