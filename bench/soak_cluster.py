@@ -24,7 +24,7 @@ from bench.figures import Figure, Tell
 from bench.generator import generator
 from bench.kernel import Memory, memory
 from bench.login import credentials
-from bench.servers import OTHER_CPU, compiled, cpu_seconds, measure, router, rss_bytes
+from bench.servers import OTHER_CPU, READY_S, compiled, cpu_seconds, measure, router, rss_bytes
 from bench.tasks import settings_for
 
 SESSIONS, EACH = 200_000, 16_000
@@ -146,12 +146,7 @@ def allocated(port: int, tokens: list[str]) -> dict[int, list[str]]:
         found: list[tuple[int, str]] = []
         connection = HTTPConnection("127.0.0.1", port)
         for number in range(first, len(tokens), ASKERS):
-            connection.request("GET", PATH, headers={"Authorization": f"Bearer {tokens[number]}"})
-            answer = connection.getresponse()
-            body = answer.read()
-            if answer.status != 200:
-                raise click.ClickException(f"the router: {answer.status} {body.decode()[:200]}")
-            place = json.loads(body)["endpoints"][0]
+            place = json.loads(_answer(connection, tokens[number]))["endpoints"][0]
             found.append((urlsplit(place["url"]).port or 0, f"{place['token'] or tokens[number]} c{number}"))
         return found
 
@@ -161,3 +156,20 @@ def allocated(port: int, tokens: list[str]) -> dict[int, list[str]]:
             for where, line in found:
                 shares.setdefault(where, []).append(line)
     return shares
+
+
+def _answer(connection: HTTPConnection, token: str) -> bytes:
+    """What the router says; on a busy machine it may yet have to hear of a node.
+
+    :raises ClickException: it refuses, or knows none within `READY_S`.
+    """
+    until = time.monotonic() + READY_S
+    while True:
+        connection.request("GET", PATH, headers={"Authorization": f"Bearer {token}"})
+        answer = connection.getresponse()
+        body = answer.read()
+        if answer.status == 200:
+            return body
+        if answer.status != 503 or time.monotonic() > until:
+            raise click.ClickException(f"the router: {answer.status} {body.decode()[:200]}")
+        time.sleep(0.1)
