@@ -10,7 +10,7 @@ from twisted.internet.error import CannotListenError
 
 from imgateway.errors import InUse, OperatorError
 
-__all__ = ("cannot_listen", "host_port", "no_ride", "refusal", "source_of")
+__all__ = ("cannot_listen", "host_port", "no_ride", "refusal", "rides", "source_of")
 
 
 def host_port(host: str, port: int | str) -> str:
@@ -57,15 +57,20 @@ def refusal(message: str, error: BaseException | None) -> OperatorError:
     return OperatorError(message)
 
 
-def no_ride(wire: Any, transport: str, endpoint: str) -> OperatorError:
-    """A listener asks for a transport that the wire does not ride on: which of ours it does."""
+def rides(wire: Any) -> list[str]:
+    """Which of our transports this wire rides on."""
     carriage = wire.carriage
-    rides = {
+    does = {
         "tcp": carriage.stream,
         "websocket": carriage.message,
         "udp": carriage.bare is not None or (carriage.sealed and carriage.message and not carriage.text),
     }
-    others = [name for name, does in rides.items() if does and name != transport]
+    return [name for name, it_does in does.items() if it_does]
+
+
+def no_ride(wire: Any, transport: str, endpoint: str) -> OperatorError:
+    """A listener asks for a transport that the wire does not ride on: which of ours it does."""
+    others = rides(wire)
     instead = f"; it does on {' and '.join(others)}, as in {wire.name}+{others[0]}:PORT" if others else ""
     return OperatorError(
         f"{wire.name}+{transport}:{endpoint}: {wire.name} does not ride on {transport}{instead}"

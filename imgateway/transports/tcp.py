@@ -15,7 +15,7 @@ from imgateway.interfaces import Accept, ITransportAdapter
 
 from .dialling import Opening, dial, parse_target
 from .listening import listen_stream
-from .places import no_ride
+from .places import no_ride, rides
 from .stream import Side, StreamConnection
 
 __all__ = ("TCPTransport",)
@@ -39,7 +39,7 @@ class TCPTransport:
             return fail(
                 OperatorError(f"{names}+tcp:{endpoint}: tcp takes one protocol a listener; give each its own")
             )
-        if not wires[0].carriage.stream:
+        if "tcp" not in rides(wires[0]):
             return fail(no_ride(wires[0], "tcp", endpoint))
         return listen_stream(endpoint, Side(reactor, accept, wires[0]))
 

@@ -24,7 +24,7 @@ from .datagram.measured import MeasuredConnection
 from .datagram.port import MAX_PACKET_SIZE
 from .datagram.server import DatagramServer
 from .dialling import TIMEOUT_S, parse_target
-from .places import cannot_listen, no_ride, refusal
+from .places import cannot_listen, no_ride, refusal, rides
 
 __all__ = ("UDPTransport",)
 
@@ -65,8 +65,7 @@ class UDPTransport:
             raise OperatorError(f"{where}: udp takes one protocol a listener; give each its own")
         if wires[0].carriage.bare is not None:
             return self._bare(where, endpoint, wires[0].carriage.bare, accept, reactor)
-        carriage = wires[0].carriage
-        if not carriage.sealed or not carriage.message or carriage.text:
+        if "udp" not in rides(wires[0]):
             raise no_ride(wires[0], "udp", endpoint)
         host, port, insecure = _parsed(endpoint)
         key_of = options.get("udp_key")

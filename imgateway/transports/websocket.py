@@ -19,7 +19,7 @@ from imgateway.interfaces import Accept, ITransportAdapter
 from .dialling import Opening, dial, parse_target
 from .listening import listen_stream
 from .messages import MessageConnection, Terms
-from .places import no_ride
+from .places import no_ride, rides
 from .stream import Side, StreamConnection
 
 __all__ = ("WebSocketTransport",)
@@ -52,7 +52,7 @@ class WebSocketTransport:
         default.
         """
         for wire in wires:
-            if not wire.carriage.message:
+            if "websocket" not in rides(wire):
                 return fail(no_ride(wire, "websocket", endpoint))
         if not wires:
             return fail(OperatorError(f"websocket:{endpoint}: name at least one protocol"))

@@ -15,7 +15,7 @@ from imgateway.core.retry import fixed
 from imgateway.errors import ConnectRefused, RequestFailed, StoreError
 from imgateway.frames import OutcomeCode, ResponseCode
 from imgateway.testing.conditions import LinkConditions
-from tests.client.test_client_files import FailingDisk
+from tests.client.test_client_files import disk_under
 from tests.conformance.house import House, settings
 from tests.conformance.wires import WIRES, Wire
 
@@ -365,8 +365,7 @@ def test_what_a_link_names_and_no_file_has_is_no_gap_to_the_next_run(
     bob = run()
     if begun:
         say("before")
-    [store] = bob._session._stores
-    store._db = disk = FailingDisk(store._db)  # type: ignore[assignment]
+    disk = disk_under(bob)
     disk.full = True
     say("0")
     town.cut()

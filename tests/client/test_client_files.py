@@ -51,6 +51,13 @@ class FailingDisk:
         return getattr(self.db, name)
 
 
+def disk_under(client: Any, path: str = "") -> FailingDisk:
+    """Of a client's one file, or of this one; it works until it is told not to."""
+    [store] = [one for one in client._session._stores if path in ("", one.path)]
+    store._db = disk = FailingDisk(store._db)
+    return disk
+
+
 class UnsafePower:
     """Stands before a database and keeps a copy of its files as they were when they were synced last."""
 
@@ -240,8 +247,7 @@ def test_a_full_disk_holds_publishes_back_and_then_lets_them_go(
     world: World, tmp_path: Path, flush_logged_errors: Any
 ) -> None:
     client = world.up(outbox=str(tmp_path / "box"))
-    [store] = client._session._stores
-    store._db = disk = FailingDisk(store._db)
+    disk = disk_under(client)
     disk.full = True
     sent = [client.publish("user:bob", b"%d" % n) for n in range(3)]
     for _ in range(3):
@@ -264,8 +270,7 @@ def test_what_a_full_disk_held_back_for_too_long_is_not_sent_again(
     world.gateway.limits = Limits(dedup_s=600)
     world.gateway.acks = False
     client = world.up(outbox=str(tmp_path / "box"))
-    [store] = client._session._stores
-    store._db = disk = FailingDisk(store._db)
+    disk = disk_under(client)
     sent = client.publish("user:bob", b"0")
     world.turn()
     assert len(world.gateway.log) == 1
@@ -293,8 +298,7 @@ def test_a_full_disk_holds_back_what_is_to_be_shown(
     path = str(tmp_path / "state")
     got: list[int] = []
     client = world.up(state=path, on_message=lambda message: got.append(message.seq))
-    [store] = client._session._stores
-    store._db = disk = FailingDisk(store._db)
+    disk = disk_under(client)
     disk.full = True
     world.gateway.pipe.say(deliver(0, 20))
     world.wait(5)
@@ -322,8 +326,7 @@ def test_the_end_writes_down_what_a_full_disk_did_not_take(
     box, state = str(tmp_path / "a"), str(tmp_path / ("a" if one_file else "b"))
     got: list[int] = []
     client = world.up(outbox=box, state=state, on_message=lambda message: got.append(message.seq))
-    [store] = [one for one in client._session._stores if one.path == state]
-    store._db = disk = FailingDisk(store._db)
+    disk = disk_under(client, state)
     disk.full = True
     world.gateway.pipe.say(deliver(0, 5))
     world.gateway.pipe.cut()
@@ -342,8 +345,7 @@ def test_a_full_disk_keeps_an_iteration_waiting(
     world: World, tmp_path: Path, flush_logged_errors: Any
 ) -> None:
     client = world.up(state=str(tmp_path / "state"))
-    [store] = client._session._stores
-    store._db = disk = FailingDisk(store._db)
+    disk = disk_under(client)
     disk.full = True
     world.gateway.pipe.say(deliver(0, 3))
     assert done(client.next_message()).seq == 1

@@ -31,7 +31,7 @@ from imgateway.frames import (
     parse_address,
 )
 from tests.client.fake_gateway import BOB, EPOCH, World, begin, done
-from tests.client.test_client_files import FailingDisk
+from tests.client.test_client_files import disk_under
 
 
 def ack(publish: Publish, seq: int = 1) -> PublishAck:
@@ -557,8 +557,7 @@ def test_who_waits_at_the_end_is_told_whether_the_next_run_goes_on_with_it(
 
     publish("sent")
     world.turn()
-    [store] = client._session._stores
-    store._db = failing = FailingDisk(store._db)
+    failing = disk_under(client)
     failing.full = disk == "full"
     publish("waits")
     publish("in the line")
