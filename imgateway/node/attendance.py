@@ -49,8 +49,9 @@ class Attendance:
             room.notified[session] = None
         else:
             room.notified.pop(session, None)
-            if not room.telling:
-                room.unanswered.pop(session, None)  # it has nothing to pull any more
+            lag = None if room.telling else room.sent_instead(session)
+            if lag is not None:
+                self._rounds.queue(lag)
         return self.place(session, room, points, is_new)
 
     def bring_in(self, session: Session, room: Room, mode: Mode) -> None:
@@ -111,12 +112,15 @@ class Attendance:
 
     def writable(self, session: Session) -> None:
         """Its link took everything: whoever was behind may catch up."""
-        for audience in self._audiences.of(session):
+        audiences = [*self._audiences.of(session)]
+        for audience in audiences:
+            if session in audience.unheard and not audience.tells(session):
+                audience.sent_instead(session)
             lag = audience.lags.get(session) if audience.lags else None
             if lag is not None:
                 self._rounds.queue(lag)
-            if session in audience.unheard:
-                self._notices.writable(session, self._audiences.of(session))  # of all at once
+        if any(session in audience.unheard for audience in audiences):
+            self._notices.writable(session, audiences)  # of all at once
 
     def drop(self, session: Session) -> None:
         """It has no link: it is told nothing until its client says where it is."""

@@ -119,6 +119,12 @@ class Asked:
         epoch, head = self.heads[number]
         return head if epoch == lane.epoch else 0
 
+    def stood(self, number: int, lane: Lane) -> int:
+        """Where those who were told stood in that lane. A place in a ring that there is no more is before all
+        of the new one."""
+        head = self.head(number, lane)
+        return min(dict(self.since).get(number, head), head)
+
 
 class Audience:
     """:ivar lags: who is behind. :ivar ahead: who has pulled what the rounds have yet to bring: by lane, the
@@ -223,6 +229,20 @@ class Audience:
                 # Whether the round has been to it nobody knows: it may get twice what that brings.
                 lag.stand(self.round.before)
                 self.passed[session] = None
+        return lag
+
+    def sent_instead(self, session: Session) -> Lag | None:
+        """It is sent messages from now on; also what it was told of, or was to be, and has not pulled. None:
+        there is no such thing."""
+        asked, unheard = self.unanswered.pop(session, None), dict(self.unheard.pop(session, ()))
+        if asked is None and not unheard:
+            return None
+        lag = self.fall_behind(session)
+        for number, lane in enumerate(self.lanes):
+            stood = unheard.get(number, lag.places[number])
+            if asked is not None:
+                stood = min(stood, asked.stood(number, lane))
+            lag.places[number] = min(stood, lag.places[number])
         return lag
 
     def pulled(self, session: Session, number: int, upto: int) -> None:

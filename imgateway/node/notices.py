@@ -117,12 +117,7 @@ class Notices:
         news = []
         for audience in dict.fromkeys(audiences):
             since = audience.unheard.pop(session, None)
-            if (
-                since
-                and session not in audience.unanswered
-                and (audience.telling or session in audience.asked_for_notices())
-                and not audience.is_ahead(session, since)
-            ):
+            if since and session not in audience.unanswered and not audience.is_ahead(session, since):
                 news.append((audience, since))
         if news:
             self._tell_of(session, news)
@@ -148,7 +143,8 @@ class Notices:
         if upto < told[lane]:
             # It knows that there is more, and asks on.
             due = self._now() + REPEAT_S
-            audience.unanswered[session] = Asked(asked.heads, due, 1, asked.since)
+            since = tuple([(n, max(place, upto) if n == lane else place) for n, place in asked.since])
+            audience.unanswered[session] = Asked(asked.heads, due, 1, since)
             self._watch(audience)
             return
         known = [max(head, upto) if n == lane else head for n, head in enumerate(told)]
@@ -240,11 +236,11 @@ def _missed(audience: Audience, asked: Iterable[Asked]) -> Since:
     has one of its own goes on from that."""
     stood: dict[int, int] = {}
     for one in set(asked):
-        told = [one.head(number, lane) for number, lane in enumerate(audience.lanes)]
-        news = [(n, head) for n, head in enumerate(told) if audience.lanes[n].head > head]
-        for number, place in (*news, *one.since):
-            # A place in a ring that there is no more is before all of the new one.
-            stood[number] = min(place, told[number], stood.get(number, place))
+        told = dict(one.since)
+        for number, lane in enumerate(audience.lanes):
+            if number in told or lane.head > one.head(number, lane):
+                place = one.stood(number, lane)
+                stood[number] = min(place, stood.get(number, place))
     return tuple([(number, stood[number]) for number in LANES if number in stood])
 
 

@@ -441,6 +441,7 @@ def test_who_is_sent_messages_again_is_not_told_of_what_it_was_clogged_for() -> 
     bob.take()
     bob.read_on()
     assert told(bob) == []
+    assert bodies(bob) == ["1"]  # it is sent that instead
     assert not room.unheard
     room.notified[rig.session("bob")] = None
     clog(rig, bob)
@@ -574,6 +575,75 @@ def test_who_went_from_notices_to_pushes_is_not_thrown_out_for_not_pulling() -> 
     live(rig, 60, svc, bob)
     assert len(bob.of(Notify)) == 1
     assert bob.of(Unsubscribed) == []
+
+
+def test_who_went_from_notices_to_pushes_is_sent_what_it_has_not_pulled_in_either_lane() -> None:
+    rig, svc, bob = notified(set={"rooms.classes": ("*: tick=1s",)})
+    svc.publish("chat", "room:7")  # told of at once
+    svc.publish("gift", "room:7", lane=1)  # waits for the tick, and then for the pull of the other
+    rig.advance(1)
+    assert told(bob) == [[("7", 0, 1)]]
+    bob.send(Subscribe(ROOM, Mode.PUSH, 0, rig.hub.rooms.audiences[ROOM].lanes[0].epoch, 1))
+    rig.advance(60)
+    assert [bodies(bob, 0), bodies(bob, 1)] == [[], ["gift"]]  # it said that it has the first
+    assert bob.of(Notify) == bob.of(Unsubscribed) == []
+
+
+@pytest.mark.parametrize("pulled", [0, 32])
+def test_who_went_to_pushes_amid_its_pulls_is_sent_the_rest(pulled: int) -> None:
+    rig, svc, bob = notified()
+    for number in range(40):
+        svc.publish(str(number), "room:7", lane=1)
+    epoch = rig.hub.rooms.audiences[ROOM].lanes[1].epoch
+    rig.advance(20)  # told again, of all
+    bob.take()
+    if pulled:
+        bob.send(Pull(ROOM, 1, epoch))  # a block, and there is more
+        assert len(bodies(bob)) == pulled
+    bob.send(Subscribe(ROOM, Mode.PUSH))
+    rig.advance(60)
+    assert bodies(bob, 1) == [str(number) for number in range(pulled, 40)]
+    assert bob.of(Notify) == bob.of(Unsubscribed) == []
+
+
+def test_who_went_to_pushes_with_a_clogged_link_is_sent_what_it_was_not_told_of() -> None:
+    rig, svc, bob = notified()
+    clog(rig, bob)
+    svc.publish("1", "room:7")
+    svc.publish("g", "room:7", lane=1)
+    bob.send(Subscribe(ROOM, Mode.PUSH))
+    bob.take()
+    bob.read_on()
+    rig.advance(1)
+    assert [bodies(bob, 0), bodies(bob, 1)] == [["1"], ["g"]]
+    svc.publish("2", "room:7")
+    assert bodies(bob) == ["2"]
+
+
+def test_whom_the_business_moves_to_pushes_begins_where_it_has_pulled_to() -> None:
+    rig, svc, bob = notified()
+    svc.publish("1", "room:7")
+    bob.send(Pull(ROOM))
+    svc.publish("2", "room:7")
+    bob.take()
+    rig.node.join(rig.session("bob").key, ROOM, Mode.PUSH)
+    rig.settle()
+    assert [(one.lane, one.position) for one in bob.of(Subscribed)] == [(1, 0), (0, 1)]
+    rig.advance(1)
+    assert bodies(bob) == ["1", "2"]  # a block: its client drops what is not beyond its position
+
+
+def test_who_was_told_of_another_ring_is_sent_all_of_the_one_that_there_is() -> None:
+    rig, svc, bob = notified()
+    svc.publish("1", "room:7")
+    svc.publish("2", "room:7")
+    room = rig.hub.rooms.audiences[ROOM]
+    told = room.unanswered[rig.session("bob")]
+    told.heads = tuple([(epoch - 1, 7) for epoch, _ in told.heads])
+    bob.take()
+    bob.send(Subscribe(ROOM, Mode.PUSH))
+    rig.advance(1)
+    assert bodies(bob) == ["1", "2"]
 
 
 def test_a_pull_under_a_flood_does_not_count_the_room() -> None:
