@@ -94,6 +94,10 @@ class Lag:
         self.epochs = [lane.epoch for lane in audience.lanes]
         self.queued = False
 
+    def place(self, number: int) -> int:
+        """Where it is in a lane. A place in a ring that there is no more is before all of the new one."""
+        return self.places[number] if self.epochs[number] == self.audience.lanes[number].epoch else 0
+
     def stand(self, places: Iterable[int]) -> None:
         """It is where a round began."""
         self.places = [min(lane.sent, place) for lane, place in zip(self.audience.lanes, places, strict=True)]
@@ -201,7 +205,7 @@ class Audience:
     def place(self, session: Session, number: int) -> int:
         """How far it was sent this lane, or where it came in, if that is further."""
         lag, lane = self.lags.get(session), self.lanes[number]
-        place = lane.sent if lag is None else lag.places[number]
+        place = lane.sent if lag is None else lag.place(number)
         if session in self.came:
             epoch, came = self.came[session].get(number, (0, 0))
             if epoch == lane.epoch:
@@ -239,10 +243,10 @@ class Audience:
             return None
         lag = self.fall_behind(session)
         for number, lane in enumerate(self.lanes):
-            stood = unheard.get(number, lag.places[number])
+            place = lag.place(number)
             if asked is not None:
-                stood = min(stood, asked.stood(number, lane))
-            lag.places[number] = min(stood, lag.places[number])
+                place = min(place, asked.stood(number, lane))
+            lag.places[number] = min(place, unheard.get(number, place))
         return lag
 
     def pulled(self, session: Session, number: int, upto: int) -> None:

@@ -1065,6 +1065,22 @@ def test_another_epoch_is_a_gap_for_all() -> None:
     assert bob.of(Deliver)[-1].epoch == EPOCH + 4
 
 
+def test_who_was_behind_in_a_ring_that_is_no_more_begins_with_the_new_one() -> None:
+    broker = FakeBroker()
+    rig, _, eve = rig_with("eve", broker=broker)
+    log = LogKey(ROOM)
+    broker.listener.arrived(log, EPOCH, 40, 41, (entry(41),))
+    clog(rig, eve)
+    broker.listener.arrived(log, EPOCH, 41, 42, (entry(42),))
+    rig.advance(1)
+    room = rig.hub.rooms.audiences[ROOM]
+    assert room.place(rig.session("eve"), 0) == 41
+    broker.listener.arrived(log, EPOCH + 1, 0, 1, (entry(1),))
+    eve.send(Subscribe(ROOM)).read_on()
+    (subscribed,) = eve.of(Subscribed)
+    assert (subscribed.epoch, subscribed.position, subscribed.head) == (EPOCH + 1, 0, 1)
+
+
 def test_a_read_that_is_overtaken_by_another_epoch() -> None:
     broker = FakeBroker()
     rig, _, bob = rig_with("bob", broker=broker)
