@@ -46,6 +46,8 @@ class Attendance:
         if not able:
             room.unable[session] = None
         if mode is Mode.NOTIFY and able:
+            if room.round is not None and not is_new and not room.tells(session):
+                room.fall_behind(session)  # the round may not have come to it, and it is not told of that
             room.notified[session] = None
         else:
             room.notified.pop(session, None)
@@ -57,8 +59,10 @@ class Attendance:
     def bring_in(self, session: Session, room: Room, mode: Mode) -> None:
         """As `enter`, and its client, which has not asked, learns that it is in. Lane 0 is told last: who
         knows of that alone asks for the other, perhaps only after it was taken out again."""
-        for one in reversed(self.enter(session, room, mode, ())):
+        resumed = self.enter(session, room, mode, ())
+        for one in reversed(resumed):
             session.link.send(subscribed(room, session, one))
+        self.remind(session, resumed)
 
     def place(
         self, session: Session, audience: Audience, points: Sequence[ResumePoint], is_new: bool = False

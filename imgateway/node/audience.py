@@ -23,6 +23,8 @@ __all__ = ("LANES", "Area", "Asked", "Audience", "Everyone", "Lag", "Lane", "Roo
 
 LANES = (1, 0)
 """In the order in which they are served."""
+Places = dict[int, tuple[int, int]]
+"""By lane, the epoch and a place in the ring."""
 Since = tuple[tuple[int, int], ...]
 """Lanes that have news, each with where those stand who are told of it."""
 
@@ -136,7 +138,8 @@ class Audience:
         and drops what a round brings from before.
 
     :ivar unanswered: who was notified and has not pulled since, the oldest first.
-    :ivar unheard: who must be notified once its link takes it, and of what.
+    :ivar unheard: who is to be notified once its link takes it: by lane, the epoch and place of which it was
+        not told.
     :ivar passed: while a round goes on: who is in it no more, since it has left or has another place now.
     :ivar telling: it is told that there is something, instead of being sent it.
     :ivar last: when its last round began. :ivar waiting: it has a place at a tick, or in the line.
@@ -168,9 +171,9 @@ class Audience:
         self.lanes = tuple([Lane(log_of(address, lane), limits_of(kind, lane)) for lane in (0, 1)])
         self.lags: dict[Session, Lag] = {}
         self.unanswered: dict[Session, Asked] = {}
-        self.unheard: dict[Session, Since] = {}
-        self.ahead: dict[Session, dict[int, tuple[int, int]]] = {}
-        self.came: dict[Session, dict[int, tuple[int, int]]] = {}
+        self.unheard: dict[Session, Places] = {}
+        self.ahead: dict[Session, Places] = {}
+        self.came: dict[Session, Places] = {}
         self.passed: dict[Session, None] = {}  # an empty set takes three times as much
         self.telling = self.waiting = self.armed = False
         self.last = -1e9
@@ -231,14 +234,35 @@ class Audience:
             lag = self.lags[session] = Lag(session, self)
             if self.round is not None:
                 # Whether the round has been to it nobody knows: it may get twice what that brings.
-                lag.stand(self.round.before)
+                lag.stand(self.round.stood())
                 self.passed[session] = None
         return lag
+
+    def owe(self, session: Session, since: Since) -> None:
+        """It is told of this later, together with what it was not told of before."""
+        places = self.unheard.setdefault(session, {})
+        for number, place in since:
+            places.setdefault(number, (self.lanes[number].epoch, place))
+
+    def owed(self, session: Session, since: Since = ()) -> Since:
+        """What it is told of now: this, and what it was not told of before. A place in a ring that is no more
+        is before all of the new one."""
+        stood = dict(since)
+        for number, (epoch, place) in self.unheard.pop(session, {}).items():
+            stood[number] = place if epoch == self.lanes[number].epoch else 0
+        return tuple([(number, stood[number]) for number in LANES if number in stood])
+
+    def tell_instead(self, session: Session) -> None:
+        """It is told from now on, also of what it was to be sent."""
+        lag = self.lags.pop(session)
+        if session not in self.unanswered:  # else it pulls, and is told of more then
+            places = [(number, lag.place(number)) for number in LANES]
+            self.owe(session, tuple([one for one in places if one[1] < self.lanes[one[0]].sent]))
 
     def sent_instead(self, session: Session) -> Lag | None:
         """It is sent messages from now on; also what it was told of, or was to be, and has not pulled. None:
         there is no such thing."""
-        asked, unheard = self.unanswered.pop(session, None), dict(self.unheard.pop(session, ()))
+        asked, unheard = self.unanswered.pop(session, None), dict(self.owed(session))
         if asked is None and not unheard:
             return None
         lag = self.fall_behind(session)
@@ -275,9 +299,7 @@ class Audience:
         if self.came:
             self.came = self._still_ahead(self.came)
 
-    def _still_ahead(
-        self, places: dict[Session, dict[int, tuple[int, int]]]
-    ) -> dict[Session, dict[int, tuple[int, int]]]:
+    def _still_ahead(self, places: dict[Session, Places]) -> dict[Session, Places]:
         return {
             session: seen
             for session, seen in places.items()

@@ -45,15 +45,16 @@ def spread_ms(readers: int) -> int:
 class Repeat(Round):
     """Notices that nobody answered go out again.
 
-    :ivar since: the lanes that those were told of who get them, and where they stood.
+    :param since: the lanes that those were told of who get them, and where they stood.
     """
 
-    __slots__ = ("since",)
+    __slots__ = ()
 
     def __init__(self, audience: Audience, sessions: list[Session], times: int, since: Since) -> None:
-        before = [lane.sent for lane in audience.lanes]
-        super().__init__(audience, before, [], NOBODY, iter(sessions), len(sessions), times)
-        self.since = since
+        super().__init__(audience, [], NOBODY, iter(sessions), len(sessions), times)
+        for number, place in since:
+            self.before[number] = audience.lanes[number].epoch, place
+            self.news.add(number)
 
 
 class Notices:
@@ -82,7 +83,7 @@ class Notices:
         audience = round.audience
         passed, unanswered = audience.passed, audience.unanswered
         spread = spread_ms(round.readers)
-        since = _since(round)
+        since = round.since()
         asked = self._asked(audience, since, spread, round.times)
         for session in sessions:
             link = session.link
@@ -90,17 +91,23 @@ class Notices:
                 continue
             if not link.wire.traits.pulls:
                 continue
-            if audience.ahead and audience.is_ahead(session, since):
+            news = audience.owed(session, since) if session in audience.unheard else since
+            if audience.ahead and audience.is_ahead(session, news):
                 continue  # it pulled meanwhile, and would have nothing to answer with
             if link.clogged:
-                audience.unheard[session] = _merged(since, audience.unheard.get(session, ()))
+                audience.owe(session, news)
                 continue
-            unanswered[session] = asked
+            is_usual = news is since
+            unanswered[session] = asked if is_usual else self._asked(audience, news, spread, round.times)
             try:
                 others = self._others(session, audience) if len(session.rooms) > 1 else ()
-                for other, news in others:
-                    other.unanswered[session] = self._asked(other, news, spread, 1)
-                self._send(link, _written(round, session, ((audience, since), *others), spread))
+                for other, its_news in others:
+                    other.unanswered[session] = self._asked(other, its_news, spread, 1)
+                if is_usual and not others and session.form.is_shared:
+                    data = _written(round, session, since, spread)
+                else:
+                    data = _encoded(link, ((audience, news), *others), spread)
+                self._send(link, data)
             except Exception:
                 cut_off(session, Failure())  # the others have nothing to do with it
         self._watch(audience)
@@ -108,15 +115,15 @@ class Notices:
     def tell_one(self, audience: Audience, session: Session, since: Since) -> None:
         """Tell one that is behind, and has no unanswered notice."""
         if session.link.clogged:
-            audience.unheard[session] = _merged(since, audience.unheard.get(session, ()))
+            audience.owe(session, since)
         else:
-            self._tell_of(session, [(audience, since)])
+            self._tell_of(session, [(audience, audience.owed(session, since))])
 
     def writable(self, session: Session, audiences: Iterable[Audience]) -> None:
         """Its link takes what it is told again: that of these audiences, all in one notice."""
         news = []
         for audience in dict.fromkeys(audiences):
-            since = audience.unheard.pop(session, None)
+            since = audience.owed(session)
             if since and session not in audience.unanswered and not audience.is_ahead(session, since):
                 news.append((audience, since))
         if news:
@@ -214,17 +221,9 @@ class Notices:
                 self._give_up(session, room)
 
 
-def _since(round: Round) -> Since:
-    """The lanes that a round brings something of, and where those whom it serves stand in them."""
-    if isinstance(round, Repeat):
-        return round.since
-    lanes = {share.log.lane for share in round.shares}
-    return tuple([(number, round.before[number]) for number in LANES if number in lanes])
-
-
 def _news(audience: Audience) -> Since:
     """The same of the round that goes on, and of what waits for the next one."""
-    stood = dict(_since(audience.round)) if audience.round is not None else {}
+    stood = dict(audience.round.since()) if audience.round is not None else {}
     for number, lane in enumerate(audience.lanes):
         if lane.news():
             stood.setdefault(number, lane.sent)
@@ -244,21 +243,11 @@ def _missed(audience: Audience, asked: Iterable[Asked]) -> Since:
     return tuple([(number, stood[number]) for number in LANES if number in stood])
 
 
-def _merged(since: Since, earlier: Since) -> Since:
-    """News of both; the earlier ones are those that it was not told of yet, so that their places count."""
-    stood = {**dict(since), **dict(earlier)}
-    return tuple([(number, stood[number]) for number in LANES if number in stood])
-
-
-def _written(
-    round: Round, session: Session, news: tuple[tuple[Audience, Since], ...], spread: int
-) -> bytes | None:
-    """A notice, written once for those who get the same; of the many that differ nothing is kept."""
-    if len(news) > 1 or not session.form.is_shared:
-        return _encoded(session.link, news, spread)
+def _written(round: Round, session: Session, since: Since, spread: int) -> bytes | None:
+    """A notice, written once for those who get the same."""
     key = session.form.key()
     if key not in round.heads:
-        round.heads[key] = _encoded(session.link, news, spread)
+        round.heads[key] = _encoded(session.link, ((round.audience, since),), spread)
     return round.heads[key]
 
 

@@ -34,7 +34,7 @@ from imgateway.core.session import Session
 from imgateway.errors import CloseCode
 from imgateway.frames import Batch, LogKey
 from imgateway.interfaces import IBroker
-from imgateway.node.audience import LANES, Audience, Lag, Room, pulls
+from imgateway.node.audience import LANES, Audience, Lag, Room, Since, pulls
 from imgateway.node.delivery import Delivery
 from imgateway.node.shares import Form, Share, Shelf, cut
 
@@ -65,7 +65,8 @@ NOBODY: Iterator[Session] = iter(())
 class Round:
     """One round of an audience.
 
-    :ivar before: where those whom it serves stand, in each lane.
+    :ivar before: where those whom it serves stand: of each lane the epoch and the place.
+    :ivar news: the lanes that it brings something of.
     :ivar push: who is yet to get the shares. :ivar tell: who is to get a notice after that.
     :ivar readers: about how many are told. :ivar cost: of one that gets the shares, in members of a slice.
     """
@@ -78,6 +79,7 @@ class Round:
         "frames",
         "gaps",
         "heads",
+        "news",
         "push",
         "readers",
         "shares",
@@ -88,7 +90,6 @@ class Round:
     def __init__(
         self,
         audience: Audience,
-        before: list[int],
         shares: list[Share],
         push: Iterator[Session],
         tell: Iterator[Session],
@@ -96,8 +97,9 @@ class Round:
         times: int = 1,
     ) -> None:
         self.audience = audience
-        self.before = before
+        self.before = [(lane.epoch, lane.sent) for lane in audience.lanes]
         self.shares = shares
+        self.news = {share.log.lane for share in shares}
         self.entries = sum(len(share.deliver.entries) for share in shares)
         self.gaps = sum(share.deliver.gap for share in shares)
         self.cost = 1 + sum(share.size for share in shares) // MEMBER_BYTES
@@ -111,6 +113,17 @@ class Round:
     def over(self) -> bool:
         """Everybody was served. Where the numbers are not known, whoever asks on finds nobody."""
         return not length_hint(self.push, 1) and not length_hint(self.tell, 1)
+
+    def stood(self) -> list[int]:
+        """Where those whom it serves stand in each lane. A place in a ring that is no more is before all of
+        the new one."""
+        lanes = zip(self.before, self.audience.lanes, strict=True)
+        return [place if epoch == lane.epoch else 0 for (epoch, place), lane in lanes]
+
+    def since(self) -> Since:
+        """The lanes that it brings something of, and where those whom it serves stand in them."""
+        stood = self.stood()
+        return tuple([(number, stood[number]) for number in LANES if number in self.news])
 
     def written(self, delivery: Delivery, session: Session) -> list[tuple[bytes, LogKey]]:
         """What a session gets: frames, each with the log whose order it keeps."""
@@ -221,7 +234,7 @@ class Rounds:
         shares: list[Share] = []
         for lane in lanes:
             shares += cut(lane.log, lane.epoch, lane.sent, lane.head, lane.entries, lane.gap, lane.head)
-        round = Round(audience, [lane.sent for lane in audience.lanes], shares, push, tell, readers)
+        round = Round(audience, shares, push, tell, readers)
         for lane in lanes:  # nothing is lost if the above fails
             lane.take()
         if not round.over():
@@ -234,8 +247,8 @@ class Rounds:
         if limit:
             audience.telling = size >= limit * AGAIN if audience.telling else size > limit
         if audience.telling:
-            if audience.lags:  # those that can pull do
-                audience.lags = {one: lag for one, lag in audience.lags.items() if not pulls(one)}
+            for one in [*filter(pulls, audience.lags)]:
+                audience.tell_instead(one)
             return audience.always_sent(), audience.here(), size
         told = [*audience.asked_for_notices()]
         return audience.here() if len(told) < size else NOBODY, iter(told), len(told)
@@ -382,7 +395,7 @@ class Rounds:
 
     def _fell_behind(self, round: Round, session: Session) -> None:
         lag = round.audience.fall_behind(session)
-        lag.stand(round.before)
+        lag.stand(round.stood())
         if not session.link.clogged:
             self.queue(lag)  # it has enough for this turn; the next one finds out what its socket takes
 
