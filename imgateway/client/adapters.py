@@ -7,6 +7,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from twisted.internet.defer import Deferred, fail
+from twisted.logger import Logger
 from twisted.plugin import getPlugins
 
 from imgateway.client.router import Allocation, Routing
@@ -31,43 +32,42 @@ def scheme_of(url: str) -> str:
     return url.partition("://")[0] if "://" in url else ""
 
 
-def transport_for(url: str, plugins: Callable[[Any], Iterable[Any]] = getPlugins) -> Any:
+def transport_for(url: str) -> Any:
     """The installed ITransportAdapter that takes this URL's scheme.
 
     :raises ValueError: there is none; with the schemes that there are.
     """
     known: list[str] = []
-    for transport in plugins(ITransportAdapter):
+    for transport in getPlugins(ITransportAdapter):
         if scheme_of(url) in transport.schemes:
             return transport
         known += transport.schemes
     raise ValueError(f"{url!r} is no URL with a scheme of " + ", ".join(f"{one}://" for one in sorted(known)))
 
 
-def protocol_named(name: str, plugins: Callable[[Any], Iterable[Any]] = getPlugins) -> Any:
+def protocol_named(name: str) -> Any:
     """The installed IProtocolAdapter of this name.
 
     :raises ValueError: there is none; with the names that there are.
     """
-    known: list[str] = []
-    for protocol in plugins(IProtocolAdapter):
-        if protocol.name == name:
-            return protocol
-        known.append(protocol.name)
-    raise ValueError(f"no protocol is called {name!r}; there are {', '.join(sorted(known))}")
+    return _named(IProtocolAdapter, "protocol", name)
 
 
-def transport_named(name: str, plugins: Callable[[Any], Iterable[Any]] = getPlugins) -> Any:
+def transport_named(name: str) -> Any:
     """The installed ITransportAdapter of this name.
 
     :raises ValueError: there is none; with the names that there are.
     """
+    return _named(ITransportAdapter, "transport", name)
+
+
+def _named(interface: Any, what: str, name: str) -> Any:
     known: list[str] = []
-    for transport in plugins(ITransportAdapter):
-        if transport.name == name:
-            return transport
-        known.append(transport.name)
-    raise ValueError(f"no transport is called {name!r}; there are {', '.join(sorted(known))}")
+    for plugin in getPlugins(interface):
+        if plugin.name == name:
+            return plugin
+        known.append(plugin.name)
+    raise ValueError(f"no {what} is called {name!r}; there are {', '.join(sorted(known))}")
 
 
 def usable(told: Iterable[str], must_encrypt: bool) -> list[str]:
@@ -107,6 +107,8 @@ class Dial:
     :param backoff: None: what the router says, or `fallback`.
     """
 
+    _log = Logger()
+
     def __init__(
         self,
         urls: Iterable[str],
@@ -135,6 +137,7 @@ class Dial:
         self._tls = tls
         self._connect_timeout_s = connect_timeout_s
         self._takes_advice = backoff is None
+        self._fallback = fallback
         self._random = random
         if transport is None:
             for url in self.own:
@@ -167,6 +170,14 @@ class Dial:
         places = [url for url in places if scheme_of(url) != "udp" or has_key(url)]
         return [*places, *(url for url in self.own if url not in places)]
 
+    def wait_s(self, attempt: int) -> float:
+        """Until the next attempt, whatever the application's policy does."""
+        try:
+            return self.backoff(attempt)
+        except Exception:
+            self._log.failure("backoff failed for attempt {attempt}", attempt=attempt)
+            return self._fallback(attempt)
+
     def connect(
         self, url: str, link: Any, reactor: Any, udp: tuple[bytes, bytes] | None = None
     ) -> Deferred[Any]:
@@ -176,8 +187,8 @@ class Dial:
         if callable(tls):
             try:
                 tls = tls(urlsplit(url).hostname or "") if scheme_of(url) in ("tls", "wss") else None
-            except ValueError as error:  # of one URL, which somebody else may have named
-                return fail(LinkLost(f"bad URL, or a name that TLS cannot check: {error}"))
+            except Exception as error:  # of one URL, which somebody else may have named
+                return fail(LinkLost(f"no TLS for {url}: {error!r}"))
         options = {"tls": tls, "timeout_s": self._connect_timeout_s, "udp": udp}
         dialling: Deferred[Any] = transport.connect(url, self.wire, link, reactor, options)
         return dialling

@@ -449,8 +449,8 @@ def default_backoff() -> RetryPolicy:
 async def connect(url: str | Sequence[str] = (), **options: Any) -> Client:
     """A client that is logged in.
 
-    :param url: ``tcp://``, ``tls://``, ``unix://``, ``ws://`` or ``wss://``; several are tried in turn.
-        With a router: where to go when no router answers.
+    :param url: ``tcp://``, ``tls://``, ``unix://``, ``ws://``, ``wss://`` or ``udp://``; several are tried
+        in turn. With a router: where to go when no router answers.
     :param router: a router's URL, ``https://router.example.org``, or several of the same cluster: it is asked
         where to connect at first, when no place that it named can be reached, and when a node sends us away
         without saying where to. If it is ``https://``, places without encryption are not used.
@@ -474,7 +474,8 @@ async def connect(url: str | Sequence[str] = (), **options: Any) -> Client:
     :param outbox_messages: without final word at most; publishes beyond wait for room.
     :param wait: keep trying when the first attempt fails, for as long as the gateway does not refuse for
         good.
-    :param backoff: attempt → seconds; by default what the router says, or 0.5 s doubled up to 30 s.
+    :param backoff: attempt → seconds; by default what the router says, or 0.5 s doubled up to 30 s. The
+        latter is also used where it raises.
     :param tls: a Twisted connection creator for ``tls://`` and ``wss://``, or a function from a host to one,
         as a router and the nodes that it names have each their own; None: the platform's trust.
     :param transport: an ITransportAdapter to use whatever the URL says. With a router also the name of one:

@@ -17,7 +17,7 @@ from imgateway.client.link import Ended
 from imgateway.client.router import RouterAway, RouterRefused, Routing
 from imgateway.client.tokens import Tokens
 from imgateway.core.credentials import Credentials, credentials_for
-from imgateway.errors import CloseCode
+from imgateway.errors import CloseCode, LinkLost
 
 __all__ = ("Course",)
 
@@ -106,7 +106,7 @@ class Course:
             another = not error.forbidden and self._tokens.refused()
             refused = CloseCode.FORBIDDEN if error.forbidden else CloseCode.BAD_TOKEN
             return Ended(CloseCode.TOKEN_EXPIRED if another else refused, str(error))
-        except RouterAway as error:
+        except (RouterAway, LinkLost) as error:
             places = self._places or dial.own
             if error.retry_after_s or not places:
                 code = CloseCode.UNAVAILABLE if error.retry_after_s else CloseCode.LOST

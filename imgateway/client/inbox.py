@@ -161,11 +161,16 @@ class Inbox:
         gap = frame.gap
         if place is None:
             place = self._places[log] = Place(log, frame.epoch, frame.after)
+            if place.ring and gap:
+                gap = False  # what is lost lies before this block, as in a ring that began anew, or in it
+                self._gap(place, 0, frame.upto, moves=False)
         elif frame.epoch != place.epoch:
             self._restart(place, frame.epoch, frame.after)
         if place.taken > place.delivered:
             self._moved(place)  # it was taken before it was delivered, and may be acknowledged now
         place.delivered = max(place.delivered, frame.upto)
+        if frame.upto <= place.begun:
+            self._overtaken(place, frame)
         if place.left:
             self._come_again(place, frame)
         if self._full and place.ring:
@@ -229,6 +234,7 @@ class Inbox:
         place = self._places.get(log)
         if place is None:
             place = self._places[log] = Place(log, epoch, max(0, head - 1) if after is None else after)
+            place.begun = place.received
         if epoch != place.told_epoch or head > place.told:
             place.told, place.told_epoch = head, epoch
         return place.behind
@@ -288,6 +294,13 @@ class Inbox:
         if frame.after > place.received and not frame.gap and not behind:
             self._reach(place, frame.after)
 
+    def _overtaken(self, place: Place, frame: Deliver) -> None:
+        """A Notify had us begin behind this delivery, which was on its way. Past its turn it is a gap."""
+        if place.received == place.begun:
+            place.received, place.begun = frame.after, 0
+        elif frame.entries or frame.gap:
+            self._gap(place, frame.after, frame.upto, moves=False)
+
     def _let_lie(self, place: Place, upto: int) -> None:
         place.target = max(place.target, upto)
         self._lying[place.log] = None
@@ -309,7 +322,7 @@ class Inbox:
         place.epoch = epoch
         place.received = position
         place.delivered = place.acked = 0
-        place.pulling, place.target = None, 0
+        place.pulling, place.target, place.begun = None, 0, 0
         self._gap(place, 0, position)
 
     def _reach(self, place: Place, upto: int) -> None:

@@ -20,6 +20,7 @@ class Place:
     __slots__ = (
         "_order",
         "acked",
+        "begun",
         "delivered",
         "epoch",
         "left",
@@ -49,6 +50,7 @@ class Place:
     def new_link(self) -> None:
         self.delivered = self.acked = 0  # on this link: how far deliveries went, and our acknowledgements
         self.pulling: Pull | None = None  # that is out
+        self.begun = 0  # where a Notify had us begin, if one did
         self.target = 0  # how far deliveries went that had to be dropped because of a hole
         self.told = self.told_epoch = 0  # how far the log goes by Notify
         self.unpullable = False

@@ -261,6 +261,9 @@ class Reading:
         except Exception:
             self._failed(Failure())
             waited = None
+        except BaseException:  # who wants to end the program may be kept from it
+            self._over()
+            raise
         finally:
             _working_on.reset(outside)
         if waited is None:

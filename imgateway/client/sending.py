@@ -151,9 +151,18 @@ class Sending:
                 self._store.drop(msg_id)
         self._before = None
 
-    def down(self) -> None:
+    def part(self) -> None:
+        """Nothing more goes onto this link. What no commit let go has not been sent."""
         self._link = None
+        for parcel, publish in self._ready:
+            if not publish.resent:
+                parcel.first_sent = None
+                if self._store is not None:
+                    self._store.sent(publish.msg_id, None)
         self._ready.clear()
+
+    def down(self) -> None:
+        self.part()
         for parcel in self._outbox.link_lost():
             self._tell(parcel.publish, ())
         self._move_line()
@@ -177,7 +186,7 @@ class Sending:
     def stop(self, error: Exception | None) -> None:
         """No link will come any more. What is in the file stays there for the next run, so that this is no
         final word on it; what waits in the line is not in it."""
-        self._link = None
+        self.part()
         if self._later is not None:
             self._later.cancel()
             self._later = None

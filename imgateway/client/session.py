@@ -198,7 +198,10 @@ class Session:
             self._sending.give_up()
 
     async def _wait_for(self, what: Deferred[Any]) -> Any:
-        """Wait for something that the end of the client cancels."""
+        """Wait for something that the end of the client cancels.
+
+        :raises LinkLost: it was cancelled by somebody else, as HTTP clients do with what takes too long.
+        """
         if self.state is State.CLOSED:
             what.addErrback(lambda reason: reason.trap(CancelledError))
             what.cancel()
@@ -206,6 +209,10 @@ class Session:
         self._awaited = what
         try:
             return await what
+        except CancelledError as error:
+            if self.over:
+                raise
+            raise LinkLost("what the client waited for was cancelled") from error
         finally:
             self._awaited = None
 
@@ -219,10 +226,10 @@ class Session:
             hopeless = self._tokens.just_fetched
             if not self._tokens.expired():
                 return None
-            return self._dial.backoff(attempt) if hopeless else 0.0
+            return self._dial.wait_s(attempt) if hopeless else 0.0
         if ended.code >= 100 and ended.retry_after_s:
             return ended.retry_after_s
-        return self._dial.backoff(attempt)
+        return self._dial.wait_s(attempt)
 
     async def _one_link(self) -> Ended:
         """From a token to the end of a link; what goes wrong is an Ended as well."""
@@ -396,6 +403,7 @@ class Session:
             self._reading.flush()
             self.state = State.CLOSED
             self._parting = True
+            self._sending.part()
             link.close()
             try:
                 await link.closed.addTimeout(GOODBYE_S, self._reactor)

@@ -71,12 +71,13 @@ def device_for(device: str, stores: Iterable[ClientStore]) -> str:
 class ClientStore:
     """One client's file, made with mode 0600 if it is not there.
 
-    :raises StoreError: it is in use, or cannot be read, or could not be made.
+    :raises StoreError: it is in use, or of another version or program; it cannot be read, or not be made.
     """
 
     def __init__(self, path: str) -> None:
         self.path = path
         self._todo: list[tuple[str, tuple[object, ...]]] = []
+        self._sent: dict[str, float | None] = {}
         self._must_sync = False
         self._shown_since_trim: dict[str, int] = {}
         try:
@@ -88,8 +89,9 @@ class ClientStore:
             raise StoreError(f"cannot open {path}: {error}") from None
         try:
             self._db.execute("PRAGMA locking_mode = EXCLUSIVE")
-            self._db.execute("PRAGMA journal_mode = WAL")
             [version] = self._db.execute("PRAGMA user_version").fetchone()
+            self._check_made_by_us(version)  # before anything is written
+            self._db.execute("PRAGMA journal_mode = WAL")
             if version != VERSION:  # else nothing is written: a full disk keeps nobody out
                 tables = f"BEGIN EXCLUSIVE; {TABLES} PRAGMA user_version = {VERSION}; COMMIT;"
                 self._db.executescript(tables)
@@ -106,6 +108,20 @@ class ClientStore:
         except StoreError:
             self._db.close()
             raise
+
+    def _check_made_by_us(self, version: int) -> None:
+        """:raises StoreError: it was not, or by another version."""
+        theirs = "" if version in (0, VERSION) else f"its version is {version}"
+        if version == 0:
+            tables = "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%'"
+            names = {str(row[0]) for row in self._db.execute(tables)}
+            others = sorted(names - {"about", "outbox", "place", "shown"})
+            theirs = f"it has a table {others[0]}" if others else ""
+        if theirs:
+            raise StoreError(
+                f"{self.path} was made by another version or another program ({theirs}): "
+                "use it with that, or name another file"
+            )
 
     # ----------------------------------------------------------------------------------------- reading
 
@@ -159,16 +175,17 @@ class ClientStore:
         )
         self._must_sync = True
 
-    def sent(self, msg_id: str, server_s: float) -> None:
-        """From here on it may have been sent: its dedup time runs, by the gateway's clock.
+    def sent(self, msg_id: str, server_s: float | None) -> None:
+        """From here on it may have been sent: its dedup time runs, by the gateway's clock. None: it was not.
 
         Lost with the power, it would leave as one that was never sent, however late.
         """
-        self._todo.append(("UPDATE outbox SET first_sent = ? WHERE msg_id = ?", (server_s, msg_id)))
+        self._sent[msg_id] = server_s  # once for each: a full disk may outlast many links
         self._must_sync = True
 
     def drop(self, msg_id: str) -> None:
         """It is settled. If this is lost, it is sent again and found to be a repeat."""
+        self._sent.pop(msg_id, None)
         self._todo.append(("DELETE FROM outbox WHERE msg_id = ?", (msg_id,)))
 
     def took(self, log: LogKey, epoch: int, seq: int) -> None:
@@ -200,19 +217,22 @@ class ClientStore:
 
         :raises StoreError: the disk did not take it; it stays collected, for the next call.
         """
-        if not self._todo:
+        if not (self._todo or self._sent):
             return
         try:
             self._db.execute(f"PRAGMA synchronous = {'FULL' if self._must_sync else 'NORMAL'}")
             self._db.execute("BEGIN")
             for statement, values in self._todo:
                 self._db.execute(statement, values)
+            for msg_id, server_s in self._sent.items():
+                self._db.execute("UPDATE outbox SET first_sent = ? WHERE msg_id = ?", (server_s, msg_id))
             self._db.execute("COMMIT")
         except sqlite3.Error as error:
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
             raise StoreError(f"cannot write {self.path}: {error}") from None
         self._todo.clear()
+        self._sent.clear()
         self._must_sync = False
 
     def close(self) -> None:

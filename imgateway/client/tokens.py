@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from twisted.internet.defer import CancelledError
 from twisted.logger import Logger
 
 from imgateway.client.reading import as_deferred
@@ -87,16 +86,13 @@ class Tokens:
     def _renew(self, renew: Callable[[Renew], object]) -> None:
         asking = self._asking = as_deferred(self._renewal(renew, self._term))
         if asking is not None:
-            asking.addErrback(lambda reason: None)  # cancelled by `disarm`; all else is caught below
             asking.addBoth(self._asked, asking)
 
     async def _renewal(self, renew: Callable[[Renew], object], term: int) -> None:
         try:
             token = await self._fetch()
-        except CancelledError:
-            raise
         except Exception:
-            if term != self._term:  # cancelled, for which some functions have errors of their own
+            if term != self._term:  # cancelled by `disarm`, for which some functions have errors of their own
                 return
             self._log.failure("no fresh token; trying again in {seconds} s", seconds=RETRY_S)
             self._arm(RETRY_S, renew)

@@ -17,7 +17,7 @@ from imgateway.client import Received
 from imgateway.client.place import FILTER_SIZE
 from imgateway.client.store import TRIM_EVERY, ClientStore
 from imgateway.errors import OutcomeUnknown, StoreError
-from imgateway.frames import Hello, Limits, LogKey, Publish, Resumed, ResumePoint, parse_address
+from imgateway.frames import Hello, Limits, LogKey, OutcomeCode, Publish, Resumed, ResumePoint, parse_address
 from tests.client.fake_gateway import BOB, EPOCH, ME, World, deliver, done, entry
 
 
@@ -289,6 +289,67 @@ def test_what_a_full_disk_held_back_for_too_long_is_not_sent_again(
     assert flush_logged_errors("nothing can be sent")
 
 
+@pytest.mark.parametrize("ends", ["link", "client", "written by another"])
+def test_what_a_full_disk_kept_from_leaving_was_not_sent(
+    world: World, tmp_path: Path, flush_logged_errors: Any, ends: str
+) -> None:
+    path = str(tmp_path / "box")
+    world.gateway.limits = Limits(dedup_s=600)
+    client = world.up(outbox=path, state=path, on_message=lambda message: None)
+    disk = disk_under(client)
+    disk.full = True
+    sent = quiet(client.publish("user:bob", b"x", msg_id="one"))
+    world.turn()
+    if ends == "link":
+        world.gateway.pipe.cut()
+        world.wait(1)
+        world.live(700)
+        disk.full = False
+        world.wait(1)
+        assert done(sent)
+    else:
+        disk.full = False
+        if ends == "client":
+            client.close(0)
+            world.turn()
+        else:  # what shares the file commits, and the link ends before the next try
+            world.gateway.pipe.say(deliver(0, 1))
+            world.gateway.reachable = False
+            world.gateway.pipe.cut()
+            world.wait(1)
+            die(world, client)
+        world.clock.advance(700)
+        world.gateway.reachable = True
+        world.up(outbox=path, state=path)
+        world.turn()
+    assert [(frame.msg_id, frame.resent) for frame in world.gateway.log] == [("one", False)]
+    assert flush_logged_errors()
+
+
+def test_what_was_sent_before_the_disk_was_full_stays_that(
+    world: World, tmp_path: Path, flush_logged_errors: Any
+) -> None:
+    world.gateway.acks = False
+    client = world.up(outbox=str(tmp_path / "box"))
+    sent = [client.publish("user:bob", b"0", msg_id="one")]
+    world.turn()
+    disk = disk_under(client)
+    disk.full = world.gateway.acks = True
+    sent.append(client.publish("user:bob", b"1", msg_id="two"))
+    for _ in range(2):  # over the first of these links it does not come to be sent again
+        world.gateway.pipe.cut()
+        world.wait(1)
+        assert world.gateway.pipe.of(Publish) == []
+    disk.full = False
+    world.wait(1)
+    assert [(one.msg_id, one.resent) for one in world.gateway.pipe.of(Publish)] == [
+        ("one", True),
+        ("two", False),
+    ]
+    assert [done(one)[0].code for one in sent] == [OutcomeCode.DUPLICATE, OutcomeCode.OK]
+    assert flush_logged_errors("nothing can be sent")
+
+
 @pytest.mark.parametrize("killed", [True, False])
 def test_a_full_disk_holds_back_what_is_to_be_shown(
     world: World, tmp_path: Path, flush_logged_errors: Any, killed: bool
@@ -494,6 +555,39 @@ def test_files_that_cannot_be_used(tmp_path: Path) -> None:
     )
     with pytest.raises(StoreError, match="mend or remove"):
         ClientStore(str(tmp_path / "text"))
+
+
+@pytest.mark.parametrize(
+    ("made", "found"),
+    [
+        ("PRAGMA user_version = 2", "its version is 2"),
+        ("CREATE TABLE bills (n); PRAGMA user_version = 37", "its version is 37"),
+        ("CREATE TABLE outbox (n); CREATE TABLE bills (n)", "it has a table bills"),
+    ],
+)
+def test_a_file_of_another_version_or_program_is_left_as_it_is(tmp_path: Path, made: str, found: str) -> None:
+    path = tmp_path / "theirs"
+    database = sqlite3.connect(path)
+    database.executescript(made)
+    database.close()
+    before = path.read_bytes()
+    with pytest.raises(StoreError, match=f"theirs was made by .*{found}.*name another file"):
+        ClientStore(str(path))
+    assert path.read_bytes() == before
+    assert os.listdir(tmp_path) == ["theirs"]
+
+
+def test_a_file_that_was_written_out_and_read_in_again_is_one_s_own(tmp_path: Path) -> None:
+    """That loses the version."""
+    path = str(tmp_path / "box")
+    store = ClientStore(path)
+    store.put(Publish("one", (BOB,)))
+    store.commit()
+    store._db.execute("PRAGMA user_version = 0")
+    store.close()
+    store = ClientStore(path)
+    assert [publish.msg_id for publish, _ in store.publishes()] == ["one"]
+    store.close()
 
 
 @pytest.mark.parametrize(

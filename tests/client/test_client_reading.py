@@ -163,6 +163,30 @@ def test_a_message_on_which_the_application_fails_is_logged_and_taken(
     assert len(flush_logged_errors(KeyError)) == 2
 
 
+@pytest.mark.parametrize("ends", [SystemExit, KeyboardInterrupt])
+def test_who_wants_to_end_the_program_and_cannot_is_shown_the_next(
+    world: World, ends: type[BaseException]
+) -> None:
+    """Reactors let nothing out that the network called."""
+    got: list[int] = []
+
+    def on_message(message: Received) -> None:
+        got.append(message.seq)
+        if message.seq == 1:
+            raise ends
+
+    client = world.up(on_message=on_message)
+    with pytest.raises(ends):
+        world.gateway.pipe.say(deliver(0, 2))
+    world.gateway.pipe.cut()
+    world.wait(1)
+    world.gateway.pipe.say(deliver(0, 3))
+    assert got == [1, 2, 3]
+    closing = client.close()
+    world.turn()
+    assert done(closing) is None
+
+
 def test_iterating_takes_a_message_when_the_next_is_asked_for(world: World) -> None:
     client = world.up()
     got: list[int] = []

@@ -65,6 +65,14 @@ def test_a_block_from_beyond_with_a_gap_is_taken_and_told_once() -> None:
     assert shown(inbox) == [(5, 50), 51, 60]
 
 
+@pytest.mark.parametrize(("after", "left"), [(50, [51, 60]), (60, [])], ids=["some is left", "began anew"])
+def test_the_first_block_of_a_log_may_lack_something_before_or_in_it(after: int, left: list[int]) -> None:
+    inbox = Inbox(decode_message)
+    inbox.deliver(block(after, 60, left, gap=True))
+    assert shown(inbox) == [(0, 60), *left]
+    assert inbox.position(LOG) == (EPOCH, 60)
+
+
 def test_a_gap_without_anything_left_moves_the_position() -> None:
     inbox = room(5)
     inbox.deliver(block(50, 50, [], gap=True))
@@ -204,6 +212,52 @@ def test_a_notify_of_a_log_that_we_do_not_know_begins_at_its_newest() -> None:
     assert pull.after == 8
     answer(inbox, pull, part(0, 9, address=everyone.address))
     assert shown(inbox) == [9]
+
+
+GAMES = LogKey(parse_address("area:games"))
+
+
+def games(after: int, upto: int, seqs: Any = None, **more: Any) -> Deliver:
+    return block(after, upto, seqs, address=GAMES.address, **more)
+
+
+def test_what_a_notify_of_a_log_that_we_do_not_know_has_overtaken_is_shown() -> None:
+    """Over UDP the one does not wait for the other, which was lost on its way and is sent again."""
+    inbox = Inbox(decode_message)
+    inbox.told(GAMES, EPOCH, 104, 100)
+    pull = inbox.catch_up(GAMES)
+    inbox.deliver(games(80, 87, [87]))
+    inbox.deliver(games(87, 100, [100]))
+    inbox.deliver(games(87, 100, [100]))
+    assert shown(inbox) == [87, 100]
+    assert answer(inbox, pull, games(0, 104, [100, 104], pulled=True)) is None
+    assert shown(inbox) == [104]
+
+
+def test_what_also_the_answer_to_that_has_overtaken_is_told_as_a_gap() -> None:
+    inbox = Inbox(decode_message)
+    inbox.told(GAMES, EPOCH, 104, 100)
+    answer(inbox, inbox.catch_up(GAMES), games(0, 104, [100, 104], pulled=True))
+    assert shown(inbox) == [104]
+    inbox.deliver(games(100, 100, []))  # there was nothing more to read for us
+    inbox.deliver(games(87, 100, [100]))
+    assert shown(inbox) == [(87, 100)]
+    inbox.deliver(games(100, 105, [104, 105]))
+    assert shown(inbox) == [105]
+    assert inbox.position(GAMES) == (EPOCH, 105)
+
+
+def test_what_comes_over_another_link_or_of_another_epoch_was_not_overtaken() -> None:
+    inbox = Inbox(decode_message)
+    inbox.told(GAMES, EPOCH, 104, 100)
+    inbox.linked(())
+    inbox.deliver(games(64, 100))
+    assert shown(inbox) == []
+    inbox = Inbox(decode_message)
+    inbox.told(GAMES, EPOCH, 104, 100)
+    inbox.deliver(games(3, 5, epoch=8))
+    inbox.deliver(games(4, 6, epoch=8))
+    assert shown(inbox) == [(0, 3), 4, 5, 6]
 
 
 def test_a_notify_of_another_epoch_leads_to_the_new_log() -> None:

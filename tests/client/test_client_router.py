@@ -213,6 +213,18 @@ def test_no_router_and_a_place_that_the_application_knows(world: World) -> None:
     assert world.gateway.dialled == ["memory://own"]
 
 
+def test_a_router_s_own_request_that_is_cancelled_is_a_router_that_is_away(world: World) -> None:
+    router = FakeRouter()
+    asked: Deferred[Allocation] = Deferred()
+    router.answers = [asked]
+    client = world.client(url="memory://own", router=router)
+    started = client.start()
+    asked.cancel()  # as HTTP clients do with what takes too long
+    world.turn()
+    done(started)
+    assert (client.connected, world.gateway.dialled) == (True, ["memory://own"])
+
+
 def test_its_own_places_come_last(world: World) -> None:
     router = FakeRouter("memory://a", "memory://own")
     client = world.client(url=["memory://x", "memory://own"], router=router, wait=True)
@@ -500,3 +512,24 @@ def test_a_host_that_tls_cannot_check_is_passed_over(world: World, url: str) -> 
     world.wait(1)
     assert done(started) is None
     assert (client.connected, world.gateway.dialled) == (True, ["memory://b"])
+
+
+@pytest.mark.parametrize("error", [KeyError("a"), OSError("ca.pem: no such file")])
+def test_a_host_for_which_tls_fails_is_passed_over(world: World, error: Exception) -> None:
+    broken = {"a"}
+    told: list[str] = []
+
+    def tls(host: str) -> None:
+        if host in broken:
+            raise error
+
+    client = world.client(url=("tls://a:1", "tls://b:1"), tls=tls, wait=True)
+    client.on_down = lambda code, reason: told.append(reason)
+    started = client.start()
+    world.wait(1)
+    world.wait(1)
+    assert done(started) is None
+    assert (client.connected, world.gateway.dialled) == (True, ["tls://b:1"])
+    assert told == [f"no TLS for tls://a:1: {error!r}"]
+    with pytest.raises(LinkLost, match="no TLS for tls://a:1"):
+        done(world.client(url="tls://a:1", tls=tls).start())

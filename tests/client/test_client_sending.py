@@ -538,6 +538,40 @@ def test_close_does_not_wait_for_ever(world: World) -> None:
             done(one)
 
 
+def test_what_waits_for_its_turn_while_the_goodbye_leaves_was_not_sent(world: World, tmp_path: Path) -> None:
+    path = str(tmp_path / "box")
+    world.gateway.acks = world.gateway.lets_go = False
+    world.gateway.limits = Limits(publish_rate=5, publish_burst=5)
+    client = world.up(outbox=path)
+    sent = [client.publish("user:bob", b"%d" % n, msg_id=f"id{n}") for n in range(9)]
+    world.turn()
+    closing = client.close(0)
+    for _ in range(40):
+        world.wait(0.1)
+    done(closing)
+    left = [frame.msg_id for frame in world.gateway.pipe.of(Publish)]
+    assert left == ["id0", "id1", "id2", "id3"]
+    for n, one in enumerate(sent):
+        with pytest.raises(OutcomeUnknown, match="may or may not" if n < len(left) else "was not sent"):
+            done(one)
+    store = ClientStore(path)
+    assert [one.msg_id for one, first_sent in store.publishes() if first_sent is not None] == left
+    store.close()
+
+
+def test_who_is_closed_by_an_outcome_is_told_what_was_not_sent(world: World) -> None:
+    world.gateway.limits = Limits(max_body_bytes=10)
+    client = world.client()
+    started = client.start()
+    started.addErrback(lambda failure: None)
+    small, large = client.publish("user:bob", b"x"), client.publish("user:bob", b"x" * 11)
+    large.addCallback(lambda outcomes: started.cancel())
+    world.turn()
+    with pytest.raises(OutcomeUnknown, match="it was not sent"):
+        done(small)
+    assert world.gateway.pipe.of(Publish) == []
+
+
 @pytest.mark.parametrize("disk", ["well", "full"])
 def test_who_waits_at_the_end_is_told_whether_the_next_run_goes_on_with_it(
     world: World, tmp_path: Path, disk: str, flush_logged_errors: Any

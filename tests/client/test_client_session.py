@@ -351,13 +351,28 @@ def test_an_error_of_our_own_ends_the_link_and_not_the_client(
     assert client.connected
 
 
-def test_an_error_in_the_loop_stops_the_client(world: World, flush_logged_errors: Any) -> None:
-    def broken(attempt: int) -> float:
-        raise KeyError("policy")
-
-    client = world.up(backoff=broken)
+def test_a_backoff_that_fails_is_replaced(world: World, flush_logged_errors: Any) -> None:
+    client = world.up(backoff=lambda attempt: (1.0, 2.0)[attempt])
+    world.gateway.reachable = False
     world.gateway.pipe.cut()
-    with pytest.raises(ClientError, match="policy"):
+    world.wait(1)
+    world.wait(2)
+    assert (client.state, len(world.gateway.dialled)) == (State.WAITING, 3)
+    assert len(flush_logged_errors(IndexError)) == 1
+    world.gateway.reachable = True
+    world.wait(2)  # the default's third is no longer
+    assert client.connected
+
+
+def test_an_error_in_the_loop_stops_the_client(world: World, flush_logged_errors: Any) -> None:
+    def broken(*_: Any) -> None:
+        raise KeyError("transport")
+
+    client = world.up()
+    world.gateway.connect = broken  # type: ignore[assignment]
+    world.gateway.pipe.cut()
+    world.wait(1)
+    with pytest.raises(ClientError, match="transport"):
         done(client.when_closed())
     assert flush_logged_errors(KeyError)
 
@@ -483,6 +498,35 @@ def test_a_token_function_that_fails(world: World, flush_logged_errors: Any) -> 
     assert len(flush_logged_errors(KeyError)) == 4
 
 
+def test_a_token_function_whose_own_request_is_cancelled_has_failed_as_others_do(
+    world: World, flush_logged_errors: Any
+) -> None:
+    asked: list[Any] = [Deferred(), Deferred(), "t"]
+    slow, slower, _ = asked
+    started = world.client(token=lambda: slow).start()
+    slow.cancel()  # as HTTP clients do with what takes too long
+    with pytest.raises(LinkLost, match="cancelled"):
+        done(started)
+    del asked[0]
+    client = world.client(token=lambda: asked.pop(0), wait=True)
+    client.start()
+    slower.cancel()
+    assert client.state is State.WAITING
+    assert len(flush_logged_errors(LinkLost)) == 1
+    world.wait(1)
+    assert client.connected
+
+
+def test_a_client_that_is_closed_while_it_gets_a_token_tells_nothing_but_that(world: World) -> None:
+    asked: Deferred[str] = Deferred()
+    client = world.client(token=lambda: asked, wait=True)
+    started = client.start()
+    done(client.close())
+    with pytest.raises(ClientError, match="closed"):
+        done(started)
+    assert done(client.when_closed()) is None
+
+
 @pytest.mark.parametrize("wait", [False, True])
 def test_a_udp_key_that_was_cut_off_ends_it(world: World, wait: bool) -> None:
     client = world.client(url="udp://gateway:1", token="a.b.c~xx", wait=wait)
@@ -518,19 +562,18 @@ def test_a_plain_token_is_not_renewed(world: World) -> None:
     assert world.gateway.pipe.of(Renew) == []
 
 
-def test_a_renewal_that_fails_is_tried_again(world: World, flush_logged_errors: Any) -> None:
+@pytest.mark.parametrize("cancelled", [False, True])
+def test_a_renewal_that_fails_is_tried_again(world: World, flush_logged_errors: Any, cancelled: bool) -> None:
     world.gateway.token_expires_ms = int((world.clock.seconds() + 100) * 1000)
-    answers: list[Any] = ["first", KeyError("down"), "second"]
-
-    def token() -> str:
-        answer = answers.pop(0)
-        if isinstance(answer, Exception):
-            raise answer
-        return str(answer)
-
-    world.up(token=token)
+    asking: Deferred[str] = Deferred()
+    answers: list[Any] = ["first", asking, "second"]
+    world.up(token=lambda: answers.pop(0))
     world.live(75)
-    assert flush_logged_errors(KeyError)
+    if cancelled:
+        asking.cancel()  # as HTTP clients do with what takes too long
+    else:
+        asking.errback(KeyError("down"))
+    assert flush_logged_errors(CancelledError, KeyError)
     assert world.gateway.pipe.of(Renew) == []
     world.wait(10)
     assert world.gateway.pipe.of(Renew) == [Renew("second")]
