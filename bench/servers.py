@@ -139,13 +139,8 @@ def mosquitto(directory: Path, cpu: int | None = CPU) -> Iterator[Server]:
         f"listener {port} 127.0.0.1\nallow_anonymous true\nset_tcp_nodelay true\nlog_type none\n"
         "max_inflight_messages 0\nmax_queued_messages 0\n"
     )
-    with running([needs("mosquitto"), "-c", str(config)], cpu) as child:
-        for _ in range(200):
-            with socket.socket() as probe:
-                if not probe.connect_ex(("127.0.0.1", port)):
-                    break
-            time.sleep(0.05)
-        yield Server(child.pid, port)
+    with waiting([needs("mosquitto"), "-c", str(config)], port, cpu, may_end=False) as server:
+        yield server
 
 
 @contextmanager
@@ -158,19 +153,18 @@ def redis(directory: Path, fsync: str, cpu: int | None = CPU) -> Iterator[Server
         needs("redis-server"), "--port", str(port), "--bind", "127.0.0.1", "--dir", str(data_dir),
         "--save", "", "--appendonly", "yes", "--appendfsync", fsync,
     ]  # fmt: skip
-    with running(command, cpu) as child:
-        for _ in range(200):
-            with socket.socket() as probe:
-                if not probe.connect_ex(("127.0.0.1", port)):
-                    break
-            time.sleep(0.05)
-        yield Server(child.pid, port, str(data_dir))
+    with waiting(command, port, cpu, may_end=False) as server:
+        yield server._replace(data_dir=str(data_dir))
 
 
 @contextmanager
-def waiting(command: list[str], port: int, cpu: int | None = CPU) -> Iterator[Server]:
-    """A server that may be connected to. The kernel is asked for it: a connection to try it would count."""
-    with running(command, cpu, may_end=True) as child:
+def waiting(command: list[str], port: int, cpu: int | None = CPU, may_end: bool = True) -> Iterator[Server]:
+    """A server that may be connected to. The kernel is asked for it: a connection to try it would count.
+
+    :param may_end: as `running` takes it.
+    :raises ClickException: it does not listen within `READY_S`, or has ended.
+    """
+    with running(command, cpu, may_end) as child:
         until = time.monotonic() + READY_S
         while not listens(port):
             if child.poll() is not None or time.monotonic() > until:

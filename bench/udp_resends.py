@@ -27,7 +27,7 @@ def arrived(sends: int, loss: float, max_resends: int, seed: int) -> int:
     """How many of `sends` messages arrived."""
     line = LinkConditions(loss=loss, delay_s=DELAY_S)
     up, down = LossyDatagrams(line, f"{seed}/up", 0.0), LossyDatagrams(line, f"{seed}/down", 0.0)
-    sender, receiver = Flow(0.0, max_resends), Flow(0.0)
+    sender, receiver = Flow(max_resends), Flow()
     got = queued = ticks = 0
 
     def pump(flow: Flow, way: LossyDatagrams, now: float) -> None:

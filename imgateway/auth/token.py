@@ -124,8 +124,8 @@ def _identity(claims: Mapping[str, Any], now_s: float, leeway_s: int) -> Identit
         raise LoginRefused("the token's svc is not true or false")
     device = claims.get("device", claims.get("dev", ""))
     return Identity(
-        user=_id(claims, "sub", claims["sub"]),
-        device=_id(claims, "device", device) if device != "" else "",
+        user=_id("sub", claims["sub"]),
+        device=_id("device", device) if device != "" else "",
         service=service,
         issued_at_s=_second(int(issued_s)),
         expires_at_s=_second(int(expires_s)),
@@ -147,7 +147,7 @@ def _time(claims: Mapping[str, Any], name: str) -> float:
     return value  # type: ignore[no-any-return]
 
 
-def _id(claims: Mapping[str, Any], name: str, value: Any) -> str:
+def _id(name: str, value: Any) -> str:
     try:
         if isinstance(value, str):
             return check_id(value)
@@ -172,7 +172,7 @@ def _granted(claims: Mapping[str, Any], name: str) -> frozenset[str]:
     ids = claims[name]
     if not isinstance(ids, list) or len(ids) > MAX_GRANTS:
         raise LoginRefused(f"the token's {name} are not a list of ids")
-    return frozenset(_id(claims, name, one) for one in ids)
+    return frozenset(_id(name, one) for one in ids)
 
 
 def mint(

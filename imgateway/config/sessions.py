@@ -92,7 +92,12 @@ class LimitSettings(Struct, frozen=True, forbid_unknown_fields=True):
     request_deadline_s: Annotated[
         Seconds, Meta(description="How long a request waits when it does not say.")
     ] = 10.0
-    rooms: Annotated[PositiveInt, Meta(description="Rooms that one session may be in.")] = 200
+    rooms: Annotated[
+        PositiveInt,
+        Meta(
+            description="Rooms that one session may be in; and as many topics and services that it follows."
+        ),
+    ] = 200
     reads_in_flight: Annotated[
         PositiveInt,
         Meta(description="Reads of the process that the store, or each Redis primary, works on at a time."),

@@ -57,7 +57,7 @@ class TokenBucket:
 
     def full(self, now: float) -> bool:
         """Nothing taken is still owed: a new bucket would behave the same."""
-        return self._tokens + (now - self._at) * self.rate >= self.burst
+        return not self.rate or self._tokens + (now - self._at) * self.rate >= self.burst
 
 
 class Few:

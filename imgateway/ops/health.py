@@ -37,6 +37,17 @@ class Health:
         """Every part with its reason; an empty reason: it is fine."""
         return dict(self._why)
 
+    def told(self, in_public: bool = False) -> tuple[tuple[str, ...], dict[str, str]]:
+        """Why it is not ready (empty: it is), and how every part is.
+
+        :param in_public: without the reasons, which name hosts and files.
+        """
+        found, notes = self._why, self._notes
+        if in_public:
+            found, notes = {part: why and "not ready" for part, why in found.items()}, {}
+        reasons = tuple([f"{part}: {why}" for part, why in found.items() if why])
+        return reasons, {part: why or "ok" for part, why in (found | notes).items()}
+
     def notes(self) -> dict[str, str]:
         """What was noted, by part; an empty one: it is fine."""
         return dict(self._notes)

@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Callable, Mapping
 from io import BytesIO
+from ipaddress import ip_address
 from typing import Any
 
 from prometheus_client import CollectorRegistry
@@ -92,6 +93,11 @@ class _Connections(WrappingFactory):
     def buildProtocol(self, addr: IAddress | None) -> ProtocolWrapper | None:  # type: ignore[override]
         return super().buildProtocol(addr) if len(self.protocols) < MAX_CONNECTIONS else None
 
+    def abort(self) -> None:
+        """Cut all connections."""
+        for connection in list(self.protocols):
+            connection.transport.abortConnection()
+
 
 def site(health: Health, metrics: CollectorRegistry, reactor: Any) -> Site:
     """The pages as a `twisted.web.server.Site`."""
@@ -100,8 +106,7 @@ def site(health: Health, metrics: CollectorRegistry, reactor: Any) -> Site:
         return _json(200, {"status": "alive"})
 
     def readyz(request: Request) -> tuple[int, str, bytes]:
-        parts = {part: why or "ok" for part, why in (health.snapshot() | health.notes()).items()}
-        reasons = [f"{part}: {why}" for part, why in health.snapshot().items() if why]
+        reasons, parts = health.told()
         return _json(503 if reasons else 200, {"ready": not reasons, "reasons": reasons, "parts": parts})
 
     def page(request: Request) -> tuple[int, str, bytes]:
@@ -113,22 +118,31 @@ def site(health: Health, metrics: CollectorRegistry, reactor: Any) -> Site:
 
 
 class HttpListener:
-    """The port, open. `address` is for people; `port` is the number that it got, 0 if it has none."""
+    """A port, open. `address` is for people; `port` is the number that it got, 0 if it has none.
 
-    def __init__(self, listening: IListeningPort, connections: WrappingFactory) -> None:
+    :param endpoint: as it was described. :param abort: cuts the connections that it accepted.
+    """
+
+    def __init__(self, listening: IListeningPort, endpoint: str, abort: Callable[[], None]) -> None:
         self._listening = listening
-        self._connections = connections
+        self._abort = abort
         host: Any = listening.getHost()
         self.port: int = getattr(host, "port", 0)
         name = os.fsdecode(getattr(host, "name", None) or "")
-        self.address = f"http://{host.host}:{self.port}" if self.port else f"unix:{name}"
+        self.address = f"unix:{name}"
+        self.is_bare = False
+        """Other machines reach it, without TLS."""
+        if self.port:
+            tls = ":ssl:" in f":{endpoint}"
+            shown = f"[{host.host}]" if ":" in host.host else host.host
+            self.address = f"{'https' if tls else 'http'}://{shown}:{self.port}"
+            self.is_bare = not (tls or ip_address(host.host).is_loopback)
 
     def stop(self) -> Deferred[None]:
         """Close the port and the connections that it accepted."""
         stop: Any = self._listening.stopListening  # a Deferred or, as some ports do, None
         stopped: Deferred[None] = maybeDeferred(stop)
-        for connection in list(self._connections.protocols):
-            connection.transport.abortConnection()
+        self._abort()
         return stopped
 
 
@@ -136,4 +150,4 @@ def listen(endpoint: str, health: Health, metrics: CollectorRegistry, reactor: A
     """Listen on an endpoint description. :raises: (in the Deferred) whatever the endpoint does."""
     connections = _Connections(site(health, metrics, reactor))
     listening = maybeDeferred(lambda: serverFromString(reactor, endpoint).listen(connections))
-    return listening.addCallback(HttpListener, connections)
+    return listening.addCallback(HttpListener, endpoint, connections.abort)

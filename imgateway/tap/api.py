@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import random
 import time
 from collections.abc import Callable, Mapping
-from ipaddress import ip_address
 from typing import Any
 
 from msgspec.structs import replace
@@ -24,6 +22,7 @@ from imgateway.config import Settings
 from imgateway.errors import ConfigError, OperatorError
 from imgateway.interfaces import IAllocation, Identity, IGateway
 from imgateway.ops.health import Health
+from imgateway.ops.http import HttpListener
 from imgateway.ops.metrics import Source, registry
 from imgateway.router.allocation import Allocation
 from imgateway.router.api import Api
@@ -40,7 +39,7 @@ from imgateway.router.web import ApiSite
 from imgateway.tap.doors import open_http
 from imgateway.tap.plugins import find, find_authenticator
 
-__all__ = ("HttpApi", "Port", "Secrets", "find_mint")
+__all__ = ("HttpApi", "Secrets", "find_mint")
 
 log = Logger()
 
@@ -106,30 +105,6 @@ def find_mint(settings: Settings, before: Secrets | None = None) -> Secrets | No
     return Secrets(settings, before)
 
 
-class Port:
-    """An open port of the API."""
-
-    def __init__(self, listening: Any, site: ApiSite, tls: bool) -> None:
-        self._listening = listening
-        self._site = site
-        host = listening.getHost()
-        self.port: int = getattr(host, "port", 0)
-        name = os.fsdecode(getattr(host, "name", None) or "")
-        self.address = f"unix:{name}"
-        self.is_bare = False
-        """Other machines reach it, without TLS."""
-        if self.port:
-            shown = f"[{host.host}]" if ":" in host.host else host.host
-            self.address = f"{'https' if tls else 'http'}://{shown}:{self.port}"
-            self.is_bare = not (tls or ip_address(host.host).is_loopback)
-
-    def stop(self) -> Deferred[Any]:
-        """Close it, and the connections that it accepted."""
-        stopping = maybeDeferred(self._listening.stopListening)
-        self._site.abort()
-        return stopping
-
-
 class HttpApi:
     """The API with its keys, push tasks and metrics.
 
@@ -146,7 +121,6 @@ class HttpApi:
         info: Mapping[str, str],
         sources: tuple[Source, ...],
         reactor: Any,
-        seconds: Callable[[], float] = time.time,
     ) -> None:
         router = settings.router
         self._settings = settings
@@ -155,7 +129,7 @@ class HttpApi:
         self.keys = Keys(read_keys(router.keys_file), reactor.seconds)
         # Who is bound to a node asks here as well.
         auth = replace(settings.auth, node="")
-        self._authenticator = find_authenticator(auth, settings.node.data_dir, seconds)
+        self._authenticator = find_authenticator(auth, settings.node.data_dir, time.time)
         self._minting = find_mint(settings)
         strategy = find(IAllocation, router.allocation, "router.allocation")
         self.doors = Doors(
@@ -164,7 +138,7 @@ class HttpApi:
             self._minting,
             router,
             settings.session.heartbeat_s,
-            seconds,
+            time.time,
         )
         self.tasks = Tasks(
             gateway,
@@ -176,12 +150,12 @@ class HttpApi:
             healthy=lambda ok, why: health.set("tasks", ok, why),
         )
         self.pushing = Pushing(gateway, settings.limits, self.tasks.schedule)
-        pages = Pages(lambda: (health.snapshot(), health.notes()), self._metrics, self._document)
+        pages = Pages(health.told, self._metrics, self._document)
         parts = (
             pages,
             self.doors,
             self.pushing,
-            Users(gateway, seconds),
+            Users(gateway, time.time),
             Fleet(gateway),
             TaskPages(self.tasks, wall_ms),
         )
@@ -191,7 +165,7 @@ class HttpApi:
         self._drawn: dict[bool, bytes] = {}
         self._health = health
         health.set("api", False, "starting")
-        self.ports: list[Port] = []
+        self.ports: list[HttpListener] = []
         self._late: Any = None
 
     def _metrics(self, accept: str) -> tuple[str, bytes]:
@@ -204,7 +178,7 @@ class HttpApi:
             self._drawn[public] = document(table.routes)
         return self._drawn[public]
 
-    def listen(self, endpoint: str, setting: str, public: bool = False) -> Deferred[Port]:
+    def listen(self, endpoint: str, setting: str, public: bool = False) -> Deferred[HttpListener]:
         """Open a port: until `start` it answers what health asks, and 503 else.
 
         :param setting: which names the endpoint, for the error. :param public: for clients.
@@ -212,8 +186,8 @@ class HttpApi:
         """
         site = ApiSite(self.api, self._reactor, public)
 
-        def opened(listening: Any) -> Port:
-            port = Port(listening, site, ":ssl:" in f":{endpoint}")
+        def opened(listening: Any) -> HttpListener:
+            port = HttpListener(listening, endpoint, site.abort)
             self.ports.append(port)
             if port.is_bare:
                 log.warn(

@@ -124,7 +124,10 @@ def open_http(endpoint: str, setting: str, factory: Any, reactor: Any) -> Deferr
     :raises OperatorError: (in the Deferred) in one line, with what to do.
     """
     return _open_http(
-        lambda described: serverFromString(reactor, described).listen(factory), endpoint, setting
+        lambda described, reactor: serverFromString(reactor, described).listen(factory),
+        endpoint,
+        setting,
+        reactor,
     )
 
 
@@ -136,12 +139,20 @@ def http_door(
 
     :raises OperatorError: (in the Deferred) in one line, with what to do.
     """
-    return _open_http(lambda described: listen(described, health, metrics, reactor), endpoint, "listen.http")
+    return _open_http(
+        lambda described, reactor: listen(described, health, metrics, reactor),
+        endpoint,
+        "listen.http",
+        reactor,
+    )
 
 
-def _open_http(open_: Callable[[str], Deferred[Any]], endpoint: str, setting: str) -> Deferred[Any]:
+def _open_http(
+    open_: Callable[[str, Any], Deferred[Any]], endpoint: str, setting: str, reactor: Any
+) -> Deferred[Any]:
     from imgateway.transports.listening import advice, description
     from imgateway.transports.places import refusal
+    from imgateway.transports.ports import opener
 
     def refused(failure: Failure) -> None:
         why = advice(failure.value, USUAL.get(setting, 7980))
@@ -150,4 +161,4 @@ def _open_http(open_: Callable[[str], Deferred[Any]], endpoint: str, setting: st
     # Health, metrics and the API want nobody from elsewhere unless somebody says so.
     is_bare = setting.startswith("listen.") and endpoint.isdecimal()
     described = description(f"127.0.0.1:{endpoint}" if is_bare else endpoint)
-    return maybeDeferred(open_, described).addErrback(refused)
+    return maybeDeferred(open_, described, opener(described, reactor)).addErrback(refused)

@@ -24,7 +24,7 @@ from imgateway.ops.logs import observer
 from imgateway.tap.logfile import log_file
 from imgateway.tap.options import SettingsOptions
 
-__all__ = ("API_STARTS", "Process", "tell")
+__all__ = ("API_STARTS", "Process", "first", "tell")
 
 log = Logger()
 
@@ -193,6 +193,12 @@ class Process(Service):
             needs_none = {one.section, one.path} & self.reloads and one.path not in self.starts
             if value != started and not needs_none:
                 yield one.path
+
+
+def first(failure: Failure) -> Failure:
+    """The failure itself, not that something failed."""
+    found: Failure = failure.value.subFailure  # type: ignore[union-attr]
+    return found
 
 
 def tell(text: str) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from imgateway.brokers.redis.urls import parse_urls
-from imgateway.config import RegistrySettings, Settings
+from imgateway.config import REDIS_SCHEMES, RegistrySettings, Settings
 from imgateway.errors import ConfigError
 from imgateway.interfaces import IListener, IRegistry, Served
 from imgateway.tap.banner import url_of
@@ -49,7 +49,7 @@ def check_registry(settings: RegistrySettings) -> str:
     url = settings.url.strip()
     scheme = found[0] if (found := _SCHEME.match(url)) else url
     kind = {"": "memory", "zookeeper://": "zookeeper"}.get(scheme, "")
-    if scheme in ("redis://", "rediss://", "redis+sentinel://"):
+    if scheme in REDIS_SCHEMES:
         kind = "redis"
         targets = parse_urls(url, URL)
         if len({(target.hosts, target.sentinel) for target in targets}) < len(targets):

@@ -23,7 +23,7 @@ from imgateway.tap.api import HttpApi
 from imgateway.tap.check import check_broker
 from imgateway.tap.options import SettingsOptions
 from imgateway.tap.plugins import authenticator_plugin, find, find_policy
-from imgateway.tap.process import API_STARTS, Process, tell
+from imgateway.tap.process import API_STARTS, Process, first, tell
 from imgateway.tap.registries import check_registry, make_registry
 from imgateway.tap.service import make_broker
 
@@ -57,7 +57,7 @@ class Options(SettingsOptions):
 def check_router(settings: Settings) -> None:
     """:raises ConfigError: a router cannot run with these settings; what to change."""
     check_broker(settings)
-    if not settings.broker.url.startswith("redis"):
+    if not settings.broker.is_shared:
         raise ConfigError(
             f"broker.url: {settings.broker.url} lives in one node alone; a router needs the cluster's, such "
             "as redis://HOST:PORT. One node serves the API itself: twistd imgateway --keys FILE"
@@ -136,7 +136,7 @@ class Router(Process):
         if router.public:
             opening.append(self.http.listen(router.public, "router.public", public=True))
         listening: Deferred[Any] = gatherResults(opening, consumeErrors=True)
-        return listening.addCallbacks(self._listening, lambda failure: failure.value.subFailure)
+        return listening.addCallbacks(self._listening, first)
 
     def _listening(self, ports: Any) -> None:
         places = [port.address for port in ports]

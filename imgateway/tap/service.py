@@ -33,7 +33,7 @@ from imgateway.tap.doors import door, http_door, transport_options, udp_keys, un
 from imgateway.tap.elsewhere import elsewhere
 from imgateway.tap.options import Options
 from imgateway.tap.plugins import Wires, find_all, find_authenticator, find_policy
-from imgateway.tap.process import API_STARTS, Process, tell
+from imgateway.tap.process import API_STARTS, Process, first, tell
 from imgateway.tap.registries import make_registry, served
 from imgateway.transports.turns import turn_of
 from imgateway.wire import compression
@@ -111,7 +111,7 @@ def compose(
 
     def ready() -> Deferred[Any]:
         parts: list[Deferred[Any]] = [membership.start(), maybeDeferred(before)]
-        return gatherResults(parts, consumeErrors=True).addErrback(_first)
+        return gatherResults(parts, consumeErrors=True).addErrback(first)
 
     packing = settings.compression
     compression.tune(packing.min_bytes, packing.zstd_level, packing.br_level)
@@ -135,12 +135,6 @@ def compose(
         changed=membership.consider,
     )
     return node
-
-
-def _first(failure: Failure) -> Failure:
-    """The failure itself, not that something failed."""
-    found: Failure = failure.value.subFailure  # type: ignore[union-attr]
-    return found
 
 
 def _about(settings: Settings, incarnation: str) -> NodeInfo:
@@ -262,6 +256,8 @@ class Gateway(Process):
         self._http = http
 
     def _ready(self, _: object) -> None:
+        if not self.running:  # it was told to stop before it was there
+            return
         self._garbage.start()
         places = ", ".join(listener.address for listener in self.node.listeners)
         http = self._http.address if self._http is not None else ""

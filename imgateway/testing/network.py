@@ -191,7 +191,7 @@ class Port:
         self._network = network
         self._key = key
         self._host = host
-        self._factory = factory
+        self.factory = factory
         self.backlog: list[End] = []
 
     def getHost(self) -> Any:
@@ -202,7 +202,7 @@ class Port:
     def stopListening(self) -> Deferred[None]:
         self.stopReading()
         self._network._ports.pop(self._key, None)
-        self._factory.doStop()
+        self.factory.doStop()
         return succeed(None)
 
     def startReading(self) -> None:
@@ -216,7 +216,7 @@ class Port:
 
     def doRead(self) -> None:
         end = self.backlog.pop(0)
-        protocol = self._factory.buildProtocol(end.getPeer())
+        protocol = self.factory.buildProtocol(end.getPeer())
         if protocol is None:
             end.abortConnection()
         else:

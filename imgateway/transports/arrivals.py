@@ -158,4 +158,9 @@ class Arrivals:
         if protocol is None:
             skt.close()
             return
-        protocol.makeConnection(port.transport(skt, protocol, client, port, 0, port.reactor))
+        transport = port.transport(skt, protocol, client, port, 0, port.reactor)
+        try:
+            protocol.makeConnection(transport)
+        except Exception:
+            transport.abortConnection()  # it is read from already
+            raise

@@ -27,8 +27,10 @@ from imgateway.errors import BadFrame
 from imgateway.interfaces import IListener
 
 from .places import cannot_listen, host_port, refusal
+from .ports import LOCK, opener
 from .sockets import accept_in_portions, keep_little
 from .stream import Side
+from .tls import bound
 
 __all__ = ("Listener", "advice", "description", "listen_stream")
 
@@ -65,7 +67,7 @@ def listen_stream(endpoint: str, side: Side) -> Deferred[Listener]:
         return Failure(refusal(f"cannot listen on {endpoint}: {advice(reason.value)}", reason.value))
 
     try:
-        server: Any = serverFromString(side.reactor, inner)
+        server: Any = serverFromString(opener(inner, side.reactor), inner)
     except (
         Exception
     ) as error:  # parsers of other people's endpoints too: whatever they raise is a wrong description
@@ -84,6 +86,7 @@ class Listener:
     def __init__(self, port: Any, scheme: str) -> None:
         self._port = port
         keep_little(port, adopted=scheme.endswith("systemd"))
+        bound(port)
         self._arrivals = accept_in_portions(port) if hasattr(port, "numberAccepts") else None
         self.address, self.port = _address(port.getHost(), scheme)
 
@@ -118,9 +121,9 @@ def advice(error: BaseException | None, port: int = 7901) -> str:
     """
     if isinstance(error, CannotListenError):
         return cannot_listen(error, "t", ", a path you may write, or a socket from systemd")
-    if isinstance(error, OSError) and error.filename2 is not None:
-        # A unix socket's lock, a link from this name to the number of our process.
-        directory = os.path.dirname(os.fsdecode(error.filename2)) or "."
+    if isinstance(error, OSError) and os.fsdecode(error.filename or b"").endswith(LOCK):
+        # What is locked while a unix socket is made.
+        directory = os.path.dirname(os.fsdecode(error.filename)) or "."
         if error.errno == errno.ENOENT:
             return f"the directory {directory} does not exist"
         return f"cannot make a socket in {directory}: {error.strerror}"

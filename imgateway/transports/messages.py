@@ -46,15 +46,13 @@ class Terms:
     """What the connections of one listener, or one attempt to connect, share.
 
     :param factory: Autobahn's, which holds its settings.
-    :param limit: the largest message in bytes; 0: what the wire says.
     """
 
-    def __init__(self, factory: Any, wires: Any, origins: Any = (), limit: int = 0) -> None:
+    def __init__(self, factory: Any, wires: Any, origins: Any = ()) -> None:
         self.factory = factory
         self.parser = _parser(factory)
         self.wires = wires
         self.origins = origins
-        self.limit = limit
         self._framed: tuple[int, bytes, bytes] = (0, b"", b"")
 
     def framed(self, opcode: int, data: bytes) -> bytes:
@@ -334,7 +332,7 @@ class MessageConnection:
             self._fail(CloseCode.BAD_FRAME, "text where binary is spoken, or the other way round")
 
     def frame_begins(self, length: int) -> None:
-        limit = self._terms.limit or self._wire.carriage.max_frame_bytes
+        limit = self._wire.carriage.max_frame_bytes
         if self.max_message_bytes:
             limit = min(limit, self.max_message_bytes)
         if len(self._message or b"") + length > limit:

@@ -13,32 +13,28 @@ from typing import Any
 
 from twisted.internet.endpoints import quoteStringArgument, serverFromString
 from twisted.internet.error import CannotListenError
-from twisted.internet.interfaces import IReactorFDSet, IStreamServerEndpointStringParser
+from twisted.internet.interfaces import IReactorFDSet
 from twisted.internet.tcp import makeBinding
-from zope.interface import implementer
 
 from .listening import SHARED, description
 
-__all__ = ("SharedParser",)
+__all__ = ("shared_endpoint",)
 
 KINDS = ("tcp", "tcp6", "ssl")
 
 
-@implementer(IStreamServerEndpointStringParser)
-class SharedParser:
-    """What Twisted's `serverFromString` asks about ``shared:…``."""
+def shared_endpoint(reactor: Any, *args: object, **kwargs: object) -> Any:
+    """What Twisted's `serverFromString` asks about ``shared:…``.
 
-    prefix = "shared"
-
-    def parseStreamServer(self, reactor: Any, *args: object, **kwargs: object) -> Any:
-        """:raises ValueError: it is nothing that can be shared."""
-        words = [quoteStringArgument(str(word)) for word in args]
-        words += [f"{name}={quoteStringArgument(str(value))}" for name, value in kwargs.items()]
-        inner = description(SHARED + ":".join(words)).removeprefix(SHARED)
-        kind = inner.partition(":")[0]
-        if kind not in KINDS:
-            raise ValueError(f"{kind!r} cannot be shared: shared: takes {', '.join(KINDS)} or a bare port")
-        return serverFromString(_Sharing(reactor), inner)
+    :raises ValueError: it is nothing that can be shared.
+    """
+    words = [quoteStringArgument(str(word)) for word in args]
+    words += [f"{name}={quoteStringArgument(str(value))}" for name, value in kwargs.items()]
+    inner = description(SHARED + ":".join(words)).removeprefix(SHARED)
+    kind = inner.partition(":")[0]
+    if kind not in KINDS:
+        raise ValueError(f"{kind!r} cannot be shared: shared: takes {', '.join(KINDS)} or a bare port")
+    return serverFromString(_Sharing(reactor), inner)
 
 
 class _Sharing:

@@ -109,10 +109,11 @@ class _Slim:
     def doRead(self) -> Any:
         """Twisted's sockets leave the poll as soon as they pause, and enter it again: two calls to the
         system, which are in vain if nothing comes meanwhile. So it is done when something has come."""
-        if self._pause == SILENT:
+        pause = self._pause
+        if pause == SILENT:
             self._pause = READING
             readable_of(self.reactor).heard -= 1  # type: ignore[attr-defined]
-        elif self._pause != READING:
+        elif pause != READING:
             self._pause = LEFT
             self.stopReading()
             return None
@@ -130,7 +131,11 @@ class _Slim:
                 return None
             end = CONNECTION_DONE
         # A crowd that leaves at once is not dealt with before all others had their turn.
-        return end if departures_of(self.reactor).may_end(self, end) else None  # type: ignore[attr-defined, arg-type]
+        if not departures_of(self.reactor).may_end(self, end):  # type: ignore[attr-defined, arg-type]
+            return None
+        if pause == SILENT:
+            readable_of(self.reactor).heard += 1  # type: ignore[attr-defined] # an end does not count there
+        return end
 
     @property
     def client(self) -> Any:

@@ -55,19 +55,18 @@ class Side:
 
     :param accept: StreamConnection → IReceiver or None.
     :param wire: handed to ``receiver.opened``; the stream itself does not look at it.
-    :param proxied: every connection begins with a PROXY header, and its peer is whom that names.
+
+    :ivar proxied: every connection begins with a PROXY header, and its peer is whom that names.
     """
 
     noisy = False
 
-    def __init__(
-        self, reactor: Any, accept: Callable[[Any], Any], wire: Any = None, proxied: bool = False
-    ) -> None:
+    def __init__(self, reactor: Any, accept: Callable[[Any], Any], wire: Any = None) -> None:
         self.reactor = reactor
         self.collector = collector_of(reactor)
         self.accept = accept
         self.wire = wire
-        self.proxied = proxied
+        self.proxied = False
 
     def buildProtocol(self, addr: Any) -> StreamConnection:
         return StreamConnection(self)

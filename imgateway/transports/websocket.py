@@ -38,8 +38,7 @@ class WebSocketTransport:
     """``native,json+websocket:tcp:7902``; the endpoint may as well be ``ssl:``, ``unix:``, ``systemd:`` or
     ``haproxy:``.
 
-    `options` of `listen`: ``origins``, the pages that may connect (empty: those of the same host);
-    ``max_frame_bytes``, the largest message (0: each wire's own).
+    `options` of `listen`: ``origins``, the pages that may connect (empty: those of the same host).
     """
 
     name = "websocket"
@@ -60,9 +59,7 @@ class WebSocketTransport:
         # Its origin check cannot compare with the Host header, and its status page redirects wherever a URL
         # asks.
         factory.setProtocolOptions(webStatus=False, allowedOrigins=["*"], allowNullOrigin=True, **_COMMON)
-        terms = Terms(
-            factory, tuple(wires), tuple(options.get("origins", ())), int(options.get("max_frame_bytes") or 0)
-        )
+        terms = Terms(factory, tuple(wires), tuple(options.get("origins", ())))
 
         def accepted(stream: StreamConnection) -> MessageConnection | None:
             connection = MessageConnection(stream, terms)
@@ -94,7 +91,7 @@ class WebSocketTransport:
         )
         factory.host = host  # for the Host header: Autobahn forgets the brackets of an IPv6 address
         factory.setProtocolOptions(serverConnectionDropTimeout=0, **_COMMON)
-        terms = Terms(factory, (wire,), limit=int(options.get("max_frame_bytes") or 0))
+        terms = Terms(factory, (wire,))
 
         def link(stream: StreamConnection, opening: Opening) -> MessageConnection:
             opening.connection = connection = MessageConnection(stream, terms, opening)

@@ -237,6 +237,21 @@ def test_a_server_that_does_not_listen_is_not_waited_for(ends: bool, monkeypatch
             raise AssertionError("it came up")
 
 
+@pytest.mark.parametrize("which", ["mosquitto", "redis"])
+def test_a_server_that_never_comes_is_not_measured(
+    which: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    program = tmp_path / "server"
+    program.write_text("#!/bin/sh\necho no room here\nexit 3\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(servers, "needs", lambda name: str(program))
+    start = servers.mosquitto(tmp_path) if which == "mosquitto" else servers.redis(tmp_path, "always")
+    measured = False
+    with pytest.raises(click.ClickException, match="server ended with 3: no room here"), start:
+        measured = True
+    assert not measured
+
+
 def test_a_server_is_found_where_a_users_path_does_not_look(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
     looked: list[str] = []

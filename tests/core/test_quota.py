@@ -142,6 +142,17 @@ def test_other_rates_count_at_once_and_forgive_nothing() -> None:
     quotas.of("carol", 0.0).set_rates(UNLIMITED)  # who has no pairs and requests yet
 
 
+def test_users_are_forgotten_once_there_is_no_limit_any_more() -> None:
+    quotas = Quotas(RATES)
+    quotas.of("alice", 0.0).publish(1, 0.0)
+    for _ in range(9):
+        quotas.of("bob", 0.0).pair(BOB, 0.0)
+    quotas.set_rates(replace(RATES, publish_rate=0.0, publish_bytes_rate=0.0))
+    assert (quotas.sweep(0.0), len(quotas)) == (1, 1)
+    quotas.set_rates(UNLIMITED)
+    assert (quotas.sweep(0.0), len(quotas)) == (1, 0)
+
+
 @given(st.lists(st.tuples(st.floats(0, 0.5), st.integers(0, 3000)), max_size=60))
 def test_who_waits_as_told_gets_rate_and_burst_and_no_more(steps: list[tuple[float, int]]) -> None:
     quotas, now, passed, size_sum = Quotas(RATES), 0.0, 0, 0

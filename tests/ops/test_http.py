@@ -6,7 +6,7 @@ import json
 from typing import Any, NamedTuple
 
 import pytest
-from twisted.internet.address import IPv4Address, UNIXAddress
+from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import Clock
 from twisted.internet.testing import MemoryReactorClock, StringTransport
@@ -201,15 +201,31 @@ def test_stopping_closes_the_port_and_its_connections(answer: Any) -> None:
     assert protocol is not None
     protocol.makeConnection(transport)
     port = Port(IPv4Address("TCP", "127.0.0.1", 7980), answer)
-    listener = HttpListener(port, connections)  # type: ignore[arg-type]
+    listener = HttpListener(port, "tcp:7980", connections.abort)  # type: ignore[arg-type]
     assert (listener.address, listener.port) == ("http://127.0.0.1:7980", 7980)
     result_of(listener.stop())
     assert (port.stopped, closed) == (1, [True])
 
 
 def test_a_unix_socket_has_no_port() -> None:
-    listener = HttpListener(Port(UNIXAddress("/run/x")), http._Connections(Door().site))  # type: ignore[arg-type]
+    listener = HttpListener(Port(UNIXAddress("/run/x")), "unix:/run/x", lambda: None)  # type: ignore[arg-type]
     assert (listener.address, listener.port) == ("unix:/run/x", 0)
+
+
+@pytest.mark.parametrize(
+    ("host", "endpoint", "address", "is_bare"),
+    [
+        ("::1", "tcp6:7980:interface=::1", "http://[::1]:7980", False),
+        ("::", "tcp6:7980", "http://[::]:7980", True),
+        ("::", "ssl:7980:interface=::", "https://[::]:7980", False),
+        ("0.0.0.0", "haproxy:ssl:7980", "https://0.0.0.0:7980", False),
+        ("127.0.0.1", "tcp:7980", "http://127.0.0.1:7980", False),
+    ],
+)
+def test_its_address_is_a_url(host: str, endpoint: str, address: str, is_bare: bool) -> None:
+    kind = IPv6Address if ":" in host else IPv4Address
+    listener = HttpListener(Port(kind("TCP", host, 7980)), endpoint, lambda: None)  # type: ignore[arg-type]
+    assert (listener.address, listener.is_bare) == (address, is_bare)
 
 
 def test_connections_are_bounded() -> None:

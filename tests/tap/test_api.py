@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 from openapi_spec_validator import validate
-from twisted.internet.defer import fail
+from twisted.internet.defer import Deferred, fail
 from twisted.internet.testing import StringTransport
-from twisted.logger import LogEvent, globalLogPublisher
+from twisted.logger import LogEvent, capturedLogs, globalLogPublisher
 
 from imgateway.brokers.embedded import EmbeddedBroker
 from imgateway.config import Settings
@@ -83,7 +83,7 @@ class House:
         assert self.reactor._ports == {}
 
     def ask(self, port: int, path: str, key: str = "", method: str = "GET", body: str = "") -> Any:
-        protocol = self.reactor._ports[port]._factory.buildProtocol(None)
+        protocol = self.reactor._ports[port].factory.buildProtocol(None)
         transport = StringTransport()
         transport.abortConnection = lambda: None  # type: ignore[method-assign]
         protocol.makeConnection(transport)
@@ -171,6 +171,23 @@ def test_tasks_that_cannot_start_end_the_start(
     assert "imgateway: router.tasks_url: no" in sys.__stderr__.getvalue()  # type: ignore[union-attr]
     assert flush_logged_errors("the start failed")
     house.stop()
+
+
+def test_a_node_that_is_stopped_while_it_opens_its_tasks_does_not_say_that_it_listens(
+    reactor: Reactor, tmp_path: Path, key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opening: Deferred[None] = Deferred()
+    monkeypatch.setattr(Tasks, "start", lambda self: opening)
+    collected: list[float] = []
+    monkeypatch.setattr(service.Garbage, "start", lambda garbage: collected.append(reactor.seconds()))
+    with capturedLogs() as logged:
+        house = House(reactor, tmp_path, "--listen", "native+tcp:7901").start()
+        house.stop()
+        opening.callback(None)
+    said = [str(event.get("log_format")) for event in logged]
+    assert "listening" not in said
+    assert said[-1] == "stopped"
+    assert (sys.__stderr__.getvalue(), collected) == ("", [])  # type: ignore[union-attr]
 
 
 def test_tasks_that_another_process_runs_end_the_start_before_clients_come(

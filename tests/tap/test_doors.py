@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -29,6 +30,8 @@ from imgateway.testing.network import Network
 from imgateway.testing.wires import BareWire, Recorder, accepting
 from imgateway.transports.places import host_port
 from imgateway.transports.tcp import TCPTransport
+from imgateway.transports.tls import BoundedTLS
+from tests.certificate import write_certificate
 
 
 @pytest.mark.parametrize(
@@ -178,6 +181,17 @@ def test_a_bare_port_of_a_nodes_http_is_on_loopback(endpoint: str, address: str)
     network = Network()
     port = network.result(open_http(endpoint, "listen.api", Factory(), network))
     assert host_port(port.getHost().host, port.getHost().port) == address
+
+
+@pytest.mark.parametrize("setting", ["listen.http", "router.public"])
+def test_http_ports_have_the_same_care_taken_of_their_tls(setting: str, tmp_path: Path) -> None:
+    network, certificate = Network(), write_certificate(tmp_path)
+    endpoint = f"ssl:7990:privateKey={certificate}/key.pem:certKey={certificate}/cert.pem"
+    if setting == "listen.http":
+        http(endpoint, network)
+    else:
+        network.result(open_http(endpoint, setting, Factory(), network))
+    assert network._ports[7990].factory.protocol is BoundedTLS
 
 
 def test_a_bare_port_of_a_router_is_everywhere() -> None:

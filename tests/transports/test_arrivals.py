@@ -6,7 +6,7 @@ import os
 import socket
 from errno import EMFILE, EPERM
 from resource import RLIM_INFINITY
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from twisted.internet.address import IPv4Address, IPv6Address
@@ -21,6 +21,16 @@ class Socket:
 
     def close(self) -> None:
         self.closed = True
+
+
+class Made(NamedTuple):
+    """A connection."""
+
+    socket: Socket
+    client: tuple[Any, ...]
+
+    def abortConnection(self) -> None:
+        self.socket.close()
 
 
 class Port:
@@ -54,7 +64,7 @@ class Port:
 
     def transport(self, skt: Any, protocol: Any, client: Any, port: Any, number: int, reactor: Any) -> Any:
         assert (protocol, port, reactor) == (self, self, self.reactor)
-        return skt, client
+        return Made(skt, client)
 
     def makeConnection(self, transport: Any) -> None:
         self.made.append(transport)
@@ -248,5 +258,5 @@ def test_one_that_cannot_be_made_costs_the_others_nothing(flush_logged_errors: A
 
     port.made_one = fail
     port.doRead()
-    assert len(port.made) == 3
+    assert [skt.closed for skt, _ in port.made] == [False, True, False], "nobody else would end it"
     assert len(flush_logged_errors(ZeroDivisionError)) == 1

@@ -107,7 +107,7 @@ def test_bad_descriptions(endpoint, advice):
 def test_a_unix_socket_in_no_place(number, said):
     class Refusing(Network):
         def listenUNIX(self, *args, **kwargs):
-            raise OSError(number, "why", "4711", None, "/nodir/x.lock")
+            raise OSError(number, "why", "/nodir/x.opening")
 
     assert failure("unix:/nodir/x", Refusing()) == said
 

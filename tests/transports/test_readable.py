@@ -315,6 +315,17 @@ def test_it_is_known_whether_anybody_speaks_who_has_greeted(place: Place) -> Non
     assert (len(ear.heard), ear.gone) == (3, [ConnectionDone])
 
 
+def test_who_ends_without_a_word_has_not_spoken(place: Place) -> None:
+    heard = heard_by(place.reactor)
+    for is_early in (True, False):
+        accepted, peer, ear = place.accept()
+        if is_early:
+            read_early(accepted)
+        peer.close()
+        place.turn()
+        assert (heard(), ear.gone) == (0, [ConnectionDone])
+
+
 def test_without_a_poll_of_our_own_somebody_may_always_have_spoken(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:

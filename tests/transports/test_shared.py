@@ -23,7 +23,6 @@ from imgateway.errors import OperatorError
 from imgateway.protocols.native import NativeAdapter
 from imgateway.testing.wires import BareWire, Network, RawPeer, Recorder, accepting, outcome
 from imgateway.transports.listening import description, listen_stream
-from imgateway.transports.shared import SharedParser
 from imgateway.transports.stream import Side
 from imgateway.transports.tcp import TCPTransport
 from imgateway.transports.udp import UDPTransport
@@ -49,8 +48,7 @@ def test_descriptions(endpoint: str, meant: str) -> None:
 
 def test_the_parser_is_known_and_light() -> None:
     (plugin,) = (one for one in getPlugins(IStreamServerEndpointStringParser) if one.prefix == "shared")
-    for parser in (plugin, SharedParser()):
-        assert verifyObject(IStreamServerEndpointStringParser, parser)
+    assert verifyObject(IStreamServerEndpointStringParser, plugin)
     assert verifyObject(IPlugin, plugin)
     program = (
         "import sys, twisted.plugins.imgateway_endpoints\n"

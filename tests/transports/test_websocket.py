@@ -337,8 +337,8 @@ def test_a_wire_may_want_its_messages_whole(chunk):
         assert room.server.chunks == [b"first"]
 
 
-def test_the_limit_may_be_set_and_is_lower_before_the_login():
-    room = Room(max_frame_bytes=50)
+def test_the_limit_is_the_wires_and_lower_before_the_login():
+    room = Room(wires=[BareWire("small", Carriage(max_frame_bytes=50))])
     peer = room.raw()
     peer.send(frame(b"x" * 50) + frame(b"x" * 51))
     assert closed(peer) == (4209, "frame too large")

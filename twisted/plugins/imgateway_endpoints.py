@@ -17,9 +17,7 @@ class _Shared:
     prefix = "shared"
 
     def parseStreamServer(self, reactor: Any, *args: object, **kwargs: object) -> Any:
-        return namedAny("imgateway.transports.shared.SharedParser")().parseStreamServer(
-            reactor, *args, **kwargs
-        )
+        return namedAny("imgateway.transports.shared.shared_endpoint")(reactor, *args, **kwargs)
 
 
 shared = _Shared()

@@ -9,7 +9,7 @@ from twisted.application.service import ServiceMaker
 imgateway = ServiceMaker(
     "imgateway",
     "imgateway.tap",
-    "A gateway for long connections: TCP and WebSocket in front of one core.",
+    "A gateway for long connections: TCP, UDP and WebSocket in front of one core.",
     "imgateway",
 )
 

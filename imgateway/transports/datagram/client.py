@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable
 from typing import Any
 
-from twisted.internet.defer import Deferred, maybeDeferred, succeed
+from twisted.internet.defer import Deferred
 from twisted.internet.error import CannotListenError
 
 from imgateway.errors import CloseCode, LinkLost
@@ -66,7 +66,7 @@ class ClientConnection(DatagramConnection):
     flow_kind: type[Flow] = Flow
 
     def __init__(self, port: DatagramClient, place: Place) -> None:
-        super().__init__(port, NO_CID, b"", place, Flow(port.now(), port.max_resends))
+        super().__init__(port, NO_CID, b"", place, Flow(port.max_resends))
         self._waiting: list[tuple[bytes, Hashable | None]] | None = []
         self._token = b""
 
@@ -118,7 +118,7 @@ class ClientConnection(DatagramConnection):
         """
         port = self._port
         # The HELLO was datagram 0 of this flow, whichever of its repetitions arrived.
-        flow = self.flow_kind(sent_at, port.max_resends)
+        flow = self.flow_kind(port.max_resends)
         waiting = self._waiting
         assert waiting
         flow.send(*waiting[0])
@@ -262,11 +262,6 @@ class DatagramClient(Port):
         self._settled()
         self.wakeups.stop()
         self._leave()
-
-    def _leave(self) -> Deferred[Any]:
-        transport: Any = self.transport
-        self.transport = None
-        return maybeDeferred(transport.stopListening) if transport is not None else succeed(None)
 
     # ----------------------------------------------------------------------------------------- the greeting
 

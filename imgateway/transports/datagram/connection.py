@@ -362,7 +362,7 @@ class DatagramConnection:
         flow = self._traffic
         if flow is None and self._parting is not OVER:
             self._kept, asleep = split(self._kept)
-            flow = self._traffic = Flow(self._port.now(), self._port.max_resends, asleep)
+            flow = self._traffic = Flow(self._port.max_resends, asleep)
         return flow
 
     @_flow.setter

@@ -27,7 +27,6 @@ __all__ = ("Flow",)
 class Flow:
     """The state machine of one connection, either end.
 
-    :param now: seconds.
     :param max_resends: send a message again at most so often, then give it up; 0: as often as it takes; -1:
         not once.
     :param asleep: the `rest` of the one that it goes on from.
@@ -42,7 +41,7 @@ class Flow:
 
     __slots__ = ("_attempts", "_counts", "_in", "_lone", "_out", "is_clogged", "is_resuming", "notes")
 
-    def __init__(self, now: float, max_resends: int = 0, asleep: bytes = b"") -> None:
+    def __init__(self, max_resends: int = 0, asleep: bytes = b"") -> None:
         self.notes: list[Note] | None = None
         self.is_clogged = self.is_resuming = False
         self._attempts = max(max_resends, 0) + 1 if max_resends else 0
@@ -138,7 +137,7 @@ class Flow:
             return self._out.unacked
         return 0 if self._lone.piece is None else len(self._lone.piece.body)
 
-    def moved(self, now: float) -> None:
+    def moved(self) -> None:
         """The path changed: what is on its way is lost, and nothing is known of the new one."""
         (self._out or self._wake()).moved()
 

@@ -28,8 +28,8 @@ class MeasuredFlow(Flow):
 
     __slots__ = ("came", "taken")
 
-    def __init__(self, now: float, max_resends: int = 0) -> None:
-        super().__init__(now, max_resends)
+    def __init__(self, max_resends: int = 0) -> None:
+        super().__init__(max_resends)
         self.came: set[int] = set()
         """Numbers of the peer's."""
         self.taken: set[int] = set()

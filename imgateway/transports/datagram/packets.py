@@ -38,7 +38,6 @@ __all__ = (
     "Retry",
     "hello_clear",
     "parse",
-    "split_short",
 )
 
 VERSION = 1
@@ -137,11 +136,6 @@ Packet = Hello | Retry | Accept | Refused | Reset
 def hello_clear(key_id: bytes, public: bytes, cookie: bytes, number: int) -> bytes:
     """The clear bytes of a HELLO."""
     return _HELLO.pack(0xF1, VERSION, key_id, public, cookie, number)
-
-
-def split_short(datagram: bytes) -> tuple[bytes, int, bytes]:
-    """(cid, number, sealed) of a short datagram of at least `CLEAR_BYTES`."""
-    return datagram[:8], int.from_bytes(datagram[8:12]), datagram[12:]
 
 
 def parse(datagram: bytes) -> Packet | None:

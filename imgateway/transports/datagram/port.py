@@ -74,6 +74,11 @@ class Socket(DatagramProtocol):
             with suppress(OSError):
                 handle.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, size)
 
+    def _leave(self) -> Deferred[None]:
+        transport: Any = self.transport
+        self.transport = None
+        return maybeDeferred(transport.stopListening) if transport is not None else succeed(None)
+
 
 class Listening(Socket):
     """A gateway's socket: all of an `IListener`, with connections that may outlive its stop."""
@@ -112,11 +117,6 @@ class Listening(Socket):
         """A connection has ended; it may have a last word to send."""
         if self._is_stopped and not self._peopled():
             self.reactor.callLater(0, self._leave)
-
-    def _leave(self) -> Deferred[None]:
-        transport: Any = self.transport
-        self.transport = None
-        return maybeDeferred(transport.stopListening) if transport is not None else succeed(None)
 
 
 class Port(Socket):

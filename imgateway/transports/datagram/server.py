@@ -74,7 +74,7 @@ class ServerConnection(DatagramConnection):
             if candidate.proven(note.nonce, address):
                 self._candidate = None
                 self._kept = self._own[: -len(self._address)] + address  # awake, it has no more
-                self._flow.moved(self._port.now())
+                self._flow.moved()
         if address == self._address:  # as much may go there as comes from there
             self._answer(notes, size)
 
@@ -163,7 +163,7 @@ class DatagramServer(Listening, Port):
             return
         public, keys = agreed
         now = self.now()
-        flow = Flow(now, self.max_resends)
+        flow = Flow(self.max_resends)
         try:
             messages = flow.receive(0, greeted.payload, now)
         except MalformedDatagram:

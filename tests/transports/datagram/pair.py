@@ -65,9 +65,9 @@ class Pair:
         max_resends: int = 0,
     ) -> None:
         self.now = 0.0
-        self.a = End(Flow(0.0, max_resends), LossyDatagrams(up, f"{seed}/up", 0.0))
+        self.a = End(Flow(max_resends), LossyDatagrams(up, f"{seed}/up", 0.0))
         down = up if down is None else down
-        self.b = End(Flow(0.0, max_resends), LossyDatagrams(down, f"{seed}/down", 0.0))
+        self.b = End(Flow(max_resends), LossyDatagrams(down, f"{seed}/down", 0.0))
 
     def settle(self) -> None:
         """Send what may be sent now; let arrive what has arrived, and so on until nothing happens."""

@@ -14,7 +14,7 @@ from imgateway.testing.wires import BareWire, Recorder
 from imgateway.transports.datagram.flow import Flow
 from imgateway.transports.datagram.greeting import Accepted, ClientGreeting, ServerGreeting
 from imgateway.transports.datagram.messages import Note, data_head
-from imgateway.transports.datagram.packets import Accept, Refused, Reset, Retry, parse, split_short
+from imgateway.transports.datagram.packets import Accept, Refused, Reset, Retry, parse
 from imgateway.transports.datagram.path import Place
 from imgateway.transports.datagram.seal import open_sealed, seal
 from imgateway.transports.datagram.server import DatagramServer
@@ -111,7 +111,7 @@ class Device:
         payload = data_head(0, 0, 0, len(self.first)) + self.first
         self.greeting = ClientGreeting(KEY_ID, key, dice(seed)(32), payload)
         self.accepted: Accepted | None = None
-        self.flow = Flow(house.clock.seconds())
+        self.flow = Flow()
         self.received: list[bytes] = []
         self.met: list[Any] = []
         self.notes: list[Note] = []
@@ -134,7 +134,7 @@ class Device:
             if place != self.place:
                 continue
             if data[0] < 0xF0:
-                cid, number, sealed = split_short(data)
+                cid, number, sealed = data[:8], int.from_bytes(data[8:12]), data[12:]
                 assert self.accepted is not None
                 assert cid == self.accepted.cid
                 self._take(number, open_sealed(self.accepted.keys.to_client, number, data[:12], sealed))

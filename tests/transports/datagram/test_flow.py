@@ -63,8 +63,8 @@ def acked(flow: Flow, *numbers: int, now: float = 0.0) -> None:
 
 def opened_up() -> Flow:
     """A flow that has measured 0.1 s and opened its window, and has nothing to do."""
-    flow = Flow(0.0)
-    flow.moved(0.0)
+    flow = Flow()
+    flow.moved()
     assert flow._out is not None
     flow._out.recovery = Recovery(0.1, 0.0, 0.1, 64)
     assert sent(flow) == []
@@ -76,7 +76,7 @@ def opened_up() -> Flow:
 
 
 def test_small_messages_ride_together() -> None:
-    a, b = Flow(0.0), Flow(0.0)
+    a, b = Flow(), Flow()
     for number in range(5):
         a.send(b"%d" % number)
     datagrams = sent(a)
@@ -95,7 +95,7 @@ def test_small_messages_ride_together() -> None:
 
 
 def test_an_answer_carries_the_ack() -> None:
-    a, b = Flow(0.0), Flow(0.0)
+    a, b = Flow(), Flow()
     a.send(b"question")
     give(b, sent(a))
     b.send(b"answer")
@@ -106,7 +106,7 @@ def test_an_answer_carries_the_ack() -> None:
 def test_a_message_goes_whole_if_it_leaves_room_for_an_ack() -> None:
     largest = PIECE - 5
     for size, parts in ((largest, 1), (largest + 1, 2), (2 * CHUNK, 2)):
-        a, b = Flow(0.0), Flow(0.0)
+        a, b = Flow(), Flow()
         body = Random(size).randbytes(size)
         a.send(body)
         datagrams = sent(a)
@@ -128,7 +128,7 @@ def test_the_largest_message_arrives_and_a_larger_one_is_refused() -> None:
 
 
 def test_an_empty_message_is_a_message() -> None:
-    a, b = Flow(0.0), Flow(0.0)
+    a, b = Flow(), Flow()
     a.send(b"")
     assert give(b, sent(a)) == [b""]
 
@@ -149,7 +149,7 @@ def test_counters_outlive_sleep() -> None:
 
 
 def test_a_new_flow_has_done_nothing() -> None:
-    flow = Flow(0.0)
+    flow = Flow()
     assert (flow.sent, flow.lost, flow.resent, flow.given_up) == (0, 0, 0, 0)
     assert (flow.largest, flow.unsent(), flow.unacked(), flow.due(), flow.notes) == (-1, 0, 0, None, None)
     assert flow.resume() == []
@@ -160,7 +160,7 @@ def test_a_new_flow_has_done_nothing() -> None:
 def test_numbers_beyond_32_bits_do_not_wrap_in_sleep() -> None:
     """A number used twice would be a nonce used twice; the connection ends before, the flow must not hide
     it."""
-    flow = Flow(0.0)
+    flow = Flow()
     flow.say(messages.close(0))
     assert flow._out is not None
     flow._out.number = 2**32
@@ -173,7 +173,7 @@ def test_numbers_beyond_32_bits_do_not_wrap_in_sleep() -> None:
 
 
 def test_what_is_said_goes_once_and_is_not_waited_for() -> None:
-    a, b = Flow(0.0), Flow(0.0)
+    a, b = Flow(), Flow()
     a.say(messages.challenge(b"12345678"))
     a.say(messages.reset_token(bytes(16)))
     a.send(b"data")
@@ -192,7 +192,7 @@ def test_what_is_said_goes_once_and_is_not_waited_for() -> None:
 
 
 def test_what_is_said_passes_a_full_window() -> None:
-    flow = Flow(0.0)
+    flow = Flow()
     for _ in range(5):
         flow.send(b"x" * 1000)
     assert len(sent(flow)) == 4
@@ -202,11 +202,11 @@ def test_what_is_said_passes_a_full_window() -> None:
 
 def test_no_more_is_said_than_a_datagram_holds() -> None:
     with pytest.raises(ValueError):
-        Flow(0.0).say(messages.padding(1160))
+        Flow().say(messages.padding(1160))
 
 
 def test_a_number_taken_by_the_caller_is_not_used_again() -> None:
-    flow = Flow(0.0)
+    flow = Flow()
     assert flow.next_number() == 0
     flow.send(b"x")
     assert flow.next_number() == 1
@@ -222,7 +222,7 @@ def test_a_number_taken_by_the_caller_is_not_used_again() -> None:
 @settings(max_examples=500)
 @given(st.lists(st.binary(max_size=100), max_size=10))
 def test_any_bytes_with_a_good_seal_are_taken_or_malformed(payloads: list[bytes]) -> None:
-    flow = Flow(0.0)
+    flow = Flow()
     for number, payload in enumerate(payloads):
         try:
             flow.receive(number, payload, 0.0)
@@ -234,7 +234,7 @@ def test_any_bytes_with_a_good_seal_are_taken_or_malformed(payloads: list[bytes]
 def test_mutated_traffic_is_taken_or_malformed() -> None:
     random = Random(4)
     for _ in range(2000):
-        a, b = Flow(0.0), Flow(0.0, max_resends=1)
+        a, b = Flow(), Flow(max_resends=1)
         for size in (3, 200, 2000):
             a.send(random.randbytes(size), random.choice((None, 1, 2)))
             b.send(random.randbytes(size))
@@ -251,14 +251,14 @@ def test_mutated_traffic_is_taken_or_malformed() -> None:
 
 
 def test_a_malformed_datagram_changes_nothing() -> None:
-    flow = Flow(0.0)
+    flow = Flow()
     with pytest.raises(MalformedDatagram):
         flow.receive(0, b"\x01\x00\x00\x01a\xff", 0.0)
     assert (flow.largest, flow.due()) == (-1, None)
 
 
 def test_an_ack_of_what_was_never_sent() -> None:
-    flow = Flow(0.0)
+    flow = Flow()
     flow.send(b"x")
     sent(flow)
     with pytest.raises(MalformedDatagram):
@@ -269,7 +269,7 @@ def test_an_ack_of_what_was_never_sent() -> None:
 
 
 def test_the_first_timeout_is_a_second_and_doubles() -> None:
-    flow = Flow(0.0)
+    flow = Flow()
     flow.send(b"x")
     times = []
     now = 0.0
@@ -286,7 +286,7 @@ def test_the_first_timeout_is_a_second_and_doubles() -> None:
 
 
 def test_one_timeout_repeats_two_datagrams() -> None:
-    flow = Flow(0.0)
+    flow = Flow()
     for number in range(4):
         flow.send(b"%d" % number * 1000)
     sent(flow)
@@ -334,7 +334,7 @@ def test_what_a_later_one_overtook_is_no_timeout() -> None:
 
 
 def test_a_late_ack_of_a_lost_datagram_is_harmless() -> None:
-    flow = Flow(0.0)
+    flow = Flow()
     flow.send(b"x")
     sent(flow)
     sent(flow, 1.0)
@@ -345,7 +345,7 @@ def test_a_late_ack_of_a_lost_datagram_is_harmless() -> None:
 
 
 def test_the_window_holds_back_and_opens() -> None:
-    flow = Flow(0.0)
+    flow = Flow()
     for _ in range(100):
         flow.send(b"x" * 1000)
     assert len(sent(flow)) == 4
@@ -376,14 +376,14 @@ def test_a_new_path_starts_again() -> None:
         flow.send(bytes([name]) * 1100)
     first = sent(flow, now)
     assert len(first) == 8
-    flow.moved(now + 0.01)
+    flow.moved()
     again = sent(flow, now + 0.01)
     assert [body[:1] for body in bodies(again)] == [b"a", b"b", b"c", b"d"]
     assert flow.lost == 8
     due = flow.due()
     assert due == pytest.approx(now + 1.01)
-    flow = Flow(0.0)
-    flow.moved(0.0)
+    flow = Flow()
+    flow.moved()
     assert sent(flow) == []
 
 
@@ -403,7 +403,7 @@ def test_idle_sends_nothing() -> None:
 
 
 def test_a_log_waits_for_control_that_was_sent_since_its_last_message() -> None:
-    a, b = Flow(0.0), Flow(0.0)
+    a, b = Flow(), Flow()
     a.send(b"welcome" * 150)
     a.send(b"entry 1" * 150, "log")
     a.send(b"entry 2" * 150, "log")
@@ -416,7 +416,7 @@ def test_a_log_waits_for_control_that_was_sent_since_its_last_message() -> None:
 def test_a_log_that_is_joined_again_waits_for_the_second_answer_too() -> None:
     """And if the messages of its first membership are still on their way, it does so all the same."""
     for settled in (True, False):
-        a, b = Flow(0.0), Flow(0.0)
+        a, b = Flow(), Flow()
         a.send(b"subscribed" * 100)
         a.send(b"entry 1" * 150, "log")
         assert len(give(b, sent(a))) == 2
@@ -431,7 +431,7 @@ def test_a_log_that_is_joined_again_waits_for_the_second_answer_too() -> None:
 
 
 def test_what_has_arrived_over_channel_0_holds_up_nobody() -> None:
-    flow = Flow(0.0)
+    flow = Flow()
     flow.send(b"welcome")
     flow.send(b"entry", "log")
     sent(flow)
@@ -444,7 +444,7 @@ def test_what_has_arrived_over_channel_0_holds_up_nobody() -> None:
 
 
 def test_nothing_starts_before_the_control_that_it_waits_for() -> None:
-    flow = Flow(0.0)
+    flow = Flow()
     flow.send(b"answer" * 1000)
     flow.send(b"entry", "log")
     flow.send(b"another", "log")
@@ -472,7 +472,7 @@ def test_a_timeout_repeats_although_the_window_is_full() -> None:
 
 
 def test_one_log_does_not_hold_up_another() -> None:
-    a, b = Flow(0.0), Flow(0.0)
+    a, b = Flow(), Flow()
     a.send(b"1" * 1000, "one")
     a.send(b"2" * 1000, "two")
     a.send(b"3" * 1000, "two")
@@ -483,7 +483,7 @@ def test_one_log_does_not_hold_up_another() -> None:
 
 
 def test_channels_take_turns() -> None:
-    flow = Flow(0.0)
+    flow = Flow()
     for _ in range(10):
         flow.send(b"bulk" * 250, "log")
     flow.send(b"pong" * 250)
@@ -526,8 +526,8 @@ def test_four_large_messages_at_a_time() -> None:
 
 
 def test_a_silent_one_of_63_logs_gives_its_channel_away() -> None:
-    flow = Flow(0.0)
-    flow.moved(0.0)
+    flow = Flow()
+    flow.moved()
     assert flow._out is not None
     flow._out.recovery = Recovery(0.1, 0.0, 0.1, 64)
     flow.send(b"control")
@@ -563,7 +563,7 @@ def test_the_oldest_log_differs_each_time() -> None:
 
 def test_after_a_silence_logs_take_channels_anew() -> None:
     """With nothing on its way there is nothing to be overtaken; so nobody has to remember who had which."""
-    a, b = Flow(0.0), Flow(0.0)
+    a, b = Flow(), Flow()
     for log in range(100):
         a.send(b"%d" % log, log)
         datagrams = sent(a, log)
@@ -607,7 +607,7 @@ def test_after_a_long_pause_it_goes_on_at_once() -> None:
 
 
 def test_one_datagram_may_be_more_than_a_pause_holds() -> None:
-    a, b = Flow(0.0), Flow(0.0)
+    a, b = Flow(), Flow()
     b.pause()
     for _ in range(64):
         a.send(b"")
@@ -621,7 +621,7 @@ def test_one_datagram_may_be_more_than_a_pause_holds() -> None:
 
 
 def test_a_paused_flow_does_not_forget_it_in_sleep() -> None:
-    a, b = Flow(0.0), Flow(0.0)
+    a, b = Flow(), Flow()
     b.pause()
     assert sent(b) == []
     a.send(b"x")
@@ -630,7 +630,7 @@ def test_a_paused_flow_does_not_forget_it_in_sleep() -> None:
 
 
 def test_a_datagram_that_is_refused_is_not_acknowledged_but_its_acks_count() -> None:
-    flow = Flow(0.0)
+    flow = Flow()
     flow.send(b"mine")
     sent(flow)
     for number in range(1, 65):
@@ -649,7 +649,7 @@ def test_a_datagram_that_is_refused_is_not_acknowledged_but_its_acks_count() -> 
 
 
 def test_a_message_lost_too_often_is_forgotten() -> None:
-    a, b = Flow(0.0, max_resends=1), Flow(0.0)
+    a, b = Flow(max_resends=1), Flow()
     a.send(b"lost")
     sent(a)
     assert bodies(sent(a, 1.0)) == [b"lost"]
@@ -667,7 +667,7 @@ def test_a_message_lost_too_often_is_forgotten() -> None:
 
 def test_what_is_older_may_still_come() -> None:
     """FORGET waits for what is before the message given up: that may be on its way again."""
-    flow = Flow(0.0, max_resends=1)
+    flow = Flow(max_resends=1)
     for name in b"abcd":
         flow.send(bytes([name]) * 1000)
     sent(flow)
@@ -692,7 +692,7 @@ def test_what_is_older_may_still_come() -> None:
 
 
 def test_a_forget_that_is_replaced_goes_no_more() -> None:
-    flow = Flow(0.0, max_resends=1)
+    flow = Flow(max_resends=1)
     for name in b"ab":
         flow.send(bytes([name]) * 1000)
     sent(flow)
@@ -710,7 +710,7 @@ def test_a_forget_that_is_replaced_goes_no_more() -> None:
 
 
 def test_a_large_message_is_given_up_with_all_its_parts() -> None:
-    flow = Flow(0.0, max_resends=1)
+    flow = Flow(max_resends=1)
     flow.send(b"x" * 20_000, "log")
     sent(flow)
     flow.send(b"y", "log")
@@ -735,7 +735,7 @@ def test_a_large_message_is_given_up_with_all_its_parts() -> None:
 
 
 def test_a_large_message_given_up_with_a_part_waiting_to_go_again() -> None:
-    flow = Flow(0.0, max_resends=1)
+    flow = Flow(max_resends=1)
     flow.send(b"x" * 4 * CHUNK)
     sent(flow)
     out = flow._out
@@ -751,7 +751,7 @@ def test_a_large_message_given_up_with_a_part_waiting_to_go_again() -> None:
 
 
 def test_the_last_of_a_queue_is_given_up() -> None:
-    flow = Flow(0.0, max_resends=1)
+    flow = Flow(max_resends=1)
     flow.send(b"x" * 20 * CHUNK)
     sent(flow)
     out = flow._out
@@ -767,7 +767,7 @@ def test_the_last_of_a_queue_is_given_up() -> None:
 def test_nothing_is_larger_than_a_datagram() -> None:
     random = Random(2)
     for _ in range(50):
-        flow = Flow(0.0)
+        flow = Flow()
         for _ in range(30):
             flow.send(random.randbytes(int(10 ** random.uniform(0, 4))), random.choice((None, 1, 2)))
         flow.receive(0, messages.data_head(0, 0, 0, 1) + b"x", 0.0)
@@ -776,8 +776,8 @@ def test_nothing_is_larger_than_a_datagram() -> None:
 
 def test_no_more_is_sent_than_can_be_held_until_a_forget_arrived() -> None:
     """Otherwise the receiver refuses what it has no room for, and that counts as lost."""
-    flow = Flow(0.0, max_resends=-1)
-    flow.moved(0.0)
+    flow = Flow(max_resends=-1)
+    flow.moved()
     flow.send(b"lost")
     sent(flow)
     out = flow._out
@@ -793,8 +793,8 @@ def test_no_more_is_sent_than_can_be_held_until_a_forget_arrived() -> None:
 
 
 def test_a_large_message_counts_until_its_forget_arrived() -> None:
-    flow = Flow(0.0, max_resends=-1)
-    flow.moved(0.0)
+    flow = Flow(max_resends=-1)
+    flow.moved()
     out = flow._out
     assert out is not None
     out.recovery = Recovery(0.1, 0.0, 0.1, 64)

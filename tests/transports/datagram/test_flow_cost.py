@@ -35,12 +35,12 @@ def used(flow: Flow, like: tuple[bytes, ...]) -> Flow:
 
 def test_a_silent_flow_is_small() -> None:
     traffic = tuple(messages.data_head(0, n, 0, 5) + b"hello" for n in range(6))
-    used(Flow(0.0), traffic)
+    used(Flow(), traffic)
     gc.collect()
     tracemalloc.start()
     try:
         before = tracemalloc.get_traced_memory()[0]
-        flows = [used(Flow(0.0), traffic).rest() for _ in range(10_000)]
+        flows = [used(Flow(), traffic).rest() for _ in range(10_000)]
         gc.collect()
         after = tracemalloc.get_traced_memory()[0]
     finally:
@@ -81,7 +81,7 @@ def test_no_cycles_are_left_behind() -> None:
 
 def test_garbage_with_a_good_seal_is_bounded() -> None:
     random = Random(11)
-    flow = Flow(0.0)
+    flow = Flow()
     now = 0.0
 
     def garbage() -> bytes:

@@ -40,7 +40,7 @@ def test_new_logs_behind_a_large_answer_come_to_an_end(loss: float, logs: int, s
 
 def test_an_order_keeps_its_order_when_its_channel_is_given_away() -> None:
     """The 64th log takes the first one's channel while that has a message on its way."""
-    a, b = Flow(0.0), Flow(0.0)
+    a, b = Flow(), Flow()
     a.send(b"old 1", "old")
     lost = list(a.datagrams(0.0))
     for log in range(62):
@@ -122,7 +122,7 @@ def live(pair: Pair, random: Random, orders: list[Hashable | None]) -> tuple[lis
                 end.flow.pause()
             paused[who] = not paused[who]
         elif event < 0.2:
-            end.flow.moved(pair.now)
+            end.flow.moved()
         elif event < 0.25:
             end.flow.say(challenge(b"8 bytes."))
         elif event < 0.3:

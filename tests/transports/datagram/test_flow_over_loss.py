@@ -119,7 +119,7 @@ def test_the_path_moves_in_the_middle() -> None:
             pair.a.flow.send(body)
         for _ in range(5):
             pair.run(0.3)
-            pair.a.flow.moved(pair.now)
+            pair.a.flow.moved()
         pair.finish()
         assert pair.b.got == sent
 

@@ -48,7 +48,7 @@ STEPS = st.lists(
 @settings(max_examples=200, deadline=None)
 @given(STEPS, st.sampled_from([0, -1, 2]), st.booleans())
 def test_it_says_what_a_whole_flow_says(steps: Any, max_resends: int, packs: bool) -> None:
-    flows = [Flow(0.0, max_resends), Whole(0.0, max_resends)]
+    flows = [Flow(max_resends), Whole(max_resends)]
     now, number = 0.0, 0
     nexts = [0, 0]
     for what, which, how in steps:
@@ -68,7 +68,7 @@ def test_it_says_what_a_whole_flow_says(steps: Any, max_resends: int, packs: boo
             elif what == "resume":
                 found.append(flow.resume())
             elif what in ("pause", "moved"):
-                flow.pause() if what == "pause" else flow.moved(now)
+                flow.pause() if what == "pause" else flow.moved()
             elif what == "number":
                 found.append(flow.next_number())
             elif payload:
@@ -79,14 +79,14 @@ def test_it_says_what_a_whole_flow_says(steps: Any, max_resends: int, packs: boo
         assert found[: len(found) // 2] == found[len(found) // 2 :]
         number += bool(payload)
         if packs and not flows[0].lost and (kept := flows[0].rest()):
-            flows[0] = Flow(now, max_resends, kept)
+            flows[0] = Flow(max_resends, kept)
             path = flows[0]._lone.recovery  # packed, times have three digits
             assert flows[1]._out is not None
             flows[1]._out.recovery = Recovery(path.srtt, path.rttvar, path.best, path.window)
 
 
 def test_it_needs_no_halves() -> None:
-    flow = Flow(0.0)
+    flow = Flow()
     flow.send(b"question", "log")
     ((number, _),) = flow.datagrams(0.0)
     assert flow.receive(0, messages.ack(number, 0) + messages.data_head(0, 0, 0, 6) + b"answer", 0.1) == [
@@ -99,7 +99,7 @@ def test_it_needs_no_halves() -> None:
 
 
 def test_what_is_repeated_takes_no_halves() -> None:
-    flow = Flow(0.0)
+    flow = Flow()
     question = messages.data_head(0, 0, 0, 8) + b"question"
     assert flow.receive(0, question, 0.0) == [b"question"]
     flow.send(b"answer")
@@ -116,7 +116,7 @@ def test_what_is_repeated_takes_no_halves() -> None:
 
 
 def test_an_ack_from_before_changes_nothing() -> None:
-    flow = Flow(0.0)
+    flow = Flow()
     flow.next_number()
     flow.send(b"x")
     assert flow.receive(0, messages.ack(0, 0), 0.0) == []
@@ -127,7 +127,7 @@ def test_an_ack_from_before_changes_nothing() -> None:
 
 
 def test_a_second_message_takes_the_halves_and_comes_behind() -> None:
-    flow = Flow(0.0)
+    flow = Flow()
     flow.send(b"one", "log")
     assert content(flow.datagrams(0.0)) == [(0, [Data(1, 0, 0, b"one")])]
     flow.send(b"two", "log")
@@ -139,7 +139,7 @@ def test_a_second_message_takes_the_halves_and_comes_behind() -> None:
 
 
 def test_what_is_lost_goes_again() -> None:
-    flow = Flow(0.0)
+    flow = Flow()
     flow.send(b"lost")
     tuple(flow.datagrams(0.0))
     due = flow.due()
@@ -150,7 +150,7 @@ def test_what_is_lost_goes_again() -> None:
 
 
 def test_an_ack_of_what_was_never_sent() -> None:
-    flow = Flow(0.0)
+    flow = Flow()
     flow.send(b"x")
     tuple(flow.datagrams(0.0))
     with pytest.raises(messages.MalformedDatagram):

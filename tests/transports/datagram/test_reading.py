@@ -225,7 +225,7 @@ def test_stopped_by_the_one_who_is_woken() -> None:
 
 @pytest.mark.parametrize("count", [1, 3])
 def test_nothing_is_sent_again_before_what_came_was_read(count: int) -> None:
-    flow = Flow(0.0)
+    flow = Flow()
     for number in range(count):
         flow.send(b"message %d" % number)
     sent = list(flow.datagrams(0.0))
@@ -242,7 +242,7 @@ def test_nothing_is_sent_again_before_what_came_was_read(count: int) -> None:
 
 @pytest.mark.parametrize("count", [1, 3])
 def test_an_acknowledgement_that_wants_no_wake_up_goes_at_once(count: int) -> None:
-    flow = Flow(0.0)
+    flow = Flow()
     for number in range(count):
         flow.send(b"%d" % number)
     assert list(flow.datagrams(0.0))
