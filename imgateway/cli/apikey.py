@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 
 import click
@@ -33,30 +34,30 @@ def apikey(id_: str, scopes: str, rate: float, burst: int, file_name: str | None
     running node or router reads the file again at SIGHUP.
     """
     from imgateway.errors import OperatorError
-    from imgateway.router.keys import entry_of, make_key, read_keys
+    from imgateway.router.keys import entry_of, make_key
 
     try:
         text, key = make_key(id_, [scope.strip() for scope in scopes.split(",")], rate, burst)
         if file_name is None:
             click.echo(entry_of(key), err=True)
         else:
-            if os.path.exists(file_name) and id_ in [
-                one.id for one in read_keys(file_name, may_be_empty=True)
-            ]:
-                raise OperatorError(
-                    f"{file_name} has a key with the id {id_}; take it out, or choose another"
-                )
-            _append(file_name, entry_of(key))
+            _append(file_name, id_, entry_of(key))
     except OperatorError as error:
         raise click.ClickException(str(error)) from None
     click.echo(text)
 
 
-def _append(name: str, entry: str) -> None:
+def _append(name: str, id_: str, entry: str) -> None:
     """Readable by nobody else; on disk before the key is shown. The file as it was, if that fails: with half
-    an entry nobody could read it any more."""
+    an entry, or with an id twice, nobody could read it any more."""
+    from imgateway.errors import OperatorError
+    from imgateway.router.keys import read_keys
+
     descriptor = os.open(name, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)  # until it is closed: who adds another key meanwhile waits
+        if id_ in [one.id for one in read_keys(name, may_be_empty=True)]:
+            raise OperatorError(f"{name} has a key with the id {id_}; take it out, or choose another")
         before = os.fstat(descriptor).st_size
         try:
             data = entry.encode()

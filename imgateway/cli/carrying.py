@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import Any, TextIO
+from typing import Any
 
 import click
 from msgspec import Struct
@@ -142,11 +142,11 @@ class _Script:
 class _Display:
     """One line on a terminal, twice a second; nothing elsewhere."""
 
-    def __init__(self, reactor: Any, relay: Any, began: float, stream: TextIO | None = None) -> None:
+    def __init__(self, reactor: Any, relay: Any, began: float) -> None:
         self._reactor = reactor
         self._relay = relay
         self._began = began
-        self._stream = sys.stderr if stream is None else stream
+        self._stream = sys.stderr
         self._loop = LoopingCall(self._show)
         self._loop.clock = reactor
 

@@ -29,6 +29,7 @@ KICK_S = 5.0
 """A kick waits this long for the broker and for the nodes; who has not answered then counts for none."""
 ORDER_S = 5.0
 """A drain waits this long for the node's word. Nodes of an older version drain, and say nothing."""
+LATE = b"the broker did not say in time where the client is"
 
 
 class Here(Protocol):
@@ -156,6 +157,9 @@ class Peers:
 
         def found(presences: tuple[Presence, ...]) -> Deferred[bytes]:
             left_s = due - self._reactor.seconds()
+            left_ms = int(left_s * 1000)
+            if left_ms < 1:  # the process stood still, and its timers have not run yet
+                raise RequestFailed(ResponseCode.DEADLINE, LATE)
             node = next((one.node for one in presences if one.session == session), "")
             if node == self.incarnation or self._here.has(session):  # it may have come here meanwhile
                 return maybeDeferred(self._here.ask, session, service, method, body, left_s)
@@ -167,7 +171,7 @@ class Peers:
                 service=service,
                 method=method,
                 body=body,
-                deadline_ms=int(left_s * 1000),
+                deadline_ms=left_ms,
             )
             return self._line.ask(node, question, left_s).addCallback(_body)
 
@@ -175,7 +179,7 @@ class Peers:
 
     def _too_late(self, failure: Failure) -> Failure:
         failure.trap(CancelledError)
-        raise RequestFailed(ResponseCode.DEADLINE, b"the broker did not say in time where the client is")
+        raise RequestFailed(ResponseCode.DEADLINE, LATE)
 
     def drain(self, incarnation: str, rate: int) -> Deferred[int]:
         """Have a node send its clients away, `rate` a second; fires with the order's number, see

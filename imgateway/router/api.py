@@ -89,7 +89,7 @@ class Api:
         self.stopping = False
         self.connections = 0
         self._reactor = reactor
-        self._uploads = {route.scope: route.upload.max_bytes for route in routes if route.upload}
+        self._uploads = [(route.scope, route.upload.max_bytes) for route in routes if route.upload]
         self._running = self._clients = 0
         self._requests: Counter[str] = Counter()
         self._answers: Counter[str] = Counter()
@@ -102,7 +102,7 @@ class Api:
         must be there. Nothing of strangers', and uploads only of who may make them."""
         settings = self.settings
         scopes = self.keys.scopes_of(token)
-        uploads = [most for scope, most in self._uploads.items() if scope in scopes]
+        uploads = [most() for scope, most in self._uploads if scope in scopes]
         if uploads:
             return max(settings.max_request_bytes, *uploads), max(
                 settings.timeout_s, settings.tasks_timeout_s
@@ -186,7 +186,7 @@ class Api:
         kind = request.kind.partition(";")[0].strip().lower()
         body = None
         if route.upload is not None:
-            _fits(request, route.upload.max_bytes)
+            _fits(request, route.upload.max_bytes())
             _is_kind(kind, route.upload.kinds)
         elif route.body is not None:
             _fits(request, self.settings.max_request_bytes)
@@ -232,7 +232,7 @@ class Api:
             reply.callback(self._counted(said))
 
         def late() -> None:
-            say(_problem(_late(wait_s, call.known.get("msg_id", ""))))
+            say(_problem(_late(wait_s, call.known)))
             # What writes goes on: it may be done already. What only looks need not.
             if route.method == "GET":
                 doing.cancel()
@@ -247,8 +247,12 @@ class Api:
             self._tell_idle()
 
         def failed(failure: Failure) -> Reply:
-            if isinstance(failure.value, Problem):
-                return _problem(failure.value)
+            problem = failure.value
+            if isinstance(problem, Problem):
+                if problem.in_doubt and call.known:
+                    problem.advice = _again(call.known)
+                    problem.msg_id = call.known.get("msg_id", "")
+                return _problem(problem)
             if not reply.called:  # else it was cancelled, or nobody waits for it any more
                 log.failure("{operation} failed", failure, operation=route.operation)
             return _problem(_failed())
@@ -285,15 +289,18 @@ def _failed() -> Problem:
     return Problem("internal", "the gateway failed at this request", "its log says why")
 
 
-def _late(wait_s: float, msg_id: str) -> Problem:
-    again = "push again with this msg_id, and it is there once" if msg_id else "ask again"
+def _late(wait_s: float, known: Mapping[str, str]) -> Problem:
     return Problem(
         "timeout",
         f"no result within {wait_s:g} s",
-        f"it may be done or not: {again}; /readyz says what is away",
+        f"{_again(known)}; /readyz says what is away",
         retry_after_s=1,
-        msg_id=msg_id,
+        msg_id=known.get("msg_id", ""),
     )
+
+
+def _again(known: Mapping[str, str]) -> str:
+    return f"it may be done or not: {known.get('again', 'ask again')}"
 
 
 def _too_large(most: int) -> Problem:

@@ -16,21 +16,18 @@ from zope.interface import implementer
 
 from imgateway.cluster import Nowhere, Peers
 from imgateway.config import LimitSettings
-from imgateway.frames import (
-    MAX_HEADER_BYTES,
-    RING_KINDS,
-    Address,
-    Entry,
-    LogKey,
-    Message,
-    Mode,
-    Outcome,
-    OutcomeCode,
-    Publish,
-    SessionKey,
-    header_bytes,
-    user_address,
+from imgateway.core.publishing import (
+    FORBIDDEN,
+    OK,
+    TOO_LARGE,
+    Answer,
+    is_too_large,
+    may_publish,
+    message_of,
+    once,
+    spread,
 )
+from imgateway.frames import Address, Entry, LogKey, Message, Mode, Publish, SessionKey
 from imgateway.interfaces import (
     IBroker,
     IBrokerListener,
@@ -48,8 +45,6 @@ from imgateway.router.offline import Offline
 __all__ = ("RouterGateway",)
 
 log = Logger()
-
-OK, FORBIDDEN = Outcome(OutcomeCode.OK), Outcome(OutcomeCode.FORBIDDEN)
 
 
 @implementer(IGateway)
@@ -125,53 +120,25 @@ class RouterGateway:
 
     # -------------------------------------------------------------------------------------------- IGateway
 
-    def publish(self, publish: Publish, sender: str, device: str = "api") -> Deferred[tuple[Outcome, ...]]:
+    def publish(self, publish: Publish, sender: str, device: str = "api") -> Deferred[Answer]:
         """Publish with a service's rights; what is too large, or not allowed, is refused here."""
-        to = publish.to
-        if self._is_large(publish):
-            return succeed((Outcome(OutcomeCode.TOO_LARGE),) * len(to))
-        allowed = self._allowed(publish, Identity(sender, service=True))
+        to, may, identity = publish.to, self.policy.may, Identity(sender, service=True)
+        if is_too_large(publish, self.limits.max_body_bytes):
+            return succeed((TOO_LARGE,) * len(to))
+        allowed = tuple([one for one in to if may_publish(may, identity, one, publish.lane)])
         if not publish.qos:
-            whole = dict.fromkeys(allowed)  # at most once, also for who is named twice
-            once = tuple([one for one in whole if not one.device or user_address(one.id) not in whole])
-            if once:
-                self._broker.emit(self._publication(publish, sender, device, once))
-            return succeed(_spread((OK,) * len(allowed), allowed, to))
+            if allowed:
+                self._broker.emit(self._publication(publish, sender, device, once(allowed)))
+            return succeed(spread((OK,) * len(allowed), allowed, to))
         if not allowed:
             return succeed((FORBIDDEN,) * len(to))
         answer = self._broker.publish(self._publication(publish, sender, device, allowed))
-        return answer if allowed == to else answer.addCallback(_spread, allowed, to)
-
-    def _allowed(self, publish: Publish, identity: Identity) -> tuple[Address, ...]:
-        may = self.policy.may
-        return tuple(
-            [
-                one
-                for one in publish.to
-                if may(identity, "publish", one)
-                and (not publish.lane or one.kind not in RING_KINDS or may(identity, "publish-first", one))
-            ]
-        )
-
-    def _is_large(self, publish: Publish) -> bool:
-        return len(publish.body) > self.limits.max_body_bytes or (
-            header_bytes(publish.headers) > MAX_HEADER_BYTES
-        )
+        return answer.addCallback(spread, allowed, to)
 
     def _publication(
         self, publish: Publish, sender: str, device: str, to: tuple[Address, ...]
     ) -> Publication:
-        sent_ms = self._wall_ms()
-        message = Message(
-            publish.msg_id,
-            sender,
-            device,
-            publish.content_type,
-            publish.body,
-            sent_ms,
-            sent_ms + publish.ttl_s * 1000 if publish.ttl_s else 0,
-            publish.headers,
-        )
+        message = message_of(publish, sender, device, self._wall_ms())
         return Publication(message, to, publish.lane, publish.resent, publish.copy_self, exempt=True)
 
     def request(
@@ -276,11 +243,3 @@ class _Ears:
 
     def control(self, payload: bytes) -> None:
         self._heard(payload)
-
-
-def _spread(
-    outcomes: tuple[Outcome, ...], asked: tuple[Address, ...], to: tuple[Address, ...]
-) -> tuple[Outcome, ...]:
-    """The outcomes of `asked` in the order of `to`; what was not asked for is FORBIDDEN."""
-    found = dict(zip(asked, outcomes, strict=True))
-    return tuple([found.get(address, FORBIDDEN) for address in to])

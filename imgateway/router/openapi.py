@@ -104,7 +104,7 @@ def _operation(route: Route, known: dict[Any, Any]) -> dict[str, Any]:
     if route.upload is not None:
         operation["requestBody"] = {
             "required": True,
-            "description": route.upload.description or f"At most {route.upload.max_bytes:,} bytes.",
+            "description": route.upload.description,
             "content": {kind: {"schema": {"type": "string"}} for kind in route.upload.kinds},
         }
     operation["responses"] = dict(sorted(_responses(route, known)))

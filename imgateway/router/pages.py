@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from imgateway.router.openapi import OPENAPI_JSON
@@ -15,15 +15,14 @@ __all__ = ("Pages",)
 class Pages:
     """Health, metrics, and the document of the whole API.
 
-    :param health: part → what is wrong with it (empty: nothing), and the same of parts without which it is as
-        ready.
+    :param health: (whether clients ask) → why it is not ready, empty if it is, and part → how it is.
     :param metrics: (the Accept header) → content type and page.
     :param document: called once all parts are there; True: as clients see the API.
     """
 
     def __init__(
         self,
-        health: Callable[[], tuple[Mapping[str, str], Mapping[str, str]]],
+        health: Callable[[bool], tuple[tuple[str, ...], dict[str, str]]],
         metrics: Callable[[str], tuple[str, bytes]],
         document: Callable[[bool], bytes],
     ) -> None:
@@ -46,12 +45,7 @@ class Pages:
 
     def ready(self, call: Call) -> Ready:
         """Each part, and why it is not ready; to clients only whether: reasons name hosts and files."""
-        found, notes = self._health()
-        if call.public:
-            found = {part: why and "not ready" for part, why in found.items()}
-            notes = {}
-        reasons = tuple(f"{part}: {why}" for part, why in found.items() if why)
-        parts = {part: why or "ok" for part, why in {**found, **notes}.items()}
+        reasons, parts = self._health(call.public)
         return NotReady(False, reasons, parts) if reasons else Ready(True, (), parts)
 
     def metrics(self, call: Call) -> Page:

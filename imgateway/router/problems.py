@@ -46,7 +46,11 @@ class ProblemDocument(Struct, frozen=True):
         UNSET
     )
     msg_id: Annotated[
-        str | UnsetType, Meta(description="With the timeout of a push: the msg_id that it had, or was given.")
+        str | UnsetType,
+        Meta(
+            description="Of a push, or of a task's message, that may be taken or not: the msg_id that it "
+            "had, or was given. With it the same can be asked again."
+        ),
     ] = UNSET
 
 
@@ -60,6 +64,7 @@ class Problem(GatewayError):
     :param code: the ResponseCode that it stands for.
     :param headers: further headers of the answer.
     :param msg_id: of the push that it is about.
+    :param in_doubt: what was asked may be done or not.
     """
 
     def __init__(
@@ -71,6 +76,7 @@ class Problem(GatewayError):
         code: int | None = None,
         headers: dict[str, str] | None = None,
         msg_id: str = "",
+        in_doubt: bool = False,
     ) -> None:
         detail, advice = _writable(detail), _writable(advice)
         super().__init__(detail)
@@ -82,6 +88,7 @@ class Problem(GatewayError):
         self.code = code
         self.headers = headers or {}
         self.msg_id = msg_id
+        self.in_doubt = in_doubt
 
     def document(self) -> bytes:
         """The document, in JSON."""

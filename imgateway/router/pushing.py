@@ -46,9 +46,9 @@ class Pushing:
                 {200: Pushed, 202: Scheduled},
                 body=Push,
                 description="Answered once every log that stores it has it on disk, or finally has not. No "
-                "answer, or 504: it may have been taken or not; push it again with the same msg_id (a 504 "
-                "names it). With `at` it becomes a push task, and the answer is 202; 409 says that the task "
-                "of this msg_id was cancelled.",
+                "answer, or a problem with a `msg_id`: it may have been taken or not; push it again with "
+                "that msg_id. With `at` it becomes a push task, and the answer is 202; 409 says that the "
+                "task of this msg_id was cancelled.",
                 problems=("conflict",),
             )
         ]
@@ -58,6 +58,7 @@ class Pushing:
         asked: Push = call.body
         publish = publish_of(asked, self.limits.max_addresses_service)
         call.known["msg_id"] = publish.msg_id
+        call.known["again"] = "push again with this msg_id, and it is there once"
         if asked.at is not UNSET:
             if self._schedule is None:
                 raise Problem("invalid-request", "at: no push tasks are kept here", "push it when it is time")

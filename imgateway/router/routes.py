@@ -26,8 +26,9 @@ class Upload(Struct, frozen=True):
 
     kinds: tuple[str, ...]
     """The content types that are taken."""
-    max_bytes: int
-    description: str = ""
+    max_bytes: Callable[[], int]
+    """The most that it may have now: the setting may be read anew."""
+    description: str
 
 
 class Page(Struct, frozen=True):
@@ -63,7 +64,7 @@ class Call(Struct, frozen=True):
     public: bool = False
     """It came through the clients' port."""
     known: dict[str, str] = {}
-    """What is told if no result comes in time: the `msg_id` of a push."""
+    """What is told if it may be done or not: the `msg_id` of what is pushed, and how to ask `again`."""
 
     @property
     def sender(self) -> str:

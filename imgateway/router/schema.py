@@ -156,7 +156,10 @@ class Push(Struct, frozen=True, forbid_unknown_fields=True):
     ] = ""
     qos: Annotated[
         Literal[0, 1],
-        Meta(description="1: stored, acknowledged, once. 0: now or never, to whoever is there."),
+        Meta(
+            description="1: stored, acknowledged, once. 0: now or never, to whoever is there; OK says that "
+            "nothing forbade it."
+        ),
     ] = 1
     ttl_s: Annotated[
         int, Meta(ge=0, le=31_536_000, description="How long it is good; 0: as long as it is kept.")

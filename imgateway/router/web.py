@@ -53,7 +53,8 @@ class _Request(http.Request):
 
     def __init__(self, channel: _Channel, queued: object = False) -> None:
         super().__init__(channel, queued, parsePOSTFormSubmission=False)
-        channel.setTimeout(channel.timeOut)  # from its first line on, however long the connection was idle
+        # From its first line on, however long the connection was idle; as long as it is set to be now.
+        channel.setTimeout(channel.api.settings.timeout_s)
 
     def gotLength(self, length: int | None) -> None:
         """All headers are there."""
@@ -199,7 +200,7 @@ class ApiSite(http.HTTPFactory):
     noisy = False
 
     def __init__(self, api: Api, reactor: Any, public: bool = False) -> None:
-        super().__init__(timeout=api.settings.timeout_s, reactor=reactor)
+        super().__init__(reactor=reactor)
         self.channels: set[_Channel] = set()
         self._api = api
         self.protocol: Any = lambda: _Channel(self, api, public)
@@ -213,6 +214,7 @@ class ApiSite(http.HTTPFactory):
 
     def buildProtocol(self, addr: IAddress | None) -> Any:
         """A connection, if there may be one more; else it is cut."""
+        self.timeOut = self._api.settings.timeout_s
         return super().buildProtocol(addr) if len(self.channels) < self._api.settings.connections else None
 
     def abort(self) -> None:

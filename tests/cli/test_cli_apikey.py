@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 from click.testing import Result
 
-from imgateway.router.keys import Keys, read_keys
+from imgateway.router.keys import Keys, entry_of, make_key, read_keys
 
 Run = Callable[..., Result]
 
@@ -60,6 +61,26 @@ def test_what_is_wrong_is_one_line(run: Run, tmp_path: Path) -> None:
     assert (broken.exit_code, path.read_text()) == (1, "[[")
     nowhere = run("apikey", "--id", "b", "--scopes", "read", "--file", str(tmp_path / "no" / "keys"))
     assert (nowhere.exit_code, "No such file" in nowhere.stderr) == (1, True)
+
+
+def test_of_two_that_add_the_same_id_at_once_one_is_refused(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With both in it nobody could read the file any more."""
+    path = tmp_path / "keys.toml"
+    locks: list[int] = []
+
+    def locked(descriptor: int, how: int) -> None:
+        """The other one had the lock, and has written."""
+        assert os.fstat(descriptor).st_ino == path.stat().st_ino
+        locks.append(how)
+        path.write_text(entry_of(make_key("a", ["read"])[1]))
+
+    monkeypatch.setattr(fcntl, "flock", locked)
+    second = run("apikey", "--id", "a", "--scopes", "read", "--file", str(path))
+    assert (second.exit_code, "has a key with the id a" in second.stderr) == (1, True)
+    assert locks == [fcntl.LOCK_EX]
+    assert [key.id for key in read_keys(str(path))] == ["a"]
 
 
 @pytest.mark.parametrize("fails", ["write", "fsync"])

@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Callable, Coroutine
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -247,8 +248,7 @@ def test_a_line_on_a_terminal_and_none_elsewhere(house: House, monkeypatch: pyte
         house.network.elapse(1.2)
 
     assert "\r" not in house.invoke(*UDP, during=udp).stderr
-    display: Any = carrying._Display
-    monkeypatch.setattr(carrying, "_Display", lambda *args: display(*args, stream=screen))
+    monkeypatch.setattr(carrying, "sys", SimpleNamespace(stderr=screen))
     house.invoke(*UDP, during=udp)
     assert "\r\x1b[K1 s, 1 open, up 1 → 1 datagrams, down 1 → 1 datagrams" in screen.getvalue()
     assert screen.getvalue().endswith("\r\x1b[K")

@@ -82,6 +82,13 @@ def test_a_day_of_an_operator(node: Node, ask: Callable[..., Any], tmp_path: Pat
         (report,) = ask("push", "--report", slow["id"])
         assert (report["state"], report["total"]) == ("cancelled", 500)
         assert report["unsent"] > 400
+        # Who runs it sees within a second that it was cancelled, and gives it back.
+        eventually(
+            lambda: [
+                task for task in ask("push", "--tasks") if task["id"] == slow["id"] and not task["router"]
+            ],
+            what="the end of the task",
+        )
         (again,) = ask("push", "--repush", slow["id"], "--no-wait")
         assert again["id"] == slow["id"]
         ask("push", "--cancel", slow["id"])

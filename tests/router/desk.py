@@ -18,6 +18,7 @@ from imgateway.auth.token import TokenAuthenticator, bind, mint
 from imgateway.config import AuthSettings, LimitSettings, RouterSettings
 from imgateway.core.credentials import join
 from imgateway.interfaces import Identity
+from imgateway.ops.health import Health
 from imgateway.router.allocation import Allocation, Weighted
 from imgateway.router.api import Api
 from imgateway.router.doors import Doors
@@ -156,8 +157,8 @@ class Desk:
         self.gateway = FakeGateway(*(nodes or (node(),)))
         self.settings = RouterSettings(**settings)
         self.minting = Minting() if minting is None else minting
-        self.parts: dict[str, str] = {"start": ""}
-        self.notes: dict[str, str] = {}
+        self.health = Health()
+        self.health.set("start", True)
         self.key, key = make_key("shop", ["*"], 0.0)
         self.keys = Keys([key], self.clock.seconds)
         self.limits = LimitSettings()
@@ -175,7 +176,7 @@ class Desk:
             lambda: NOW_S,
         )
         pages = Pages(
-            lambda: (self.parts, self.notes),
+            self.health.told,
             lambda accept: ("text/plain; version=0.0.4", b"metrics\n"),
             lambda public: self.clients_document if public else self.judge_document,
         )

@@ -71,8 +71,8 @@ def test_parameters_are_those_that_are_taken(desk: Desk) -> None:
 def test_health(desk: Desk) -> None:
     assert desk.get("/healthz", key=None).json == {"status": "alive"}
     assert desk.get("/readyz", key=None).json == {"ready": True, "reasons": [], "parts": {"start": "ok"}}
-    desk.parts["store"] = "redis is away"
-    desk.notes["registry"] = "zookeeper is away"
+    desk.health.set("store", False, "redis is away")
+    desk.health.note("registry", "zookeeper is away")
     answer = desk.get("/readyz", key=None)
     assert (answer.status, answer.json["reasons"]) == (503, ["store: redis is away"])
     assert answer.json["parts"]["registry"] == "zookeeper is away"

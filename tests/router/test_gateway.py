@@ -32,6 +32,7 @@ from tests.node.cluster_rig import Cluster, Facet
 from tests.node.rig import START_MS
 
 BOB = SessionKey("bob", "phone")
+OK, FORBIDDEN, TOO_LARGE = OutcomeCode.OK, OutcomeCode.FORBIDDEN, OutcomeCode.TOO_LARGE
 
 
 class Place:
@@ -158,6 +159,36 @@ def test_the_policy_is_asked() -> None:
     forbidden = (Outcome(OutcomeCode.FORBIDDEN),)
     assert place.publish("3", "room:7") == place.publish("3", "room:7", qos=0) == forbidden
     assert place.publish("4", "room:7", "user:bob", qos=0)[1].code == OutcomeCode.OK
+
+
+@pytest.mark.parametrize("qos", [0, 1])
+@pytest.mark.parametrize(
+    ("to", "more", "codes"),
+    [
+        ("user:bob device:bob/phone user:bob user:eve", {}, [OK] * 4),
+        ("room:7 user:bob all room:7", {}, [FORBIDDEN, OK, OK, FORBIDDEN]),
+        ("all user:bob", {"lane": 1}, [FORBIDDEN, OK]),
+        ("room:7 room:8", {}, [FORBIDDEN] * 2),
+        ("user:bob room:7", {"body": b"x" * 65_537}, [TOO_LARGE] * 2),
+        ("user:bob", {"headers": (("a", "x" * 16_400),), "ttl_s": 5}, [TOO_LARGE]),
+    ],
+    ids=["twice", "forbidden", "first", "none", "large", "headers"],
+)
+def test_a_node_does_and_says_the_same(
+    to: str, more: dict[str, Any], codes: list[OutcomeCode], qos: int
+) -> None:
+    """Business code is told what is refused, also of what is not stored."""
+    publish = Publish("1", tuple(map(parse_address, to.split())), qos=qos, **more)
+    place = Place(NoRooms())
+    told = place.result(place.router.publish(publish, "service:shop", "web"))
+    other = Place()
+    node = other.a.node
+    node.read(node.settings, NoRooms())()
+    told_by_node = other.result(node.publish(publish, "service:shop", "web"))
+    assert [one.code for one in told] == [one.code for one in told_by_node] == codes
+    calls = [call for call in place.facet.calls if call[0] in ("publish", "emit")]
+    assert calls == [call for call in other.cluster.facets[0].calls if call[0] in ("publish", "emit")]
+    assert len(calls) == (OK in codes)
 
 
 def test_kick(place: Place) -> None:

@@ -28,7 +28,7 @@ class Uploads:
         self.waiting: Deferred[Any] | None = None
 
     def routes(self) -> list[Route]:
-        upload = Upload(("text/csv", "application/x-ndjson"), self.most)
+        upload = Upload(("text/csv", "application/x-ndjson"), lambda: self.most, "A list.")
         return [Route("POST", "/v1/up", self.take, "Up.", "push", {200: Health}, upload=upload)]
 
     def take(self, call: Call) -> Any:
@@ -422,6 +422,35 @@ def test_only_who_may_push_uploads() -> None:
     desk.lose(protocol)
 
 
+def test_limits_that_are_read_anew_hold_from_the_next_request_on() -> None:
+    """Also on a connection that is open."""
+    uploads = Uploads()
+    desk = Desk(more=[uploads])
+    ask = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
+    before, told = desk.connect()
+    desk.api.settings = replace(desk.settings, timeout_s=5.0, tasks_timeout_s=6.0)
+    uploads.most = 5_000_000
+    assert desk.api.room(desk.key) == (5_000_000, 6.0)
+    after, told_after = desk.connect()
+    desk.clock.advance(6)
+    assert (told.disconnecting, told_after.disconnecting) == (False, True)
+    before.dataReceived(ask[:10])
+    desk.clock.advance(4)
+    before.dataReceived(ask[10:])
+    assert [answer.status for answer in answers(told.value())] == [200]
+    desk.clock.advance(4)
+    assert not told.disconnecting
+    desk.clock.advance(2)
+    assert told.disconnecting
+    desk.api.settings = replace(desk.settings, timeout_s=60.0)
+    longer, told_longer = desk.connect()
+    desk.clock.advance(59)
+    assert not told_longer.disconnecting
+    for protocol in (before, after, longer):
+        desk.lose(protocol)
+    assert not desk.clock.getDelayedCalls()
+
+
 class FullDisk(BytesIO):
     """Takes 10 bytes."""
 
@@ -452,8 +481,8 @@ def test_a_full_disk_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_clients_are_not_told_what_the_house_is_made_of() -> None:
     desk = Desk()
-    desk.parts = {"start": "", "store": "redis 10.0.0.7:6379: connection refused"}
-    desk.notes = {"registry": "zookeeper 10.0.0.8: away"}
+    desk.health.set("store", False, "redis 10.0.0.7:6379: connection refused")
+    desk.health.note("registry", "zookeeper 10.0.0.8: away")
     answer = desk.get("/readyz", public=True, key=None)
     assert answer.status == 503
     assert answer.json == {

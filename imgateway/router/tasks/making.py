@@ -30,7 +30,7 @@ BAD_LINES = 100
 
 
 class Order(msgspec.Struct, frozen=True):
-    """What a task shall do. `at_ms` 0: at once; `rate` 0: as fast as it goes; `msg_id` '' : one is made."""
+    """What a task shall do. `at_ms` 0: at once; `rate` 0: as fast as it goes; `msg_id` '' : the task's id."""
 
     name: str
     message: Message = Message()
@@ -38,6 +38,8 @@ class Order(msgspec.Struct, frozen=True):
     at_ms: int = 0
     strict: bool = False
     msg_id: str = ""
+    id: str = msgspec.field(default_factory=lambda: token_hex(10))
+    """The task's."""
 
 
 class Making:
@@ -52,7 +54,7 @@ class Making:
         self.limits = limits
 
     def said(self, order: Order) -> Said:
-        """The message of an order, without its msg_id. :raises Problem: it has none, or it is too large."""
+        """The message of an order. :raises Problem: it has none, or it is too large."""
         content = said(order.message)
         if content is None:
             raise Problem("invalid-request", "message: give one of body, text and json")
@@ -60,7 +62,7 @@ class Making:
         self._fits(body)
         asked = order.message
         headers = tuple(asked.headers.items())
-        return Said(order.msg_id, kind, body, headers, asked.ttl_s, asked.lane, between=BETWEEN)
+        return Said(order.msg_id or order.id, kind, body, headers, asked.ttl_s, asked.lane, between=BETWEEN)
 
     def _fits(self, body: bytes) -> None:
         most = self.limits.max_body_bytes
@@ -75,10 +77,8 @@ class Making:
         :param message: what `said` made of the order.
         :raises Problem: the lines cannot be used.
         """
-        id = token_hex(10)
-        message = msgspec.structs.replace(message, msg_id=order.msg_id or id)
         number = self._store.begin(
-            id, order.name, sender, msgspec.json.encode(message), order.rate, order.at_ms
+            order.id, order.name, sender, msgspec.json.encode(message), order.rate, order.at_ms
         )
         try:
             return self._fill(number, order, file, kind, first)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -40,8 +40,8 @@ class Pulse:
         self._told: str | None = None
 
     def call(self, function: Callable[..., Any], *arguments: Any) -> Deferred[Any]:
-        """Ask the database."""
-        called = self._call(function, *arguments)
+        """Ask the database. It never raises: whoever asks waits for its answer, and would do so for ever."""
+        called = maybeDeferred(self._call, function, *arguments)
         self._asked[called] = self._seconds()
         return called.addBoth(self._answered, called)
 

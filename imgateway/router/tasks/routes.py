@@ -53,7 +53,7 @@ class TaskPages:
         one = "/v1/tasks/{id}"
         upload = Upload(
             (NDJSON_KIND, *NDJSON[1:], *CSV),
-            self._tasks.max_upload_bytes,
+            lambda: self._tasks.max_upload_bytes,
             "NDJSON: a line a receiver, with `user` or `to` (an address), and, where it differs from the "
             "task's, `text`, `json` or `body`, `content_type`, `headers`, `ttl_s`. CSV: the first line names "
             "the columns, of user, to, text, content_type and ttl_s.",
@@ -72,7 +72,8 @@ class TaskPages:
                 waits_s=self._long,
                 description="The message is in the query (`text` or `message`) or in a first line "
                 '{"task": {"message": {…}}} of NDJSON. Bad lines are told with their number; the task is '
-                "made from the others unless `strict`.",
+                "made from the others unless `strict`. No answer, or a problem with a `msg_id`: it may be "
+                "made or not; look at `GET /v1/tasks`, or send it again with that msg_id.",
             ),
             Route(
                 "GET",
@@ -121,7 +122,8 @@ class TaskPages:
                 waits_s=self._long,
                 description="Of a task that is done or cancelled: what was never pushed, what was refused, "
                 "and what a mailbox lost. What waits in a mailbox has its place there, and is left alone "
-                "unless `as_new`.",
+                "unless `as_new`: then say `finished_ms`, or a repeat of a request that had no answer makes "
+                "one message more.",
             ),
             Route(
                 "GET",
@@ -157,6 +159,8 @@ class TaskPages:
         """A task from an upload."""
         assert call.file is not None
         order, first = self._order(call.query, call.file, call.kind)
+        call.known["msg_id"] = order.msg_id or order.id
+        call.known["again"] = "GET /v1/tasks says; send it again with this msg_id, and users have it once"
         made = self._tasks.make(call.sender, order, call.file, call.kind, first)
         return made.addCallback(lambda result: TaskMade(self._told(result[0])))
 
@@ -217,7 +221,13 @@ class TaskPages:
         """A new attempt."""
         asked: Repush = call.body
         rate = asked.rate if isinstance(asked.rate, float) else None
-        again = self._tasks.repush(call.path["id"], asked.as_new, rate, _ms(asked.at))
+        ended_ms = asked.finished_ms if isinstance(asked.finished_ms, int) else None
+        if asked.as_new:
+            call.known["again"] = (
+                "look at GET /v1/tasks/ID, or ask again with the finished_ms that the task had before: else "
+                "each time makes one message more"
+            )
+        again = self._tasks.repush(call.path["id"], asked.as_new, rate, _ms(asked.at), ended_ms)
         return again.addCallback(self._told)
 
     def results(self, call: Call) -> Deferred[Page]:

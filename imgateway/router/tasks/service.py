@@ -24,7 +24,7 @@ from imgateway.router.tasks.deliveries import Deliveries
 from imgateway.router.tasks.making import Making, Order
 from imgateway.router.tasks.pulse import Pulse
 from imgateway.router.tasks.runner import Runner
-from imgateway.router.tasks.store import CHANGES, NoSuchTask, Standing, Store, Task, WrongState
+from imgateway.router.tasks.store import CHANGES, NoSuchTask, Repushed, Standing, Store, Task, WrongState
 from imgateway.router.tasks.tables import ItemState
 from imgateway.router.tasks.threads import Threads
 from imgateway.router.tasks.uploads import Bad
@@ -40,6 +40,8 @@ UPLOADS = 2
 """Lists that are read at a time; further ones wait, so that threads are left for the tasks that run."""
 WAITING = 8
 """More wait for their turn; those beyond are refused: each is a file of up to `router.tasks_upload_bytes`."""
+CALLS = 1_000
+"""Questions of the API that wait for a thread; those beyond are refused: the database may be frozen."""
 # What one page of results may cost: items that are looked at for it.
 LOOK_AT = 10_000
 
@@ -226,13 +228,20 @@ class Tasks:
         self.runner.look(task.number)
         return task
 
-    def repush(self, id: str, as_new: bool, rate: float | None, at_ms: int) -> Deferred[Task]:
-        """Push once more what was not delivered. :raises Problem: (in the Deferred) it is not over yet."""
+    def repush(
+        self, id: str, as_new: bool, rate: float | None, at_ms: int, ended_ms: int | None = None
+    ) -> Deferred[Task]:
+        """Push once more what was not delivered.
+
+        :param ended_ms: the task's end after which it is meant; None: whichever.
+        :raises Problem: (in the Deferred) it is not over yet, or that is not its last end.
+        """
 
         async def repush() -> Task:
             task = await self.get(id)
             await self._deliveries.settle(task.number).addErrback(_told, "")
-            again = await self._asked(self.store.repush, id, as_new, rate, at_ms, what="repush")
+            asked = (id, as_new, rate, at_ms, ended_ms)
+            again = await self._asked(self.store.repush, *asked, what="repush")
             return self._changed(again)
 
         return Deferred.fromCoroutine(repush())
@@ -276,6 +285,9 @@ class Tasks:
         """Ask the store in a thread; what goes wrong becomes a Problem."""
         if not self._is_open:
             return fail(Problem("unavailable", AWAY, "try again", 5.0))
+        if self._threads.waiting >= CALLS:
+            many = f"push tasks: {CALLS} questions wait for the database already"
+            return fail(Problem("unavailable", many, "try again", 5.0))
         return self._call(function, *arguments).addErrback(_told, what)
 
 
@@ -287,6 +299,8 @@ def _told(failure: Failure, what: str) -> Any:
         raise Problem(
             "not-found", "there is no push task with this id", "GET /v1/tasks lists those there are"
         )
+    if failure.check(Repushed):
+        raise Problem("conflict", "the task was pushed again since", "GET /v1/tasks/ID says how far it is")
     if failure.check(WrongState):
         allowed = " or ".join(sorted(CHANGES[what][0]))
         advice = f"{what} is for tasks that are {allowed}"
@@ -295,5 +309,5 @@ def _told(failure: Failure, what: str) -> Any:
         raise Problem("conflict", f"the task is {failure.value}", advice)
     if failure.check(DBAPIError):
         log.warn("push tasks: {why}", why=fault_text(failure.value))
-        raise Problem("unavailable", AWAY, "try again", 5.0)
+        raise Problem("unavailable", AWAY, "try again", 5.0, in_doubt=True)
     return failure

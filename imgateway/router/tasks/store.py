@@ -32,6 +32,7 @@ __all__ = (
     "Lease",
     "LeaseLost",
     "NoSuchTask",
+    "Repushed",
     "Standing",
     "Store",
     "Task",
@@ -66,6 +67,10 @@ class NoSuchTask(LookupError):
 
 class WrongState(Exception):
     """What was asked for is not possible in the state (the text) that the task is in."""
+
+
+class Repushed(Exception):
+    """The task was pushed again since it was looked at."""
 
 
 class LeaseLost(Exception):
@@ -192,8 +197,15 @@ class Store:
             return int(key[0])
 
     def add(self, number: int, rows: Sequence[tuple[int, str, str | None]]) -> None:
-        """Items of a task that is being uploaded: (n, address, own fields in JSON or None)."""
+        """Items of a task that is being uploaded: (n, address, own fields in JSON or None).
+
+        :raises NoSuchTask: it took so long that it was taken for broken off.
+        """
+        uploading = and_(tasks.c.number == number, tasks.c.state == "uploading")
         with self._database.writing() as connection:
+            # Kept as it is until the items are there: what is swept looks for no more of them.
+            if connection.execute(select(tasks.c.number).where(uploading).with_for_update()).first() is None:
+                raise NoSuchTask
             connection.execute(self._insert, {"task": number, "rows": _json(rows)})
 
     def readdress(self, number: int, rows: Sequence[tuple[int, str]]) -> None:
@@ -299,17 +311,23 @@ class Store:
             connection.execute(update(tasks).where(tasks.c.number == task.number).values(**values))
             return self._one(connection, tasks.c.number == task.number)
 
-    def repush(self, id: str, as_new: bool, rate: float | None, at_ms: int) -> Task:
+    def repush(
+        self, id: str, as_new: bool, rate: float | None, at_ms: int, ended_ms: int | None = None
+    ) -> Task:
         """Push what was not delivered, after `judge` has said what was: what was never pushed or was refused
         as it was meant to be, what was lost as a new message; what waits in a mailbox, and what nobody can
         tell, only if `as_new`, as a second message.
 
+        :param ended_ms: the end (`finished_ms`) after which it is meant; None: whichever.
         :raises NoSuchTask:
+        :raises Repushed: that is not its last end.
         :raises WrongState: it is not over yet, or still finishing what was on its way.
         """
         lost = [ItemState.GONE, ItemState.TAKEN, ItemState.UNKNOWN] if as_new else [ItemState.GONE]
         with self._database.writing() as connection:
             task = self._one(connection, tasks.c.id == id, lock=True)
+            if ended_ms is not None and task.finished_ms != ended_ms:
+                raise Repushed
             if task.state not in CHANGES["repush"][0] or self._is_held(connection, task):
                 raise WrongState(task.state)
             if task.owner:

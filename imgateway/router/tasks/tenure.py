@@ -61,7 +61,7 @@ class Phase(Enum):
 class Tenure:
     """See the module's text. `step` is to be called every tenth of a second.
 
-    :param call: runs a method of the store in a thread.
+    :param call: runs a method of the store in a thread, and answers in a later turn; never raises.
     :param publish: `IGateway.publish`.
     :param seconds: a clock that does not run backwards.
     :param since: when by that clock the lease was asked for.
@@ -188,6 +188,7 @@ class Tenure:
                 return
             for _ in group:
                 self._queue.popleft()
+            self._on_its_way += len(group)
             self._send(group)
 
     def _group(self, most: int) -> list[Item]:
@@ -215,7 +216,6 @@ class Tenure:
             self._send_apart(group, str(error))
             return
         self._resent -= len(group)
-        self._on_its_way += len(group)
         if resent and not self._message.qos:  # it may have been emitted, and is not to be repeated
             unknown = (int(ItemState.UNKNOWN), int(OutcomeCode.OK), 0, 0)
             self._answered += [(item.n, *unknown) for item in group]
@@ -240,7 +240,6 @@ class Tenure:
             "push task {id}: item {n} cannot be pushed: {why}", id=self.lease.task.id, n=group[0].n, why=why
         )
         self._resent -= 1
-        self._on_its_way += 1
         self._answered.append((group[0].n, int(ItemState.REFUSED), int(OutcomeCode.UNKNOWN), 0, 0))
 
     def _was_pushed(self, outcomes: Sequence[Outcome], group: list[Item]) -> None:
@@ -256,7 +255,8 @@ class Tenure:
             self._answered.append((item.n, int(state), int(outcome.code), outcome.epoch, outcome.seq))
         self._gateway.works()
         if len(self._answered) * 2 >= self._window:
-            self.step()
+            # And no more: an outcome that is there at once comes out of `_push`, which goes on by itself.
+            self._write()
 
     def _was_not_pushed(self, failure: Failure, group: list[Item]) -> None:
         """Whether it was taken is not known: it is pushed again, under the same msg_id."""

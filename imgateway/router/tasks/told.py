@@ -167,3 +167,10 @@ class Repush(Struct, frozen=True, forbid_unknown_fields=True):
     ] = False
     rate: Annotated[Rate | UnsetType, Meta(description="Another rate than before.")] = UNSET
     at: At = UNSET
+    finished_ms: Annotated[
+        Annotated[int, Meta(ge=0, le=FURTHEST)] | UnsetType,
+        Meta(
+            description="The task's, as it was told before. If the task has another by now, for it was "
+            "pushed again already, the answer is 409. Not given: whichever it has."
+        ),
+    ] = UNSET

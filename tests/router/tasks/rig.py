@@ -102,8 +102,12 @@ class Calls:
         """So many have their effect, and their answer is lost."""
         self.held: list[Callable[[], None]] | None = None
         self.started = self.stopped = False
+        self.waiting = 0
         self.lag: Clock | None = None
-        """Everything is answered in a later turn of this clock."""
+        """Everything is answered in a later turn of this clock, but for those of these names."""
+        self.prompt: tuple[str, ...] = ()
+        self.raises: tuple[str, ...] = ()
+        """Those of these names raise instead of being made."""
 
     def start(self) -> None:
         self.started = True
@@ -114,6 +118,8 @@ class Calls:
         return succeed(None)
 
     def call(self, function: Callable[..., Any], *arguments: Any) -> Deferred[Any]:
+        if function.__name__ in self.raises:
+            raise RuntimeError("can't start new thread")
         return self.step(function.__name__, lambda: execute(function, *arguments))
 
     def step(self, name: str, does: Callable[[], Deferred[Any]]) -> Deferred[Any]:
@@ -133,7 +139,7 @@ class Calls:
             return fail(away())
         if self.dead:
             return Deferred()
-        if self.held is None and self.lag is None:
+        if self.held is None and (self.lag is None or name in self.prompt):
             return done
         later: Deferred[Any] = Deferred()
         if self.lag is not None:

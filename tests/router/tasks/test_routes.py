@@ -14,6 +14,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from zope.interface.verify import verifyObject
 
+from imgateway.config import LimitSettings, RouterSettings
 from imgateway.errors import StoreError
 from imgateway.frames import Address, OutcomeCode
 from imgateway.interfaces import IGateway
@@ -21,9 +22,9 @@ from imgateway.router.routes import Part
 from imgateway.router.schema import Push
 from imgateway.router.tasks.making import BAD_LINES
 from imgateway.router.tasks.routes import TaskPages
-from imgateway.router.tasks.service import OPEN_S, UPLOADS, WAITING
+from imgateway.router.tasks.service import CALLS, OPEN_S, UPLOADS, WAITING
 from imgateway.router.tasks.store import UPLOAD_MS
-from tests.router.desk import Answer, Desk
+from tests.router.desk import Answer, Desk, answers
 from tests.router.tasks.rig import EPOCH, WALL_MS, Calls, Rig, away, make_tasks
 
 TEXT = "?text=Hello"
@@ -248,6 +249,15 @@ def test_too_much(build: Callable[..., Office]) -> None:
     assert len(office.desk.get("/v1/tasks").json["tasks"]) == 1
 
 
+def test_another_limit_holds_from_the_next_upload_on(office: Office) -> None:
+    router = RouterSettings(tasks_upload_bytes=60, tasks_users=2, max_request_bytes=10)
+    office.tasks.go_by(router, LimitSettings())
+    office.desk.api.settings = router
+    assert office.upload('{"user":"1"}\n' * 5).json["detail"] == "the body has more than 60 bytes"
+    assert office.upload('{"user":"1"}\n' * 3).json["detail"] == "more than 2 lines"
+    assert office.desk.api.room(office.desk.key)[0] == 60
+
+
 def test_of_many_bad_lines_the_first_hundred_are_told(office: Office) -> None:
     task = office.upload('{"user":"1"}\n' + "{}\n" * 150).json["task"]
     assert (task["bad"], len(task["bad_lines"])) == (150, BAD_LINES)
@@ -320,6 +330,100 @@ def test_an_upload_whose_end_has_no_answer_is_pushed_whole_or_not_at_all(
     office.run(6)
     assert [task.state for task in store.page(0, 9)] == ["done", "done"]
     assert office.gateway.taken() == {f"user:{n}": 1 for n in range(1, 13)}
+
+
+def losing(office: Office, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """What the store does by this name is done, and its answer is lost."""
+    does = getattr(office.tasks.store, name)
+
+    def loses(*arguments: Any) -> Any:
+        does(*arguments)
+        raise away()
+
+    monkeypatch.setattr(office.tasks.store, name, loses)
+
+
+@pytest.mark.parametrize("given", ["", "m"])
+def test_who_does_not_know_whether_it_was_made_is_told_with_what_to_send_it_again(
+    office: Office, monkeypatch: pytest.MonkeyPatch, given: str
+) -> None:
+    lines = "".join(f'{{"user":"{n}"}}\n' for n in range(1, 4))
+    losing(office, monkeypatch, "complete")
+    answer = office.upload(lines, TEXT + (given and f"&msg_id={given}"))
+    told = office.desk.refused(503, "unavailable", answer)
+    assert told.endswith(
+        "it may be done or not: GET /v1/tasks says; send it again with this msg_id, and users have it once"
+    )
+    monkeypatch.undo()
+    id = answer.json["msg_id"]
+    assert id == (given or office.desk.get("/v1/tasks").json["tasks"][0]["id"])
+    assert office.upload(lines, f"{TEXT}&msg_id={id}").status == 201
+    office.run(6)
+    assert office.gateway.taken() == {f"user:{n}": 1 for n in range(1, 4)}
+
+
+def test_so_is_who_waited_too_long_for_it(office: Office) -> None:
+    office.calls.held = []
+    protocol, transport = office.desk.begin(
+        "POST", f"/v1/tasks{TEXT}", b'{"user":"1"}', Content_Type="application/x-ndjson"
+    )
+    office.desk.clock.advance(301)
+    [answer] = answers(transport.value())
+    assert "GET /v1/tasks says; send it again with this msg_id" in office.desk.refused(504, "timeout", answer)
+    office.desk.lose(protocol)
+    office.calls.let()
+    office.calls.held = None
+    assert office.upload('{"user":"1"}', f"{TEXT}&msg_id={answer.json['msg_id']}").status == 201
+    office.run()
+    assert office.gateway.taken() == {"user:1": 1}
+
+
+def test_so_is_who_pushes_for_later(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
+    push = {"to": ["user:1"], "text": "x", "at": "2023-11-14T22:13:22Z"}
+    losing(office, monkeypatch, "put")
+    answer = office.desk.post("/v1/push", push)
+    told = office.desk.refused(503, "unavailable", answer)
+    assert told.endswith("it may be done or not: push again with this msg_id, and it is there once")
+    monkeypatch.undo()
+    assert office.desk.post("/v1/push", {**push, "msg_id": answer.json["msg_id"]}).status == 202
+    assert len(office.desk.get("/v1/tasks").json["tasks"]) == 1
+
+
+@pytest.mark.parametrize("how", ["lost", "late"])
+@pytest.mark.parametrize("ended", [False, True])
+def test_a_second_message_is_made_once_if_it_is_said_after_what(
+    office: Office, monkeypatch: pytest.MonkeyPatch, how: str, ended: bool
+) -> None:
+    """Whoever repeats it, not knowing whether it was done, says again which end of the task was seen."""
+    id = office.make(3)["id"]
+    office.run()
+    asked = {"as_new": True, "finished_ms": office.task(id)["finished_ms"]}
+    if how == "lost":
+        losing(office, monkeypatch, "repush")
+        told = office.desk.refused(503, "unavailable", office.desk.post(f"/v1/tasks/{id}/repush", asked))
+        monkeypatch.undo()
+    else:
+        office.calls.held = []
+        protocol, transport = office.desk.begin("POST", f"/v1/tasks/{id}/repush", asked)
+        office.desk.clock.advance(301)
+        [answer] = answers(transport.value())
+        told = office.desk.refused(504, "timeout", answer)
+        office.desk.lose(protocol)
+        while office.calls.held:
+            office.calls.let()
+        office.calls.held = None
+    assert (
+        "it may be done or not: look at GET /v1/tasks/ID, or ask again with the finished_ms that the task "
+        "had before: else each time makes one message more"
+    ) in told
+    if ended:
+        office.run()
+    answer = office.desk.post(f"/v1/tasks/{id}/repush", asked)
+    assert office.desk.refused(409, "conflict", answer) == (
+        "the task was pushed again since | GET /v1/tasks/ID says how far it is"
+    )
+    office.run(4)
+    assert office.gateway.taken() == {f"user:{n}": 2 for n in range(1, 4)}
 
 
 def test_an_upload_that_took_too_long_is_to_be_sent_again(
@@ -710,6 +814,19 @@ def test_without_its_database_the_api_says_when_to_ask_again(office: Office) -> 
     office.desk.refused(503, "unavailable", answer)
     assert answer.headers["retry-after"] == "5"
     assert "secret" not in answer.body.decode()
+    assert office.desk.get("/v1/tasks").status == 200
+
+
+def test_no_more_than_so_many_wait_for_its_database(office: Office) -> None:
+    """It is frozen, and answers nobody."""
+    office.make(1)
+    office.calls.waiting = CALLS
+    office.desk.refused(503, "unavailable", answer := office.desk.get("/v1/tasks"))
+    assert answer.json["detail"] == "push tasks: 1000 questions wait for the database already"
+    assert answer.headers["retry-after"] == "5"
+    office.run()
+    assert office.gateway.taken() == {"user:1": 1}  # what runs is not kept waiting
+    office.calls.waiting = CALLS - 1
     assert office.desk.get("/v1/tasks").status == 200
 
 

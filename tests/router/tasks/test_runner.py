@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from traceback import walk_stack
 from typing import Any
 
 import msgspec
@@ -457,6 +459,42 @@ def test_what_is_on_its_way_never_exceeds_the_window(rig: Rig) -> None:
     assert sum(len(one.to) for one in rig.gateway.publishes) == 10
 
 
+@pytest.mark.parametrize("window", [100, 1_000])
+def test_outcomes_that_are_there_at_once_nest_nothing(
+    rig: Rig, window: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Refusals and duplicates are known without asking anybody, and a line with fields of its own is one
+    publish: a call in a call for each would end at Python's limit."""
+    number = rig.task(1_500, own='{"body":"aG8="}')
+    router = rig.router(window=window, lags=True)
+    router.calls.prompt = ("publish",)
+    depths: set[int] = set()
+    publish = rig.gateway.publish
+
+    def measured(*arguments: Any) -> Any:
+        depths.add(len(list(walk_stack(sys._getframe()))))
+        return publish(*arguments)
+
+    monkeypatch.setattr(rig.gateway, "publish", measured)
+    router.run(10)
+    assert rig.gateway.taken() == {f"user:{n}": 1 for n in range(1, 1_501)}
+    assert (rig.get().state, rig.store.counts(number)) == ("done", [(ItemState.TAKEN, 0, 1_500)])
+    assert max(depths) - min(depths) < 10
+
+
+def test_what_cannot_be_pushed_together_is_tried_whole_before_the_task_is_given_back(rig: Rig) -> None:
+    """One of a publish's addresses is none, so they go one by one, and their outcomes are there at once."""
+    number = rig.store.begin("t", "", "service:shop", b'{"msg_id":"t","content_type":"","body":""}', 0, 0)
+    rows = [(1, "user:1", None), (2, "user:2", None), (3, "nowhere:3", None), (4, "user:4", None)]
+    rig.store.add(number, rows)
+    rig.store.complete(number, 4, 0, "[]")
+    router = rig.router(window=4, lags=True)
+    router.calls.prompt = ("publish",)
+    router.run(3)
+    assert [to.id for one in rig.gateway.publishes for to in one.to] == ["1", "2", "4"]
+    assert (rig.get().state, rig.get().refused, rig.get().tenure) == ("done", 1, 1)
+
+
 def test_progress_is_written_down_within_half_a_second(rig: Rig) -> None:
     rig.task(12)
     rig.gateway.held = True
@@ -647,6 +685,20 @@ def test_a_read_that_failed_is_repeated(rig: Rig) -> None:
     router.runner.look(number)
     router.run(3)
     check_exactly_once(rig, number, 3)
+
+
+@pytest.mark.parametrize("name", ["claim", "unsent", "write"])
+def test_a_call_that_cannot_even_be_begun_is_one_that_failed(rig: Rig, name: str) -> None:
+    """The process has as many threads as it may have. Nothing is lost, and nothing waits for it for ever."""
+    number = rig.task(12)
+    router = rig.router()
+    router.calls.raises = (name,)
+    router.run(3)
+    assert (False, "push tasks: the database cannot be used: can't start new thread") in router.health
+    router.calls.raises = ()
+    router.run(10)
+    check_exactly_once(rig, number, 12)
+    assert router.health[-1] == (True, "")
 
 
 def test_without_a_database_it_is_not_well(rig: Rig) -> None:

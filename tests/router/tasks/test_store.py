@@ -392,6 +392,25 @@ def test_an_upload_that_is_being_swept_becomes_no_task(desk: Desk, monkeypatch: 
     assert desk.store.claim("r1", 1) == []
 
 
+@pytest.mark.parametrize("is_swept", [True, False])
+def test_an_upload_that_was_swept_takes_no_more_items(
+    desk: Desk, is_swept: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its machine stood still for long. Nobody would ever delete them."""
+    monkeypatch.setattr(stores, "DELETE_ROWS", 1)
+    number = desk.store.begin("up", "", "service:shop", b"{}", 0, 0)
+    desk.store.add(number, [(n, f"user:{n}", None) for n in range(1, 4)])
+    desk.later(stores.UPLOAD_MS + 60_000)
+    desk.store.sweep(10**9)
+    while is_swept and desk.store.sweep(10**9).more:
+        pass
+    with pytest.raises(NoSuchTask):
+        desk.store.add(number, [(4, "user:4", None)])
+    while desk.store.sweep(10**9).more:
+        pass
+    assert desk.store.standing(number, range(6), 0, 9) == []
+
+
 def test_whoever_gives_a_task_back_leaves_the_right_counts(desk: Desk) -> None:
     """Also if those that it began with were wrong: else it would never be done."""
     number = desk.task("user:1", "user:2", "user:3")

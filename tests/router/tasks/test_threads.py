@@ -232,6 +232,74 @@ async def test_a_thread_that_hangs_is_left_behind() -> None:
     threads._pool.stop()
 
 
+class Pool:
+    """Threads that begin nothing by themselves, in the place of a pool."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, threads: Threads) -> None:
+        self.started = False
+        self.full = False
+        self.begun: list[tuple[Any, Deferred[Any]]] = []
+        monkeypatch.setattr("imgateway.router.tasks.threads.deferToThreadPool", self.begin)
+        monkeypatch.setattr(threads, "_pool", self)
+
+    def start(self) -> None:
+        self.started = True
+
+    def stop(self) -> None:
+        self.started = False
+
+    def begin(self, reactor: Any, pool: Any, function: Any, *arguments: Any) -> Deferred[Any]:
+        if self.full:
+            raise RuntimeError("can't start new thread")
+        self.begun.append((arguments[0] if arguments else function, Deferred()))
+        return self.begun[-1][1]
+
+
+def test_what_is_given_up_before_a_thread_has_it_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The database is frozen, and those who ask give up and ask again, for hours."""
+    threads = Threads(Clock(), 2)
+    pool = Pool(monkeypatch, threads)
+    asked = [threads.call(str, n) for n in range(4)]
+    assert (pool.begun, threads.waiting) == ([], 4)  # it was not started yet
+    threads.start()
+    assert ([n for n, _ in pool.begun], threads.waiting) == ([0, 1], 2)
+    given_up = [outcome(asked[n]) for n in (1, 2)]
+    for n in (1, 2):
+        asked[n].cancel()
+    for n in range(1_000):
+        given_up.append(outcome(late := threads.call(str, n)))
+        late.cancel()
+    assert {type(error) for (error,) in given_up} == {CancelledError}
+    assert threads.waiting == 1
+    told = outcome(asked[3])
+    pool.begun[1][1].callback("1")  # nobody waits for it, and it makes room
+    assert ([n for n, _ in pool.begun], threads.waiting) == ([0, 1, 3], 0)
+    ended: list[None] = []
+    stopped = outcome(threads.stop(lambda: ended.append(None)))
+    pool.begun[2][1].callback("3")
+    assert (told, stopped, len(pool.begun)) == (["3"], [], 3)
+    pool.begun[0][1].callback("0")
+    assert outcome(asked[0]) == ["0"]
+    pool.begun[3][1].callback(None)
+    assert (stopped, pool.started) == ([None], False)
+
+
+def test_a_process_that_may_have_no_more_threads_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    threads = Threads(Clock(), 1)
+    pool = Pool(monkeypatch, threads)
+    threads.start()
+    first = outcome(threads.call(str, 1))
+    waiting = [outcome(threads.call(str, n)) for n in range(2_000)]
+    pool.full = True
+    pool.begun[0][1].callback("1")
+    assert first == ["1"]
+    assert {str(error) for (error,) in waiting} == {"can't start new thread"}
+    pool.full = False
+    again = outcome(threads.call(str, 2))
+    pool.begun[1][1].callback("2")
+    assert (again, threads.waiting) == (["2"], 0)
+
+
 @pytest.mark.parametrize("result", [1, Failure(ZeroDivisionError())], ids=["returns", "raises"])
 @pytest.mark.parametrize("late", [False, True], ids=["in time", "too late"])
 def test_the_end_waits_for_a_call_that_was_given_up(
