@@ -104,6 +104,7 @@ class ZooKeeperRegistry:
         self._session = 0
         self._connection = 0
         self._data: dict[str, bytes] = {}
+        self._reading: set[str] = set()  # by the last look, and not changed meanwhile
         self._looking = False
         self._look_anew = False
         self._timer: Any = None
@@ -184,7 +185,9 @@ class ZooKeeperRegistry:
     def _event(self, event: Any) -> None:
         """A watch has fired: it does so once."""
         if event.path is not None and event.path != self._base:
-            self._data.pop(event.path.rpartition("/")[2], None)
+            name = event.path.rpartition("/")[2]
+            self._data.pop(name, None)
+            self._reading.discard(name)
         self._look()
 
     def _look(self) -> None:
@@ -209,14 +212,17 @@ class ZooKeeperRegistry:
 
     def _read_new(self, names: list[str]) -> Deferred[Any]:
         self._data = {name: data for name, data in self._data.items() if name in names}
-        reading = [self._read(name) for name in names if name not in self._data]
+        self._reading = {name for name in names if name not in self._data}
+        reading = [self._read(name) for name in sorted(self._reading)]
         return DeferredList(reading, fireOnOneErrback=True, consumeErrors=True).addCallbacks(
             lambda _: names, lambda failure: failure.value.subFailure
         )
 
     def _read(self, name: str) -> Deferred[None]:
         def keep(found: tuple[bytes, Any]) -> None:
-            self._data[name] = found[0]
+            # Events have a thread of their own: if one came first, this is old, and its watch is spent.
+            if name in self._reading:
+                self._data[name] = found[0]
 
         def gone(failure: Failure) -> None:
             failure.trap(NoNodeError)

@@ -11,14 +11,15 @@ from typing import Any
 import pytest
 from twisted.internet.defer import CancelledError
 
-from imgateway.brokers.redis import RedisBroker, find_primaries
+from imgateway.brokers.redis import RedisBroker, checks, find_primaries
 from imgateway.brokers.redis.broker import STOP_S
+from imgateway.brokers.redis.connection import Connection
 from imgateway.brokers.redis.urls import RedisUrl, parse_urls
 from imgateway.config import BrokerSettings, RedisSettings
 from imgateway.core.counters import Counters
 from imgateway.errors import CloseCode, ConfigError, StoreError
 from imgateway.frames import EVERYONE, Message, OutcomeCode, SessionKey, address_text, log_of, parse_address
-from imgateway.interfaces import LoginPolicy, Publication
+from imgateway.interfaces import LoginPolicy, Publication, Verdict
 from imgateway.testing.disk import opening
 from imgateway.wire.messages import decode_message
 from tests.brokers.broker_desk import BrokerDesk
@@ -213,6 +214,115 @@ def test_replicas_are_asked_of_the_logs_primaries_only(
     desk = sit(server, rings=[start("--appendonly", "no")], redis={"ack": "replica"})
     with pytest.raises(StoreError, match=rf"127\.0\.0\.1:{server.port}: redis\.ack"):
         desk.start()
+
+
+# ------------------------------------------------------------------------------------------------ its replica
+
+
+class Replica:
+    """What WAITAOF says, played on whatever Redis there is; while it is away that takes its time, too."""
+
+    is_there = True
+
+
+@pytest.fixture
+def replica(monkeypatch: pytest.MonkeyPatch) -> Replica:
+    replica, send = Replica(), Connection.send
+
+    def played(connection: Connection, answer: Any, *command: bytes | str | int) -> None:
+        if command[0] != b"WAITAOF":
+            send(connection, answer, *command)
+        elif replica.is_there:
+            send(connection, lambda _: answer([1, 1]), "PING")
+        else:
+            send(connection, lambda there: answer([1, there]), "WAIT", 1, 20)
+
+    monkeypatch.setattr(Connection, "send", played)
+    monkeypatch.setattr(checks, "REPLICA_VERSION", (0,))
+    return replica
+
+
+@pytest.fixture
+def lagging(
+    sit: Callable[..., BrokerDesk], server: RedisServer, replica: Replica
+) -> Callable[[], tuple[BrokerDesk, BrokerDesk]]:
+    """Two nodes, from when the first one knows that the replica is away."""
+
+    def lag(sits: Callable[[BrokerDesk], object] = lambda desk: None) -> tuple[BrokerDesk, BrokerDesk]:
+        first, second = (sit(server, redis={"ack": "replica"}).start() for _ in range(2))
+        sits(first)
+        replica.is_there = False
+        first.broker.members(ROOM)
+        first.loop.until(lambda: health(first))
+        return first, second
+
+    return lag
+
+
+@pytest.mark.parametrize("in_a_room", [False, True])
+@pytest.mark.parametrize("why", [CloseCode.REVOKED, CloseCode.DISPLACED])
+def test_who_must_go_does_not_wait_for_a_replica(
+    lagging: Callable[..., tuple[BrokerDesk, BrokerDesk]],
+    replica: Replica,
+    why: CloseCode,
+    in_a_room: bool,
+) -> None:
+    def sits(desk: BrokerDesk) -> None:
+        opened = desk.now(opening(desk.broker, desk.claim(*BOB, issued_at_s=5)))
+        if in_a_room:
+            desk.now(desk.broker.join(BOB, opened.generation, ROOM))
+
+    first, second = lagging(sits)
+    if why is CloseCode.REVOKED:
+        second.broker.revoke("bob", 9)
+    else:
+        opening(second.broker, second.claim("bob", "web", policy=LoginPolicy.ONE))
+    first.loop.until(lambda: first.listener.named("displaced"))
+    ((session, _, code, _),) = first.listener.named("displaced")
+    assert (session, code) == (BOB, why)
+    replica.is_there = True
+    first.run()
+    assert len(first.listener.named("displaced")) == 1
+
+
+def test_clients_that_come_again_and_again_while_the_replica_is_away_leave_nothing(
+    lagging: Callable[..., tuple[BrokerDesk, BrokerDesk]], replica: Replica
+) -> None:
+    desk, _ = lagging()
+    (primary,) = desk.broker._primaries.all()
+    before = primary.unanswered
+    for _ in range(100):
+        claim = desk.claim(*BOB)
+        opening(desk.broker, claim)
+        desk.loop.iterate(0)
+        desk.broker.withdraw(claim)
+    last = desk.later(opening(desk.broker, desk.claim(*BOB)))
+    desk.loop.iterate(0)
+    assert primary.unanswered < before + 10
+    replica.is_there = True
+    desk.loop.until(lambda: last)
+    assert last[0].verdict is Verdict.OK
+    assert health(desk)[-1][0]
+
+
+def test_of_words_to_oneself_one_waits_for_a_replica(
+    lagging: Callable[..., tuple[BrokerDesk, BrokerDesk]], replica: Replica
+) -> None:
+    desk, _ = lagging()
+    (primary,) = desk.broker._primaries.all()
+    said = primary.subscription.beat()
+    desk.loop.until(lambda: primary.subscription.echoed >= said)
+    waiting = primary._echoes
+    assert waiting
+    for _ in range(10):
+        primary.subscription.tick()
+        desk.loop.iterate(0)
+    assert primary._echoes == waiting
+    assert primary.subscription.is_up, "they were not asked for, so nobody misses them"
+    replica.is_there = True
+    desk.loop.until(lambda: not primary.unanswered)
+    said = primary.subscription.beat()
+    desk.loop.until(lambda: primary.subscription.echoed >= said)
 
 
 # --------------------------------------------------------------------------------------------------- messages
@@ -521,6 +631,24 @@ def test_a_node_that_dies_is_taken_out_of_its_rooms_by_another_that_tells_of_it(
     assert one.now(one.broker.members(ROOM)) == 0
     assert [presence.online for presence in one.now(one.broker.sessions("bob"))] == [False]
     assert one.now(one.broker.members(EVERYONE)) == 0
+
+
+def test_what_is_watched_of_rings_is_asked_for_anew_where_a_lease_had_run_out(
+    sit: Callable[..., BrokerDesk], server: RedisServer, start: Callable[..., RedisServer]
+) -> None:
+    """By then a server whose clock was put ahead by days has forgotten it."""
+    rings = start()
+    one, two = (sit(server, rings=[rings]).start() for _ in range(2))
+    one.now(one.broker.watch(log_of(EVERYONE)))
+    (watched,) = rings.cli("KEYS", "ig:*:watch:*")
+    rings.cli("DEL", watched)
+    for desk in (one, two):
+        desk.shift_ms += 3 * 86_400_000
+        for primary in desk.broker._primaries.all():
+            desk.now(desk.broker._leases.renew(primary))
+    assert answered(two, [two.publish("all", msg_id="1")])[0].code == OutcomeCode.OK
+    one.run()
+    assert [told[0] for told in one.listener.named("arrived")] == [log_of(EVERYONE)]
 
 
 # ----------------------------------------------------------------------------------------------- the listener

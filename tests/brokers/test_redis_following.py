@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from twisted.internet.defer import Deferred
 
+from imgateway.brokers.redis import following
 from imgateway.brokers.redis.connection import RedisError
 from imgateway.brokers.redis.positions import TOUCH_S
 from imgateway.errors import CloseCode, StoreBusy
@@ -155,6 +156,28 @@ def test_a_newer_login_takes_the_places_over(desks: Any, servers: list[RedisServ
     assert places(one.open()) == [("news", 1), ("sport", 1)]
 
 
+def test_a_node_that_stood_still_does_not_put_back_what_was_left_meanwhile(
+    desks: Any, servers: list[RedisServer]
+) -> None:
+    one, two = desks("n.1", "n.2")
+    generation = one.open().generation
+    one.follow(generation, NEWS)
+    one.ack(generation, 3, NEWS)
+    one.heard = lambda primary, item: None  # from here on it stands still
+    again = two.open()
+    two.run(two.sessions.unfollow(BOB, again.generation, log(NEWS)))
+    late = one.primaries.of(NEWS)[0]
+    _, bucket = one.primaries.of(NEWS)
+    following = one.later(late.call("follow", late.epoch, bucket, NEWS, *BOB, generation, 3))
+    one.sessions.flush()  # it goes on, and its timers come before its sockets
+    one.settle()
+    assert (one.told[0][:2], following) == ((BOB, generation), [[]])
+    assert cursors(two, servers, NEWS) == 0
+    assert two.follow(again.generation, NEWS, 5) == Followed(False, 5), "who left may come back"
+    left = server_of(two, servers, NEWS).cli("KEYS", "ig:*:left:*")
+    assert [server_of(two, servers, NEWS).cli("PTTL", key) > 14_000_000 for key in left] == [True]
+
+
 def test_what_was_left_behind_is_not_taken_for_a_place(desk: SessionDesk, servers: list[RedisServer]) -> None:
     """A node that died between the two primaries."""
     found = desk.open()
@@ -177,7 +200,7 @@ def test_what_was_left_behind_is_not_taken_for_a_place(desk: SessionDesk, server
 
 
 def test_a_device_follows_so_many_logs_and_no_more(desk: SessionDesk, monkeypatch: Any) -> None:
-    desk.sessions._following._max_followed = 3
+    monkeypatch.setattr(following, "MAX_FOLLOWED", 3)
     found = desk.open()
     for n in range(6):
         assert desk.follow(found.generation, f"topic:{n}", 5) == Followed(False, 5)
@@ -221,6 +244,19 @@ def test_a_device_that_is_forgotten_leaves_the_logs_that_it_followed(
     assert desk.cli(server, "HEXISTS", "bob", "x", "g:tv") == 1
     desk.open(device="tv")
     assert desk.cli(server, "HEXISTS", "bob", "x", "g:tv") == 0
+
+
+def test_what_a_device_followed_is_said_again_when_the_answer_to_its_end_was_lost(desk: SessionDesk) -> None:
+    found = desk.open()
+    for text in (NEWS, SPORT):
+        desk.follow(found.generation, text)
+    primary, bucket = desk.primaries.of("bob")
+    ending = bucket, *BOB, found.generation, "n.1"
+    answers = [desk.run(primary.call("close", *ending, forget)) for forget in (1, 1, 0)]
+    assert answers == [f"{NEWS}\n{SPORT}".encode()] * 2 + [b""]
+    again = desk.open()
+    ending = bucket, *BOB, again.generation, "n.1"
+    assert [desk.run(primary.call("close", *ending, 1)) for _ in range(2)] == [b"", b""]
 
 
 def test_a_place_that_is_written_again_by_itself_is_not_that_of_a_device_that_was_forgotten_meanwhile(
@@ -412,10 +448,10 @@ def test_a_log_whose_places_cannot_be_read_cannot_be_followed(
 
 
 def test_what_is_followed_beyond_the_limit_goes_though_its_place_is_not_known(
-    desk: SessionDesk, servers: list[RedisServer]
+    desk: SessionDesk, servers: list[RedisServer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _, away = placed_elsewhere(desk, servers)
-    desk.sessions._following._max_followed = 1
+    monkeypatch.setattr(following, "MAX_FOLLOWED", 1)
     near = next(texts_at(desk, servers, elsewhere=False))
     away.freeze()
     try:

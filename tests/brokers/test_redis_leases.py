@@ -128,6 +128,33 @@ def test_a_node_that_was_silent_has_its_sessions_again(desks: Any) -> None:
     assert len(one.told) == 1, "what nobody took goes on with the generation that it had"
 
 
+def test_a_node_that_was_taken_for_dead_hears_it_though_the_clock_was_put_back(desks: Any) -> None:
+    one, two = desks("n.1", "n.2")
+    one.open()
+    later(16, two, silent=(one,))
+    for desk in (one, two):
+        desk.shift_ms -= 30_000
+    later(5, two, silent=(one,))
+    assert two.online() == {}
+    later(5, one, two)
+    assert (one.regained, two.regained) == ([one.primary], [])
+    assert set(two.online()) == {"phone"}
+
+
+def test_a_node_that_died_before_the_clock_was_put_back_is_dead_all_the_same(
+    desks: Any, redis: RedisServer
+) -> None:
+    one, two = desks("n.1", "n.2")
+    one.open()
+    one.die()
+    two.shift_ms -= 3_600_000
+    later(5, two)
+    assert set(two.online()) == {"phone"}
+    later(16, two)
+    assert (two.online(), two.regained) == ({}, [])
+    assert redis.cli("ZRANGE", "ig:nodes", 0, -1) == [b"n.2"]
+
+
 def test_a_policy_counts_for_those_who_are_silent(desks: Any) -> None:
     """Or both would be online once the silent one is back."""
     one, two = desks("n.1", "n.2")
@@ -427,6 +454,51 @@ def test_a_primary_that_has_other_data_is_asked_for_everything(desks: Any) -> No
     assert one.regained == [one.primary]
     one.run(one.leases.renew(one.primary))
     assert one.regained == [one.primary]
+
+
+def take_over(redis: RedisServer, *desks: SessionDesk) -> None:
+    """A replica does, as its nodes see it."""
+    before = desks[0].primary.generation
+    redis.cli("HINCRBY", "ig:primary", "n", 1)
+    redis.cli("HSET", "ig:primary", "raised_ms", desks[0].wall_ms)
+    for desk in desks:
+        desk.primary._line.drop(ConnectionError("a replica took over"))
+    desks[0].loop.until(lambda: all(desk.primary.generation > before for desk in desks))
+    for desk in desks:
+        desk.settle()
+
+
+def test_who_left_just_before_is_not_back_for_long_with_a_promoted_replica(
+    desks: Any, redis: RedisServer
+) -> None:
+    one, two = desks("n.1", "n.2")
+    kept = one.open("ann")
+    for user in ("bob", "eve"):
+        generation = one.open(user).generation
+        record = one.cli(redis, "HGET", user, "u", "d:phone")
+        one.close("phone", generation, user=user)
+        one.cli(redis, "HSET", user, "u", "d:phone", record)
+    take_over(redis, one, two)
+    assert set(two.online("bob")) == {"phone"}, "its node had no time yet to say that it has it"
+    later(65, one, two)
+    assert (two.online("ann"), two.online("bob")) == ({"phone": ("n.1", kept.generation)}, {})
+    assert one.open("bob", "web", policy=LoginPolicy.REFUSE).verdict == Verdict.OK
+    assert two.open("eve", "web", policy=LoginPolicy.REFUSE).verdict == Verdict.OK
+    assert two.open("ann", "web", policy=LoginPolicy.REFUSE).verdict == Verdict.CONFLICT
+    assert one.told == two.told == []
+
+
+def test_a_claim_that_was_answered_while_a_replica_took_over_is_vouched_for(
+    desks: Any, redis: RedisServer
+) -> None:
+    one, two = desks("n.1", "n.2")
+    generation = one.open().generation
+    one.renewed = lambda primary: one.sessions._data.update({primary: (primary.generation, primary.epoch)})
+    take_over(redis, one, two)
+    one.sessions.renewed(one.primary)
+    one.settle()
+    later(65, one, two)
+    assert two.online() == {"phone": ("n.1", generation)}
 
 
 @pytest.fixture

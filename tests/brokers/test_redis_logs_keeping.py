@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 
+from imgateway.brokers.redis import logs
 from imgateway.config import RetentionSettings
 from imgateway.frames import Outcome, OutcomeCode, Position
 from imgateway.wire.messages import decode_message
 from tests.brokers.redis_logs import LogsDesk, desk, device, follower, key, make, other, server_of
-from tests.brokers.redis_server import RedisServer
+from tests.brokers.redis_server import Loop, RedisServer
 
 pytestmark = pytest.mark.server
 __all__ = ("desk", "make", "other")
@@ -216,6 +217,26 @@ def test_sweeps_go_on_while_there_is_more(make: Callable[..., LogsDesk], redis: 
     desk.settle()
     desk.loop.until(lambda: redis.cli("ZCARD", "ig:due") == 0)
     assert redis.cli("KEYS", "ig:*:l:*") == []
+
+
+@pytest.mark.parametrize("left", [-400_000, 250_000], ids=["of nothing", "of what comes"])
+def test_what_is_past_its_time_makes_room_where_memory_is_out(
+    server: RedisServer, loop: Loop, left: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What waits for room waits behind itself on its line. `left`: greetings are refused, too, or are not."""
+    monkeypatch.setattr(logs, "FREE_SWEEPS", 2)
+    desk = LogsDesk(server, loop=loop).start()
+    desk.answered(*[desk.publish(f"user:u{n}", msg_id="1", body=bytes(30_000)) for n in range(100)])
+    server.cli("CLIENT", "KILL", "TYPE", "normal")  # with what it had in memory for them
+    desk.settle()
+    server.cli("CONFIG", "SET", "maxmemory", int(server.info("memory")["used_memory"]) + left)
+    boxes = [desk.publish("user:bob", msg_id=str(n), body=bytes(50_000)) for n in range(10)]
+    desk.loop.until(lambda: any("OOM" in why for _, why in desk.states))
+    desk.shift_ms += 8 * 86_400_000
+    desk.answered(*boxes)
+    assert [box[0][0] for box in boxes] == [Outcome(OK, desk.primary.epoch, n + 1) for n in range(10)]
+    server.cli("CONFIG", "SET", "maxmemory", 0)
+    desk.stop()
 
 
 def test_what_expires_by_itself_is_no_gap(make: Callable[..., LogsDesk], redis: RedisServer) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -389,6 +390,30 @@ def test_a_sweep_takes_so_much_and_no_more(house: House) -> None:
     while answers[-1]:
         sweep(answers[-1])
     assert (len(answers), node.measure().rings, node.measure().ring_bytes) == (3, 0, 0)
+
+
+def test_what_is_too_old_makes_room_where_memory_is_out(
+    server: RedisServer, build: Callable[..., House], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What waits for room waits behind itself on its line, and so does the upkeep that makes it."""
+    monkeypatch.setattr(sweeping, "CALL_RINGS", 7)
+    house = build(server)
+    node = house.node(**FREE)
+    boxes = [node.later(room(n), 30_000, lane=n % 2) for n in range(50)]
+    house.settle()
+    server.cli("CLIENT", "KILL", "TYPE", "normal")  # with what it had in memory for them
+    house.settle()
+    server.cli("CONFIG", "SET", "maxmemory", int(server.info("memory")["used_memory"]) - 400_000)
+    waiting = [node.later(room(n), 30_000) for n in range(10)]
+    house.loop.until(lambda: any("OOM" in why for _, why in node.desk.states))
+    node.rings.upkeep()
+    house.pass_time(4_000)
+    house.loop.until(lambda: all(waiting))
+    assert [box[0].code for box in (*boxes, *waiting)] == [OutcomeCode.OK] * 60
+    assert sorted(box[0].seq for box in waiting) == [*range(51, 61)]
+    server.cli("CONFIG", "SET", "maxmemory", 0)
+    house.settle()
+    assert (node.measure().ring_bytes, node.measure().rings) == true_bytes(server)
 
 
 def test_what_a_node_keeps_goes_by_age_too(house: House, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from imgateway.brokers.redis import rooms
 from imgateway.errors import CloseCode
 from imgateway.frames import Message, OutcomeCode, SessionKey, log_of, parse_address
 from imgateway.interfaces import LoginPolicy, Publication, Verdict
@@ -166,6 +167,34 @@ def test_the_rooms_of_a_dead_node_are_left_once(desks: Any) -> None:
     assert sorted(told(*others)) == [("left", session, ROOM) for session in sessions[1:]]
     assert members(others[1], "room:7", "area:games") == [1, 1]
     dead.stop = lambda: None  # type: ignore[method-assign]
+
+
+def test_who_left_just_before_is_not_back_with_a_promoted_replica(
+    sit: Callable[..., BrokerDesk], server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rooms, "REAPED", 10)
+    desk, other = (sit(server).start() for _ in range(2))
+    generation = login(desk)
+    for room in (ROOM, OTHER):
+        desk.now(desk.broker.join(BOB, generation, room, ("games",)))
+    gone = [SessionKey(f"u{n}", "phone") for n in range(300)]
+    stays = {key: server.cli("HGETALL", key) for key in server.cli("KEYS", "ig:*:members:*")}
+    (key,) = (key for key in stays if key.endswith(b":room:7"))
+    for session in gone:
+        stays[key] += ["\0".join(session).encode(), stays[key][1]]
+    desk.now(desk.broker.leave(BOB, generation, OTHER))
+    for key, stay in stays.items():
+        server.cli("HSET", key, *stay)
+        server.cli("SADD", "ig:in:n.1", *(key + b"\0" + member for member in stay[::2]))
+    assert members(other, "room:7", "room:8", "area:games") == [301, 1, 1]
+    events = told(desk, other)
+    server.cli("HINCRBY", "ig:primary", "n", 1)
+    for one in (desk, other):
+        one.broker._primaries.each()[0]._line.drop(ConnectionError("a replica took over"))
+    settle(desk, other)
+    desk.loop.until(lambda: not desk.broker._rooms._turns.waiting)
+    assert members(other, "room:7", "room:8", "area:games") == [1, 0, 1]
+    assert told(desk, other) == events, "that was told when they left"
 
 
 @pytest.mark.parametrize("seed", range(3))

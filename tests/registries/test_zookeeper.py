@@ -8,13 +8,16 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from kazoo.protocol.states import KazooState
 from msgspec.structs import replace
 from twisted.internet.protocol import Protocol
+from twisted.internet.task import Clock
 from twisted.protocols.portforward import ProxyFactory
 
 from imgateway.errors import ConfigError
-from imgateway.interfaces import NodeState, Served
-from imgateway.registries.zookeeper import DEFAULT_PATH, ZooKeeperRegistry, parse_zookeeper_url
+from imgateway.interfaces import NodeInfo, NodeState, Served
+from imgateway.registries.stored import write
+from imgateway.registries.zookeeper import DEFAULT_PATH, LOOK_S, ZooKeeperRegistry, parse_zookeeper_url
 from tests.brokers.redis_server import Loop
 from tests.registries.desks import Watcher, ZooKeeperDesk, node
 from tests.registries.zookeeper_server import ZooKeeperServer
@@ -211,6 +214,83 @@ def as_admin(desk: Any, what: str, *arguments: Any) -> None:
     getattr(client, what)(*arguments)
     client.stop()
     client.close()
+
+
+class Turn(Clock):
+    """What threads ask it to call is called at once."""
+
+    def callFromThread(self, call: Any, *arguments: Any) -> None:
+        call(*arguments)
+
+
+class Asked:
+    """kazoo's result, with the value that the server gave; the test says when its thread runs."""
+
+    exception = None
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def rawlink(self, done: Any) -> None:
+        self.arrives = lambda: done(self)
+
+
+class FakeClient:
+    """A client of a directory with one znode. Answers wait in `asked`; events of watches come at once."""
+
+    def __init__(self) -> None:
+        self.client_id = (5, b"")
+        self.asked: list[Asked] = []
+        self.watch: Any = None
+        self.data = write(TWO)
+
+    def add_listener(self, listener: Any) -> None:
+        self.listener = listener
+
+    def start_async(self) -> None: ...
+
+    def get_children_async(self, path: str, watch: Any) -> Asked:
+        return self._ask([TWO.incarnation])
+
+    def get_async(self, path: str, watch: Any) -> Asked:
+        self.watch = watch
+        return self._ask((self.data, None))
+
+    def _ask(self, value: Any) -> Asked:
+        self.asked.append(Asked(value))
+        return self.asked[-1]
+
+    def set(self, info: NodeInfo) -> None:
+        self.data = write(info)
+        watch, self.watch = self.watch, None
+        if watch is not None:
+            watch(type("Event", (), {"path": f"/n/nodes/{info.incarnation}"}))
+
+    def answers(self, most: int = 100) -> None:
+        """What was asked, in its order, and what is asked because of that."""
+        while self.asked and most:
+            self.asked.pop(0).arrives()
+            most -= 1
+
+
+def test_an_event_that_comes_before_the_answer_that_set_its_watch() -> None:
+    """kazoo gives the one and the other in threads of their own, which may come in any order."""
+    reactor, client = Turn(), FakeClient()
+    registry = ZooKeeperRegistry("h:1", "/n", reactor, make=lambda *how: client)
+    told: list[Any] = []
+    registry.start(lambda nodes: told.append(dict(nodes)), lambda ok, why: None)
+    client.listener(KazooState.CONNECTED)
+    client.answers(1)  # who is there; what stands there is on its way
+    drains = replace(TWO, state=NodeState.DRAINING)
+    client.set(drains)
+    client.answers()
+    assert told[-1] == {TWO.incarnation: drains}
+    last = replace(drains, sessions=0)
+    client.set(last)
+    client.answers()
+    assert told[-1] == {TWO.incarnation: last}
+    reactor.advance(LOOK_S)
+    assert len(client.asked) == 1, "what is known is not read again"
 
 
 @pytest.mark.parametrize(

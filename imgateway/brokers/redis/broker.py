@@ -311,10 +311,12 @@ class RedisBroker:
             self._rings.renewed(primary)
 
     def _regained(self, primary: Primary) -> None:
-        """Others may have taken this node for dead."""
+        """Others may have taken this node for dead; and the server may have forgotten what it watches."""
         if primary in self._primaries.each():
             self._sessions.renewed(primary)
             self._rooms.reclaim(primary)
+        if primary in self._primaries.each_ring():
+            self._rings.renewed(primary)
 
     def _reap(self, primary: Primary, dead: str) -> Deferred[bool] | bool:
         return self._rooms.reap(primary, dead) if primary in self._primaries.each() else False
@@ -392,9 +394,10 @@ class RedisBroker:
     def linger(self, session: SessionKey, generation: int) -> None:
         self._sessions.linger(session, generation)
 
-    def record(
-        self, session: SessionKey, generation: int, data: bytes, synced: bool = False
-    ) -> Deferred[bool]:
+    in_line = False
+    """The record may stand at another server than the message."""
+
+    def record(self, session: SessionKey, generation: int, data: bytes) -> Deferred[bool]:
         return self._sessions.record(session, generation, data)
 
     def renew_session(self, session: SessionKey, generation: int, issued_at_s: int) -> Deferred[Verdict]:

@@ -33,12 +33,9 @@ class Following:
     """Everything by keyword. `Seat.owed.others`, with `Positions.unplaced`, has all that a device follows,
     from its login on."""
 
-    def __init__(
-        self, *, primaries: Primaries, positions: Positions, max_followed: int = MAX_FOLLOWED
-    ) -> None:
+    def __init__(self, *, primaries: Primaries, positions: Positions) -> None:
         self._primaries = primaries
         self._positions = positions
-        self._max_followed = max_followed
         self._active: dict[SessionKey, set[LogKey]] = {}  # what sessions follow just now
         self._asking: dict[SessionKey, set[Deferred[Any]]] = {}  # where they stand in what they follow
         self._beginning = UnderWay()  # sessions and logs, until it is on the primaries
@@ -189,7 +186,7 @@ class Following:
     def _forget_surplus(self, session: SessionKey, seat: Seat) -> None:
         """Make place for one more log, if there is one that the device does not follow just now."""
         every = (*seat.owed.others, *self._positions.unplaced.get(session, ()))
-        if len(every) >= self._max_followed:
+        if len(every) >= MAX_FOLLOWED:
             active = self._active.get(session, ())
             surplus = next((log for log in every if log not in active), None)
             if surplus is not None:

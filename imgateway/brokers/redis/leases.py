@@ -19,9 +19,9 @@ from imgateway.brokers.health import Timers
 from imgateway.brokers.redis.primaries import Primaries
 from imgateway.brokers.redis.primary import Primary
 
-__all__ = ("LEASE_S", "Leases")
+__all__ = ("Leases",)
 
-LEASE_S = 15.0
+LEASE_MS = 15_000
 RENEW_S = 5.0
 """Two renewals may fail before the lease runs out."""
 
@@ -48,16 +48,12 @@ class Leases:
         online: Callable[[Primary], int] = lambda primary: 0,
         regained: Callable[[Primary], None] = lambda primary: None,
         reap: Callable[[Primary, str], Deferred[bool] | bool] | None = lambda primary, dead: False,
-        lease_s: float = LEASE_S,
-        renew_s: float = RENEW_S,
     ) -> None:
         self._primaries = primaries
         self._incarnation = incarnation
         self._online = online
         self._regained = regained
         self._reap = reap
-        self._lease_ms = int(lease_s * 1000)
-        self._renew_s = renew_s
         self._timers = Timers(reactor)
         self._until_ms: dict[Primary, int] = {}  # by the primary's clock
         self._generations: dict[Primary, int] = {}
@@ -67,7 +63,7 @@ class Leases:
 
     def start(self) -> Deferred[Any]:
         """Fires when the node has its leases."""
-        self._timers.later("renew", self._renew_s, self._renew)
+        self._timers.later("renew", RENEW_S, self._renew)
         return DeferredList([self.renew(primary) for primary in self._primaries.all()])
 
     def stop(self) -> Deferred[Any]:
@@ -81,7 +77,7 @@ class Leases:
         return sum(self._others.get(primary, 0) for primary in self._primaries.each())
 
     def _renew(self) -> None:
-        self._timers.later("renew", self._renew_s, self._renew)
+        self._timers.later("renew", RENEW_S, self._renew)
         for primary in self._primaries.all():
             if primary not in self._asked:  # else it is away, and the renewal waits for it
                 self.renew(primary)
@@ -89,19 +85,20 @@ class Leases:
     def renew(self, primary: Primary) -> Deferred[None]:
         """Now."""
         self._asked.add(primary)
-        asking = primary.call("lease", self._incarnation, self._lease_ms, self._online(primary))
+        asking = primary.call("lease", self._incarnation, LEASE_MS, self._online(primary))
         return asking.addBoth(self._renewed, primary).addErrback(self._failed)
 
     def _renewed(self, reply: Any, primary: Primary) -> Any:
         self._asked.discard(primary)
         if isinstance(reply, Failure):
             return reply
-        now_ms, others, dead = reply
+        now_ms, others, dead, was_there = reply
         self._others[primary] = others
         until_ms, generation = self._until_ms.get(primary), self._generations.get(primary)
-        self._until_ms[primary] = now_ms + self._lease_ms
+        self._until_ms[primary] = now_ms + LEASE_MS
         self._generations[primary] = primary.generation
-        if until_ms is not None and (now_ms >= until_ms or generation != primary.generation):
+        is_other = generation != primary.generation
+        if until_ms is not None and (not was_there or now_ms >= until_ms or is_other):
             self.log.warn(
                 "{primary}: this node's lease had run out, or was lost; it asks for what it had there",
                 primary=primary.name,

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from twisted.internet.defer import CancelledError, Deferred
 
-from imgateway.brokers.redis.claims import BY_ORDER
+from imgateway.brokers.claims import BY_ORDER
 from imgateway.brokers.redis.primary import Primary
 from imgateway.frames import SessionKey
 from imgateway.interfaces import Claim, Opened, Verdict
@@ -53,8 +53,8 @@ class Lobby:
                 return
 
     def changed(self, primary: Primary) -> None:
-        """It can be written to again, or not any more."""
-        if not primary.is_up:
+        """It answers again, or not any more."""
+        if not primary.answers:
             self._waiting.setdefault(primary, {})
             return
         for asked in self._waiting.pop(primary, {}).values():

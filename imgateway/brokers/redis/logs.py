@@ -22,7 +22,7 @@ from imgateway.brokers.intake import UNKNOWN, Intake
 from imgateway.brokers.redis.entries import pack_entry, unpack_entries
 from imgateway.brokers.redis.packing import pack
 from imgateway.brokers.redis.primaries import Primaries
-from imgateway.brokers.redis.primary import Primary
+from imgateway.brokers.redis.primary import Primary, Run
 from imgateway.brokers.redis.spool import Spool
 from imgateway.brokers.redis.watches import Watches
 from imgateway.config import BrokerSettings, RetentionSettings
@@ -49,6 +49,8 @@ __all__ = ("Logs",)
 SWEEP_S = 10.0
 # Logs that one script looks through for what is past its time.
 SWEEP_LOGS = 20
+# So many of these in a row, where there is no memory left and everybody waits for room.
+FREE_SWEEPS = 100
 # qos 0 messages on their way to one primary; more are dropped.
 MAX_EMITTED = 10_000
 EMIT_BATCH = 200
@@ -116,6 +118,8 @@ class Logs:
             return primary, bucket, (f"{text}\0{log.lane}" if log.lane else text).encode()
 
         self._place = place
+        for primary in primaries.each():
+            primary.frees.append(self._free)
         self._watches = Watches(
             incarnation=incarnation,
             place=place,
@@ -326,6 +330,11 @@ class Logs:
                 self._sweep_one(primary)
 
         primary.call("sweep", self._age_ms, SWEEP_LOGS).addCallbacks(swept, self._failed)
+
+    async def _free(self, run: Run) -> None:
+        for _ in range(FREE_SWEEPS):
+            if await run("sweep", self._age_ms, SWEEP_LOGS) < SWEEP_LOGS:
+                return
 
     def measure(self, counters: Any) -> None:
         """Set the fields of a `core.counters.Counters` that begin with store."""

@@ -15,7 +15,7 @@ from twisted.internet.defer import Deferred
 
 from imgateway.brokers.redis.primary import Primary
 from imgateway.config import RoomSettings
-from imgateway.core.ring import Ring, RingLimits
+from imgateway.core.ring import Ring, RingLimits, batch
 from imgateway.frames import Batch, Entry, LogKey, Position
 
 __all__ = ("ENTRY_HEAD", "Mirror", "Mirrors", "Place", "entry_of")
@@ -97,16 +97,12 @@ class Mirrors:
         mirror.epoch = epoch
         mirror.ring = Ring(head, count)
 
-    def add(self, mirror: Mirror, entries: list[Entry], upto: int, now_ms: int) -> None:
-        """Entries came, the newest is `upto`."""
-        ring, limits, now, before = mirror.ring, mirror.place.limits, now_ms / 1000, mirror.ring.bytes
+    def add(self, mirror: Mirror, entries: list[Entry], now_ms: int) -> None:
+        """Entries came."""
+        ring, now, before = mirror.ring, now_ms / 1000, mirror.ring.bytes
         for entry in entries:
             ring.append(entry.seq, entry, len(entry.message) + ENTRY_BYTES, now)
-        # Not each time: to drop moves what stays.
-        if len(ring) > limits.entries + (limits.entries >> 4) or ring.bytes > limits.bytes + (
-            limits.bytes >> 4
-        ):
-            ring.trim(limits, now)
+        ring.trim_late(mirror.place.limits, now)
         self.bytes += ring.bytes - before
         self._full[mirror] = None
         self._full.move_to_end(mirror)
@@ -145,11 +141,7 @@ class Mirrors:
         self.bytes -= ring.trim(mirror.place.limits, now_ms / 1000)
         if after < ring.floor and not mirror.is_whole:
             return None
-        block = ring.read(after)
-        entries = block.entries
-        if any(0 < entry.expires_ms <= now_ms for entry in entries):
-            entries = tuple([entry for entry in entries if not 0 < entry.expires_ms <= now_ms])
-        return Batch(mirror.epoch, block.after, block.upto, entries, block.gap, ring.head)
+        return batch(ring, mirror.epoch, after, now_ms)
 
     def upkeep(self, now_ms: int) -> None:
         """Once a second: what is too old goes."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred
@@ -90,7 +90,7 @@ class Persistent:
 
     async def _make(self) -> None:
         connection = await self._connect()
-        greeting = Deferred.fromCoroutine(_coroutine(self._greet(connection)))
+        greeting = Deferred.fromCoroutine(self._greet(connection))
         lost: list[Failure] = []
 
         def broke(reason: Failure) -> None:
@@ -133,10 +133,6 @@ class Persistent:
     def _later(self) -> None:
         self._timer = self._reactor.callLater(self._wait(self._attempt), self._try)
         self._attempt += 1
-
-
-async def _coroutine(awaitable: Coroutine[Any, Any, None]) -> None:
-    await awaitable
 
 
 def _nothing(reason: Failure) -> None:

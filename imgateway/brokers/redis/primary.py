@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
 
@@ -21,7 +21,10 @@ from imgateway.brokers.redis.whereabouts import Whereabouts
 from imgateway.core.retry import RetryPolicy
 from imgateway.errors import StoreError
 
-__all__ = ("Primary",)
+__all__ = ("Primary", "Run")
+
+Run = Callable[..., Awaitable[Any]]
+"""``(script, *args) → its answer``."""
 
 TICK_S = 1.0
 DEAF_TRIES = 3
@@ -86,6 +89,9 @@ class Primary:
         self.replaced: Callable[[Primary, int], None] = lambda primary, before: None
         """Called when `epoch` is another than `before`: its logs are others. What was called before that, and
         has no answer, runs there, too."""
+        self.frees: list[Callable[[Run], Awaitable[None]]] = []
+        """Each takes away what is past its time, a bounded part of it. They run ahead of all that waits as
+        long as the server has no memory left, for it takes nothing else then."""
         self._reactor = reactor
         self._url = url
         self._password = url.password or password
@@ -105,6 +111,8 @@ class Primary:
         self._why = ""
         self._deaf = ""
         self._lags = False
+        self._echoes = 0  # asked for and not answered
+        self._is_full = False  # the last line broke for want of memory
         self._told: tuple[bool, str] | None = None
         # (generation, least, most, when): how far its clock was then ahead of the reactor's (ms) in that
         # generation. In another one it may be another server's.
@@ -134,6 +142,11 @@ class Primary:
     def is_up(self) -> bool:
         """It can be written to."""
         return self._line.is_up
+
+    @property
+    def answers(self) -> bool:
+        """What is written there now is soon answered: no replica is waited for that does not keep up."""
+        return self._line.is_up and not self._lags
 
     @property
     def is_away(self) -> bool:
@@ -225,7 +238,14 @@ class Primary:
         )
         asked_at = self._reactor.seconds()
         greeting = self._whose_data(connection, self._incarnation, number, *heard)
-        generation, epoch, replid, its_ms = await greeting
+        try:
+            generation, epoch, replid, its_ms = await greeting
+        except RedisError as problem:
+            if problem.code == "OOM":
+                await self._make_room(connection)
+            raise
+        if self._is_full:  # there was room for the greeting, if not for a call
+            await self._make_room(connection)
         was = (self.generation, self.epoch)
         self.generation, self.epoch, self._replid = int(generation), int(epoch), replid
         self._timed(int(its_ms), asked_at)
@@ -239,6 +259,14 @@ class Primary:
             # They may still be at the server that it was.
             self._reading.drop(ConnectionError("other data"))
             self.subscription.drop(ConnectionError("other data"))
+
+    async def _make_room(self, connection: Connection) -> None:
+        async def run(script: str, *args: bytes | str | int) -> Any:
+            sha, on_no_line = self._scripts[script].sha, ""
+            return await connection.ask("EVALSHA", sha, 0, self._shift_ms(), *args, on_no_line)
+
+        for free in self.frees:
+            await free(run)
 
     async def _greet(self, connection: Connection, number: int, heard: tuple[int, int]) -> None:
         await self._introduce(connection)
@@ -280,6 +308,8 @@ class Primary:
     def _line_changed(self, up: bool, failure: Failure | None) -> None:
         if failure is not None and self._refused(failure):
             return
+        problem = failure.value if failure is not None else None
+        self._is_full = isinstance(problem, RedisError) and problem.code == "OOM"
         if up and not self._reads:
             self._reads = True
             self._reading.start()
@@ -287,7 +317,7 @@ class Primary:
         elif up:
             self._reading.retry_now()
             self.subscription.retry_now()
-        elif isinstance(failure.value if failure else None, RedisError):
+        elif isinstance(problem, RedisError):
             # A replica by now, or it loads other data: what it would answer may be old.
             self._reading.drop(ConnectionError("it takes no writes"))
         self._why = "" if failure is None else f"cannot be written to: {_text(failure)}"
@@ -308,7 +338,7 @@ class Primary:
 
     def _tell(self) -> None:
         lags = "no replica had the last messages on its disk within a second" if self._lags else ""
-        why = self._why or self._deaf or lags
+        why = self._why or lags or self._deaf  # so each change of what `answers` says is told
         if self._told != (not why, why):
             self._told = (not why, why)
             self._changed(self, not why, why)
@@ -330,13 +360,18 @@ class Primary:
     # ------------------------------------------------------------------------------------------ subscription
 
     def _echo(self, number: int) -> bool:
-        if not self._line.is_up:
+        # The answer waits for a replica, however long that is away; calls that wait must not be ever more.
+        if not self._line.is_up or (self._lags and self._echoes):
             return False
+        self._echoes += 1
         echoing = self.call("echo", self._incarnation, number)
-        echoing.addCallbacks(self._echoed, lambda failure: None, (self._reactor.seconds(),))
+        echoing.addBoth(self._echoed, self._reactor.seconds())
         return True
 
-    def _echoed(self, answer: list[Any], asked_at: float) -> None:
+    def _echoed(self, answer: Any, asked_at: float) -> None:
+        self._echoes -= 1
+        if isinstance(answer, Failure):
+            return
         replid, is_heard, its_ms = answer
         self._timed(its_ms, asked_at)
         if not is_heard and self.subscription.is_up:

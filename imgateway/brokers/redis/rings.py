@@ -20,8 +20,9 @@ from typing import Any
 from imgateway.brokers.clock import steady, wall_ms
 from imgateway.brokers.opening import new_epoch_number
 from imgateway.brokers.redis.mirrors import Mirrors, Place
+from imgateway.brokers.redis.packing import pack
 from imgateway.brokers.redis.primaries import Primaries
-from imgateway.brokers.redis.primary import Primary
+from imgateway.brokers.redis.primary import Primary, Run
 from imgateway.brokers.redis.sweeping import Sweeping
 from imgateway.brokers.redis.turns import Turns
 from imgateway.brokers.redis.watching import Arrived, Moved, Watching
@@ -75,6 +76,8 @@ class RedisRings:
             reactor=reactor, script="ring", node=primaries.incarnation, law=self._law, read=self._replied
         )
         self._sweeping = Sweeping(self._turns)
+        for primary in primaries.each_ring():
+            primary.frees.append(partial(self._free, primary))
         self._place = lru_cache(maxsize=65_536)(self._find_place)
         self._epochs: dict[Primary, int] = {}
         self._sizes: dict[Primary, tuple[int, int, int]] = {}
@@ -164,6 +167,13 @@ class RedisRings:
         self._watching.upkeep()
         for primary in self._primaries.each_ring():
             self._sweeping.sweep(primary, self._sizes.get(primary, (0, 0, 0))[1])
+
+    async def _free(self, primary: Primary, run: Run) -> None:
+        async def ask(asked: list[Any]) -> Any:
+            reply = await run("ring", self._primaries.incarnation, 0, pack([[], *self._law(), [asked]]))
+            return reply[-1]
+
+        await self._sweeping.free(primary, ask)
 
     def measure(self, counters: Counters) -> None:
         """Set what is counted here; what is kept is of all primaries together, as they last said."""

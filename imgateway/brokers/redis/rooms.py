@@ -21,14 +21,14 @@ from imgateway.brokers.redis.primaries import Primaries
 from imgateway.brokers.redis.primary import Primary
 from imgateway.brokers.redis.turns import Turns
 from imgateway.core.counters import Counters
-from imgateway.errors import CloseCode
+from imgateway.errors import TAKEN_OVER
 from imgateway.frames import Address, SessionKey, address_text, parse_address
 
 __all__ = ("RedisRooms",)
 
-ENTER, LEAVE, REAP = 0, 1, 2
+ENTER, LEAVE, REAP, SCAN = 0, 1, 2, 3
 REAPED = 500
-"""Stays of a node that is gone that one call looks at."""
+"""Stays of a node that one call looks at."""
 
 Told = Callable[[SessionKey, Address], None]
 
@@ -130,10 +130,10 @@ class RedisRooms:
     def displaced(self, session: SessionKey, generation: int, code: int) -> Deferred[None]:
         """A generation must go; fires when it may be told. With it the session ends, unless a newer one
         of the same device goes on: then it stays in its rooms until its node closes it."""
-        if code == CloseCode.REPLACED or code == CloseCode.STALE:
+        if code in TAKEN_OVER:
             return succeed(None)
         ended = self.end(session, generation)
-        away = not all(primary.is_up for primary in self._primaries.each())
+        away = not all(primary.answers for primary in self._primaries.each())
         # Whoever must go does not stay because its rooms cannot be written.
         return succeed(None) if away else ended
 
@@ -163,6 +163,29 @@ class RedisRooms:
         if self._data.get(primary, data) != data:
             self._data[primary] = data
             self._write_again(lambda session, address: None, primary)
+            self._compare(primary, b"0")
+
+    def _compare(self, primary: Primary, cursor: bytes) -> None:
+        """Who left just before may be back with a promoted replica: that is said again, without a word."""
+
+        def found(answer: list[Any]) -> None:
+            after, *stays = answer
+            for text, member, generation in zip(stays[::3], stays[1::3], stays[2::3], strict=True):
+                address, session = parse_address(text.decode()), SessionKey(*member.decode().split("\0"))
+                if not self._is_in(session, address):
+                    _, bucket = self._primaries.of(text.decode())
+                    asked = [LEAVE, bucket, text, member, generation]
+                    self._turns.ask(primary, asked, partial(_told_if, None), len(text))
+            if after != b"0":
+                self._compare(primary, after)
+
+        self._turns.ask(primary, [SCAN, cursor, REAPED], found, changes=False)
+
+    def _is_in(self, session: SessionKey, address: Address) -> bool:
+        member = self._members.get(session)
+        if member is None:
+            return False
+        return address.id in _areas(member) if address.kind == "area" else address in member.rooms
 
     def reclaim(self, primary: Primary) -> None:
         """Others took this node for gone, and told that its members left: they are in their rooms again."""

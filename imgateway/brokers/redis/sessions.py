@@ -21,7 +21,8 @@ from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from imgateway.brokers.redis.claims import BY_ORDER, Opening, code_of_claim, presences, reason_of, verdict_of
+from imgateway.brokers.claims import BY_ORDER, code_of_claim, reason_of, verdict_of
+from imgateway.brokers.redis.claims import Opening, presences
 from imgateway.brokers.redis.following import Following
 from imgateway.brokers.redis.lobby import Lobby
 from imgateway.brokers.redis.positions import Positions, is_mailbox, seqs
@@ -304,6 +305,8 @@ class Sessions:
         def renewed(verdict: int) -> Verdict:
             if verdict == Verdict.OK:
                 seat.issued_at_s = issued_at_s
+            elif verdict == Verdict.OUTRUN:
+                self._check(primary, [(session, seat)])  # it is told why, if that is not under way
             return Verdict(verdict)
 
         renewing = primary.call("renew", bucket, user, device, generation, self._incarnation, issued_at_s)

@@ -5,7 +5,7 @@ Of all nodes one does it for each primary, as long as it is there.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
 
@@ -46,6 +46,13 @@ class Sweeping:
             at.left = max(STEP, rings // 10)
             self._step(primary, at)
 
+    async def free(self, primary: Primary, ask: Callable[[list[Any]], Awaitable[int]]) -> None:
+        """An upkeep of a primary that has no memory left. `ask`: gets there all the same."""
+        at = self._rounds.setdefault(primary, _Round())
+        at.left = STEP
+        while at.left > 0:
+            self._looked(at, await ask([SWEEP, at.lane, at.after, CALL_RINGS]))
+
     def touch(self, primary: Primary, answer: Callable[[Any], None]) -> None:
         """A call that does nothing, but see what the primary is now."""
         self._turns.ask(primary, [SWEEP, 0, 0, 0], answer, changes=False)
@@ -55,6 +62,13 @@ class Sweeping:
         self._turns.ask(primary, asked, partial(self._swept, primary, at), changes=False)
 
     def _swept(self, primary: Primary, at: _Round, after: int) -> None:
+        self._looked(at, after)
+        if at.left > 0:
+            self._step(primary, at)
+        else:
+            at.is_under_way = False
+
+    def _looked(self, at: _Round, after: int) -> None:
         at.left -= CALL_RINGS
         if after < 0:
             at.left = 0  # another node does it
@@ -63,7 +77,3 @@ class Sweeping:
             at.left = min(at.left, STEP) if at.lane else 0
         else:
             at.after = after
-        if at.left > 0:
-            self._step(primary, at)
-        else:
-            at.is_under_way = False

@@ -157,7 +157,7 @@ class Watching:
         entries = [entry_of(one, ahead_ms) for one in data]
         if after < head:
             entries = [entry for entry in entries if entry.seq > head]
-        self._mirrors.add(mirror, entries, upto, now_ms)
+        self._mirrors.add(mirror, entries, now_ms)
         self._arrived(mirror.place.log, epoch, after, upto, tuple(entries))
 
     # ------------------------------------------------------------------------------------------------ reading

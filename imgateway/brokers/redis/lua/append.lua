@@ -39,7 +39,7 @@ end
 -- Is any device connected just now?
 local function is_attended(log)
   for _, device in ipairs(devices_of(log)) do
-    if device[2] ~= '' and device[12] == 0 and lives(device[2]) then
+    if device[12] == 0 and is_held(device) then
       return true
     end
   end
@@ -60,7 +60,7 @@ local function kept_of(log)
   end
   if kind == 'user' then
     for _, device in ipairs(devices_of(log)) do
-      if (device[2] ~= '' and lives(device[2])) or tonumber(device[4]) > now - unseen_ms then
+      if is_held(device) or tonumber(device[4]) > now - unseen_ms then
         keeps(device[3], device[10])
       end
     end

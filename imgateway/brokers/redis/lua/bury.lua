@@ -12,7 +12,7 @@ end
 redis.call('PEXPIRE', 'ig:line:' .. node, 604800000)
 if redis.call('EXISTS', 'ig:in:' .. node) == 1 then
   -- It leaves somebody behind in a room: another node finds it dead with its next renewal, and reaps it.
-  redis.call('ZADD', 'ig:nodes', now, node)
+  redis.call('ZADD', 'ig:nodes', DEAD, node)
 else
   redis.call('ZREM', 'ig:nodes', node)
 end

@@ -23,6 +23,8 @@ for i = 4, #ARGV, 11 do
       tonumber(ARGV[i + 6]), string.rep('\0', 16), parked, 0, 0, 0,
     })
     code = 0
+  elseif code == 0 and state[WRITTEN] ~= primary_generation then
+    keep(hash, device, state)
   end
   codes[#codes + 1] = code
 end

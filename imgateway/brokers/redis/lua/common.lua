@@ -11,6 +11,8 @@
 --                        If it says the same, what is not parked up to there was taken since
 --   tell(node, kind, ...)           collect a hint {kind, …} for a node
 --   tell_packed(node, packed)       the same for what cmsgpack.pack({kind, …}) gave: it is packed once for many
+--   free_first()         before the first write of a script that takes away: a server that has no memory left refuses
+--                        writes that might need some, but only until a script made one that needs none
 --   flush()              publish what was collected, one message a node; returns {node = true} of those
 --                        that nobody listens for, so that the script forgets them (nil: none)
 --   once(kind, node, number, answered, work)   what work() answers, run once for each number of this kind that
@@ -111,6 +113,10 @@ local function flush()
   end
   told, told_order = {}, {}
   return gone
+end
+
+local function free_first()
+  redis.call('UNLINK', 'ig:nothing')
 end
 
 local function once(kind, node, number, answered, work)

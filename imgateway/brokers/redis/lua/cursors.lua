@@ -8,7 +8,7 @@ for i = 3, #ARGV, 7 do
   local hash, field = key(ARGV[i], 'c', ARGV[i + 1]), ARGV[i + 2] .. '\0' .. ARGV[i + 3]
   local generation = tonumber(ARGV[i + 4])
   local cursor = cursor_of(hash, field)
-  if cursor and cursor[GENERATION] > generation then
+  if newest(cursor, ARGV[i], ARGV[i + 1], field) > generation then
     codes[#codes + 1] = STALE
   else
     local acked, parked = cursor and cursor[ACKED] or 0, cursor and cursor[PARKED] or ''

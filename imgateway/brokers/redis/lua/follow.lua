@@ -6,7 +6,7 @@
 local hash, field = key(ARGV[3], 'c', ARGV[4]), ARGV[5] .. '\0' .. ARGV[6]
 local generation = tonumber(ARGV[7])
 local cursor = cursor_of(hash, field)
-if cursor and cursor[GENERATION] > generation then
+if newest(cursor, ARGV[3], ARGV[4], field) > generation then
   return {}
 elseif not cursor or cursor[GENERATION] < generation then
   cursor = {generation, is_of_this_data(ARGV[2]) and tonumber(ARGV[8]) or 0, '', now}

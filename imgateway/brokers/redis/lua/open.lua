@@ -36,7 +36,7 @@ local function claimed_as()
 end
 
 local function is_open(one)
-  return one[NODE] == node or (one[NODE] ~= '' and lives(one[NODE]))
+  return is_held(one) or (one[NODE] == node and is_vouched_for(one))
 end
 
 local function displaces(name, other)

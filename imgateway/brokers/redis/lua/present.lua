@@ -4,7 +4,7 @@
 -- with session
 local found = {}
 for device, state in pairs((all_of(user_key(ARGV[2], ARGV[3])))) do
-  local is_open = state[NODE] ~= '' and lives(state[NODE])
+  local is_open = is_held(state)
   local n = #found
   found[n + 1], found[n + 2] = device, state[PLATFORM]
   found[n + 3], found[n + 4] = is_open and state[NODE] or '', is_open and state[GENERATION] or 0

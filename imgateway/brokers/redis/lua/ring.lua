@@ -317,6 +317,9 @@ local function settle()
 end
 
 local function work()
+  if asked[1][1] == 3 then
+    free_first()
+  end
   begin()
   local answers = {}
   for n, one in ipairs(asked) do

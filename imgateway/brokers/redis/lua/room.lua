@@ -4,7 +4,9 @@
 --       {0, bucket, address, member, generation}   is in it
 --       {1, bucket, address, member, generation}   is in it no more
 --       {2, node that is gone, most}               nor are its members, so many at a time, unless it lives again
--- Answers each: 1 if that changed who is in it, else 0; to the last {more, address, member, …} of who left.
+--       {3, cursor, count}                         what stands for this node, about so many at a time
+-- Answers each: 1 if that changed who is in it, else 0; to a node that is gone {more, address, member, …} of who left;
+-- to the last {next cursor, address, member, generation, …}.
 --
 -- ig:{bucket}:members:address   member → 'generation@node'; a newer generation takes the place of an older one
 -- ig:in:node                    SET of 'key\0member': where to look when the node is gone
@@ -65,11 +67,28 @@ local function reap(gone, most)
   return answer
 end
 
+local function scan(cursor, most)
+  local found = redis.call('SSCAN', 'ig:in:' .. node, cursor, 'COUNT', most)
+  local answer = {found[1]}
+  for _, item in ipairs(found[2]) do
+    local hash, member = item:match('^(.-)%z(.*)$')
+    local generation, where = stay_of(hash, member)
+    if where == node then
+      answer[#answer + 1] = hash:match('^ig:{%d+}:members:(.*)$')
+      answer[#answer + 1] = member
+      answer[#answer + 1] = generation
+    end
+  end
+  return answer
+end
+
 local function work()
   local answers = {}
   for n, one in ipairs(asked) do
     if one[1] == 2 then
       answers[n] = reap(one[2], one[3])
+    elseif one[1] == 3 then
+      answers[n] = scan(one[2], one[3])
     else
       local hash = key(one[2], 'members', one[3])
       answers[n] = (one[1] == 0 and enter or leave)(hash, one[4], one[5])

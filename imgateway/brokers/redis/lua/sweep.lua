@@ -2,6 +2,7 @@
 -- something to lose.
 -- with log
 -- with retention
+free_first()
 keep_for(tonumber(ARGV[2]))
 local due = redis.call('ZRANGEBYSCORE', 'ig:due', '-inf', now, 'LIMIT', 0, ARGV[3])
 for _, member in ipairs(due) do

@@ -7,6 +7,7 @@ for i = 5, #ARGV, 2 do
   local cursor = cursor_of(hash, field)
   if cursor and cursor[GENERATION] <= generation then
     redis.call('HDEL', hash, field)
+    redis.call('SET', left_key(ARGV[i], ARGV[i + 1], field), ARGV[4], 'PX', LEFT_MS)
   end
 end
 return 1

@@ -16,6 +16,7 @@ local GONE = 11 -- the close code with which this generation was displaced; 0: i
 local AWAY = 12 -- 1: its client is gone and may come back
 local RESUMED = 13 -- 1: an older generation was open when it was claimed
 local ASKED_MS = 14 -- when its client asked for it, or earlier; nil or 0: nobody knows
+local WRITTEN = 15 -- how often the primary had come back with other data when this was written; nil: by an older version
 -- What a login alone wants to know stands apart, in ig:{b}:x:USER: 'r:DEVICE', what the wire keeps, and
 -- 'f:DEVICE', the logs that the device follows, one a line; and 'g:DEVICE', packed {device, follows, …} that its last
 -- claim made the user forget, until its next one: its node drops their places, and may have to ask again.
@@ -35,6 +36,7 @@ local function device_of(hash, device)
 end
 
 local function keep(hash, device, state)
+  state[ASKED_MS], state[WRITTEN] = state[ASKED_MS] or 0, primary_generation
   redis.call('HSET', hash, 'd:' .. device, cmsgpack.pack(state))
 end
 
