@@ -30,6 +30,7 @@ from __future__ import annotations
 from enum import IntEnum
 
 __all__ = (
+    "TAKEN_OVER",
     "BadFrame",
     "ClientError",
     "CloseCode",
@@ -114,6 +115,10 @@ class CloseCode(IntEnum):
     """A frame at the wrong time, or one that clients do not send."""
     FORBIDDEN = 211
     """This identity may not log in here; for authenticators."""
+
+
+TAKEN_OVER = (CloseCode.REPLACED, CloseCode.STALE)
+"""The link ends and the session goes on: a newer login of its device has it, at this node or another."""
 
 
 class GatewayError(Exception):

@@ -9,6 +9,7 @@ Units stand in the names: ``_s`` seconds, ``_ms`` milliseconds, ``_bytes`` bytes
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import IntEnum
 from functools import lru_cache
 from typing import NamedTuple
@@ -296,6 +297,7 @@ class Hello(Struct, frozen=True):
     setting; negative: as the node has it; 0: nothing that it follows outlives its link.
     `assigned`: the wire named the device, not its client: a name in the token goes before that one, and if
     nobody waits for the client (`linger_s` 0) the device is forgotten when its session ends.
+    `clean`: for the client an older session is over, not gone on with: a will that waits there is due.
     """
 
     token: str
@@ -312,6 +314,7 @@ class Hello(Struct, frozen=True):
     will_delay_s: float = 0.0
     linger_s: float = -1.0
     assigned: bool = False
+    clean: bool = False
 
 
 class Welcome(Struct, frozen=True):
@@ -429,6 +432,8 @@ class Subscribed(Struct, frozen=True):
     mode: Mode = Mode.PUSH
     lane: int = 0
     position: int = 0
+    anew: bool = False
+    """It had no position here."""
 
 
 class Unsubscribe(Struct, frozen=True):
@@ -524,7 +529,7 @@ class RefusedCode(IntEnum):
     FORBIDDEN = 2
     """The policy says no."""
     RATE = 3
-    """Too many; reserved."""
+    """It is in as many rooms, or follows as many logs, as it may."""
     INVALID = 4
     """A field has a value that makes no sense here; reserved."""
     UNAVAILABLE = 5
@@ -554,14 +559,16 @@ class Bye(Struct, frozen=True):
 class Keep(Struct, frozen=True):
     """Goes over no wire: a codec's own state, to be kept with the session for its next login.
 
-    No publish that the codec says after it is stored before it is. `linger_s`: counts from now on, and not
-    what Hello said of it; None: nothing changes. `reply`: the wire's answer, sent once this is on stable
-    storage.
+    No publish that the codec says after it is stored, or shown to anybody, before it is stored. `linger_s`:
+    counts from now on, and not what Hello said of it; None: nothing changes. `reply`: the wire's answer, sent
+    once this is on stable storage, or what gives it then (b"": there is none). `before_welcome`: of the first
+    that a codec restores: the Welcome waits for that.
     """
 
     data: bytes
     linger_s: float | None = None
-    reply: bytes = b""
+    reply: bytes | Callable[[], bytes] = b""
+    before_welcome: bool = False
 
 
 Frame = (

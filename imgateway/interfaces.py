@@ -390,7 +390,8 @@ class LoginPolicy(IntEnum):
 
 
 class Claim(Struct, frozen=True):
-    """A login that asks for its session. `issued_at_s`: the token's iat, against `revoke`."""
+    """A login that asks for its session. `issued_at_s`: the token's iat, against `revoke`. `brief`: its
+    device starts at the head and ends with the session, so that a store need not remember it."""
 
     session: SessionKey
     platform: str = ""
@@ -399,6 +400,7 @@ class Claim(Struct, frozen=True):
     issued_at_s: int = 0
     on_same_device: str = "replace"
     order: int = 0
+    brief: bool = False
 
 
 class Verdict(IntEnum):
@@ -523,6 +525,7 @@ class IBroker(Interface):
 
     name = Attribute("str: for logs and /readyz")
     dedup_s = Attribute("int: how long a repeat is recognised; told in Welcome")
+    in_line = Attribute("bool: what is published after `record` was called is not on disk before the record")
 
     def start(listener: Any, incarnation: str) -> Deferred[None]:
         """Check settings, take the lock, refill dedup. :raises StoreError: with the line that mends it."""
@@ -610,8 +613,8 @@ class IBroker(Interface):
 
     def withdraw(claim: Claim) -> None:
         """The client that asked for this session has gone before it had an answer. A claim that still waits
-        for its server may be dropped, and is answered with OUTRUN then; any other is answered as ever, and
-        what it got is the caller's to give back."""
+        for its server, or for the disk, may be dropped, and is answered with OUTRUN then; any other is
+        answered as ever, and what it got is the caller's to give back."""
 
     def follow(session: SessionKey, generation: int, log: LogKey, begin: int) -> Deferred[Followed]:
         """The session's device follows a durable log beside its mailbox: its position there is kept from now
@@ -641,13 +644,12 @@ class IBroker(Interface):
         """The session's client is gone, and may yet come back. Until its next generation the session is not
         online, and by order (`Claim.on_same_device`) anybody may follow it. A stale generation: nothing."""
 
-    def record(session: SessionKey, generation: int, data: bytes, synced: bool = False) -> Deferred[bool]:
+    def record(session: SessionKey, generation: int, data: bytes) -> Deferred[bool]:
         """Keep what an adapter must know of the session at the next login; returned in Opened.
 
-        Fires as soon as nothing that is published from then on can be stored without it; `synced`: as soon as
-        it is on stable storage. False: somebody else has the session, it is not kept, and what relies on it
-        must not be published. While the store is away it waits; what comes meanwhile for the same session is
-        written as one.
+        Fires as soon as it is on stable storage. False: somebody else has the session by now, nobody knows
+        whether it is kept, and what relies on it must not be published. While the store is away it waits;
+        what comes meanwhile for the same session is written as one.
         """
 
     def reset_log(log: LogKey) -> Deferred[Position]:
@@ -658,7 +660,8 @@ class IBroker(Interface):
         newer one is in, and nothing else happens. `forget`: the device with its position."""
 
     def renew_session(session: SessionKey, generation: int, issued_at_s: int) -> Deferred[Verdict]:
-        """The session has a new token: OK, or REVOKED if it was issued too early, or OUTRUN."""
+        """The session has a new token, or still that which it had: OK, or REVOKED if it was issued too early,
+        or OUTRUN: then `displaced` says why, if it has not."""
 
     def measure(counters: Any) -> None:
         """Set the fields of a `core.counters.Counters` that begin with store, room and ring: called when
@@ -833,7 +836,8 @@ class IGateway(Interface):
     """The node, as business code in the same process sees it."""
 
     def publish(publish: Publish, sender: str, device: str = "api") -> Deferred[tuple[Outcome, ...]]:
-        """Publish with a service's rights; `sender` appears as the message's sender."""
+        """Publish with a service's rights; `sender` appears as the message's sender. With qos 0 OK says that
+        nothing forbade it: it went to whoever was there."""
 
     def request(
         session: SessionKey, service: str, method: str, body: bytes, deadline_s: float = 10.0

@@ -63,7 +63,7 @@ def test_the_drawing_tells_of_a_second_parent() -> None:
 
 
 def test_all_is_complete_and_every_class_says_what_it_is() -> None:
-    assert set(errors.__all__) == {*CLASSES, "CloseCode"}
+    assert set(errors.__all__) == {*CLASSES, "CloseCode", "TAKEN_OVER"}
     assert all(kind.__doc__ for kind in CLASSES.values())
 
 

@@ -167,11 +167,14 @@ def _exists(target: Path) -> StoreError:
 
 
 def _renew(path: Path, epoch: int) -> None:
+    """Give its logs another epoch, and have it as a node wants it, which else could not start beside whoever
+    reads it: to begin the log of changes takes a moment without readers."""
     connection = sqlite3.connect(path)
     try:
         with connection:
             connection.execute("UPDATE log SET epoch = 0")
             connection.execute("UPDATE fact SET value = ? WHERE name = 'epoch'", (epoch,))
+        connection.execute("PRAGMA journal_mode=WAL")
     finally:
         connection.close()
 

@@ -17,10 +17,12 @@ from imgateway.frames import LogKey, SessionKey, Start, address_text, user_addre
 
 __all__ = (
     "Newcomer",
+    "Registered",
     "Saved",
     "follow",
     "forget_device",
     "new_epoch",
+    "raise_seen",
     "register_all",
     "revoke",
     "save",
@@ -61,17 +63,19 @@ class Newcomer(Struct, frozen=True, gc=False):
     furthest: int
 
 
+Registered = tuple[int, int, int, tuple[str, ...]]
+"""Acked, first, head, and the devices that were forgotten."""
+
+
 def register(
     connection: sqlite3.Connection, store: Store, newcomer: Newcomer, now_ms: int, max_devices: int
-) -> tuple[int, int, int, tuple[str, ...]]:
+) -> Registered:
     """Enter a device, and say where it begins.
 
     If nothing was ever sent to that mailbox, the device itself is all that is entered: who has no cursor in
     it is at its begin. A device that was entered meanwhile keeps its cursor.
 
     Who is online by now is never forgotten to make place.
-
-    :returns: acked, first, head, and the devices that were forgotten.
     """
     session, seat = newcomer.session, newcomer.seat
     user, device = session
@@ -136,10 +140,15 @@ def register_all(
     newcomers: Sequence[Newcomer],
     now_ms: int,
     max_devices: int,
-) -> list[tuple[int, int, int, tuple[str, ...]]]:
+) -> list[Registered | None]:
     """`register` for each. The first devices of users to whom nothing was ever sent, as come in crowds, are
-    entered by two statements for all of them."""
-    crowd = {one.session.user: one for one in newcomers}
+    entered by two statements for all of them.
+
+    None: it is new, and nobody waits for it any more, so that it is not entered and makes others no trouble.
+    """
+    # Looked at once: the other thread may change it in between.
+    awaited = [one.seat.online or one.seat.registered for one in newcomers]
+    crowd = {one.session.user: one for one, counts in zip(newcomers, awaited, strict=True) if counts}
     users = list(crowd)
     mailboxes = [address_text(user_address(user)) for user in users]
     (known,) = connection.execute(NOT_NEW, (_json(users), _json(mailboxes))).fetchone()
@@ -148,10 +157,12 @@ def register_all(
     devices = _json([(*one.session, one.seat.platform) for one in crowd.values()])
     connection.execute(ENTER_DEVICES, (now_ms, devices))
     return [
-        (0, 1, 0, ())
+        None
+        if not counts
+        else (0, 1, 0, ())
         if crowd.get(one.session.user) is one
         else register(connection, store, one, now_ms, max_devices)
-        for one in newcomers
+        for one, counts in zip(newcomers, awaited, strict=True)
     ]
 
 
@@ -223,10 +234,15 @@ def save(connection: sqlite3.Connection, sessions: Sequence[Saved]) -> None:
             for log, acked, parked in s.cursors
         ]
     )
-    seen = json.dumps([(address_text(user_address(s.session.user)), s.seen) for s in sessions if s.seen])
     connection.execute(SAVE_DEVICES, (devices,))
     connection.execute(SAVE_CURSORS, (cursors,))
-    connection.execute(RAISE_SEEN, (seen,))
+    raise_seen(connection, [(s.session.user, s.seen) for s in sessions if s.seen])
+
+
+def raise_seen(connection: sqlite3.Connection, seen: Sequence[tuple[str, int]]) -> None:
+    """Write how far the furthest device of each of these users has got."""
+    rows = [(address_text(user_address(user)), far) for user, far in seen]
+    connection.execute(RAISE_SEEN, (json.dumps(rows),))
 
 
 def forget_device(connection: sqlite3.Connection, session: SessionKey) -> None:

@@ -47,7 +47,7 @@ from imgateway.brokers.upkeep import Upkeep
 from imgateway.config import BrokerSettings, RetentionSettings, RoomSettings
 from imgateway.core.dedup import Dedup, keyed
 from imgateway.core.retry import backoff
-from imgateway.errors import CloseCode, StoreError
+from imgateway.errors import TAKEN_OVER, StoreError
 from imgateway.frames import (
     DURABLE_KINDS,
     RING_KINDS,
@@ -558,7 +558,7 @@ class EmbeddedBroker:
         self._sessions.open(claim, answer, about)
 
     def withdraw(self, claim: Claim) -> None:
-        """Each is tried in its turn: no other process is there whose clients it could come too late for."""
+        self._sessions.withdraw(claim)
 
     def follow(self, session: SessionKey, generation: int, log: LogKey, begin: int) -> Deferred[Followed]:
         return self._sessions.follow(session, generation, log, begin)
@@ -581,17 +581,11 @@ class EmbeddedBroker:
     def linger(self, session: SessionKey, generation: int) -> None:
         self._sessions.linger(session, generation)
 
-    def record(
-        self, session: SessionKey, generation: int, data: bytes, synced: bool = False
-    ) -> Deferred[bool]:
-        """At once: there is one line to the disk, and what is published stands in it behind this. `synced`:
-        so does a change of nothing, which is in the same commit as a rule."""
-        kept = self._sessions.record(session, generation, data)
-        if not (kept and synced):
-            return succeed(kept)
-        done: Deferred[bool] = Deferred()
-        self._change(Change(lambda connection: True, done.callback))
-        return done
+    in_line = True
+    """There is one line to the disk."""
+
+    def record(self, session: SessionKey, generation: int, data: bytes) -> Deferred[bool]:
+        return self._sessions.record(session, generation, data)
 
     def renew_session(self, session: SessionKey, generation: int, issued_at_s: int) -> Deferred[Verdict]:
         return self._sessions.renew(session, generation, issued_at_s)
@@ -605,7 +599,7 @@ class EmbeddedBroker:
 
     def _displaced(self, session: SessionKey, generation: int, code: int, reason: str) -> None:
         """A generation must go. With it the session ends, unless the same device has a newer one."""
-        if code != CloseCode.REPLACED and code != CloseCode.STALE:
+        if code not in TAKEN_OVER:
             self._membership.end(session, generation)
         self._tell("displaced", session, generation, code, reason)
 

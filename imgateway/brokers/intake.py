@@ -38,7 +38,8 @@ class Intake:
     :param known: the appends under way by digest, and the seqs of those that were taken, if they are kept.
     :param epoch_of: a log's epoch, for what was taken before.
     :param congested: told when more waits than may wait, and when that is over.
-    :param secret: the key of the digests; of `digest_bytes` each.
+
+    :ivar digests: of `digest_bytes` each; a store that keeps them has others, with its own secret.
     """
 
     def __init__(
@@ -48,10 +49,9 @@ class Intake:
         known: Dedup[Append],
         congested: Callable[[bool], None],
         epoch_of: Callable[[LogKey], int] = lambda log: 0,
-        secret: bytes = b"",
         digest_bytes: int = DIGEST_BYTES,
     ) -> None:
-        self.digests = keyed(secret, digest_bytes)
+        self.digests = keyed(b"", digest_bytes)
         self.entries = 0
         """Publishes and addresses that wait."""
         self.bytes = 0

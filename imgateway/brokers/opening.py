@@ -71,7 +71,9 @@ def open_facts(
         connection = database.open()
         database.prepare(connection)
         return _facts(connection, directory, entropy, oldest_ms, max_digests)
-    except (sqlite3.Error, OSError) as problem:
+    except StoreError:
+        raise
+    except Exception as problem:  # what no version wrote raises anything; in this thread nobody else hears it
         raise StoreError(fault_text(problem, database.path)) from None
     finally:
         database.drop(connection)

@@ -164,13 +164,16 @@ class Retention:
     def _floor(
         self, connection: sqlite3.Connection, log: LogKey, log_id: int, now_ms: int, oldest_ms: int
     ) -> int:
-        """The least acked of the devices seen since `oldest_ms`. Without any: 0, for mail waits for its
-        device; of a topic all there is, for nobody is owed it. Positions in memory are written down first,
-        for what they allow to be deleted must not look lost after a crash."""
+        """The least acked of the devices that are here or were seen since `oldest_ms`. Without any: 0, for
+        mail waits for its device; of a topic all there is, for nobody is owed it. Positions in memory are
+        written down first, for what they allow to be deleted must not look lost after a crash."""
         known, seen = self._positions(log)
+        not_kept = "[]"
         if known:
             text = json.dumps([(*place, json.dumps(parked)) for *place, parked in known])
-            connection.execute(KEEP_CURSORS, (text, log_id))
+            kept = connection.execute(KEEP_CURSORS, (text, log_id)).rowcount
+            if kept < len(known):
+                not_kept = text
             connection.execute(KEEP_SEEN, (text, now_ms))
             connection.execute("UPDATE log SET seen = max(seen, ?) WHERE id = ?", (seen, log_id))
         (floor,) = connection.execute(
@@ -179,12 +182,17 @@ class Retention:
             # A device without a cursor in its user's mailbox has nothing of it yet.
             " UNION ALL SELECT 0, seen_ms FROM device WHERE user = ?2 AND NOT EXISTS ("
             "SELECT 1 FROM cursor WHERE log = ?1 AND user = ?2 AND device = device.device)"
+            # One that ends with its session is not on the disk.
+            " UNION ALL SELECT json_extract(value, '$[2]'), ?3 FROM json_each(?5) WHERE NOT EXISTS ("
+            "SELECT 1 FROM device WHERE user = json_extract(value, '$[0]')"
+            " AND device = json_extract(value, '$[1]'))"
             ") WHERE seen_ms >= ?3",
             (
                 log_id,
                 log.address.id if log.address.kind == "user" else "",
                 oldest_ms,
                 0xFFFFFFFF if log.address.kind == "topic" else 0,
+                not_kept,
             ),
         ).fetchone()
         return int(floor)

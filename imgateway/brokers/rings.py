@@ -17,7 +17,7 @@ from collections.abc import Callable
 from imgateway.config import RoomSettings
 from imgateway.core.counters import Counters
 from imgateway.core.dedup import Dedup, digest, keyed
-from imgateway.core.ring import Ring
+from imgateway.core.ring import Ring, batch
 from imgateway.core.roomclass import RoomClasses, limits_of
 from imgateway.core.throttle import TokenBucket
 from imgateway.frames import Address, Batch, Entry, LogKey, Outcome, OutcomeCode, Position, log_of
@@ -39,18 +39,13 @@ Arrived = Callable[[LogKey, int, int, int, tuple[Entry, ...]], None]
 
 
 class _Kept:
-    """One ring with what belongs to it. Times are milliseconds, but in the ring and its bucket seconds.
+    """One ring with what belongs to it. Times are milliseconds, but in the ring and its bucket seconds."""
 
-    A publish trims it when it is a 16th over its limits, for dropping moves what stays; a read always does.
-    """
-
-    __slots__ = ("bucket", "limits", "max_bytes", "max_entries", "published_ms", "ring")
+    __slots__ = ("bucket", "limits", "published_ms", "ring")
 
     def __init__(self, log: LogKey, floor: int, classes: RoomClasses, rate: float, burst: int, now: float):
         self.ring: Ring[Entry] = Ring(floor)
         self.limits = limits_of(classes.of(log.address.id), log.lane)
-        self.max_entries = self.limits.entries + (self.limits.entries >> 4)
-        self.max_bytes = self.limits.bytes + (self.limits.bytes >> 4)
         self.bucket = TokenBucket(rate, burst, now)
         self.published_ms = 0
 
@@ -135,8 +130,7 @@ class Rings:
         size = len(encoded) + ENTRY_BYTES
         ring.append(seq, entry, size, now)
         self._bytes += size
-        if len(ring) > kept.max_entries or ring.bytes > kept.max_bytes:
-            self._bytes -= ring.trim(kept.limits, now)
+        self._bytes -= ring.trim_late(kept.limits, now)
         if self._bytes > self._settings.memory_bytes:
             self._evict(now)
         if mark:
@@ -165,13 +159,8 @@ class Rings:
         if kept is None:
             floor = self._watched.get(log, self._dropped)
             return Batch(self.epoch, max(after, floor), max(after, self._seq), (), after < floor, self._seq)
-        ring = kept.ring
-        self._bytes -= ring.trim(kept.limits, now_ms / 1000)
-        block = ring.read(after)
-        entries = block.entries
-        if any(0 < entry.expires_ms <= now_ms for entry in entries):
-            entries = tuple([entry for entry in entries if not 0 < entry.expires_ms <= now_ms])
-        return Batch(self.epoch, block.after, block.upto, entries, block.gap, ring.head)
+        self._bytes -= kept.ring.trim(kept.limits, now_ms / 1000)
+        return batch(kept.ring, self.epoch, after, now_ms)
 
     # ----------------------------------------------------------------------------------------- what is kept
 

@@ -4,7 +4,8 @@ What a login must wait for. Generations rise from a number that each start takes
 twice and a login needs no commit for its fence. A device that is known stands on disk already: it is answered
 from memory or with one question to the reader. Only a new device waits for a commit, which it shares with the
 messages of the moment: its first position must survive, or a message that arrives after "start at the head"
-could be passed over at the next login.
+could be passed over at the next login. One that ends with its session has no next login: it is in memory
+alone, and takes no place of devices that are to be remembered.
 """
 
 from __future__ import annotations
@@ -20,8 +21,10 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from imgateway.brokers.appends import Change
+from imgateway.brokers.claims import BY_ORDER, code_of_claim, reason_of, verdict_of
 from imgateway.brokers.cursors import (
     Newcomer,
+    Registered,
     follow,
     forget_device,
     register_all,
@@ -108,11 +111,12 @@ class Sessions:
         self._most = most
         self._unsaved = Unsaved(change, flush_later, now_ms, self._written)
         # What few seats have at a time stands here, not in each of them.
-        self._waiting: dict[Seat, Asked] = {}  # logins that a registration answers
+        self._waiting: dict[Seat, tuple[Claim, Asked]] = {}  # logins that a registration answers
         self._newcomers: list[Newcomer] = []  # who will be given to the writer in a moment
         # User → devices that were deleted from the disk, which a question under way may have seen there.
         self._forgotten: dict[str | LogKey, tuple[str, ...]] = {}
         self._away: set[Seat] = set()  # open, and their clients are gone
+        self._brief: set[Seat] = set()  # that the disk is told nothing of: they end with their sessions
         self._login_ms = 0
         self._touching: Iterator[str] = iter(())  # users who are yet to be looked at in this round
         self._records = Records(change, self._unsaved.under_way, self._recorded)
@@ -133,6 +137,7 @@ class Sessions:
         if (
             seat
             and seat.registered
+            and (claim.brief or seat not in self._brief)
             and not seat.owed.others
             and tail.first >= 0
             and tail not in self._tails.pins
@@ -143,18 +148,19 @@ class Sessions:
             raise busy()
         else:
             self._tails.pins.begin(tail)
-            also = tuple(seat.owed.others) if seat else ()
+            # Who begins at the head must know where that is.
+            also = tuple(seat.owed.others) if seat else (tail.log,) if claim.brief else ()
             self._ask_login(claim.session, also, partial(self._found, claim, tail, (answer, about)))
 
     def _found(self, claim: Claim, tail: Tail, asked: Asked, found: Found) -> None:
-        if self._forgotten and claim.session.device in self._forgotten.get(claim.session.user, ()):
-            # The reader may have seen the device before it was deleted. Registering finds out which it is.
-            found = Found(found.not_before_s, "", 0, b"", ())
         if found.not_before_s > tail.not_before_s:
             tail.not_before_s = found.not_before_s
         for cursor in found.cursors:
             if cursor.log == tail.log:
                 tail.learn(cursor.first, cursor.head)
+        if self._forgotten and claim.session.device in self._forgotten.get(claim.session.user, ()):
+            # The reader may have seen the device before it was deleted. Registering finds out which it is.
+            found = Found(found.not_before_s, "", 0, b"", ())
         if not self._admit(claim, tail, tail.seat(claim.session.device), found, asked):
             self._tails.pins.end(tail)
             self.release(tail)
@@ -169,34 +175,29 @@ class Sessions:
         if verdict is not OK:
             _answer(asked, Opened(verdict))
             return False
-        if self.is_behind() and seat is None and not (found is not None and found.seen_ms):
+        is_new = seat is None and not (found is not None and found.seen_ms)
+        if self.is_behind() and is_new and not claim.brief:
             _answer(asked, Failure(busy()))
             return False
         gone: list[Callable[[], None]] = []
-        seats = tail.seats
         resumed = seat is not None and seat.online
-        for other in seats:
-            if not other.online:
-                continue
-            if other is seat:
-                # By order, an equal one is the same login on another connection: nobody took its place.
-                same = claim.on_same_device == "newest-order-wins" and claim.order == other.owed.order
-                code = CloseCode.STALE if same else CloseCode.REPLACED
-                self._leave(tail, other, Verdict.OUTRUN, code, "the same device logged in again", gone)
-            elif claim.policy is LoginPolicy.ONE or (
-                claim.policy is LoginPolicy.ONE_PER_PLATFORM and other.platform == claim.platform
-            ):
-                self._leave(
-                    tail, other, Verdict.OUTRUN, CloseCode.DISPLACED, "logged in on another device", gone
-                )
         if seat is None:
             seat = Seat(claim.session.device)
             if found is not None and found.seen_ms:
                 self._sit(tail, seat, found)
-            tail.seats = (*seats, seat)
-        known, registering = seat.registered, False
+            elif claim.brief:
+                seat.acked, seat.platform, seat.seen_ms = tail.head, claim.platform, self._now_ms()
+                self._brief.add(seat)
+            tail.seats = (*tail.seats, seat)
+        is_kept = not claim.brief and seat in self._brief  # from now on
+        known, registering = seat.registered and not is_kept, False
+        generation = next(self._generations)
+        if known:
+            self._displace(claim, tail, generation, gone)
+        elif seat.online:  # others stay until it is on the disk, which may be after its client has gone
+            self._leave(tail, seat, code_of_claim(claim, seat), gone)
         self._away.discard(seat)
-        seat.generation = next(self._generations)
+        seat.generation = generation
         seat.platform, platform_before = claim.platform, seat.platform
         seat.issued_at_s = claim.issued_at_s
         if seat.owed.order != claim.order:
@@ -210,17 +211,25 @@ class Sessions:
             if now_ms - seat.seen_ms > SEEN_GRAIN_MS or claim.platform != platform_before:
                 self._unsaved.mark(claim.session, seat)
         else:
-            registering = seat not in self._waiting and seat not in self._unsaved.under_way
+            registering = is_kept or (seat not in self._waiting and seat not in self._unsaved.under_way)
+            self._brief.discard(seat)
             if registering:
                 self._register(claim.session, claim.start, tail, seat)
-            self._waiting[seat] = asked
+            self._waiting[seat] = claim, asked
         if gone:
             for tell in gone:
                 tell()
             self.release(tail)  # of the displaced: nobody closes them any more
+        self._records.give_up(seat)
         if known:
-            _answer(asked, self._opened(tail, seat, found, True, resumed))
+            _answer(asked, self._opened(tail, seat, found, not is_new, resumed))
         return registering
+
+    def _displace(self, claim: Claim, tail: Tail, generation: int, gone: list[Callable[[], None]]) -> None:
+        """Those whom this claim ends: not who came after it, while it waited for the disk."""
+        for other in tail.seats:
+            if 0 < other.generation < generation and (code := code_of_claim(claim, other)):
+                self._leave(tail, other, code, gone)
 
     def _sit(self, tail: Tail, seat: Seat, found: Found) -> None:
         """Fill a seat from the disk."""
@@ -263,9 +272,18 @@ class Sessions:
             return
         newcomers, self._newcomers = self._newcomers, []
 
-        def registered(results: list[tuple[int, int, int, tuple[str, ...]]]) -> None:
+        def registered(results: list[Registered | None]) -> None:
+            gone: list[Callable[[], None]] = []
             for newcomer, result in zip(newcomers, results, strict=True):
-                self._registered(newcomer.session, newcomer.tail, newcomer.seat, result)
+                self._registered(newcomer, result, gone)
+            for tell in gone:
+                tell()
+            for newcomer, result in zip(newcomers, results, strict=True):
+                if result is not None and newcomer.seat in self._waiting:
+                    _, asked = self._waiting.pop(newcomer.seat)
+                    _answer(asked, self._opened(newcomer.tail, newcomer.seat, None, False))
+                self.release(newcomer.tail)
+            self.enter()  # who came again
 
         self._change(
             Change(
@@ -277,21 +295,36 @@ class Sessions:
         )
 
     def _registered(
-        self, session: SessionKey, tail: Tail, seat: Seat, result: tuple[int, int, int, tuple[str, ...]]
+        self, newcomer: Newcomer, result: Registered | None, gone: list[Callable[[], None]]
     ) -> None:
-        acked, first, head, forgotten = result
+        session, tail, seat = newcomer.session, newcomer.tail, newcomer.seat
         self.waiting -= 1
         self._tails.pins.end(tail)
-        tail.learn(first, head)
         self._unsaved.under_way.end(seat)
+        if result is None:
+            if seat in self._waiting:  # it came again since
+                self._tails.pins.begin(tail)
+                self._register(session, self._waiting[seat][0].start, tail, seat)
+            return
+        acked, first, head, forgotten = result
+        tail.learn(first, head)
         if acked > seat.acked:
             seat.acked = acked
         seat.seen_ms = seat.since_ms
         if forgotten:
             self._forgot(session.user, tail, forgotten)
-        asked = self._waiting.pop(seat, None)
-        if asked is not None:
-            _answer(asked, self._opened(tail, seat, None, False))
+        if seat in self._waiting:
+            self._displace(self._waiting[seat][0], tail, seat.generation, gone)
+
+    def withdraw(self, claim: Claim) -> None:
+        """Its client has gone. If it waits for the disk, its device is not entered."""
+        tail = self._tails.enter_mailbox(claim.session.user)
+        gone: list[Callable[[], None]] = []
+        for seat in tail.seats:
+            if seat in self._waiting and self._waiting[seat][0] is claim:
+                self._leave(tail, seat, CloseCode.STALE, gone)
+        for tell in gone:
+            tell()
         self.release(tail)
 
     def _forgot(self, user: str, tail: Tail, forgotten: tuple[str, ...]) -> None:
@@ -375,11 +408,14 @@ class Sessions:
                 del self._entering[session, log]
             known, acked, parked = found or (False, begin, ())
             _keep(seat, log, acked, parked)
-            if found is None:  # it is being registered again, and this is written after that
+            tail = self._tails.enter_mailbox(session.user)
+            # It is being registered again, and this is written after that; unless it was forgotten for good:
+            # then what it has is nothing to the next device of its name.
+            if found is None and tail.seat(session.device) is seat:
                 self._unsaved.move(session, seat, log)
             if self.is_open(session, generation):
                 self._following.setdefault(log, {})[session] = seat
-            self.release(self._tails.enter_mailbox(session.user))
+            self.release(tail)
             answer.callback(Followed(known, acked, parked))
 
         self._change(Change(lambda writer: follow(writer, self._store, session, log, begin), followed))
@@ -434,11 +470,13 @@ class Sessions:
         if seat is not None:
             self._away.add(seat)
 
-    def record(self, session: SessionKey, generation: int, data: bytes) -> bool:
+    def record(self, session: SessionKey, generation: int, data: bytes) -> Deferred[bool]:
         seat = self._current(session, generation, True)
-        if seat is not None and seat.owed.record != data:
-            self._records.keep(session, seat, data)
-        return seat is not None
+        if seat is None:
+            return succeed(False)
+        if seat.owed.record == data and seat not in self._unsaved.under_way:
+            return succeed(True)
+        return self._records.keep(session, seat, data)
 
     def _recorded(self, session: SessionKey, seat: Seat) -> None:
         if seat not in self._unsaved.under_way:
@@ -461,7 +499,7 @@ class Sessions:
             self._part(log, session, seat)
         if self._now_ms() - seat.seen_ms > SEEN_GRAIN_MS:
             self._unsaved.mark(session, seat)
-        if forget:
+        if forget and seat not in self._brief:
             done: Deferred[None] = Deferred()
             self._unsaved.clean(seat)
             tail.seats = tuple(one for one in tail.seats if one is not seat)
@@ -486,7 +524,7 @@ class Sessions:
         gone: list[Callable[[], None]] = []
         for seat in tail.seats:
             if seat.online and seat.issued_at_s < not_before_s:
-                self._leave(tail, seat, Verdict.REVOKED, CloseCode.REVOKED, "the token was revoked", gone)
+                self._leave(tail, seat, CloseCode.REVOKED, gone)
         done: Deferred[None] = Deferred()
         self._tails.pins.begin(tail)
 
@@ -606,30 +644,22 @@ class Sessions:
         if seat is not None and seat.generation == generation > 0:
             return seat
         if tell:
-            self._displaced(session, generation, CloseCode.STALE, "a newer login has this session")
+            self._displaced(session, generation, CloseCode.STALE, reason_of(CloseCode.STALE))
         return None
 
-    def _leave(
-        self,
-        tail: Tail,
-        seat: Seat,
-        verdict: Verdict,
-        code: CloseCode,
-        reason: str,
-        gone: list[Callable[[], None]],
-    ) -> None:
-        """This generation ends now. Who has no answer yet gets the verdict instead of being displaced."""
+    def _leave(self, tail: Tail, seat: Seat, code: int, gone: list[Callable[[], None]]) -> None:
+        """This generation ends now. Who has no answer yet gets a verdict instead of being displaced."""
         generation, seat.generation = seat.generation, 0
         self._away.discard(seat)
         self.online -= 1
         session = SessionKey(tail.log.address.id, seat.device)
         for log in seat.owed.others:
             self._part(log, session, seat)
-        asked = self._waiting.pop(seat, None)
-        if asked is not None:
-            gone.append(partial(_answer, asked, Opened(verdict)))
+        waiting = self._waiting.pop(seat, None)
+        if waiting is not None:
+            gone.append(partial(_answer, waiting[1], Opened(verdict_of(code))))
         else:
-            gone.append(partial(self._displaced, session, generation, code, reason))
+            gone.append(partial(self._displaced, session, generation, CloseCode(code), reason_of(code)))
 
     def _part(self, log: LogKey, session: SessionKey, seat: Seat) -> None:
         """It follows this log no more, or is offline: the disk knows where it stands, if it does."""
@@ -656,6 +686,7 @@ class Sessions:
             if not (seat.generation or seat in self._unsaved):
                 seats = tuple([one for one in seats if one is not seat])
                 tail.seats = seats
+                self._brief.discard(seat)
         if not (seats or tail.watched):
             self._tails.drop(tail)
             self._unsaved.seen.pop(tail.name, None)  # of a device that was forgotten before it was written
@@ -679,7 +710,7 @@ def _verdict(claim: Claim, tail: Tail, seat: Seat | None, is_away: bool) -> Verd
         seat is not None
         and seat.online
         and not is_away
-        and claim.on_same_device == "newest-order-wins"
+        and claim.on_same_device == BY_ORDER
         and seat.owed.order > claim.order
     ):
         return Verdict.OUTRUN

@@ -15,7 +15,7 @@ from typing import Any
 from twisted.internet.defer import Deferred
 
 from imgateway.brokers.appends import Change
-from imgateway.brokers.cursors import Saved, save
+from imgateway.brokers.cursors import Saved, raise_seen, save
 from imgateway.brokers.tails import Seat, UnderWay
 from imgateway.frames import LogKey, SessionKey, user_address
 
@@ -76,13 +76,21 @@ class Unsaved:
         self.mark(session, seat)
 
     def clean(self, seat: Seat) -> None:
-        """Nothing of it is to be written."""
+        """Nothing of it is to be written, but that somebody has what it acknowledged."""
         session = self._dirty.pop(seat, None)
         if session is not None:
             self._moved.pop(session, None)
             ended = self._ended.pop(seat, None)
             if ended is not None:
                 ended.callback(None)
+            user, seen = session.user, self.seen.get(session.user, 0)
+            if seen:
+                self._change(
+                    Change(
+                        lambda connection: raise_seen(connection, [(user, seen)]),
+                        lambda result: self._raised(user, seen),
+                    )
+                )
 
     def end(self, seat: Seat) -> Deferred[None]:
         """Its session has ended, and it is dirty. Fires when it is on disk, or when it came back and ended
@@ -140,12 +148,16 @@ class Unsaved:
         def saved(result: Any) -> None:
             for (session, seat), row in zip(seats, rows, strict=True):
                 self.under_way.end(seat)
-                if self.seen.get(session.user) == row.seen:
-                    del self.seen[session.user]
+                self._raised(session.user, row.seen)
                 self._saved(session.user)
             done()
 
         self._change(Change(partial(_save_rows, rows), saved))
+
+    def _raised(self, user: str, seen: int) -> None:
+        """So far it is on disk."""
+        if self.seen.get(user) == seen:
+            del self.seen[user]
 
 
 def _save_rows(rows: list[Saved], connection: sqlite3.Connection) -> None:

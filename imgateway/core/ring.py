@@ -15,7 +15,9 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from typing import Any, Generic, NamedTuple, TypeVar
 
-__all__ = ("BLOCK", "Block", "Ring", "RingLimits")
+from imgateway.frames import Batch, Entry
+
+__all__ = ("BLOCK", "Block", "Ring", "RingLimits", "batch")
 
 BLOCK = 32
 """Entries of a block: enough that encoding is cheap per entry, few enough that what a reader has twice is."""
@@ -91,6 +93,13 @@ class Ring(Generic[T]):
             drop += 1
         return self.drop(drop)
 
+    def trim_late(self, limits: RingLimits, now: float) -> int:
+        """The same, but not before a 16th is too much: to drop moves what stays."""
+        entries, size = limits.entries, limits.bytes
+        if len(self._seqs) > entries + (entries >> 4) or self.bytes > size + (size >> 4):
+            return self.trim(limits, now)
+        return 0
+
     def drop(self, count: int) -> int:
         """Drop the oldest; the bytes that they had."""
         if not count:
@@ -117,3 +126,12 @@ class Ring(Generic[T]):
             tuple(self._entries[start:end]),
             gap,
         )
+
+
+def batch(ring: Ring[Entry], epoch: int, after: int, now_ms: int) -> Batch:
+    """The block that `after` is in, without what has expired."""
+    block = ring.read(after)
+    entries = block.entries
+    if any(0 < entry.expires_ms <= now_ms for entry in entries):
+        entries = tuple([entry for entry in entries if not 0 < entry.expires_ms <= now_ms])
+    return Batch(epoch, block.after, block.upto, entries, block.gap, ring.head)

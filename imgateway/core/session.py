@@ -78,7 +78,7 @@ class Session(Cursor):
     :ivar publishing: publishes that wait for their outcome.
     :ivar answering: its questions that wait for our answer; `calls` are ours.
     :ivar parking: entries that its wire could not say, and owes.
-    :ivar chain: publishes that an interceptor holds.
+    :ivar chain: publishes and wills that wait for an interceptor, or behind a record that is being kept.
     :ivar rooms: those that it is in; typed by whoever puts it there.
     :ivar follows: the cursors in all its logs; None: its mailbox is all that it reads.
     :ivar form: how its link's deliveries are written: one object for all links that are alike in that.

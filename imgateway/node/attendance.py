@@ -142,8 +142,7 @@ class Attendance:
             self._notices.pulled(audience, session, log.lane, batch.epoch, share.upto)
 
 
-def subscribed(room: Room, session: Session, one: Resumed) -> Subscribed:
+def subscribed(room: Room, session: Session, one: Resumed, anew: bool = False) -> Subscribed:
     """The answer to Subscribe."""
-    return Subscribed(
-        room.address, 0, one.epoch, one.head, one.gap, room.mode(session), one.lane, one.position
-    )
+    mode = room.mode(session)
+    return Subscribed(room.address, 0, one.epoch, one.head, one.gap, mode, one.lane, one.position, anew)

@@ -26,6 +26,7 @@ from imgateway.core.counters import Counters
 from imgateway.core.cursor import State, Step
 from imgateway.core.follow import Follow
 from imgateway.core.handshake import LinkState
+from imgateway.core.parking import Parking
 from imgateway.core.session import Follows, Session, for_device
 from imgateway.errors import BadFrame, CloseCode
 from imgateway.frames import (
@@ -36,6 +37,7 @@ from imgateway.frames import (
     DeliverAck,
     Entry,
     LogKey,
+    Position,
     address_text,
     log_of,
 )
@@ -180,11 +182,8 @@ class Delivery:
             self._look(cursor, epoch)
             return
         limits = self.limits
-        sent, sent_bytes = cursor.entries, cursor.bytes
-        follows = cursor.follows
-        if follows is not None:
-            sent, sent_bytes = follows.entries, follows.bytes
-        more = sent + len(entries)
+        sent = _counted(cursor)
+        more = sent.entries + len(entries)
         if epoch != cursor.epoch:
             self._stale(cursor)
         elif step is READ:
@@ -192,10 +191,10 @@ class Delivery:
         elif (
             more > limits.deliver_window_entries
             or more > cursor.form.window
-            or (sent_bytes + size > limits.deliver_window_bytes and more > 1)
+            or (sent.bytes + size > limits.deliver_window_bytes and more > 1)
         ):
             # Half of the window must be free; what other logs have of it is taken off on both sides.
-            others = sent - cursor.entries
+            others = sent.entries - cursor.entries
             if cursor.overflow(upto, self._window(cursor) - 2 * others) is READ:
                 self._read(cursor)
         else:
@@ -296,13 +295,11 @@ class Delivery:
             self._took(cursor, key, upto)
             return
         limits = self.limits
-        sent, sent_bytes = cursor.entries, cursor.bytes
-        if follows is not None:
-            sent, sent_bytes = follows.entries, follows.bytes
+        sent = _counted(cursor)
         if (
-            sent >= limits.deliver_window_entries
-            or sent >= cursor.form.window
-            or sent_bytes >= limits.deliver_window_bytes
+            sent.entries >= limits.deliver_window_entries
+            or sent.entries >= cursor.form.window
+            or sent.bytes >= limits.deliver_window_bytes
         ):
             cursor.clog()
             self._waive(cursor, link)
@@ -380,12 +377,34 @@ class Delivery:
 
     # ------------------------------------------------------------------------------------------------ reads
 
-    def start(self, session: Session) -> None:
-        """A cursor of the session is in place, and its client is told so: bring it up to date."""
-        self._go_on(session)
+    def place(
+        self,
+        cursor: Place,
+        position: Position,
+        start: int,
+        acked: int,
+        parked: tuple[int, ...],
+        named: bool,
+    ) -> int:
+        """Put a cursor in its place: its device goes on at `start`, had acknowledged `acked`, and is owed
+        what is `parked`. It reads nothing until `go_on`.
 
-    def _go_on(self, session: Session) -> None:
-        """Read for those of a session's cursors that are clogged and have room again."""
+        :param named: the client itself said where it goes on.
+        :returns: the position that the client is told.
+        """
+        if start > acked:  # its last acknowledgements did not come through
+            self._broker.advance(cursor.key, cursor.generation, ((cursor.log, start),))
+        if parked:
+            cursor.parking = Parking(parked, start, named)
+            start = cursor.parking.start()
+        head = max(position.head, cursor.head)  # what arrived since has raised it
+        cursor.place(position.epoch, start, max(start, acked), head)
+        cursor.clog()
+        return start
+
+    def go_on(self, session: Session) -> None:
+        """Read for those of a session's cursors that are clogged and have room again, or were put in their
+        place and their client is told so."""
         link: Link | None = session.link
         if link is None or link.state is not OPEN or link.clogged:
             return
@@ -458,12 +477,11 @@ class Delivery:
         if parking is not None and parking.owed:
             reading = self._broker.read(cursor.log, parking.owed[0] - 1, 1, 1)
         else:
-            room = self._window(cursor) - cursor.entries
-            size = self.limits.deliver_window_bytes - cursor.bytes
+            sent = _counted(cursor)
+            room = self._window(cursor) - sent.entries
             if follows is not None:
-                sent, sent_bytes = follows.entries, follows.bytes
-                room = (self._window(cursor) - sent) // max(1, _reading(follows))
-                size = self.limits.deliver_window_bytes - sent_bytes
+                room //= max(1, _reading(follows))
+            size = self.limits.deliver_window_bytes - sent.bytes
             reading = self._broker.read(cursor.log, cursor.sent, max(1, room), max(1, min(READ_BYTES, size)))
         return reading.addCallbacks(
             self._batch, self._read_failed, (cursor, cursor.head), errbackArgs=(cursor,)
@@ -493,7 +511,7 @@ class Delivery:
         if cursor.state is State.READING:
             self._read(cursor)
         if cursor.follows is not None:
-            self._go_on(_session(cursor))
+            self.go_on(_session(cursor))
 
     def _fits(self, cursor: Place) -> bool:
         """There is room in the window for one more."""
@@ -532,7 +550,7 @@ class Delivery:
         :raises BadFrame: it acknowledges what was never sent to it.
         """
         if not frame.acks:
-            self._go_on(session)
+            self.go_on(session)
         for ack in frame.acks:
             address = ack.address
             kind, name, _ = address
@@ -564,7 +582,7 @@ class Delivery:
                 cursor.parking = None
         self._broker.advance(cursor.key, cursor.generation, ((key, upto),))
         if cursor.state is CLOGGED or follows is not None:
-            self._go_on(_session(cursor))
+            self.go_on(_session(cursor))
 
     def heard_without_acks(self, link: Link) -> None:
         """A wire without acknowledgements spoke: what its system has taken by now has arrived."""
@@ -585,7 +603,7 @@ class Delivery:
     def writable(self, link: Link) -> None:
         """The link has no unsent bytes any more."""
         if link.session is not None:
-            self._go_on(link.session)
+            self.go_on(link.session)
 
 
 def _counted(cursor: Place) -> Place | Follows:

@@ -97,6 +97,7 @@ class Exchange:
         max_frame_bytes: int,
         incarnation: str,
         retry_wait: RetryPolicy,
+        stood_still: Callable[[], object],
     ) -> None:
         self.limits = limits
         self.session = session
@@ -119,8 +120,9 @@ class Exchange:
         self._gate = gate
         self._broker = broker
         self._wall_ms = wall_ms
+        self._stood_still = stood_still
         self._unwritten: dict[Link, int] = {}
-        """How many answers of a link wait for its record."""
+        """How many records of a link are on their way to stable storage."""
         self._number = self._newest = 0
         self._remarks = Few(REMARKS_A_SECOND, REMARKS, now())
         self.answers: dict[type, Callable[[Link, Session, Any], None]] = {
@@ -199,7 +201,10 @@ class Exchange:
         """The time that a link notes when it hears something: late by less than a tick, and the same object
         for all that do in that tick."""
         now, wheel = self.now(), self._wheel
-        return wheel.next if now <= wheel.next else wheel.next_tick(now)
+        if now <= wheel.next:
+            return wheel.next
+        self._stood_still()  # looked at before anything of this tick is understood
+        return wheel.next_tick(now)
 
     # ----------------------------------------------------------------------------------------------- frames
 
@@ -219,28 +224,30 @@ class Exchange:
         link.leave(frame)
 
     def _keep(self, link: Link, session: Session, frame: Keep) -> None:
-        kept = self._broker.record(session.key, session.generation, frame.data)
-        self._ingress.hold(link, session, kept)
+        kept = self._ingress.keep(link, session, frame.data)
         if frame.reply:
+            kept.addCallback(self._reply, link, session, frame.reply).addErrback(link.broken)
+        if not kept.called:
             self._unwritten[link] = self._unwritten.get(link, 0) + 1
-            synced = self._broker.record(session.key, session.generation, frame.data, True)
-            said = synced.addCallback(self._synced, link, session, frame.reply)
-            said.addErrback(link.broken).addCallback(self._written, link)
+            kept.addCallback(self._written, link)
             # As many as it may have under way are no reason: each frees one for what comes next.
-            if self._unwritten.get(link, 0) > self.limits.publish_window:
+            if self._unwritten[link] > self.limits.publish_window:
                 link.pause(Pause.RECORD)
         if frame.linger_s is not None:
             self._hub.partings.wait(session, frame.linger_s)
 
-    def _synced(self, kept: bool, link: Link, session: Session, reply: bytes) -> None:
+    def _reply(self, kept: bool, link: Link, session: Session, reply: bytes | Callable[[], bytes]) -> None:
         if kept and link.session is session:
-            link.send_bytes(reply)
+            said = reply if isinstance(reply, bytes) else reply()
+            if said:
+                link.send_bytes(said)
 
-    def _written(self, _: None, link: Link) -> None:
+    def _written(self, _: object, link: Link) -> None:
         left = self._unwritten.pop(link) - 1
         if left:
             self._unwritten[link] = left
-        link.resume(Pause.RECORD)
+        if left <= self.limits.publish_window:  # which may be smaller than it was
+            link.resume(Pause.RECORD)
 
     def _request(self, link: Link, session: Session, frame: Request) -> None:
         self._calls.asked(link, session, frame)

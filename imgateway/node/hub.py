@@ -19,7 +19,7 @@ from imgateway.config import LimitSettings, RoomSettings
 from imgateway.core.counters import Counters
 from imgateway.core.roster import Roster
 from imgateway.core.session import Session
-from imgateway.errors import CloseCode
+from imgateway.errors import TAKEN_OVER, CloseCode
 from imgateway.frames import (
     FOLLOWED_KINDS,
     RING_KINDS,
@@ -45,8 +45,6 @@ __all__ = ("Hub",)
 
 log = Logger()
 
-TAKEN_OVER = (CloseCode.REPLACED, CloseCode.STALE)
-"""The session goes on with the next generation: `attach` has it in a moment, or another node."""
 TAKEN_AWAY = (*TAKEN_OVER, CloseCode.DISPLACED, CloseCode.REVOKED)
 """The broker has given it up already, and takes nothing more for it."""
 
@@ -108,7 +106,7 @@ class Hub:
         self._missing: set[Session] = set()
         self._claims = Claims()
         self._moves = Moves(broker, self.sessions, self.rooms.stays.held, self._close, now, arm)
-        # What becomes of sessions in rooms while they log in.
+        # Where sessions come and go, and what they miss, while they log in.
         self._early: dict[SessionKey, list[tuple[str, Address]]] = {}
 
     # ---------------------------------------------------------------------------------- what the broker says
@@ -191,7 +189,8 @@ class Hub:
         self._stays("left", session, address)
 
     def _stays(self, what: str, key: SessionKey, address: Address) -> None:
-        """Listeners hear of a session before they hear where it is: what a login does waits for its end."""
+        """Listeners hear of a session before they hear where it is or what it misses: what a login does waits
+        for its end."""
         session = self.sessions.get(key)
         if session is not None and (not session.told or (session.link is not None and session.form is None)):
             self._early.setdefault(key, []).append((what, address))
@@ -271,6 +270,8 @@ class Hub:
             session.told = resumed  # to the listeners of the other node
             return resumed
         session.told = old.told
+        if hello.clean:
+            self.partings.due(old)
         self.rooms.stays.succeeded(old, session)
         if old.link is not None:
             code = self.partings.code_for(old, session)

@@ -1,4 +1,4 @@
-"""The way in for a publish: size, policy, quota, interceptors, then the broker. Its order is the order of
+"""The way in for a publish: quota, interceptors, size, policy, then the broker. Its order is the order of
 arrival.
 
 Nothing is refused for coming too fast on a connection that can be paused: what is over quota is taken on
@@ -20,11 +20,22 @@ from imgateway.config import LimitSettings
 from imgateway.core.counters import Counters
 from imgateway.core.handshake import LinkState
 from imgateway.core.policy import names
+from imgateway.core.publishing import (
+    FORBIDDEN,
+    OK,
+    TOO_LARGE,
+    Answer,
+    is_too_large,
+    may_publish,
+    message_of,
+    once,
+    spread,
+)
 from imgateway.core.quota import Quotas
 from imgateway.core.session import Session
 from imgateway.errors import BadFrame
 from imgateway.frames import (
-    MAX_HEADER_BYTES,
+    MAX_CONTENT_TYPE_BYTES,
     RING_KINDS,
     Address,
     Message,
@@ -34,17 +45,22 @@ from imgateway.frames import (
     PublishAck,
     SessionKey,
     header_bytes,
-    user_address,
 )
-from imgateway.interfaces import IBroker, Identity, IInterceptor, IMailBackend, IPolicy, Publication
+from imgateway.interfaces import (
+    IBroker,
+    Identity,
+    IInterceptor,
+    IMailBackend,
+    IPolicy,
+    Publication,
+    Verdict,
+)
 from imgateway.node.hub import Hub
 from imgateway.node.link import Link, Pause
 
 __all__ = ("Ingress",)
 
 log = Logger()
-
-FORBIDDEN = Outcome(OutcomeCode.FORBIDDEN)
 
 CHAINED_BYTES = 16_777_216
 """Of all publishes that wait in chains: then each link that brings one more is not read until one of its own
@@ -54,7 +70,6 @@ PUBLISH_BYTES, ADDRESS_BYTES = 1024, 256
 
 OPEN, WINDOW = LinkState.OPEN, Pause.WINDOW  # found faster than in their classes
 
-Answer = tuple[Outcome, ...]
 Rooms = tuple[Any, ...]
 """Those that a session is in."""
 
@@ -90,6 +105,11 @@ class Ingress:
         self._wall_ms = wall_ms
         self._counters = counters
         self._chained = 0  # bytes
+        # Until then nobody's publishes count for certain but those of whom the broker has confirmed since.
+        self._doubted_until = 0.0
+        self._confirmed: set[Session] | None = None  # None: nobody is doubted
+        # By session: what waits until the record that was given to the broker last is on stable storage.
+        self._unwritten: dict[SessionKey, list[Deferred[bool]]] = {}
 
     def go_by(self, limits: LimitSettings) -> None:
         """Keep to these from now on. But a publish may name as many addresses as any Welcome of this process
@@ -98,11 +118,18 @@ class Ingress:
         self._most_told = max(self._most_told, limits.max_addresses)
         self._most_told_services = max(self._most_told_services, limits.max_addresses_service)
 
+    def doubt(self, until: float) -> None:
+        """This process stood still. Whoever publishes from now on may have said it before that, and may have
+        been displaced or revoked since, which is not heard yet: the broker is asked first, once for each."""
+        self._doubted_until, self._confirmed = until, set()
+
     def publish(self, link: Link, session: Session, frame: Publish) -> None:
         """A client's publish. Its PublishAck goes to the same link, if that is still there.
 
         :raises BadFrame: it names more addresses than any Welcome allowed.
         """
+        if self._confirmed is not None and not self._is_current(link, session):
+            return
         self._counters.publishes += 1
         identity: Identity = session.identity
         limits, to = self.limits, frame.to
@@ -130,6 +157,7 @@ class Ingress:
                 is_one
                 and user.kind == "user"
                 and len(frame.body) <= limits.max_body_bytes
+                and len(frame.content_type) <= MAX_CONTENT_TYPE_BYTES
                 and not (frame.ttl_s or frame.headers or frame.resent or frame.copy_self)
                 and self.policy.may(identity, "publish", user)
             ):
@@ -139,6 +167,10 @@ class Ingress:
                     msg_id, session.user, session.device, frame.content_type, frame.body, self._wall_ms()
                 )
                 self._broker.take(message, user, self._answer, (link, session, msg_id))
+            elif self._waits(session, to):
+                if self._chained >= CHAINED_BYTES:
+                    link.pause(WINDOW)
+                self._enchain(link, session, frame)
             else:
                 self._take(link, session, frame, session.rooms)
         else:
@@ -147,11 +179,11 @@ class Ingress:
             self._hub.stall(link)
 
     def submit(self, identity: Identity, device: str, frame: Publish) -> Deferred[Answer]:
-        """A publish of business code: policy applies, quotas do not."""
+        """A publish of business code: policy applies, quotas do not. With qos 0 OK says that nothing forbade
+        it."""
         if frame.qos:
             return self._submit(identity, identity.user, device, frame)
-        self._emit(identity, identity.user, device, frame)
-        return succeed((Outcome(OutcomeCode.OK),) * len(frame.to))
+        return succeed(self._emit(identity, identity.user, device, frame))
 
     def bequeath(self, session: Session, will: Publish) -> None:
         """Publish the will of a session whose client is gone: as a publish of its own, unless it may not."""
@@ -196,31 +228,14 @@ class Ingress:
         return wait
 
     def _allowed(self, identity: Identity, frame: Publish, rooms: Rooms) -> tuple[Address, ...]:
-        lane = frame.lane
-        to, may = frame.to, self._may
-        for address in to:
-            if not may(identity, address, lane, rooms):
-                return tuple([one for one in to if may(identity, one, lane, rooms)])
-        return to
-
-    def _may(self, identity: Identity, address: Address, lane: int, rooms: Rooms) -> bool:
-        if address.kind in RING_KINDS and not self._may_ring(identity, address, lane, rooms):
-            return False
-        return self.policy.may(identity, "publish", address)
-
-    def _may_ring(self, identity: Identity, address: Address, lane: int, rooms: Rooms) -> bool:
-        """What is asked of a room, area or `all` beside the policy's word on publishing there."""
-        if address.kind == "room" and not (
-            identity.service
-            or any(room.address == address for room in rooms)
-            or names(identity.claims, address)
-        ):
-            return False
-        return not lane or self.policy.may(identity, "publish-first", address)
-
-    def _is_large(self, frame: Publish) -> bool:
-        return len(frame.body) > self.limits.max_body_bytes or (
-            bool(frame.headers) and header_bytes(frame.headers) > MAX_HEADER_BYTES
+        may, lane = self.policy.may, frame.lane
+        return tuple(
+            [
+                one
+                for one in frame.to
+                if may_publish(may, identity, one, lane)
+                and (one.kind != "room" or _may_speak(identity, one, rooms))
+            ]
         )
 
     def _submit(
@@ -228,17 +243,17 @@ class Ingress:
     ) -> Deferred[Answer]:
         """Policy, then the broker; the outcomes come back in the order of `to`. `rooms`: those that the
         session was in when the frame came."""
-        if self._is_large(frame):
-            return succeed((Outcome(OutcomeCode.TOO_LARGE),) * len(frame.to))
+        if is_too_large(frame, self.limits.max_body_bytes):
+            return succeed((TOO_LARGE,) * len(frame.to))
         allowed = self._allowed(identity, frame, rooms)
         if not allowed:
-            return succeed((Outcome(OutcomeCode.FORBIDDEN),) * len(frame.to))
+            return succeed((FORBIDDEN,) * len(frame.to))
         answer = self._broker.publish(self._publication(identity, user, device, frame, allowed))
         if self.mail:
             answer.addCallback(self._arrived, SessionKey(user, device), frame, allowed)
         if len(allowed) == len(frame.to):
             return answer
-        return answer.addCallback(_spread, allowed, frame.to)
+        return answer.addCallback(spread, allowed, frame.to)
 
     def _arrived(
         self, outcomes: Answer, sender: SessionKey, frame: Publish, to: tuple[Address, ...]
@@ -254,23 +269,19 @@ class Ingress:
                     log.failure("the backend {name} failed at what arrived", name=backend.name)
         return outcomes
 
-    def _emit(self, identity: Identity, user: str, device: str, frame: Publish, rooms: Rooms = ()) -> None:
+    def _emit(self, identity: Identity, user: str, device: str, frame: Publish, rooms: Rooms = ()) -> Answer:
         """qos 0: what may not be sent, or is too large, goes nowhere."""
+        if is_too_large(frame, self.limits.max_body_bytes):
+            return (TOO_LARGE,) * len(frame.to)
         allowed = self._allowed(identity, frame, rooms)
-        if len(allowed) > 1:  # at most once, also for who is named twice
-            whole = dict.fromkeys(allowed)
-            allowed = tuple([one for one in whole if not one.device or user_address(one.id) not in whole])
-        if allowed and not self._is_large(frame):
-            self._broker.emit(self._publication(identity, user, device, frame, allowed))
+        if allowed:
+            self._broker.emit(self._publication(identity, user, device, frame, once(allowed)))
+        return spread((OK,) * len(allowed), allowed, frame.to)
 
     def _publication(
         self, identity: Identity, user: str, device: str, frame: Publish, to: tuple[Address, ...]
     ) -> Publication:
-        sent_ms = self._wall_ms()
-        expires_ms = sent_ms + frame.ttl_s * 1000 if frame.ttl_s else 0
-        message = Message(
-            frame.msg_id, user, device, frame.content_type, frame.body, sent_ms, expires_ms, frame.headers
-        )
+        message = message_of(frame, user, device, self._wall_ms())
         return Publication(message, to, frame.lane, frame.resent, frame.copy_self, identity.service)
 
     def _end(self, link: Link, session: Session) -> None:
@@ -284,8 +295,8 @@ class Ingress:
         """Give a begun publish its place in the broker's order. `came`: the frame that is answered, if it was
         another."""
         answer = self._submit(session.identity, session.user, session.device, frame, rooms)
-        if came is not None and came.to != frame.to:
-            answer.addCallback(_spread, frame.to, came.to)
+        if came is not None:
+            answer.addCallback(spread, frame.to, came.to)
         answer.addCallbacks(self._answer, link.broken, (link, session, (came or frame).msg_id))
 
     def _answer(self, outcomes: Answer, link: Link, session: Session, msg_id: str) -> None:
@@ -299,22 +310,66 @@ class Ingress:
     # ------------------------------------------------------------------------------ interceptors and records
 
     # A session's publishes pass one after the other, so that a slow first one is not overtaken; and none that
-    # its codec said after a record passes before that is kept. The chain is no DeferredLock, whose waiters
-    # run inside each other: a long chain would end at the recursion limit.
+    # its codec said after a record is stored before that is. Where both stand in one line to the disk, only
+    # what is for rooms, areas or `all` waits: that never touches the disk, and after a kill its message id
+    # would be another message's. The chain is no DeferredLock, whose waiters run inside each other: a long
+    # chain would end at the recursion limit.
 
-    def hold(self, link: Link, session: Session, kept: Deferred[bool]) -> None:
-        """What the session publishes from now on waits until `kept` fires. With False it goes nowhere, for
-        somebody else has the session: its client sends it again there."""
-        if kept.called and kept.result is True:
-            return  # as always with one line to the disk: 0.5 µs instead of 4
-        kept.addCallback(self._is_kept, link).addErrback(link.broken)
+    def keep(self, link: Link, session: Session, data: bytes) -> Deferred[bool]:
+        """Keep this as the session's record. Fires with True when it is on stable storage; with False what
+        relies on it goes nowhere, for somebody else has the session: its client sends it again there."""
+        key = session.key
+        kept = self._broker.record(key, session.generation, data)
+        kept.addErrback(self._not_kept, link).addCallback(self._is_kept, link)
         if not kept.called:
-            self._enchain(link, session, kept)
+            waiting: list[Deferred[bool]] = []
+            self._unwritten[key] = waiting
+            kept.addCallback(self._written, key, waiting)
+            if not self._broker.in_line:
+                turn: Deferred[bool] = Deferred()
+                waiting.append(turn)
+                self._enchain(link, session, turn)
+        return kept
+
+    def _not_kept(self, failure: Failure, link: Link) -> bool:
+        link.broken(failure)
+        return False
 
     def _is_kept(self, kept: bool, link: Link) -> bool:
         if not kept and link.state is OPEN:
             link.pause(Pause.STALE)
         return kept
+
+    def _written(self, kept: bool, key: SessionKey, waiting: list[Deferred[bool]]) -> bool:
+        for turn in waiting:  # also what comes meanwhile
+            turn.callback(kept)
+        if self._unwritten.get(key) is waiting:
+            del self._unwritten[key]
+        return kept
+
+    def _waits(self, session: Session, to: tuple[Address, ...]) -> bool:
+        """Whether what is published there must wait for the session's record."""
+        return (
+            bool(self._unwritten)
+            and session.key in self._unwritten
+            and any(one.kind in RING_KINDS for one in to)
+        )
+
+    def _is_current(self, link: Link, session: Session) -> bool:
+        """Whether what it publishes has any effect, as far as that is known; if not, it waits in its chain
+        until that is."""
+        if self._now() >= self._doubted_until:
+            self._confirmed = None
+        elif self._confirmed is not None and session not in self._confirmed:
+            self._confirmed.add(session)
+            issued_at_s = session.identity.issued_at_s
+            asked = self._broker.renew_session(session.key, session.generation, issued_at_s)
+            current = asked.addCallback(lambda verdict: self._is_kept(verdict is Verdict.OK, link))
+            current.addErrback(self._not_kept, link)
+            if current.called:
+                return current.result is True
+            self._enchain(link, session, current)
+        return True
 
     def _enchain(self, link: Link | None, session: Session, item: Publish | Deferred[bool]) -> None:
         """:param link: None: it is a will."""
@@ -335,13 +390,13 @@ class Ingress:
                 asked = succeed(item)
                 for interceptor in self._interceptors:
                     asked.addCallback(self._ask, interceptor, session.identity)
-                later = bool(asked.paused)
                 if link is None:
                     asked.addCallback(self._bequeathed, session, rooms)
                     asked.addErrback(self._not_bequeathed)
                 else:
                     asked.addCallback(self._decided, link, session, item, rooms)
                     asked.addErrback(link.broken)
+                later = bool(asked.paused)
             else:
                 asked, later = item, not item.called
             asked.addCallback(self._passed, session, later)
@@ -377,27 +432,39 @@ class Ingress:
 
     def _decided(
         self, result: Publish | int, link: Link, session: Session, frame: Publish, rooms: Rooms
-    ) -> bool:
+    ) -> bool | Deferred[bool]:
         """What the interceptors made of `frame`; the answer is for the frame as it came."""
         if not frame.qos:
             if isinstance(result, Publish):
                 self._emit(session.identity, session.user, session.device, result, rooms)
             self._end(link, session)
-        elif isinstance(result, Publish):
-            self._take(link, session, result, rooms, frame)
-        else:
+        elif not isinstance(result, Publish):
             self._answer((Outcome(result),) * len(frame.to), link, session, frame.msg_id)
+        elif self._waits(session, result.to):
+            turn: Deferred[bool] = Deferred()
+            self._unwritten[session.key].append(turn)
+            return turn.addCallback(self._relied, link, session, result, rooms, frame)
+        else:
+            self._take(link, session, result, rooms, frame)
         return True
+
+    def _relied(
+        self, kept: bool, link: Link, session: Session, frame: Publish, rooms: Rooms, came: Publish
+    ) -> bool:
+        """The record that it relies on is kept, or not."""
+        if kept:
+            self._take(link, session, frame, rooms, came)
+        return kept
 
 
 def _size(item: Publish | Deferred[bool]) -> int:
     """In a chain, about."""
     if not isinstance(item, Publish):
         return 0
-    return PUBLISH_BYTES + len(item.body) + ADDRESS_BYTES * len(item.to) + header_bytes(item.headers)
+    text = len(item.content_type) + header_bytes(item.headers)
+    return PUBLISH_BYTES + len(item.body) + ADDRESS_BYTES * len(item.to) + text
 
 
-def _spread(outcomes: Answer, asked: tuple[Address, ...], to: tuple[Address, ...]) -> Answer:
-    """The outcomes of `asked` in the order of `to`; what was not asked for is FORBIDDEN."""
-    found = dict(zip(asked, outcomes, strict=True))
-    return tuple([found.get(address, FORBIDDEN) for address in to])
+def _may_speak(identity: Identity, room: Address, rooms: Rooms) -> bool:
+    """What is asked of a room beside the policy's word on publishing there."""
+    return identity.service or any(one.address == room for one in rooms) or names(identity.claims, room)

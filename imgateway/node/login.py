@@ -19,13 +19,14 @@ from twisted.python.failure import Failure
 from imgateway.config import SessionSettings
 from imgateway.core.counters import Counters
 from imgateway.core.handshake import LinkState
-from imgateway.core.parking import Parking
 from imgateway.core.resume import Resumption, resume_durable
 from imgateway.core.session import Session
 from imgateway.errors import BadFrame, CloseCode, InvalidAddress, LinkError, LoginRefused, UnexpectedFrame
 from imgateway.frames import (
     Address,
+    Frame,
     Hello,
+    Keep,
     Limits,
     Position,
     Renew,
@@ -33,6 +34,7 @@ from imgateway.frames import (
     Resumed,
     ResumePoint,
     SessionKey,
+    Start,
     Welcome,
     address_text,
     check_id,
@@ -196,6 +198,7 @@ class Login:
             identity.issued_at_s,
             hello.on_same_device,
             hello.order,
+            hello.start is Start.HEAD and _is_brief(key, hello),
         )
 
     def _opened(
@@ -239,7 +242,8 @@ class Login:
                 self._hub.adopt(session, hello, left)
                 return None
             if there is None or there.generation > opened.generation:
-                self._broker.close_session(key, opened.generation).addErrback(link.broken)
+                forget = _is_brief(key, hello)
+                self._broker.close_session(key, opened.generation, forget).addErrback(link.broken)
                 return None
             # The older session still waits for its client, and is in its rooms: to close the claim would end
             # these stays at the broker. It takes the claim over, and gives it back when it ends.
@@ -300,8 +304,7 @@ class Login:
             most = self._hub.delivery.limits.rooms
             entering = self._hub.rooms.prepare(session, hello.resume, most)
         if entering is None:
-            self._enter((), position, session, opened, point, resume, resumed, link, hello)
-            return None
+            return self._enter((), position, session, opened, point, resume, resumed, link, hello)
         return entering.addCallback(
             self._enter, position, session, opened, point, resume, resumed, link, hello
         )
@@ -317,23 +320,41 @@ class Login:
         resumed: bool,
         link: Link,
         hello: Hello,
-    ) -> None:
+    ) -> Deferred[None] | None:
         if session.link is not link:  # it may be closing just now, and still know its session
+            return None
+        restored = link.codec.restore(opened.record)
+        about = restored, rooms, position, session, opened, point, resume, resumed, link, hello
+        first = restored[0] if restored else None
+        if type(first) is not Keep or not first.before_welcome:
+            self._welcome(True, *about)
+            return None
+        # The client is told so, and a kill must not undo it. Nobody else relies on it by now.
+        keeping = self._broker.record(session.key, session.generation, first.data)
+        return keeping.addCallback(self._welcome, *about)
+
+    def _welcome(
+        self,
+        kept: bool,
+        restored: Sequence[Frame | Keep],
+        rooms: Sequence[Room],
+        position: Position,
+        session: Session,
+        opened: Opened,
+        point: ResumePoint | None,
+        resume: Resumption,
+        resumed: bool,
+        link: Link,
+        hello: Hello,
+    ) -> None:
+        """:param kept: False: somebody else has the session, and the link is closed in a moment."""
+        if not kept or session.link is not link:
             return
         identity: Identity = session.identity
         place = opened.places[0]
-        start = resume.position
-        if start > place.acked:  # its last acknowledgements did not come through
-            self._broker.advance(session.key, session.generation, ((place.log, start),))
-        if place.parked:
-            named = point is not None and point.epoch == position.epoch
-            session.parking = Parking(place.parked, start, named)
-            start = session.parking.start()
-        head = max(position.head, session.head)  # what arrived since has raised it
-        session.place(position.epoch, start, max(start, place.acked), head)
-        session.clog()
+        named = point is not None and point.epoch == position.epoch
+        start = self._hub.delivery.place(session, position, resume.position, place.acked, place.parked, named)
         link.accepted()
-        restored = link.codec.restore(opened.record)
         session.form = self._forms.of(link, hello.compressions)
         link.expire_token(self._token_deadline(identity))
         self._gate.release(link)
@@ -351,7 +372,7 @@ class Login:
                 self._wall_ms(),
                 identity.expires_at_s * 1000,
                 self._limits_for(identity),
-                (Resumed(place.log.address, 0, position.epoch, start, head, resume.gap), *rings),
+                (Resumed(place.log.address, 0, position.epoch, start, session.head, resume.gap), *rings),
             )
         )
         if opened.record and session.link is link:  # from now on its client knows what is not kept
@@ -371,7 +392,7 @@ class Login:
             self._hub.rooms.welcomed(session, rings)
         if resume.gap:
             self._hub.delivery.told_gap(session, place.log.address)
-        self._hub.delivery.start(session)
+        self._hub.delivery.go_on(session)
         if restored:
             link.take_first(restored)
         link.resume(Pause.LOGIN)
@@ -425,6 +446,11 @@ class Login:
         link.expire_token(self._token_deadline(identity))
         link.send(Renewed(identity.expires_at_s * 1000))
         link.resume(Pause.RENEW)
+
+
+def _is_brief(key: SessionKey, hello: Hello) -> bool:
+    """Whether the device ends with its session: its wire named it, and nobody waits for its client."""
+    return hello.assigned and not hello.linger_s and key.device == hello.device
 
 
 def _undone(link: Link, record: bytes) -> Iterable[Address]:

@@ -106,6 +106,12 @@ class Partings:
         if self._partings.get(session) is parting:
             self._say(session, parting)
 
+    def due(self, session: Session) -> None:
+        """It is over for its client, whoever has its place; it is still in its rooms."""
+        parting = self._partings.get(session)
+        if parting is not None:
+            self._say(session, parting)
+
     def _say(self, session: Session, parting: Parting) -> None:
         will, parting.will = parting.will, None
         if will is not None:

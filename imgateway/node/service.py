@@ -46,7 +46,6 @@ from imgateway.node.home import Home
 from imgateway.node.hub import Hub
 from imgateway.node.ingress import Ingress
 from imgateway.node.login import Login
-from imgateway.node.online import Online
 from imgateway.node.shares import Forms
 from imgateway.node.subscriptions import Subscriptions
 
@@ -59,6 +58,8 @@ Door = Callable[[Accept], Deferred[IListener]]
 
 STANDSTILL_S = 1.0
 """Held up for longer, this process may find greetings of clients that have given up since."""
+DOUBTED_S = 10.0
+"""Held up for longer, it may find publishes of clients that are at another node since, or were revoked."""
 AFTERWARDS_S = 30.0
 """It may find them for so long: they wait for their turn."""
 
@@ -112,7 +113,7 @@ class Node:
         self._nodes = nodes
         self._ticking: IDelayedCall | None = None
         self._tick_due = reactor.seconds()
-        self._held_up_until = 0.0
+        self._held_up_until = self._doubted_since = 0.0
         self._starting: Deferred[None] | None = None
         self._preparing: Deferred[Any] = succeed(None)
         self._store_open = False
@@ -140,7 +141,6 @@ class Node:
             lambda session, will: self.ingress.bequeath(session, will),
             lambda payload: self.peers.heard(payload),
         )
-        self.online = Online(self.hub.sessions, broker)
         self.gate = Gate(limits, now, arm, lambda: self.listeners)
         self.calls = Calls(self.hub, self.quotas, limits, now, arm, self.counters)
         self.login = Login(
@@ -180,6 +180,7 @@ class Node:
             limits.max_body_bytes + FRAME_ROOM,
             incarnation,
             backoff(random, first_s=1.0),
+            self._stood_still,
         )
         farewell = Farewell(nodes, incarnation, random, self.counters)
         self.drains = Drains(self.exchange, reactor, farewell, health, changed)
@@ -304,6 +305,9 @@ class Node:
         now = self._reactor.seconds()
         if now - self._tick_due > STANDSTILL_S:
             self._held_up_until = now + AFTERWARDS_S
+        if now - self._tick_due > DOUBTED_S and self._doubted_since != self._tick_due:
+            self._doubted_since = self._tick_due  # once for each
+            self.ingress.doubt(self._held_up_until)
         return now < self._held_up_until
 
     def _turn(self) -> None:
@@ -433,7 +437,7 @@ class Node:
 
     def members(self, address: Address) -> Deferred[int]:
         """How many sessions are in a room or area, or (all) open."""
-        return self.online.members(address)
+        return self._broker.members(address)
 
     def revoke(self, user: str, not_before_s: int) -> Deferred[None]:
         """End what was opened with older tokens, and let none of them in again."""

@@ -177,11 +177,12 @@ class Subscriptions:
             self._is_not_in(link, frame)
             return
         point = _point(frame)
-        if frame.last and not frame.epoch and session not in room.members:
+        anew = not frame.epoch and session not in room.members
+        if frame.last and anew:
             lane = room.lanes[frame.lane]  # right before its newest entry
             point = ResumePoint(frame.address, frame.lane, lane.epoch, max(0, lane.head - 1))
         lanes = self._attendance.enter(session, room, frame.mode, (point,))
-        link.send(subscribed(room, session, lanes[frame.lane]))
+        link.send(subscribed(room, session, lanes[frame.lane], anew))
         self._attendance.remind(session, lanes)
 
     def unsubscribe(self, link: Link, session: Session, frame: Unsubscribe) -> None:

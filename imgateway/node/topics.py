@@ -14,7 +14,6 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 
 from imgateway.core.follow import Follow
-from imgateway.core.parking import Parking
 from imgateway.core.resume import Resumption, resume_durable
 from imgateway.core.session import Follows, Session
 from imgateway.errors import StoreBusy
@@ -83,7 +82,7 @@ class Topics:
             if follow in self._asked:  # the answer is late, and will be for each
                 self._asked[follow] += 1
                 return succeed(False)
-            self._tell(link, follow, follow.acked, False)
+            self._tell(link, follow, follow.acked)
             if not frame.acks:
                 self._delivery.took_all(follow)
             return succeed(True)
@@ -131,27 +130,22 @@ class Topics:
     ) -> bool:
         if not self._is_here(link, follow):
             return False
-        acked = min(followed.acked, position.head)
-        resume = self._resume(frame, position, acked) if followed.known else begin
-        start = resume.position
-        if followed.known and start > acked:  # its last acknowledgements did not come through
-            self._broker.advance(follow.key, follow.generation, ((follow.log, start),))
-        if followed.parked:
-            named = frame.epoch == position.epoch
-            follow.parking = Parking(followed.parked, start, named)
-            start = follow.parking.start()
-        head = max(position.head, follow.head)  # what arrived since has raised it
-        follow.place(position.epoch, start, max(start, acked), head)
-        follow.clog()
+        acked, resume = begin.position, begin
+        if followed.known:
+            acked = min(followed.acked, position.head)
+            resume = self._resume(frame, position, acked)
+        named = frame.epoch == position.epoch
+        start = self._delivery.place(follow, position, resume.position, acked, followed.parked, named)
         if resume.gap:
             self._delivery.told_gap(follow, follow.address)
         for _ in range(self._asked.pop(follow)):
-            self._tell(link, follow, start, resume.gap)
-        self._delivery.start(follow.session)
+            self._tell(link, follow, start, resume.gap, not followed.known)
+        self._delivery.go_on(follow.session)
         return True
 
-    def _tell(self, link: Link, follow: Follow, position: int, gap: bool) -> None:
-        link.send(Subscribed(follow.address, 0, follow.epoch, follow.head, gap, Mode.PUSH, 0, position))
+    def _tell(self, link: Link, follow: Follow, position: int, gap: bool = False, anew: bool = False) -> None:
+        epoch, head = follow.epoch, follow.head
+        link.send(Subscribed(follow.address, 0, epoch, head, gap, Mode.PUSH, 0, position, anew))
 
     def _is_here(self, link: Link, follow: Follow) -> bool:
         return link.session is follow.session and self.find(follow.session, follow.address) is follow
@@ -174,7 +168,7 @@ class Topics:
         if len(session.follows) == 1:
             session.follows = None
         self._drop(follow)
-        self._delivery.start(session)  # what was reserved for this log is free for the others
+        self._delivery.go_on(session)  # what was reserved for this log is free for the others
         for _ in range(late):
             link.refuse(Subscribe(address), RefusedCode.UNAVAILABLE, reason)
 

@@ -139,6 +139,20 @@ def _subscribe(frame: Subscribe) -> pb.Subscribe:
     )
 
 
+def _subscribed(frame: Subscribed) -> pb.Subscribed:
+    # Whether it begins anew is for wires that show newcomers the newest entry as an old one.
+    return pb.Subscribed(
+        address=address_text(frame.address),
+        code=frame.code,
+        epoch=frame.epoch,
+        head=frame.head,
+        gap=frame.gap,
+        mode=int(frame.mode),  # type: ignore[arg-type]
+        lane=frame.lane,
+        position=frame.position,
+    )
+
+
 def _same_names(proto: Callable[..., Any]) -> Callable[[Any], Any]:
     """For a frame whose fields are called the same there: addresses become text, the rest goes as it is."""
 
@@ -161,7 +175,7 @@ _WRITERS: dict[type, Callable[[Any], Any]] = {
     Renew: _same_names(pb.Renew),
     Renewed: _same_names(pb.Renewed),
     Subscribe: _subscribe,
-    Subscribed: _same_names(pb.Subscribed),
+    Subscribed: _subscribed,
     Unsubscribe: _same_names(pb.Unsubscribe),
     Unsubscribed: _same_names(pb.Unsubscribed),
     Notify: _notify,

@@ -134,7 +134,197 @@ def test_a_login_revoked_before_its_answer(rig: Rig) -> None:
     rig.broker.revoke("bob", 6)
     rig.run()
     assert box[0].verdict == Verdict.REVOKED
-    assert rig.now(rig.broker.sessions("bob"))[0].online is False
+    assert rig.now(rig.broker.sessions("bob")) == (), "its device is not entered"
+
+
+def full(rig: Rig) -> None:
+    """The disk takes nothing."""
+    assert rig.disk is not None
+    rig.disk.fail(disk_error("SQLITE_FULL"), lambda statement: statement.startswith(("INSERT", "BEGIN")))
+
+
+def mend(rig: Rig) -> None:
+    assert rig.disk is not None
+    rig.disk.mend()
+    rig.pass_time(5)
+
+
+def withdrawn(rig: Rig, device: str, **more: Any) -> list[Any]:
+    """It asks for its session, waits for as long as a client may, and is gone."""
+    claim = rig.claim("bob", device, **more)
+    answers = rig.later(opening(rig.broker, claim))
+    rig.pass_time(10)
+    assert answers == []
+    rig.broker.withdraw(claim)
+    assert [answer.verdict for answer in answers] == [Verdict.OUTRUN]
+    return answers
+
+
+def names(rig: Rig) -> set[str]:
+    return {one.session.device for one in rig.now(rig.broker.sessions("bob"))}
+
+
+def test_who_gave_up_while_the_disk_was_full_takes_nobodys_place(rig: Rig) -> None:
+    """What the others have, and no one else, must be there when they come again."""
+    grow(rig, "user:bob", 1)
+    for device in ("pad", "phone"):
+        generation = opened(rig, device, start=Start.OLDEST).generation
+        if device == "pad":
+            rig.broker.advance(SessionKey("bob", "pad"), generation, [(MAILBOX, 1)])
+        else:
+            rig.broker.record(SessionKey("bob", "phone"), generation, b"kept")
+        close(rig, device, generation)
+    full(rig)
+    for n in range(4):
+        withdrawn(rig, f"other{n}")
+    mend(rig)
+    assert names(rig) == {"pad", "phone"}
+    assert rig.broker._sessions.waiting == 0
+    assert len(rig.broker._tails) == 0
+    again = opened(rig)
+    assert (again.known, again.places[0].acked, again.record) == (True, 0, b"kept")
+
+
+def test_who_gave_up_and_comes_again_is_entered(rig: Rig) -> None:
+    rig.publish("user:bob", msg_id="1")
+    full(rig)
+    withdrawn(rig, "phone", start=Start.OLDEST)
+    waiting = rig.later(opening(rig.broker, rig.claim("bob", start=Start.HEAD)))
+    other = rig.later(opening(rig.broker, rig.claim("carol")))
+    mend(rig)
+    assert [box[0].verdict for box in (waiting, other)] == [Verdict.OK] * 2
+    rig.crash()
+    assert opened(rig).known
+
+
+@pytest.mark.parametrize("is_told_late", [False, True])
+def test_who_comes_again_when_it_was_not_entered_already_is_entered_then(
+    rig: Rig, is_told_late: bool
+) -> None:
+    grow(rig, "user:bob", 3)
+    claim = rig.claim("bob")
+    given_up = rig.later(opening(rig.broker, claim))
+    rig.steps.lanes["reader"].step()
+    rig.steps.report()
+    rig.broker.withdraw(claim)
+    rig.steps.lanes["writer"].step()
+    again = rig.later(opening(rig.broker, rig.claim("bob", start=Start.HEAD)))
+    rig.steps.lanes["reader"].step()
+    rig.steps.results.rotate(is_told_late)
+    rig.run()
+    assert [box[0].verdict for box in (given_up, again)] == [Verdict.OUTRUN, Verdict.OK]
+    assert again[0].places[0].acked == 3
+    rig.crash()
+    assert opened(rig).places[0].acked == 3
+
+
+def test_a_claim_that_another_has_followed_is_not_its_to_withdraw(rig: Rig) -> None:
+    full(rig)
+    first = rig.claim("bob")
+    boxes = [rig.later(opening(rig.broker, claim)) for claim in (first, rig.claim("bob"))]
+    rig.run()
+    rig.broker.withdraw(first)
+    assert [len(box) for box in boxes] == [1, 0]
+    mend(rig)
+    assert [box[0].verdict for box in boxes] == [Verdict.OUTRUN, Verdict.OK]
+
+
+def test_nobody_is_refused_for_one_who_gave_up(rig: Rig) -> None:
+    close(rig, "phone", opened(rig, policy=LoginPolicy.REFUSE).generation)
+    full(rig)
+    withdrawn(rig, "pad", policy=LoginPolicy.REFUSE)
+    assert opened(rig, policy=LoginPolicy.REFUSE).verdict is Verdict.OK
+
+
+def test_nobody_makes_way_for_one_who_is_not_entered(rig: Rig) -> None:
+    phone = opened(rig, policy=LoginPolicy.ONE)
+    full(rig)
+    withdrawn(rig, "pad", policy=LoginPolicy.ONE)
+    assert rig.listener.named("displaced") == []
+    web = rig.later(opening(rig.broker, rig.claim("bob", "web", policy=LoginPolicy.ONE)))
+    rig.pass_time(5)
+    assert rig.listener.named("displaced") == []
+    mend(rig)
+    assert web[0].verdict is Verdict.OK
+    ((session, generation, code, _),) = rig.listener.named("displaced")
+    assert (session, generation, code) == (
+        SessionKey("bob", "phone"),
+        phone.generation,
+        CloseCode.DISPLACED,
+    )
+
+
+def test_who_waits_for_the_disk_makes_way_for_who_comes_later(rig: Rig) -> None:
+    close(rig, "phone", opened(rig).generation)
+    full(rig)
+    pad = rig.later(opening(rig.broker, rig.claim("bob", "pad", policy=LoginPolicy.ONE)))
+    rig.pass_time(1)
+    phone = opened(rig, policy=LoginPolicy.ONE)
+    assert pad[0].verdict is Verdict.OUTRUN
+    mend(rig)
+    assert phone.verdict is Verdict.OK
+    assert rig.listener.named("displaced") == []
+
+
+NAMELESS: dict[str, Any] = {"start": Start.HEAD, "brief": True}
+
+
+def test_a_device_that_ends_with_its_session_needs_no_disk_and_takes_no_place(rig: Rig) -> None:
+    grow(rig, "user:bob", 2)
+    close(rig, "phone", opened(rig, start=Start.OLDEST).generation)
+    full(rig)
+    for n in range(4):
+        found = opened(rig, f"nameless{n}", **NAMELESS)
+        assert (found.verdict, found.known, found.places[0].acked) == (Verdict.OK, False, 2)
+        if n % 2:
+            close(rig, f"nameless{n}", found.generation, True)
+    assert names(rig) == {"phone", "nameless0", "nameless2"}
+    mend(rig)
+    rig.crash()
+    assert names(rig) == {"phone"}, "and nothing is left of those that were here"
+
+
+def test_what_it_acknowledged_is_seen(rig: Rig) -> None:
+    session = SessionKey("bob", "nameless")
+    found = opened(rig, "nameless", **NAMELESS)
+    grow(rig, "user:bob", 1)
+    rig.broker.advance(session, found.generation, [(MAILBOX, 1)])
+    close(rig, "nameless", found.generation, True)
+    assert opened(rig, "tablet").places[0].acked == 1
+    assert rig.broker._sessions._brief == set()
+
+
+def test_it_comes_again_while_it_is_here(rig: Rig) -> None:
+    grow(rig, "user:bob", 1)
+    first = opened(rig, "nameless", **NAMELESS)
+    grow(rig, "user:bob", 1)
+    again = opened(rig, "nameless", **NAMELESS)
+    assert (again.known, again.resumed, again.places[0].acked) == (True, True, 1)
+    assert again.generation > first.generation
+    assert rig.listener.named("displaced")[0][2] == CloseCode.REPLACED
+    assert names(rig) == {"nameless"}
+    rig.crash()
+    assert names(rig) == set()
+
+
+@pytest.mark.parametrize("is_open", [True, False])
+def test_one_that_is_to_be_remembered_after_all_is_entered_with_all_that_it_has(
+    rig: Rig, is_open: bool
+) -> None:
+    session = SessionKey("bob", "nameless")
+    generation = opened(rig, "nameless", **NAMELESS).generation
+    grow(rig, "user:bob", 3)
+    rig.broker.advance(session, generation, [(MAILBOX, 2)], [(MAILBOX, 1)])
+    rig.broker.record(session, generation, b"kept")
+    if not is_open:
+        rig.later(rig.broker.close_session(session, generation))
+    again = rig.later(opening(rig.broker, rig.claim("bob", "nameless")))
+    rig.run()
+    assert again[0].verdict is Verdict.OK
+    rig.crash()
+    found = opened(rig, "nameless")
+    assert (found.known, found.places[0].acked, found.places[0].parked) == (True, 2, (1,))
+    assert found.record == b"kept"
 
 
 def test_a_known_device_logs_in_while_the_disk_takes_nothing(rig: Rig) -> None:
@@ -298,6 +488,46 @@ def test_a_forgotten_seat_that_was_not_written_yet_is_gone(rig: Rig) -> None:
     assert closing
     assert {one.session.device for one in rig.now(rig.broker.sessions("bob"))} == {"b", "c", "d"}
     assert opened(rig, "a").places[0].acked == 1  # seen: some device had it
+
+
+@pytest.mark.parametrize("waits", [False, True])
+def test_what_a_forgotten_device_acknowledged_is_seen(rig: Rig, waits: bool) -> None:
+    generation = opened(rig).generation
+    grow(rig, "user:bob", 1)
+    rig.broker.advance(SessionKey("bob", "phone"), generation, [(MAILBOX, 1)])
+    if waits:
+        rig.pass_time(6)
+    close(rig, "phone", generation, True)
+    assert len(rig.broker._tails) == len(rig.broker._sessions._unsaved.seen) == 0
+    assert opened(rig, "tablet").places[0].acked == 1
+
+
+def test_a_forgotten_device_leaves_nothing_to_the_next_of_its_name(rig: Rig) -> None:
+    """It had to make place, came back before that was known, and followed something; and was forgotten for
+    good before it was entered again."""
+    a, topic = SessionKey("bob", "a"), log_of(parse_address("topic:t"))
+    grow(rig, "user:bob", 5)
+    for device in ("a", "b", "c"):
+        generation = opened(rig, device).generation
+        rig.broker.advance(SessionKey("bob", device), generation, [(MAILBOX, 5)])
+        close(rig, device, generation)
+        rig.wall_ms += 10_000
+    rig.later(opening(rig.broker, rig.claim("bob", "d")))
+    rig.steps.lanes["reader"].step()
+    rig.steps.report()
+    back = rig.later(opening(rig.broker, rig.claim("bob", "a")))
+    rig.steps.lanes["reader"].step()
+    rig.steps.lanes["writer"].step()
+    rig.steps.report()
+    followed = rig.later(rig.broker.follow(a, back[0].generation, topic, 0))
+    rig.steps.report()  # it was deleted
+    close(rig, "a", back[0].generation, True)
+    assert followed == [Followed(False, 0)]
+    again = opened(rig, "a", start=Start.OLDEST)
+    assert (again.known, again.places[0].acked) == (False, 0)
+    rig.pass_time(10)
+    rig.crash()
+    assert opened(rig, "a").places[0].acked == 0
 
 
 def test_forgetting_and_a_login_at_once(rig: Rig) -> None:

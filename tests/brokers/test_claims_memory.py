@@ -17,12 +17,14 @@ from imgateway.testing.disk import Rig, opening
 MAILBOX = log_of(parse_address("user:bob"))
 TOPICS = [log_of(parse_address(f"topic:{name}")) for name in "ab"]
 DEVICES = ("phone", "web", "pad")
+BRIEF = "nameless"
 HEAD = 9
 
-device = st.sampled_from(DEVICES)
+device = st.sampled_from((*DEVICES, BRIEF))
 ACTIONS = st.lists(
     st.one_of(
         st.tuples(st.just("open"), device, st.sampled_from(LoginPolicy)),
+        st.tuples(st.just("withdraw"), device, st.none()),
         st.tuples(st.just("close"), device, st.booleans()),
         st.tuples(st.just("ack"), device, st.integers(1, HEAD)),
         st.tuples(st.just("park"), device, st.integers(1, HEAD)),
@@ -60,8 +62,9 @@ class Known:
     False,
 )
 def test_no_position_goes_back_and_nothing_is_left(seed: int, actions: list[Any], crowded: bool) -> None:
-    """`crowded`: the user has more devices than are kept, so each may be forgotten while it is away. On disk,
-    where the reader may see what is older than what is about to be written."""
+    """One device ends with its session, unless it comes with a certain policy. `crowded`: the user has more
+    devices than are kept, so each may be forgotten while it is away. On disk, where the reader may see what
+    is older than what is about to be written."""
     with TemporaryDirectory() as folder:
         play(Rig(Path(folder) / "data", max_devices=2 if crowded else 9).start(), seed, actions, crowded)
 
@@ -73,6 +76,7 @@ def play(rig: Rig, seed: int, actions: list[Any], crowded: bool) -> None:
     broker: Any = rig.broker
     live: dict[str, int] = {}
     known: dict[str, Known] = {}
+    claims: dict[str, Any] = {}
     watched, pending = False, 0
 
     def displaced(session: SessionKey, generation: int, code: int, reason: str) -> None:
@@ -88,7 +92,9 @@ def play(rig: Rig, seed: int, actions: list[Any], crowded: bool) -> None:
             return
         live[name] = found.generation
         place, before = found.places[0], known.get(name)
-        if found.known and before is not None:
+        if name == BRIEF:
+            known[name] = Known(place.acked)
+        elif found.known and before is not None:
             assert (place.acked, set(place.parked)) == (before.acked, before.parked)
             assert found.record == before.record
         else:
@@ -100,9 +106,13 @@ def play(rig: Rig, seed: int, actions: list[Any], crowded: bool) -> None:
         session, generation = SessionKey("bob", str(name)), live.get(name, 0)
         if action == "open":
             pending += 1
-            opening(broker, rig.claim("bob", name, policy=value, start=Start.OLDEST)).addCallback(
-                answered, name
-            )
+            brief = name == BRIEF and value is not LoginPolicy.ONE_PER_PLATFORM
+            start = Start.HEAD if brief else Start.OLDEST
+            claims[name] = rig.claim("bob", name, policy=value, start=start, brief=brief)
+            opening(broker, claims[name]).addCallback(answered, name)
+        elif action == "withdraw":
+            if name in claims:
+                broker.withdraw(claims[name])
         elif action == "watch":
             watched = name
             broker.watch(MAILBOX) if watched else broker.unwatch(MAILBOX)
@@ -150,6 +160,7 @@ def play(rig: Rig, seed: int, actions: list[Any], crowded: bool) -> None:
     counts = (broker._tails.pins, unsaved.under_way, sessions._unfollowing)
     assert list(counts) == [{}, {}, {}]
     assert (unsaved.seen, unsaved._dirty, unsaved._moved, unsaved._ended) == ({}, {}, {}, {})
+    assert (sessions.waiting, sessions._brief) == (0, set())
     assert (sessions._waiting, sessions._forgotten, sessions._entering, sessions._following) == (
         {},
         {},

@@ -112,6 +112,23 @@ def test_a_foreign_file(tmp_path: Path, content: bytes) -> None:
     Directory(tmp_path).lock()  # it was given back
 
 
+def test_what_no_version_wrote(rig: Rig, tmp_path: Path) -> None:
+    """The start says so, and waits for nothing."""
+    send(rig, "1")
+    rig.stop()
+    connection = sqlite3.connect(tmp_path / "data" / "messages.sqlite3")
+    connection.execute("UPDATE log SET address = 'nobody', epoch = 7")
+    connection.commit()
+    rig.new()
+    with pytest.raises(StoreError, match=r"messages\.sqlite3: an address is KIND:ID"):
+        rig.start()
+    connection.execute("UPDATE log SET address = 'user:bob'")
+    connection.commit()
+    connection.close()
+    started_anew(rig)
+    assert rig.now(rig.broker.watch(MAILBOX)).head == 1
+
+
 def test_another_programs_database_and_a_newer_version(tmp_path: Path) -> None:
     connection = sqlite3.connect(tmp_path / "messages.sqlite3")
     connection.execute("CREATE TABLE other (x)")
@@ -558,6 +575,28 @@ def test_what_was_restored_is_not_taken_for_an_older_database(rig: Rig, tmp_path
     put_back(rig, tmp_path / "restored")
     again = send(rig, "other")
     assert (again.seq, again.epoch != 0x4D) == (commits + 1, True)
+
+
+def test_a_node_starts_while_a_backup_of_what_was_restored_runs(rig: Rig, tmp_path: Path) -> None:
+    """It may run for long, and the first start waits for nobody."""
+    send(rig, "1")
+    rig.stop()
+    backup(tmp_path / "data", tmp_path / "copy")
+    restore(tmp_path / "copy", tmp_path / "data")
+    assert not list((tmp_path / "data").glob("restoring*"))
+    sent: list[Any] = []
+
+    def start(done: int, total: int) -> None:
+        if not sent:
+            started_anew(rig)
+            sent.append(send(rig, "2"))
+
+    backup(tmp_path / "data", tmp_path / "nightly", start)
+    assert [outcome.seq for outcome in sent] == [2]
+    rig.stop()
+    restore(tmp_path / "nightly", tmp_path / "data")
+    started_anew(rig)
+    assert rig.now(rig.broker.watch(MAILBOX)).head == 1, "as it was when the backup began"
 
 
 def test_an_epoch_of_one_log_does_not_survive_a_restore(rig: Rig, tmp_path: Path) -> None:

@@ -90,7 +90,7 @@ def test_who_wants_to_know_hears_when_it_is_on_the_disk(disk: Rig) -> None:
     kept: list[bool] = []
     for n in range(3):
         record(disk, one.generation, b"%d" % n)
-        disk.broker.record(KEY, one.generation, b"%d" % n, True).addCallback(kept.append)
+        disk.broker.record(KEY, one.generation, b"%d" % n).addCallback(kept.append)
     assert kept == []
     disk.steps.lanes["writer"].step()
     assert kept == [], "nobody has heard of the commit"
@@ -100,8 +100,71 @@ def test_who_wants_to_know_hears_when_it_is_on_the_disk(disk: Rig) -> None:
     disk.crash()
     again = opened(disk)
     assert again.record == b"2"
-    disk.broker.record(KEY, one.generation, b"late", True).addCallback(kept.append)
+    disk.broker.record(KEY, one.generation, b"late").addCallback(kept.append)
     assert kept[3:] == [False]
+
+
+def test_what_is_on_the_disk_as_it_is_is_kept_at_once(disk: Rig) -> None:
+    generation = opened(disk).generation
+    kept: list[bool] = []
+    for _ in range(2):
+        disk.broker.record(KEY, generation, b"1").addCallback(kept.append)
+    disk.steps.lanes["writer"].step()  # in a commit of which nobody has heard
+    disk.broker.record(KEY, generation, b"1").addCallback(kept.append)
+    assert kept == []
+    disk.run()
+    assert kept == [True] * 3
+    before = disk.broker._committed
+    disk.broker.record(KEY, generation, b"1").addCallback(kept.append)
+    assert kept == [True] * 4
+    disk.run()
+    assert disk.broker._committed == before
+
+
+def test_who_waits_for_one_that_cannot_be_written_waits_until_it_is(disk: Rig) -> None:
+    generation = opened(disk).generation
+    disk.disk.fail(disk_error("SQLITE_FULL"), lambda statement: statement.startswith("UPDATE device"))
+    kept: list[bytes] = []
+    for data in (b"1", b"2"):
+        disk.broker.record(KEY, generation, data).addCallback(lambda _, data=data: kept.append(data))
+    disk.run()
+    disk.broker.record(KEY, generation, b"3").addCallback(lambda _: kept.append(b"3"))
+    disk.run()
+    assert kept == []
+    disk.disk.mend()
+    disk.clock.advance(2)
+    disk.run()
+    assert kept == [b"1", b"2", b"3"]
+    disk.crash()
+    assert opened(disk).record == b"3"
+
+
+@pytest.mark.parametrize("fails_at", ["BEGIN", "UPDATE device"])
+@pytest.mark.parametrize("is_closed", [False, True])
+def test_nobody_waits_for_what_an_older_login_kept(disk: Rig, is_closed: bool, fails_at: str) -> None:
+    """Else memory would grow without end with a client that comes and goes while the disk takes nothing."""
+    generation = opened(disk).generation
+    assert disk.disk is not None
+    disk.disk.fail(disk_error("SQLITE_FULL"), lambda statement: statement.startswith(fails_at))
+    kept: list[bool] = []
+    for n in range(5):
+        for half in (b"a", b"b"):
+            disk.broker.record(KEY, generation, b"%d" % n + half).addCallback(kept.append)
+            disk.run()
+        assert len(kept) == 2 * n
+        if is_closed:
+            disk.later(disk.broker.close_session(KEY, generation))
+            assert len(kept) == 2 * n
+        generation = opened(disk).generation
+        assert kept == [False] * 2 * (n + 1)
+        disk.pass_time(3)
+    disk.broker.record(KEY, generation, b"last").addCallback(kept.append)
+    disk.disk.mend()
+    disk.pass_time(3)
+    assert kept[10:] == [True]
+    assert not disk.broker._sessions._records._asked
+    disk.crash()
+    assert opened(disk).record == b"last"
 
 
 def test_many_share_one_change(disk: Rig) -> None:

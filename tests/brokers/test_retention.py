@@ -502,6 +502,26 @@ def test_swept_logs_are_read_again_by_watch(rig: Rig) -> None:
     assert rig.now(rig.broker.watch(MAILBOX)).first == 2
 
 
+@pytest.mark.parametrize("address", ["user:bob", "topic:news"])
+def test_a_device_that_ends_with_its_session_holds_back_what_it_has_not_while_it_is_here(
+    rig: Rig, address: str
+) -> None:
+    brief: dict[str, Any] = {"start": Start.HEAD, "brief": True}
+    opened(rig, "before", **brief)
+    rig.crash()  # which left the one before where it was
+    session, log = SessionKey("bob", "here"), log_of(parse_address(address))
+    here = opened(rig, "here", **brief)
+    if address != "user:bob":
+        rig.now(rig.broker.follow(session, here.generation, log, 0))
+    assert [send(rig, n, address).code for n in range(12)] == [OutcomeCode.OK] * 10 + [OutcomeCode.FULL] * 2
+    rig.broker.advance(session, here.generation, [(log, 4)])
+    rig.wall_ms += 1_001
+    assert [send(rig, n, address).code for n in range(10, 16)] == [OutcomeCode.OK] * 4 + [
+        OutcomeCode.FULL
+    ] * 2
+    assert [entry.seq for entry in read(rig, 4, address).entries] == list(range(5, 15))
+
+
 def test_a_device_that_has_had_nothing_yet_holds_its_mail(rig: Rig) -> None:
     """While nothing was sent to a user, a device costs one row; without a cursor it is at the begin."""
     opened(rig, "phone", start=Start.HEAD)

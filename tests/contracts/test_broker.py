@@ -352,8 +352,8 @@ class BrokerContract:
         desk.listener.events.clear()
         desk.broker.advance(session, old.generation, [(log("user:bob"), 1)])
         desk.broker.unpark(session, old.generation, log("user:bob"), 1)
-        for synced in (False, True):
-            assert desk.now(desk.broker.record(session, new.generation, b"new", synced)) is True
+        for _ in range(2):
+            assert desk.now(desk.broker.record(session, new.generation, b"new")) is True
         assert desk.now(desk.broker.record(session, old.generation, b"old")) is False
         assert [told[:3] for told in desk.listener.named("displaced")] == [
             (session, old.generation, CloseCode.STALE)
@@ -397,6 +397,11 @@ class BrokerContract:
         assert self.open(desk, "bob", order=5, **rule).verdict == Verdict.OK
         assert self.open(desk, "bob", order=6, **rule).verdict == Verdict.OK
         assert self.open(desk, "bob", order=1).verdict == Verdict.OK
+        stale, replaced = (
+            (CloseCode.STALE, "a newer login has this session"),
+            (CloseCode.REPLACED, "the same device logged in again"),
+        )
+        assert [told[2:] for told in desk.listener.named("displaced")] == [stale, replaced, replaced]
 
     def test_revocation(self, desk: Any) -> None:
         old = self.open(desk, "bob", "old", issued_at_s=100)

@@ -7,7 +7,8 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imgateway.core.ring import BLOCK, Ring, RingLimits
+from imgateway.core.ring import BLOCK, Ring, RingLimits, batch
+from imgateway.frames import Batch, Entry
 
 LIMITS = RingLimits(entries=100, bytes=10_000, age_s=60.0)
 
@@ -43,6 +44,26 @@ def test_the_newest_stays_however_large_it_is_but_not_however_old() -> None:
     assert (len(ring), ring.floor, ring.head) == (0, 3, 3)
     assert ring.read(3).gap is False
     assert ring.read(2) == (3, 3, (), True)
+
+
+def test_who_trims_late_waits_for_a_16th_too_much() -> None:
+    ring, limits = filled(106, entries=1_000), LIMITS._replace(age_s=1e9)
+    assert ring.trim_late(limits, 106.0) == 0
+    ring.append(107, 107, 10, 107.0)
+    assert (ring.trim_late(limits, 107.0), len(ring)) == (70, 100)
+    ring.append(108, 108, 9_625, 108.0)
+    assert ring.trim_late(limits, 108.0) == 0
+    ring.append(109, 109, 10, 109.0)
+    assert (ring.trim_late(limits, 109.0), ring.bytes) == (640, 9_995)
+
+
+def test_what_has_expired_is_in_no_batch() -> None:
+    ring: Ring[Entry] = Ring(0)
+    entries = [Entry(seq, b"", "", "", expires_ms) for seq, expires_ms in ((1, 0), (2, 500), (3, 501))]
+    for entry in entries:
+        ring.append(entry.seq, entry, 10, 0.0)
+    assert batch(ring, 7, 0, 499) == Batch(7, 0, 3, tuple(entries), False, 3)
+    assert batch(ring, 7, 0, 500) == Batch(7, 0, 3, (entries[0], entries[2]), False, 3)
 
 
 def test_the_borders_of_blocks_do_not_depend_on_the_reader_nor_on_what_was_dropped() -> None:

@@ -95,6 +95,7 @@ class FakeBroker:
 
     name = "fake:"
     dedup_s = 86_400
+    in_line = False
 
     def __init__(self) -> None:
         self.listener: Any = None
@@ -304,9 +305,7 @@ class FakeBroker:
     def linger(self, session: SessionKey, generation: int) -> None:
         self.lingering.append((session, generation))
 
-    def record(
-        self, session: SessionKey, generation: int, data: bytes, synced: bool = False
-    ) -> Deferred[Any]:
+    def record(self, session: SessionKey, generation: int, data: bytes) -> Deferred[Any]:
         """`is_kept` is the answer."""
         self.calls.append(("record", session, data))
         self.records[session] = data

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from twisted.internet.defer import Deferred
 
 from imgateway.cluster import Nowhere, Peers
 from imgateway.cluster.frames import Ask, Drain, Undrain, encode_control
@@ -20,7 +21,7 @@ from imgateway.frames import (
     SessionKey,
     Welcome,
 )
-from imgateway.interfaces import NodeInfo, NodeState, Served
+from imgateway.interfaces import NodeInfo, NodeState, Presence, Served
 from imgateway.node.drain import IDLE_S
 from imgateway.testing.wires import outcome
 from tests.node.cluster_rig import Cluster
@@ -161,6 +162,23 @@ def test_nobody_waits_beyond_the_deadline(mute: str) -> None:
     assert asking == []
     cluster.advance(0.5)
     assert code(asking) == ResponseCode.DEADLINE
+
+
+@pytest.mark.parametrize("where", ["elsewhere", "here"])
+def test_a_process_that_stood_still_beyond_the_deadline_asks_nobody(where: str) -> None:
+    """What the store said meanwhile is read before the timers run."""
+    cluster, a, b = pair()
+    bob = b.login("bob")
+    held: Deferred[Any] = Deferred()
+    cluster.facets[0].sessions = lambda user: held  # type: ignore[method-assign]
+    asking = outcome(a.node.request(BOB, "app", "where", b"", 3.0))
+    if where == "here":
+        bob = a.login("bob")
+    cluster.clock.rightNow += 3.0
+    held.callback((Presence(BOB, "", "b.1", 1, 0, True),))
+    assert code(asking) == ResponseCode.DEADLINE
+    cluster.settle()
+    assert (bob.of(Request), bob.code) == ([], None)
 
 
 def test_sixteen_questions_to_a_session_whoever_asks() -> None:

@@ -6,16 +6,20 @@ from math import inf
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
+from zope.interface import implementer
 
 from imgateway.core.policy import may
 from imgateway.errors import BadFrame, CloseCode, LoginRefused
 from imgateway.frames import (
     Acked,
+    Address,
     Bye,
     Deliver,
     DeliverAck,
     Hello,
     Keep,
+    OutcomeCode,
     Ping,
     Pong,
     Publish,
@@ -31,7 +35,7 @@ from imgateway.frames import (
     parse_address,
     user_address,
 )
-from imgateway.interfaces import Identity, Verdict
+from imgateway.interfaces import Identity, IInterceptor, Verdict
 from imgateway.node import ingress
 from imgateway.node.link import Pause
 from imgateway.wire.messages import decode_message
@@ -291,6 +295,208 @@ def test_all_that_waits_for_records_together_is_bounded(monkeypatch: pytest.Monk
     assert all(peer.server.reading for peer in peers)
     assert ids(rig, "publish") == ["0", "1", "2", "3"] * 3
     assert rig.node.ingress._chained == 0
+
+
+# Where records and messages stand in one line to the disk, only what never touches it waits.
+
+EVE = user_address("eve")
+
+
+def in_line(**how: Any) -> tuple[Rig, AsciiWire]:
+    rig = Rig(**how)
+    rig.broker.in_line = True
+    wire = AsciiWire()
+    wire.reads = lambda frame: keeping(frame) if getattr(frame, "msg_id", "").endswith("0") else (frame,)
+    return rig, wire
+
+
+@pytest.mark.parametrize("qos", [0, 1])
+def test_what_is_said_in_a_room_waits_for_the_record_and_what_follows_it_does(qos: int) -> None:
+    rig, wire = in_line()
+    bob, eve = rig.login("bob", wire=wire), rig.login("eve")
+    bob.send(Subscribe(ROOM))
+    eve.send(Subscribe(ROOM))
+    rig.broker.hold.add("record")
+    bob.together(Publish("0", (EVE,)), Publish("1", (EVE, EVE)), Publish("2", (EVE, ROOM)), Ping(1))
+    bob.together(Publish("3", (EVE,), qos=qos), Publish("4", (ROOM,), qos=qos))
+    eve.publish("e", "room:7")
+    assert ids(rig, "publish", "emit") == ["0", "1", "e"]
+    assert bob.of(Pong)
+    rig.broker.release("record")
+    rig.settle()
+    assert ids(rig, "publish", "emit") == ["0", "1", "e", "2", "3", "4"]
+    assert [ack.msg_id for ack in bob.of(PublishAck)] == ["0", "1", "2", *(["3", "4"] if qos else [])]
+    assert rig.session("bob").chain is None
+    assert (rig.node.ingress._chained, rig.node.ingress._unwritten) == (0, {})
+    bob.publish("5", "room:7")
+    assert ids(rig, "publish")[-1] == "5"
+
+
+def test_what_was_said_at_qos_0_in_a_room_has_no_id_that_comes_again() -> None:
+    rig, wire = in_line()
+    bob = rig.login("bob", wire=wire)
+    bob.send(Subscribe(ROOM))
+    rig.broker.hold.add("record")
+    bob.together(Publish("0", (EVE,)), Publish("1", (ROOM,), qos=0))
+    assert ids(rig, "publish", "emit") == ["0", "1"]
+
+
+def test_a_newer_record_is_waited_for_by_what_comes_after_it() -> None:
+    rig, wire = in_line()
+    bob = rig.login("bob", wire=wire)
+    bob.send(Subscribe(ROOM))
+    rig.broker.hold.add("record")
+    bob.together(Publish("0", (EVE,)), Publish("1", (ROOM,)), Publish("10", (EVE,)), Publish("2", (ROOM,)))
+    assert ids(rig, "publish") == ["0"]
+    rig.broker.release("record")
+    assert ids(rig, "publish") == ["0", "1", "10"]
+    rig.broker.release("record")
+    assert ids(rig, "publish") == ["0", "1", "10", "2"]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_what_is_said_in_a_room_without_its_record_goes_nowhere(
+    fails: bool, flush_logged_errors: Any
+) -> None:
+    rig, wire = in_line()
+    bob = rig.login("bob", wire=wire)
+    bob.send(Subscribe(ROOM))
+    rig.broker.hold.add("record")
+    bob.together(*(Publish(str(n), (ROOM,)) for n in range(3)))
+    if fails:
+        rig.broker.fail("record", ZeroDivisionError())
+    else:
+        rig.broker.is_kept = False
+        rig.broker.release("record")
+    rig.settle()
+    bob.publish("3", "room:7")
+    assert ids(rig, "publish") == []
+    assert bob.code is (CloseCode.INTERNAL_ERROR if fails else None)
+    assert (rig.node.ingress._chained, rig.node.ingress._unwritten) == (0, {})
+    assert len(flush_logged_errors(ZeroDivisionError)) == fails
+
+
+def test_all_that_waits_for_records_is_bounded_where_only_rooms_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ingress, "CHAINED_BYTES", 4_000)
+    rig, wire = in_line()
+    peers = [rig.login(name, wire=wire) for name in ("bob", "ann", "joe")]
+    for peer in peers:
+        peer.send(Subscribe(ROOM))
+    rig.broker.hold.add("record")
+    for peer in peers:
+        for n in range(5):
+            peer.publish(str(n), "room:7")
+    held = [len(rig.session(name).chain) for name in ("bob", "ann", "joe")]
+    assert held == [5, 1, 1]
+    assert not any(peer.server.reading for peer in peers[1:])
+    for _ in peers:
+        rig.broker.release("record")
+        rig.settle()
+    assert all(peer.server.reading for peer in peers)
+    assert sorted(ids(rig, "publish")) == sorted(["0", "1", "2", "3", "4"] * 3)
+    assert rig.node.ingress._chained == 0
+
+
+@pytest.mark.parametrize("to", [ROOM, EVE])
+def test_what_an_interceptor_sends_to_a_room_waits_for_the_record_as_well(to: Address) -> None:
+    @implementer(IInterceptor)
+    class Turn:
+        name = "turn"
+
+        def before_publish(self, identity: Any, publish: Publish) -> Publish:
+            return replace(publish, to=(to,))
+
+    rig, wire = in_line(interceptors=[Turn()])
+    bob = rig.login("bob", wire=wire)
+    bob.send(Subscribe(ROOM))
+    rig.broker.hold.add("record")
+    bob.together(*(Publish(str(n), (ALICE,)) for n in range(3)))
+    assert ids(rig, "publish") == ([] if to is ROOM else ["0", "1", "2"])
+    rig.broker.release("record")
+    rig.settle()
+    assert ids(rig, "publish") == ["0", "1", "2"]
+    # What was asked for is what is answered.
+    assert [one.code for ack in bob.of(PublishAck) for one in ack.outcomes] == [OutcomeCode.FORBIDDEN] * 3
+
+
+# ---------------------------------------------------------------------------------- answers that rely on them
+
+
+def test_an_answer_is_made_when_its_record_is_kept_and_not_before() -> None:
+    rig = Rig()
+    wire = AsciiWire()
+    said: list[bytes] = []
+
+    def reply() -> bytes:
+        return said.pop(0)
+
+    wire.reads = lambda frame: (Keep(b"x", reply=reply),) if type(frame) is Ping else (frame,)
+    bob = rig.login("bob", wire=wire)
+    rig.broker.hold.add("record")
+    bob.together(Ping(1), Ping(2), Ping(3))
+    said += [b"", bob.link.codec.encode(Pong(7)), b"never"]
+    for _ in range(2):
+        rig.broker.release("record")
+        rig.settle()
+    assert [pong.nonce for pong in bob.of(Pong)] == [7]
+    bob.cut()
+    rig.broker.release("record")
+    assert said == [b"never"]
+    assert rig.node.exchange._unwritten == {}
+
+
+def test_an_answer_that_cannot_be_made_closes_its_link(flush_logged_errors: Any) -> None:
+    rig = Rig()
+    wire = AsciiWire()
+    wire.reads = lambda frame: (Keep(b"x", reply=lambda: bytes(1 // 0)),) if type(frame) is Ping else (frame,)
+    bob = rig.login("bob", wire=wire)
+    bob.send(Ping(1))
+    assert bob.code is CloseCode.INTERNAL_ERROR
+    assert flush_logged_errors(ZeroDivisionError)
+
+
+def test_a_link_is_read_on_when_as_few_records_are_under_way_as_now_may_be() -> None:
+    rig = Rig(set={"limits.publish_window": 4})
+    wire = AsciiWire()
+    wire.reads = lambda frame: (Keep(b"x"),) if type(frame) is Ping else (frame,)
+    bob = rig.login("bob", wire=wire)
+    rig.broker.hold.add("record")
+    for n in range(4):
+        bob.send(Ping(n))
+    rig.node.exchange.limits = replace(rig.node.exchange.limits, publish_window=1)
+    assert bob.server.reading
+    bob.send(Ping(4))
+    for left in range(5):
+        assert bob.server.reading is (left > 3), "one may be under way"
+        rig.broker.release("record")
+        rig.settle()
+    assert bob.server.reading
+
+
+@pytest.mark.parametrize("ends", ["kept", "lost", "another's", "fails"])
+def test_a_welcome_waits_for_a_record_that_it_tells_of(ends: str, flush_logged_errors: Any) -> None:
+    rig = Rig()
+    wire = AsciiWire()
+    wire.restores = lambda record: [Keep(b"over", before_welcome=True), Ping(1), Keep(b"new")]
+    rig.broker.hold.add("record")
+    bob = rig.login("bob", wire=wire)
+    bob.send(Ping(2))
+    assert bob.kinds() == []
+    rig.mail("bob", b"1")
+    rig.broker.hold.clear()
+    if ends == "lost":
+        bob.cut()
+    rig.broker.is_kept = ends != "another's"
+    if ends == "fails":
+        rig.broker.fail("record", ZeroDivisionError())
+    else:
+        rig.broker.release("record")
+    rig.settle()
+    assert bob.code is (CloseCode.INTERNAL_ERROR if ends == "fails" else None)
+    found = {"kept": [Welcome, Deliver, Pong, Pong], "fails": [Bye]}
+    assert bob.kinds() == found.get(ends, [])
+    assert rig.broker.records[BOB] == (b"new" if ends == "kept" else b"over")
+    assert len(flush_logged_errors(ZeroDivisionError)) == (ends == "fails")
 
 
 def test_the_record_comes_back_before_welcome_and_its_frames_after_it() -> None:

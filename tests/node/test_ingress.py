@@ -24,14 +24,16 @@ from imgateway.frames import (
     Pong,
     Publish,
     PublishAck,
+    Subscribe,
     Welcome,
     parse_address,
     user_address,
 )
-from imgateway.interfaces import Identity, IInterceptor, IMailBackend, IPolicy
+from imgateway.interfaces import Identity, IInterceptor, IMailBackend, IPolicy, Verdict
+from imgateway.node import ingress
 from imgateway.node.link import Pause
 from imgateway.wire.messages import decode_message
-from tests.node.rig import Peer, Rig
+from tests.node.rig import AsciiWire, Peer, Rig
 
 BOB = user_address("bob")
 OK, FORBIDDEN = OutcomeCode.OK, OutcomeCode.FORBIDDEN
@@ -353,6 +355,61 @@ def test_the_store_may_fail_one_publish(flush_logged_errors: Any) -> None:
     assert flush_logged_errors(ZeroDivisionError)
 
 
+def test_after_a_standstill_it_is_asked_whether_a_session_is_still_there_and_its_publishes_wait() -> None:
+    rig = Rig()
+    alice, carol = rig.login("alice"), rig.login("carol")
+    rig.broker.hold = {"renew"}
+    for _ in range(2):
+        rig.clock.rightNow += 11
+        before = published(rig)
+        alice.publish("1", "user:bob").publish("2", "user:bob", qos=0).publish("3", "user:bob")
+        carol.publish("4", "user:bob")
+        alice.send(Ping(7))
+        assert published(rig) == before
+        assert alice.of(Pong), "it is heard all the same"
+        rig.broker.release("renew", 1)
+        rig.broker.release("renew")
+        assert published(rig) == [*before, "4", "1", "3"]
+        assert len(rig.broker.named("emit")) == 1 + bool(before)
+        alice.publish("5", "user:bob")
+        assert published(rig)[-1] == "5", "once is enough"
+        rig.advance(1)
+    rig.advance(30)
+    rig.login("dave").publish("6", "user:bob")
+    assert published(rig)[-1] == "6"
+    assert [session.user for session, *_ in rig.broker.named("renew")] == ["alice", "carol"] * 2
+
+
+@pytest.mark.parametrize("at_once", [False, True])
+def test_what_comes_of_a_session_that_is_not_there_any_more_goes_nowhere(at_once: bool) -> None:
+    rig = Rig()
+    alice = rig.login("alice")
+    rig.broker.hold = set() if at_once else {"renew"}
+    rig.broker.verdict = Verdict.OUTRUN
+    rig.clock.rightNow += 11
+    alice.publish("1", "user:bob").publish("2", "user:bob")
+    if not at_once:
+        rig.broker.release("renew")
+    alice.publish("3", "user:bob")
+    assert (published(rig), acks(alice), alice.code) == ([], [], None)
+    rig.hub.displaced(alice.link.session.key, alice.link.session.generation, CloseCode.REPLACED, "why")
+    rig.settle()
+    assert alice.code is CloseCode.REPLACED, "its broker says so"
+    assert published(rig) == []
+
+
+def test_if_nobody_can_say_whether_a_session_is_still_there_it_comes_again(flush_logged_errors: Any) -> None:
+    rig = Rig()
+    alice = rig.login("alice")
+    rig.broker.hold = {"renew"}
+    rig.clock.rightNow += 11
+    alice.publish("1", "user:bob")
+    rig.broker.fail("renew", RuntimeError("no"))
+    rig.settle()
+    assert (published(rig), alice.code) == ([], CloseCode.INTERNAL_ERROR)
+    assert len(flush_logged_errors(RuntimeError)) == 1
+
+
 def test_an_answer_for_a_link_that_is_gone() -> None:
     rig = Rig()
     rig.broker.hold = {"publish"}
@@ -454,6 +511,49 @@ def test_what_is_not_usual_goes_the_way_for_all(
     alice.send(usual, replace(usual, msg_id="2", **more))
     assert taken == ["1"]
     assert [(name, set(codes)) for name, codes in acks(alice)] == [("1", {OK}), ("2", {code})]
+
+
+@pytest.mark.parametrize("looks", [False, True])
+@pytest.mark.parametrize("names", [["user:eve"], ["user:eve", "user:bob"], ["room:7"]])
+def test_a_content_type_that_no_frame_can_hold_is_too_large(names: list[str], looks: bool) -> None:
+    """Nobody could be shown it. Our own wires refuse to read it."""
+    where = to(*names)
+    rig = Rig(interceptors=[Look()] if looks else [])
+    wire = AsciiWire()
+    wire.reads = lambda frame: (
+        (replace(frame, content_type="t" * int(frame.msg_id)),) if type(frame) is Publish else (frame,)
+    )
+    alice = rig.login("alice", wire=wire, will=Publish("w", where, "t" * 256))
+    alice.send(Subscribe(to("room:7")[0]))
+    for size in (255, 256, 65_000):
+        alice.together(Publish(str(size), where), Publish(str(size), where, qos=0))
+    many = len(where)
+    assert acks(alice) == [
+        ("255", [OK] * many),
+        *((size, [OutcomeCode.TOO_LARGE] * many) for size in ("256", "65000")),
+    ]
+    alice.cut()
+    assert rig.counters.outcomes == {OK: many, OutcomeCode.TOO_LARGE: 3 * many}
+    said = rig.broker.named("publish", "emit")
+    assert [one[0].message.msg_id for one in said] == ["255", "255"]
+
+
+def test_a_content_type_counts_in_what_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ingress, "CHAINED_BYTES", 60_000)
+    slow: Deferred[Any] = Deferred()
+    rig = Rig(interceptors=[Look(m0=slow)])
+    wire = AsciiWire()
+    wire.reads = lambda frame: (
+        (replace(frame, content_type="t" * 65_000),) if type(frame) is Publish else (frame,)
+    )
+    alice = rig.login("alice", wire=wire)
+    alice.publish("m0", "user:eve")
+    assert alice.server.reading
+    alice.publish("m1", "user:eve")
+    assert not alice.server.reading
+    slow.callback(int(FORBIDDEN))
+    rig.settle()
+    assert alice.server.reading
 
 
 def test_a_repeat_of_what_is_on_its_way_is_answered_with_it_and_in_order() -> None:

@@ -880,7 +880,7 @@ def test_who_goes_while_its_claim_waits_withdraws_it(how: str) -> None:
 def test_a_kick_of_one_who_gave_up_is_not_for_who_comes_later() -> None:
     """Its claim waited for a primary of Redis that was away."""
     rig = Rig()
-    primary: Any = Mock(is_up=False)
+    primary: Any = Mock(answers=False)
     opening = rig.broker.open_session
     lobby = Lobby(lambda claim, at, answer: opening(claim, answer.callback, ()))
     lobby.changed(primary)
@@ -894,7 +894,7 @@ def test_a_kick_of_one_who_gave_up_is_not_for_who_comes_later() -> None:
     assert first.code is CloseCode.LOGIN_TIMEOUT
     last = rig.login("bob")
     rig.login("carol").cut()
-    primary.is_up = True
+    primary.answers = True
     lobby.changed(primary)
     rig.settle()
     assert last.of(Welcome)

@@ -13,6 +13,7 @@ from imgateway.frames import (
     OutcomeCode,
     Ping,
     Publish,
+    Start,
     Subscribe,
     Welcome,
     parse_address,
@@ -156,6 +157,20 @@ def test_a_takeover_by_the_same_device(broker: str | None, delay: float, said: i
         assert len(eve.shown()) == said
     else:
         assert len(published(rig)) == said
+
+
+@pytest.mark.parametrize("delay", [0.0, 5.0])
+@pytest.mark.parametrize("is_there", [False, True])
+def test_who_begins_anew_ends_the_wait_as_well(is_there: bool, delay: float) -> None:
+    rig = Rig("memory")
+    eve = rig.login("eve")
+    for peer in (eve, bob := login(rig, will=will("room:7"), will_delay_s=delay)):
+        peer.send(Subscribe(parse_address("room:7")))
+    if not is_there:
+        bob.cut()
+    login(rig, clean=True)
+    rig.advance(10)
+    assert eve.shown() == ["w"], "by whom is in its rooms, and once"
 
 
 def test_a_node_that_stops_leaves_wills_that_wait_unsaid() -> None:
@@ -339,6 +354,36 @@ def test_a_device_that_was_made_up_ends_with_its_session(hello: dict[str, Any], 
     bob = login(rig, **hello)
     bob.send(Bye(CloseCode.NORMAL))
     assert closed == [forgotten]
+
+
+@pytest.mark.parametrize("assigned", [False, True])
+def test_and_so_it_does_if_its_client_is_gone_before_the_answer(assigned: bool) -> None:
+    rig = Rig()
+    closed = watch_closing(rig)
+    rig.broker.hold = {"open"}
+    bob = login(rig, device="made-up", assigned=assigned, linger_s=0.0)
+    bob.cut()
+    rig.broker.release("open")
+    rig.settle()
+    assert closed == [assigned]
+
+
+@pytest.mark.parametrize(
+    ("hello", "brief"),
+    [
+        ({"device": "made-up", "assigned": True, "linger_s": 0.0, "start": Start.HEAD}, True),
+        ({"device": "made-up", "assigned": True, "linger_s": 0.0}, False),
+        ({"device": "made-up", "assigned": True, "start": Start.HEAD}, False),
+        ({"device": "made-up", "linger_s": 0.0, "start": Start.HEAD}, False),
+    ],
+)
+def test_a_store_is_told_of_a_device_that_it_need_not_remember(hello: dict[str, Any], brief: bool) -> None:
+    rig = Rig()
+    login(rig, **hello)
+    rig.tokens.identities["bob"] = Identity("bob", device="phone")
+    login(rig, **hello)
+    told = [claim.brief for (claim,) in rig.broker.named("open")]
+    assert (told[0], any(told[1:])) == (brief, False)
 
 
 def test_the_name_in_a_token_goes_before_one_that_was_made_up() -> None:

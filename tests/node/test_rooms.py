@@ -884,8 +884,8 @@ def test_who_is_away_hears_of_it_when_it_comes_back() -> None:
 def test_online_numbers() -> None:
     rig, _svc, _bob, _eve = rig_with("bob", "eve")
     rig.login("bob", device="web")
-    online = rig.node.online
-    assert (online.users(), online.devices(), result(online.members(ALL))) == (3, 4, 4)
+    online = rig.hub.sessions
+    assert (online.users, len(online), result(rig.node.members(ALL))) == (3, 4, 4)
     values = {measure.field: value for measure, value in rig.node.measures()}
     assert (values["users"], values["rooms"], values["room_members"]) == (3, 1, 2)
 

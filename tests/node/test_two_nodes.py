@@ -231,3 +231,22 @@ def test_other_devices_of_the_user_stay() -> None:
     a.login("eve").publish("1", "user:bob")
     assert web.shown() == ["1"]
     assert len(web.of(Deliver)) == 1
+
+
+@pytest.mark.parametrize("qos", [0, 1])
+@pytest.mark.parametrize("held_up_s", [9, 11])
+def test_what_was_said_to_a_node_that_stood_still_counts_if_the_session_is_still_there(
+    held_up_s: int, qos: int
+) -> None:
+    """What it was told meanwhile may be read after what its clients said."""
+    cluster, a, b, _, _ = pair()
+    old, ann, eve = a.login("bob"), a.login("ann"), b.login("eve")
+    cluster.late = True
+    b.login("bob").publish("1", "user:eve")
+    cluster.clock.rightNow += held_up_s
+    old.publish("2", "user:eve", qos=qos).publish("3", "user:eve", qos=qos)
+    ann.publish("4", "user:eve", qos=qos)
+    cluster.hear()
+    late = ["2", "3"] if held_up_s < 10 else []
+    assert eve.shown() == ["1", *late, "4"]
+    assert old.code is CloseCode.REPLACED

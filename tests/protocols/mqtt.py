@@ -168,8 +168,8 @@ class Peer:
         for item in items:
             if isinstance(item, Keep):
                 self.record = item.data
-                taken += [item.reply] if item.reply else []
-            else:
+                item = item.reply() if callable(item.reply) else item.reply
+            if item != b"":
                 taken.append(item)
         return taken
 

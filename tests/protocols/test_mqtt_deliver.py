@@ -364,6 +364,25 @@ def test_refusals() -> None:
     assert peer.codec.encode(Refused("subscribe", "area:a", 77))[-1] == 0x80
 
 
+@pytest.mark.parametrize("how", ["asked", "restored", "asked and left"])
+def test_what_is_refused_leaves_what_was_granted_before_it(how: str) -> None:
+    peer = logged_in()
+    peer.take(subscribe(("topic/news/today", 1)))
+    if how == "restored":
+        assert peer.login() == [Subscribe(NEWS)]
+    peer.take(subscribe(("topic/news/today", 0)))
+    if how == "asked and left":
+        peer.take(unsubscribe("topic/news/today"))
+    refused = Refused("subscribe", "topic:news%2Ftoday", RefusedCode.FORBIDDEN)
+    assert peer.codec.encode(Subscribed(NEWS)) == (b"" if how == "restored" else b"\x90\3\0\x09\1")
+    assert peer.codec.encode(refused) == b"\x90\3\0\x09\x80"
+    peer.take(PINGREQ)
+    record = Record.read(peer.record)
+    assert record is not None
+    there = {} if how == "asked and left" else {"topic/news/today": Subscription(1)}
+    assert record.subscriptions == there
+
+
 def test_the_same_topic_twice_in_one_packet() -> None:
     peer = logged_in()
     assert len(peer.take(subscribe(("topic/t", 0), ("topic/t", 1)))) == 2
@@ -485,7 +504,7 @@ def test_qos_is_what_was_granted() -> None:
 def test_retained() -> None:
     peer = logged_in(5)
     peer.take(subscribe(("topic/news/today", 1), v5=True))
-    peer.codec.encode(Subscribed(NEWS, position=6, head=7))
+    peer.codec.encode(Subscribed(NEWS, position=6, head=7, anew=True))
     old, new = got(peer.deliver(NEWS, entry(7), entry(8)), True)
     assert (old.retain, new.retain) == (True, False)
     for how in (0x21, 0x11, 0x01):  # there is a subscription already
@@ -494,9 +513,29 @@ def test_retained() -> None:
     assert peer.take(subscribe(("room/7", 0x10), v5=True)) == [Subscribe(ROOM, last=True, acks=False)]
     assert peer.take(subscribe(("topic/a", 0x20), v5=True)) == [Subscribe(Address("topic", "a"), acks=False)]
     # An empty body takes a retained message back; who is subscribed sees it as any other.
-    peer.codec.encode(Subscribed(ROOM, position=3, head=4))
+    peer.codec.encode(Subscribed(ROOM, position=3, head=4, anew=True))
     assert peer.deliver(ROOM, entry(4, b"")) == b""
     assert [m.body for m in got(peer.deliver(ROOM, entry(5, b"")), True)] == [b""]
+
+
+def test_what_it_missed_is_no_retained_message() -> None:
+    peer = logged_in(5)
+    asked = peer.take(subscribe(("topic/news/today", 1), ("room/7", 0), v5=True))
+    assert asked == [Subscribe(NEWS, last=True), Subscribe(ROOM, last=True, acks=False)]
+    for address in (NEWS, ROOM):
+        peer.codec.encode(Subscribed(address, position=6, head=7))
+        (missed,) = got(peer.deliver(address, entry(7, b"")), True)
+        assert not missed.retain
+
+
+def test_the_retained_message_is_that_of_the_newest_subscription() -> None:
+    peer = logged_in(5)
+    both = unsubscribe("topic/news/today", v5=True), subscribe(("topic/news/today", 1), v5=True)
+    peer.take(both[1] + both[0] + both[1])
+    peer.codec.encode(Subscribed(NEWS, position=6, head=7, anew=True))
+    peer.codec.encode(Unsubscribed(NEWS, UnsubscribedCode.ASKED))
+    peer.codec.encode(Subscribed(NEWS, position=7, head=8, anew=True))
+    assert [one.retain for one in got(peer.deliver(NEWS, entry(8), entry(9)), True)] == [True, False]
 
 
 def test_retain_as_published() -> None:
@@ -538,7 +577,7 @@ def test_many_get_the_same_object_unless_it_expires() -> None:
 def test_what_many_get_may_begin_before_where_one_is() -> None:
     peer = logged_in()
     peer.take(subscribe(("room/7", 1)))
-    peer.codec.encode(Subscribed(ROOM, epoch=1, position=2, head=3))
+    peer.codec.encode(Subscribed(ROOM, epoch=1, position=2, head=3, anew=True))
     first = got(peer.deliver(ROOM, *[entry(seq, b"%d" % seq) for seq in range(1, 5)]))
     assert [(m.body, m.retain) for m in first] == [(b"3", True), (b"4", False)]
     assert peer.deliver(ROOM, entry(3), entry(4)) == b""
@@ -627,6 +666,7 @@ def test_who_cannot_have_one_just_now_does_not_ask_for_all() -> None:
     peer.codec.encode(Refused("subscribe", "topic:d", RefusedCode.RATE))
     peer.take(unsubscribe("topic/a"))
     peer.codec.encode(Unsubscribed(again[0].address, UnsubscribedCode.ASKED))
+    peer.take(PINGREQ)
     assert list(asking) == [again[1]], "what is refused for a reason of its own says nothing of the others"
     peer.codec.encode(Subscribed(again[1].address))
     assert peer.retry() == [again[3]]
@@ -647,14 +687,96 @@ def test_to_unsubscribe_may_be_refused() -> None:
     assert set(record.subscriptions) == {"topic/news/today"}, "what came later stays"
 
 
+def test_what_it_unsubscribed_from_is_left_in_the_next_connection_if_it_was_not_in_this() -> None:
+    peer = logged_in()
+    peer.take(subscribe(("room/7", 1), ("topic/news/today", 1), ("topic/a", 1)))
+    asked = peer.take(unsubscribe("topic/news/today", "topic/a", "room/7"))
+    assert asked == [Unsubscribe(NEWS), Unsubscribe(Address("topic", "a")), Unsubscribe(ROOM)]
+    old = peer.record
+    assert peer.login() == asked[:2], "in rooms nothing is held back"
+    assert peer.connack[2] == 1
+    assert peer.codec.encode(Unsubscribed(NEWS, UnsubscribedCode.ASKED)) == b"", "the client did not ask"
+    peer.take(PINGREQ)
+    assert peer.login() == asked[1:2]
+    peer.codec.encode(Unsubscribed(asked[1].address, UnsubscribedCode.ASKED))
+    peer.take(PINGREQ)
+    assert peer.login() == []
+    for clean in (False, True):
+        peer.record = old
+        assert peer.login(clean=clean) == asked[:2]
+        assert peer.codec.undoes(old) == ([NEWS, asked[1].address] if clean else [])
+
+
+def test_what_a_clean_start_cannot_leave_just_now_is_left_later() -> None:
+    peer = logged_in()
+    peer.take(subscribe(("topic/news/today", 1)))
+    refused = Refused("unsubscribe", "topic:news%2Ftoday", RefusedCode.UNAVAILABLE)
+    assert peer.login(clean=True) == [Unsubscribe(NEWS)]
+    assert peer.codec.encode(refused) == b""
+    assert peer.retry() == [Unsubscribe(NEWS)]
+    assert peer.login(clean=True) == [Unsubscribe(NEWS)], "also by the next one"
+    peer.codec.encode(Unsubscribed(NEWS, UnsubscribedCode.ASKED))
+    peer.take(PINGREQ)
+    assert peer.login(clean=True) == []
+
+
+def test_what_it_unsubscribed_from_and_subscribed_to_anew_is_not_left() -> None:
+    peer = logged_in(5, about=[(P.SESSION_EXPIRY, 3_600)])
+    more: dict[str, Any] = {"about": [(P.SESSION_EXPIRY, 3_600)]}
+    peer.take(subscribe(("topic/news/today", 1), v5=True))
+    peer.codec.encode(Subscribed(NEWS))
+    both = unsubscribe("topic/news/today", v5=True), subscribe(("topic/news/today", 0x21), v5=True)
+    asked = [item for data in both for item in peer.take(data)]
+    assert asked == [Unsubscribe(NEWS), Subscribe(NEWS)]
+    assert peer.login(5, **more) == [Subscribe(NEWS)]
+    peer.codec.encode(Subscribed(NEWS))
+    peer.take(both[0] + both[1] + both[0])
+    peer.codec.encode(Unsubscribed(NEWS, UnsubscribedCode.ASKED))
+    peer.codec.encode(Subscribed(NEWS))
+    peer.take(PINGREQ)
+    assert peer.login(5, **more) == [Unsubscribe(NEWS)], "the last of the three has no answer"
+    peer.take(both[1])
+    peer.codec.encode(Unsubscribed(NEWS, UnsubscribedCode.ASKED))
+    assert peer.codec.encode(Subscribed(NEWS)) != b""
+    peer.take(PINGREQ)
+    assert peer.login(5, **more) == [Subscribe(NEWS)]
+
+
+def test_what_cannot_be_left_just_now_is_left_later() -> None:
+    peer = logged_in(5, about=[(P.SESSION_EXPIRY, 3_600)])
+    peer.take(subscribe(("topic/news/today", 1), ("topic/a", 1), v5=True))
+    for address in (NEWS, Address("topic", "a")):
+        peer.codec.encode(Subscribed(address))
+    peer.take(unsubscribe("topic/news/today", "topic/a", v5=True))
+    busy = [
+        Refused("unsubscribe", f"topic:{name}", RefusedCode.UNAVAILABLE) for name in ("news%2Ftoday", "a")
+    ]
+    for one in busy:
+        peer.codec.encode(one)
+    assert peer.codec.puts_off()
+    asking = peer.codec.retry()
+    assert next(asking) == Unsubscribe(NEWS)
+    assert peer.codec.encode(busy[0]) == b"", "who asked is answered already"
+    assert list(asking) == [], "the other will not fare better"
+    assert peer.take(unsubscribe("topic/news/today", v5=True)) == [Unsubscribe(NEWS)], "it may repeat it"
+    assert peer.codec.encode(Unsubscribed(NEWS, UnsubscribedCode.ASKED)).hex() == "b00400080000"
+    assert peer.retry() == [Unsubscribe(Address("topic", "a"))]
+    peer.codec.encode(Unsubscribed(Address("topic", "a"), UnsubscribedCode.ASKED))
+    assert not peer.codec.puts_off()
+    assert peer.take(unsubscribe("topic/a", v5=True)) == [bytes.fromhex("b00400080011")]
+
+
 def test_a_clean_start_undoes_them() -> None:
     peer = logged_in()
     peer.take(subscribe(("user/alice", 1), ("room/7", 1), ("topic/news/today", 1)))
     old = peer.record
     assert peer.login(clean=True) == [Unsubscribe(ROOM), Unsubscribe(NEWS)]
-    assert peer.record == b""
     assert peer.codec.undoes(old) == [NEWS], "its client was told"
-    assert peer.codec.encode(Unsubscribed(ROOM, 0)) == b""
+    assert peer.codec.undoes(peer.record) == [NEWS], "it is not done yet"
+    for address in (ROOM, NEWS):
+        assert peer.codec.encode(Unsubscribed(address, 0)) == b""
+    peer.take(PINGREQ)
+    assert peer.record == b""
     (one,) = got(peer.deliver(ME, entry(1)))
     assert one.qos == 1
 
@@ -666,14 +788,19 @@ def test_that_a_session_is_over_is_written_down_before_it_is_undone() -> None:
     list(peer.codec.receive(connect(clean=True)))
     first, *asked, last = peer.codec.restore(peer.record)
     assert asked == [Unsubscribe(ROOM), Unsubscribe(NEWS)]
-    assert (type(first), last) == (Keep, Keep(b""))
-    peer.record = first.data  # it ended here: the next one undoes it, and does not go on with it
-    assert peer.login() == asked
-    assert peer.connack.hex() == "20020000"
+    assert first.before_welcome, "the client is told so"
+    for kept, left in ((first, asked), (last, asked[1:])):
+        peer.record = kept.data  # it ended here: the next one undoes it, and does not go on with it
+        assert peer.login() == left
+        assert peer.connack.hex() == "20020000"
     peer = logged_in()
     peer.begun()
     list(peer.codec.receive(connect(clean=True)))
-    assert peer.codec.restore(peer.record) == [Keep(b"")], "there is nothing to undo"
+    first, last = peer.codec.restore(peer.record)
+    assert (first.before_welcome, last) == (True, Keep(b"")), "there is nothing to undo"
+    peer.record = first.data
+    assert peer.login() == []
+    assert peer.connack.hex() == "20020000"
 
 
 def test_what_a_session_that_is_not_kept_has_subscribed_to_is_undone() -> None:
@@ -842,6 +969,20 @@ def test_more_topics_than_a_session_may_have_are_refused_before_they_are_remembe
     assert len(record.subscriptions) == len(taken)
     # What is there already may be said again.
     assert len(peer.take(subscribe(("topic/1", 0), v5=True))) == 1
+
+
+def test_who_has_left_more_than_the_core_has_taken_away_gets_no_more() -> None:
+    peer = logged_in(5)
+    names = [f"topic/{number}" for number in range(1_400)]
+    for some in (names[:700], names[700:]):
+        for one in peer.take(subscribe(*[(name, 0) for name in some], v5=True)):
+            peer.codec.encode(Subscribed(one.address, 0, 1, 0))
+        left = peer.take(unsubscribe(*some, v5=True))
+        assert len(left) == 700
+    assert peer.take(subscribe(("topic/a", 0), v5=True)) == [bytes.fromhex("900400090097")]
+    for one in left[:400]:
+        peer.codec.encode(Unsubscribed(one.address, UnsubscribedCode.ASKED))
+    assert len(peer.take(subscribe(("topic/a", 0), v5=True))) == 1
 
 
 def test_an_expiry_longer_than_mqtt_can_say() -> None:

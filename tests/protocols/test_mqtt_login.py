@@ -66,7 +66,7 @@ def test_a_greeting(version: int, chunk: int) -> None:
     peer = Peer()
     data = connect(version, "phone", user="alice", token=b"secret", clean=True)
     frames = [frame for at in range(0, len(data), chunk) for frame in peer.take(data[at : at + chunk])]
-    assert frames == [Hello("secret", "phone", user="alice", linger_s=0.0)]
+    assert frames == [Hello("secret", "phone", user="alice", linger_s=0.0, clean=True)]
     assert peer.codec.silence_s == 90.0
 
 

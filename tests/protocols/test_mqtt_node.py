@@ -18,8 +18,9 @@ from imgateway.protocols.mqtt.codec import MqttCodec
 from imgateway.protocols.mqtt.packets import Body, Splitter
 from imgateway.protocols.mqtt.properties import Property
 from imgateway.protocols.mqtt.record import FOREVER
-from imgateway.protocols.mqtt.topics import address_of
+from imgateway.protocols.mqtt.topics import address_of, topic_of
 from imgateway.testing import disk
+from imgateway.testing.wires import pump
 from tests.node.cluster_rig import Cluster
 from tests.node.rig import Peer, Rig
 from tests.protocols import mqtt
@@ -159,6 +160,57 @@ def test_a_refusal_is_not_taken_for_the_answer_to_an_unsubscribe_that_is_late(
     assert len(device.bodies("topic/a")) == 2
 
 
+@pytest.mark.parametrize("then", ["reconnects", "unsubscribes"])
+@pytest.mark.parametrize("topic", ["topic/a", "room/7"])
+def test_the_refusal_of_an_older_subscribe_leaves_the_newer_one(
+    topic: str, then: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who unsubscribes meanwhile withdraws it, and what was asked for after that is granted."""
+    rig, device, say = house(9)
+    device.subscribe(topic)
+    late: list[Deferred[None]] = []
+
+    def slow(call: Any) -> Any:
+        def asked(*about: Any) -> Deferred[None]:
+            call(*about)
+            late.append(Deferred())
+            return late[-1]
+
+        return asked
+
+    with monkeypatch.context() as away:
+        if topic == "room/7":
+            for name in ("leave", "join"):
+                away.setattr(rig.broker, name, slow(getattr(rig.broker, name)))
+        else:
+            away.setattr(rig.steps, "choices", list)
+        device.raw(mqtt.unsubscribe(topic, packet_id=1, v5=True))
+        rig.advance(2.25)
+        device.raw(mqtt.subscribe((topic, 1), packet_id=2, v5=True))
+        device.raw(mqtt.unsubscribe(topic, packet_id=3, v5=True))
+        device.raw(mqtt.subscribe((topic, 1), packet_id=4, v5=True))
+        while late:
+            late.pop(0).callback(None)
+            rig.settle()
+    rig.settle()
+    granted = int(topic == "topic/a")
+    assert device.answers[1:] == [(0xB0, 1, 0), (0x90, 2, 0x80), (0xB0, 3, 0), (0x90, 4, granted)]
+    say(topic)
+    rig.pass_ms(900)
+    assert len(device.bodies(topic)) == 1
+    device.ack(*device.open)
+    if then == "unsubscribes":
+        device.unsubscribe(topic)
+        assert device.answers[-1] == (0xB0, 8, 0)
+    else:
+        device.raw(mqtt.PINGREQ)  # what has changed is written down
+        device.leave()
+        device = Device(rig, 9)
+    say(topic)
+    rig.pass_ms(900)
+    assert len(device.bodies(topic)) == 1
+
+
 def test_the_window_is_there_again_with_the_next_connection() -> None:
     rig, device, say = house(2)
     device.subscribe("topic/a")
@@ -190,6 +242,62 @@ def test_who_may_not_follow_a_topic_any_more_holds_nothing_back_there() -> None:
     assert device.bodies("topic/a") == [], "it begins anew"
     say("topic/a")
     assert len(device.bodies("topic/a")) == 1
+
+
+@pytest.mark.parametrize("how", ["the store is slow", "the client is gone at once"])
+@pytest.mark.parametrize("repeats", [False, True])
+def test_what_was_unsubscribed_from_holds_nothing_back_though_the_connection_ends_at_once(
+    how: str, repeats: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig, device, say = house(9)
+    device.subscribe(*TOPICS)
+    leaving = mqtt.unsubscribe(*TOPICS, v5=True)
+    with monkeypatch.context() as slow:
+        if how == "the store is slow":
+            slow.setattr(rig.steps, "choices", list)
+            device.raw(leaving)
+        else:
+            device.client.send(leaving)
+            pump(device.client, device.server)
+        device.cut()
+    rig.settle()
+    for topic in TOPICS:
+        say(topic, 3)
+    device = Device(rig, 9)
+    if repeats:
+        device.raw(leaving)
+        assert [first for first, _, _ in device.answers] == [0xB0]
+    assert device.seen == []
+    device.leave()
+    assert [position(rig, topic) for topic in TOPICS] == [3, 3, 3]
+
+
+def test_nor_does_what_it_may_not_follow_any_more_though_it_is_gone_before_that_is_undone() -> None:
+    rig, device, say = house(9)
+    device.subscribe("topic/a")
+    device.cut()
+    rig.tokens.identities["bob"] = Identity("bob", claims={"topics": []})
+    device = Device(rig, 9)
+    device.raw(mqtt.PINGREQ)
+    device.cut()
+    say("topic/a", 3)
+    device = Device(rig, 9)
+    device.leave()
+    rig.tokens.identities["bob"] = Identity("bob", claims={"topics": ["a"]})
+    assert position(rig, "topic/a") == 3
+
+
+def test_what_a_busy_store_would_not_undo_is_undone_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    rig, device, say = house(9)
+    device.subscribe("topic/a")
+    with monkeypatch.context() as busy:
+        busy.setattr(rig.broker, "unfollow", lambda *about: fail(StoreBusy()))
+        device.unsubscribe("topic/a")
+        assert device.answers[-1] == (0xB0, 8, 0x80)
+    rig.advance(2)
+    say("topic/a", 3)
+    device.leave()
+    assert position(rig, "topic/a") == 3
 
 
 class Away:
@@ -312,6 +420,110 @@ def test_the_place_is_kept_though_the_client_is_told_that_it_cannot_follow_just_
     assert len(device.bodies("topic/a")) == (3 if may else 0)
 
 
+@pytest.mark.parametrize("is_late", [False, True])
+def test_what_is_to_be_made_again_is_made_again_though_its_client_asks_as_well(
+    is_late: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else its place would hold back what nobody fetches."""
+    rig, device, say = house(9)
+    device.subscribe("topic/a")
+    device.leave()
+    say("topic/a", 3)
+    late: Deferred[None] = Deferred()
+    with monkeypatch.context() as away:
+        away.setattr(rig.broker, "follow", lambda *about: late if is_late else fail(StoreBusy()))
+        device = Device(rig, 9)
+        rig.advance(2.25 if is_late else 0)
+        device.subscribe("topic/a", qos=0)
+        late.errback(StoreBusy())
+        late.addErrback(lambda _: None)
+        rig.settle()
+    assert device.answers == [(0x90, 9, 0x80)]
+    rig.advance(1)
+    assert len(device.bodies("topic/a")) == len(device.open) == 3
+    device.unsubscribe("topic/a")
+    assert device.answers[1:] == [(0xB0, 8, 0)]
+
+
+@pytest.mark.parametrize("topic", ["topic/a", "room/7"])
+def test_who_is_refused_what_it_is_subscribed_to_stays_subscribed(
+    topic: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig, device, say = house(9)
+    device.subscribe(topic)
+    granted = device.answers.pop()
+    with monkeypatch.context() as away:
+        away.setattr(rig.node.ingress.policy, "may", lambda *about: False)
+        device.raw(mqtt.subscribe((topic, 0x29), v5=True, ident=7))
+    assert device.answers == [(0x90, 9, 0x87)]
+    say(topic)
+    assert len(device.bodies(topic)) == 1
+    assert len(device.open) == granted[2], "as it was"
+    device.ack(*device.open)
+    device.unsubscribe(topic)
+    assert device.answers[1:] == [(0xB0, 8, 0)]
+    say(topic)
+    assert len(device.bodies(topic)) == 1
+
+
+@pytest.mark.parametrize("may", [True, False])
+def test_a_refusal_is_no_harm_though_it_is_taken_for_the_answer_to_an_older_subscribe(
+    may: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig, device, say = house(9)
+    device.subscribe("topic/a")
+    device.leave()
+    late: Deferred[None] = Deferred()
+    follow = rig.broker.follow
+    with monkeypatch.context() as slow:
+        slow.setattr(rig.broker, "follow", lambda *about: late.addCallback(lambda _: follow(*about)))
+        device = Device(rig, 9)
+        rig.advance(2.25)
+    session = rig.session("bob")
+    identity, session.identity = session.identity, Identity("bob")
+    device.subscribe("topic/a")
+    if may:
+        session.identity = identity
+    late.callback(None)
+    rig.settle()
+    assert len(device.answers) == 1
+    rig.advance(5)
+    say("topic/a")
+    assert len(device.bodies("topic/a")) == may
+    device.leave()
+    rig.tokens.identities["bob"] = Identity("bob", claims={"topics": ["a"]})
+    assert position(rig, "topic/a") == (0 if may else 1)
+
+
+@pytest.mark.parametrize("how", ["the store was busy", "over another wire"])
+@pytest.mark.parametrize("missed", [[b""], [b"1", b""]])
+def test_who_has_a_place_is_shown_all_that_it_missed(
+    missed: list[bytes], how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For who has none an empty body takes the retained message away."""
+    rig, device, _ = house(9)
+    if how == "over another wire":
+        device.leave()
+        assert position(rig, "topic/a") == 0
+        device = Device(rig, 9)
+    else:
+        device.subscribe("topic/a")
+        device.cut()
+        with monkeypatch.context() as busy:
+            busy.setattr(rig.broker, "follow", lambda *about: fail(StoreBusy()))
+            device = Device(rig, 9)
+            device.subscribe("topic/a")
+        assert device.answers == [(0x90, 9, 0x80)]
+    service = rig.login("svc")
+    topic = address_of("topic/a")
+    service.send(*[Publish(f"m{n}", (topic,), body=body) for n, body in enumerate(missed)])
+    device.subscribe("topic/a")
+    assert device.bodies("topic/a") == missed
+    other = Device(rig, 9, client_id="pad")
+    other.subscribe("topic/a")
+    assert other.bodies("topic/a") == []
+
+
 @pytest.mark.parametrize("expiry_s", [0, 3_600, FOREVER])
 @pytest.mark.parametrize("how", ["lost", "left", "kicked", "left for good", "left with its will"])
 def test_a_session_that_ends_with_its_connection_follows_nothing_from_then_on(
@@ -351,6 +563,18 @@ def test_disconnect_says_anew_how_long_the_session_lasts(before_s: int, then_s: 
     assert rig.session("bob") is not None
     rig.advance(2)
     assert rig.session("bob") is None
+
+
+@pytest.mark.parametrize("clean", [False, True])
+def test_a_will_that_waits_is_said_when_a_clean_start_ends_its_session(clean: bool) -> None:
+    rig, device, _ = house(9)
+    device.cut()
+    delay = [(Property.WILL_DELAY, 30)]
+    Device(rig, 9, will=("user/svc", b"gone"), will_flags=1 << 3, will_about=delay).cut()
+    rig.advance(5)
+    Device(rig, 9, clean=clean)
+    rig.advance(40)
+    assert len(rig.login("svc").shown()) == clean
 
 
 @pytest.mark.parametrize("expiry_s", [0, 9])
@@ -712,6 +936,7 @@ def test_whoever_repeats_pubrel_without_end_is_not_read_while_the_disk_stands_st
     most = rig.node.settings.limits.publish_window
     with monkeypatch.context() as slow:
         slow.setattr(rig.steps, "choices", list)
+        rig.advance(1)  # what is on the disk bears an older time
         for _ in range(most):
             device.raw(RELEASED)
         assert device.server.reading
@@ -723,6 +948,73 @@ def test_whoever_repeats_pubrel_without_end_is_not_read_while_the_disk_stands_st
     rig.settle()
     assert device.answers == [(0x70, 7, 7)] * (0 if ends else most + 9)
     assert device.server.reading or ends
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_what_it_is_subscribed_to_is_what_comes_and_what_is_held_back(
+    seed: int, monkeypatch: pytest.MonkeyPatch, flush_logged_errors: Any
+) -> None:
+    """However slow and busy the store was, whatever it might follow, and wherever a connection ended."""
+    random = Random(seed)
+    rig, device, say = house(9)
+    device.cut()
+    device = Device(rig, 9, keepalive_s=0)
+    full = rig.tokens.identities["bob"]
+    is_slow = is_busy = False
+
+    def sometimes(call: Any) -> Any:
+        return lambda *about: fail(StoreBusy()) if is_busy and random.random() < 0.5 else call(*about)
+
+    steps = rig.steps.choices
+    monkeypatch.setattr(rig.steps, "choices", lambda: [] if is_slow else steps())
+    for name in ("follow", "unfollow"):
+        monkeypatch.setattr(rig.broker, name, sometimes(getattr(rig.broker, name)))
+    for number in range(1, random.randint(5, 50)):
+        names = random.sample(TOPICS, random.randint(1, 3))
+        match random.randrange(12):
+            case 0 | 1 | 2:
+                filters = [(name, random.choice([0, 1, 0x21])) for name in names]
+                device.raw(mqtt.subscribe(*filters, packet_id=number, v5=True))
+            case 3 | 4 | 5:
+                device.raw(mqtt.unsubscribe(*names, packet_id=number, v5=True))
+            case 6:
+                is_slow = not is_slow
+                rig.settle()
+            case 7:
+                rig.advance(random.choice([0.25, 1, 3]))
+            case 8:
+                is_busy = random.random() < 0.4
+            case 9:
+                device.raw(mqtt.PINGREQ)
+            case 10:
+                claims = {"topics": random.sample("abc", 2)}
+                some = Identity("bob", claims=claims, service=True)
+                rig.tokens.identities["bob"] = random.choice([full, full, some])
+            case _:
+                device.cut()
+                rig.advance(random.choice([0, 0, 61]))
+                device = Device(rig, 9, clean=random.random() < 0.1, keepalive_s=0)
+    is_slow = is_busy = False
+    rig.tokens.identities["bob"] = full
+    rig.advance(40)
+    if random.random() < 0.6:
+        device.cut()
+        device = Device(rig, 9, keepalive_s=0)
+        rig.advance(40)
+    device.seen.clear()
+    for topic in TOPICS:
+        say(topic)
+    device.ack(*device.open)
+    there = {topic for topic, _ in device.seen}
+    assert len(device.seen) == len(there)
+    device.leave()
+    other = rig.login("bob")
+    for topic in TOPICS:
+        say(topic)
+        other.send(Subscribe(address_of(topic)))
+    held = {topic_of(said.address) for said in other.of(Subscribed) if said.position < said.head}
+    assert held == there
+    flush_logged_errors()
 
 
 @pytest.mark.parametrize("seed", range(40))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -37,6 +38,7 @@ from imgateway.testing.conformance.playing import play_all
 from imgateway.testing.conformance.report import Report, Verdict
 from imgateway.testing.conformance.scenes import SCENES
 from imgateway.testing.conformance.stage import Stage
+from imgateway.testing.conformance.visit import Visit
 from imgateway.testing.network import Network
 from imgateway.testing.wires import BareWire
 
@@ -397,6 +399,16 @@ def test_what_else_a_gateway_answers() -> None:
     assert (visit.left, visit.over) == (True, True)
     visit.bye(200)  # nobody is there
     assert trial.stage.unanswered() == trial.stage.published
+
+
+def test_what_waits_for_a_record_is_said_at_once() -> None:
+    trial = Trial()
+    sent: list[bytes] = []
+    visit = Visit(trial.stage, SimpleNamespace(send=sent.append))  # type: ignore[arg-type]
+    kept = [Keep(b"1", reply=b"one"), Keep(b"2", reply=lambda: b"two"), Keep(b"3", reply=bytes), Keep(b"4")]
+    visit.codec = SimpleNamespace(receive=lambda data: kept)
+    visit.received(b"")
+    assert (sent, trial.stage.record) == ([b"one", b"two"], b"4")
 
 
 def test_acknowledging_somebody_elses_log() -> None:

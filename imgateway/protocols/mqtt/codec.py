@@ -20,6 +20,7 @@ from imgateway.frames import (
     PublishAck,
     Refused,
     RefusedCode,
+    Subscribe,
     Subscribed,
     Unsubscribe,
     Unsubscribed,
@@ -208,11 +209,21 @@ class MqttCodec(PlainCodec):
         body.end()
         return number
 
-    def _remembered(self, asking: Iterator[Frame | bytes]) -> Iterator[Frame | Keep | bytes]:
-        """The change is on its way to the disk before the core or the client hears of it."""
+    def _remembered(
+        self, asking: Iterator[Subscribe | Unsubscribe | Callable[[], bytes]]
+    ) -> Iterator[Frame | Keep | bytes]:
+        """The change is on its way to the disk before the core hears of it, and on the disk before the client
+        does, unless its session ends with the connection anyhow."""
         for item in asking:
+            if callable(item) and self._memory.expiry_s:
+                yield self._memory.keep(item)  # a repeat as well, as with PUBREL
+                continue
             if self._subscriptions.is_changed:
                 yield self._memory.keep()
+            if callable(item):
+                if answer := item():
+                    yield answer
+                continue
             if type(item) is Unsubscribe:
                 self._let_go(item.address)
             yield item
@@ -329,7 +340,7 @@ class MqttCodec(PlainCodec):
         how = self._subscriptions.how(frame.address)
         if how is not None and not how.qos:
             self._let_go(frame.address)  # it may have come at QoS 1 until now
-        return self._subscriptions.subscribed(frame.address, frame.head)
+        return self._subscriptions.subscribed(frame.address, frame.head, frame.anew)
 
     def _unsubscribed(self, frame: Unsubscribed) -> bytes:
         self._outbox.forget(frame.address)

@@ -101,6 +101,7 @@ class Greeting(Struct, frozen=True):
             will_delay_s=float(self.will_delay_s),
             linger_s=-1.0 if self.expiry_s == FOREVER else float(self.expiry_s),
             assigned=not self.client_id,
+            clean=self.clean,
         )
 
     def without_secrets(self) -> Greeting:

@@ -45,16 +45,21 @@ class Memory:
         frames: list[Frame | Keep] = []
         if old is not None and not clean and not old.is_over(self._now_s()):
             self.is_resumed = True
+            frames.append(Keep(data))  # it may not be on the disk yet, and now this connection relies on it
             self._inbox.mint = Mint(old.mint, old.runs, self._draw)
             self._inbox.unreleased = dict.fromkeys(old.unreleased)
             for topic, subscription in old.subscriptions.items():
                 frames += self._subscriptions.again(address_of(topic), subscription)
+            for topic in old.leaving:  # that connection ended before it was done
+                frames += self._subscriptions.leave(address_of(topic))
         elif old is not None:
-            if clean and old.subscriptions and not old.is_over(self._now_s()):
-                # First that it is over: the client is told so, and may be gone before all of it is undone.
-                frames.append(Keep(Record(1, subscriptions=old.subscriptions).written()))
-            for topic in old.subscriptions:
-                frames += self._subscriptions.no_more(address_of(topic))
+            # First that it is over: the client is told so, and may be gone before all of it is undone. An
+            # older connection may have said so, and have gone before that was on the disk.
+            if not old.is_over(self._now_s()):
+                data = Record(1, subscriptions=old.subscriptions, leaving=old.leaving).written()
+            frames.append(Keep(data, before_welcome=True))
+            for topic in (*old.subscriptions, *old.leaving):
+                frames += self._subscriptions.leave(address_of(topic))
         is_same = self.is_resumed and old is not None and old.expiry_s == self.expiry_s == FOREVER
         if (self.expiry_s and not is_same) or (data and not self.expiry_s):
             frames.append(self.keep())
@@ -66,7 +71,7 @@ class Memory:
         old = Record.read(data)
         if old is None or not (is_over or old.is_over(self._now_s())):
             return []
-        addresses = map(address_of, old.subscriptions)
+        addresses = map(address_of, (*old.subscriptions, *old.leaving))
         return [address for address in addresses if address.kind in FOLLOWED_KINDS]
 
     def goes_first(self) -> bool:
@@ -84,16 +89,18 @@ class Memory:
         """Of a session that expires: it is long since it was written that the client is there."""
         return self._wall_ms() > self._old_ms
 
-    def keep(self, reply: bytes = b"") -> Keep:
+    def keep(self, reply: bytes | Callable[[], bytes] = b"") -> Keep:
         """All of it, as it is now. `reply`: what the client is told when it is on the disk."""
         subscriptions, mint = self._subscriptions, self._inbox.mint
         subscriptions.is_changed = self._inbox.is_changed = False
         record = Record(1, self.expiry_s, self._now_s(), mint.name, mint.runs)
         self._old_ms = (record.stamp_s + record.stamp_after_s()) * 1000
-        if not (self.expiry_s or subscriptions.there):
+        if not (self.expiry_s or subscriptions.there or subscriptions.leaving):
             return Keep(b"", reply=reply)  # nothing to come back to, nothing to undo
         record.unreleased = tuple(self._inbox.unreleased)
         record.subscriptions = {topic_of(address): one for address, one in subscriptions.there.items()}
+        left = [address for address in subscriptions.leaving if address not in subscriptions.there]
+        record.leaving = tuple(map(topic_of, left))
         return Keep(record.written(), reply=reply)
 
     def _now_s(self) -> int:

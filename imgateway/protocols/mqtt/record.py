@@ -28,7 +28,7 @@ class Record(Struct, array_like=True):
     """`expiry_s` 0: the session ended with its connection, and what it was subscribed to is to be undone.
 
     `stamp_s`: Unix seconds when the connection was last known to live. `mint`, `runs`: see `minting`.
-    `unreleased`: see `inbox`.
+    `unreleased`: see `inbox`. `leaving`: see `subscribing`.
     """
 
     version: int = 1
@@ -38,6 +38,7 @@ class Record(Struct, array_like=True):
     runs: tuple[Run, ...] = ()
     subscriptions: dict[str, Subscription] = {}
     unreleased: tuple[int, ...] = ()
+    leaving: tuple[str, ...] = ()
 
     def is_over(self, now_s: int) -> bool:
         """The session expired. Late rather than early: nobody noted when its connection was lost."""

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from imgateway.errors import InvalidAddress
-from imgateway.frames import Address, Subscribe, Unsubscribe
+from imgateway.frames import FOLLOWED_KINDS, Address, Subscribe, Unsubscribe
 from imgateway.protocols.mqtt.packets import Body, Packet, packet
 from imgateway.protocols.mqtt.properties import NONE, Property, read
 from imgateway.protocols.mqtt.reasons import Broken, Reason
@@ -24,6 +24,10 @@ before the node has answered."""
 
 BY_ITSELF = ("user", "all")
 """What comes without being asked for, of what a client may subscribe to: its own mailbox, everyone's log."""
+
+
+_GONE = Subscription()
+"""Stands for what is left."""
 
 
 class _Asked:
@@ -48,23 +52,45 @@ class _Asked:
         codes = [code if self.v5 or code < FAILED_3 else FAILED_3 for code in self.codes]
         return packet(self.kind, number, bytes(codes))
 
+    def remembered(self) -> bytes:
+        """What it asks for is on the disk: the packet, or b""."""
+        self.missing -= 1
+        return self.answer()
+
 
 class Subscriptions:
     """What one client is subscribed to, and what it has asked and waits for.
 
     :ivar me: the address of its own mailbox.
-    :ivar put_off: what of the earlier connection's was refused, and why just now; None: for good.
+    :ivar leaving: what it is subscribed to no more, where the device may still have a place: the core has not
+        said that it took it away.
+    :ivar put_off: what of the earlier connection's was refused, or could not be left, and why just now; None:
+        for good.
     """
 
-    __slots__ = ("_asked", "_before", "_retained", "_v5", "is_changed", "me", "put_off", "there")
+    __slots__ = (
+        "_asked",
+        "_before",
+        "_held",
+        "_retained",
+        "_v5",
+        "is_changed",
+        "leaving",
+        "me",
+        "put_off",
+        "there",
+    )
 
     def __init__(self, version: int) -> None:
         self.me: Address | None = None
         self.there: dict[Address, Subscription] = {}
+        self.leaving: dict[Address, None] = {}
         self.is_changed = False
-        """`there` is not as it was when it was last remembered."""
+        """`there` or `leaving` is not as it was when it was last remembered."""
         self._v5 = version == 5
-        self._asked: dict[Address, deque[tuple[_Asked | None, int]]] = {}
+        self._asked: dict[Address, deque[tuple[_Asked | None, int, Subscription]]] = {}
+        # Of what is asked for anew: what the core has, or will be asked for again by itself.
+        self._held: dict[Address, Subscription] = {}
         self._retained: dict[Address, int] = {}
         # While one packet's topics are asked for in turn: what the core knows of those that were there.
         self._before: dict[Address, Subscription] = {}
@@ -80,8 +106,9 @@ class Subscriptions:
 
     # -------------------------------------------------------------------------------------------- the client
 
-    def subscribe(self, data: bytes) -> Iterator[Subscribe | bytes]:
-        """SUBSCRIBE: what to ask the core, and the answer where it need not be asked.
+    def subscribe(self, data: bytes) -> Iterator[Subscribe | Callable[[], bytes]]:
+        """SUBSCRIBE: first what to call when it is remembered, which may give the answer; then what to ask
+        the core.
 
         :raises Broken: it is none.
         """
@@ -97,12 +124,12 @@ class Subscriptions:
             frame = self._wanted(asked, name, body.byte(), ident)
             if frame is not None:
                 frames.append((frame, self.there[frame.address]))
+        asked.missing += 1
+        yield asked.remembered
         for frame, subscription in frames:
             self._before[frame.address] = subscription
             yield frame
         self._before.clear()
-        if not frames:
-            yield asked.answer()
 
     def _wanted(self, asked: _Asked, name: str, options: int, ident: int) -> Subscribe | None:
         qos, handling = options & 3, options >> 4 & 3
@@ -113,7 +140,7 @@ class Subscriptions:
             asked.codes.append(address)
             return None
         old = self.there.get(address)
-        if old is None and len(self.there) >= MOST:
+        if old is None and (len(self.there) >= MOST or len(self.leaving) > MOST):
             asked.codes.append(Reason.QUOTA)
             return None
         granted = 1 if address == self.me else 0 if address.kind not in ("topic", "service") else min(qos, 1)
@@ -122,7 +149,9 @@ class Subscriptions:
         self.is_changed = True
         if address == self.me or address.kind == "all":
             return None  # comes without being asked for
-        self._expect(address, asked)
+        if old is not None and address not in self._asked:
+            self._held[address] = old
+        self._expect(address, asked, self.there[address])
         if old is not None:
             self._before.setdefault(address, old)
         wants_last = old is None and handling != 2
@@ -130,7 +159,7 @@ class Subscriptions:
             self._retained[address] = -1
         return Subscribe(address, last=wants_last, acks=granted > 0)
 
-    def unsubscribe(self, data: bytes) -> Iterator[Unsubscribe | bytes]:
+    def unsubscribe(self, data: bytes) -> Iterator[Unsubscribe | Callable[[], bytes]]:
         """UNSUBSCRIBE, likewise."""
         body = Body(data)
         asked = _Asked(Packet.UNSUBACK, body.packet_id(), self._v5)
@@ -142,7 +171,7 @@ class Subscriptions:
         while body.more():
             address = _filter(body.text())
             old = None if isinstance(address, Reason) else self.there.pop(address, None)
-            if old is None or isinstance(address, Reason):
+            if isinstance(address, Reason) or (old is None and address not in self.leaving):
                 asked.codes.append(Reason.NO_SUBSCRIPTION)
                 continue
             asked.codes.append(Reason.SUCCESS)
@@ -151,92 +180,128 @@ class Subscriptions:
             self.is_changed = True
             if address != self.me and address.kind != "all":
                 self._expect(address, asked)
-                self._before[address] = old
+                if old is not None:
+                    self._before[address] = old
+                self._leaves(address)
                 frames.append(Unsubscribe(address))
+        asked.missing += 1
+        yield asked.remembered
         yield from frames
         self._before.clear()
-        if not frames:
-            yield asked.answer()
 
     def again(self, address: Address, subscription: Subscription) -> tuple[Subscribe, ...]:
         """It was subscribed to in an earlier connection of this session."""
         self.there[address] = subscription
         if address.kind in BY_ITSELF:
             return ()
-        self._expect(address, None)
+        self._expect(address, None, subscription)
         return (Subscribe(address, acks=subscription.qos > 0),)
 
     def retry(self) -> Iterator[Subscribe | Unsubscribe]:
-        """What of the earlier connection's was refused: it is asked for again, or given up. Once one of them
-        cannot be had just now the others wait on, so that a crowd does not ask a busy store for all.
-
-        What the client asked for as well, and was told that it cannot be just now, waits for its client: the
-        place that the device has there is kept.
+        """What of the earlier connection's was refused: it is asked for again, or given up. So is what could
+        not be left. Once one of them cannot be done just now the others wait on, so that a crowd does not ask
+        a busy store for all.
         """
         for address in tuple(self.put_off):
             if address not in self.put_off:
                 continue  # the client has unsubscribed meanwhile
-            why = self.put_off.pop(address)
+            del self.put_off[address]
             if address in self.there:
                 yield from self.again(address, self.there[address])
-                if self.put_off.get(address) is Reason.UNSPECIFIED:
-                    return
-            elif why is None and address.kind != "room":
-                # There the device had a place, which holds back what goes with time.
-                yield from self.no_more(address)
+            elif address in self.leaving:
+                yield from self.leave(address)
+            if self.put_off.get(address) is Reason.UNSPECIFIED:
+                return
 
-    def no_more(self, address: Address) -> tuple[Unsubscribe, ...]:
-        """It was subscribed to in a session that is over."""
+    def leave(self, address: Address) -> tuple[Unsubscribe, ...]:
+        """It was subscribed to in a session that is over; or it was to be left, and the core has not said
+        so."""
         if address.kind in BY_ITSELF:
             return ()
+        self._leaves(address)
         self._expect(address, None)
         return (Unsubscribe(address),)
 
-    def _expect(self, address: Address, asked: _Asked | None) -> None:
+    def _leaves(self, address: Address) -> None:
+        if address.kind in FOLLOWED_KINDS:  # there a place holds back what goes with time
+            self.leaving[address] = None
+
+    def _expect(self, address: Address, asked: _Asked | None, subscription: Subscription = _GONE) -> None:
         if asked is not None:
             asked.missing += 1
-        self._asked.setdefault(address, deque()).append((asked, len(asked.codes) - 1 if asked else 0))
+        index = len(asked.codes) - 1 if asked else 0
+        self._asked.setdefault(address, deque()).append((asked, index, subscription))
 
     # ---------------------------------------------------------------------------------------------- the core
 
-    def subscribed(self, address: Address, head: int) -> bytes:
-        """The core has put it there."""
-        if self._retained.get(address) == -1:
+    def subscribed(self, address: Address, head: int, anew: bool) -> bytes:
+        """The core has put it there; not `anew`: where it was before."""
+        retained = self._retained.get(address)
+        if retained is not None and anew:
             self._retained[address] = head
+        elif retained == -1:
+            del self._retained[address]
+        if self._is_last(address):
+            self.leaving.pop(address, None)
+        else:
+            self._held[address] = self._asked[address][0][2]
         return self._answered(address, None)
 
     def unsubscribed(self, address: Address, wanted: bool) -> bytes:
         """The core took it away, because the client `wanted` it or not."""
+        self._held.pop(address, None)
         if wanted:
+            if address in self.leaving and self._is_last(address):
+                del self.leaving[address]
+                self.is_changed = True
             return self._answered(address, None)
         # Who asks to be in a room that the business took it out of hears this as well.
         return self.refused(address, Reason.NOT_AUTHORIZED)
 
     def refused(self, address: Address, reason: Reason, is_final: bool = True) -> bytes:
-        """The core will not, or (not `is_final`) cannot just now."""
+        """The core will not, or (not `is_final`) cannot just now. What was there stays as it was, unless it
+        was to be made again, and will not be."""
         waiting = self._asked.get(address)
         is_unasked = waiting is not None and waiting[0][0] is None
         if is_unasked or address in self.put_off:
             self.put_off[address] = None if is_final else reason
         if is_unasked and not is_final:
             # The client has not asked in this connection: it is not told, and counts on it.
+            if not self._is_last(address):
+                self._held[address] = self._asked[address][0][2]
             return self._answered(address, None)
-        if self.there.pop(address, None) is not None:
-            self.is_changed = True
-        self._retained.pop(address, None)
+        if self._is_last(address):
+            is_given_up = self.put_off.get(address, reason) is None
+            if address in self._held and not is_given_up:
+                self.there[address] = self._held[address]
+                self.is_changed = True
+            elif self.there.pop(address, None) is not None:
+                self.is_changed = True
+                self._retained.pop(address, None)
+            if is_given_up:
+                self._leaves(address)
         return self._answered(address, reason)
 
     def not_left(self, address: Address, reason: Reason) -> bytes:
-        """The core cannot take it away just now."""
+        """The core cannot take it away just now; it sends nothing more from there."""
+        self._held.pop(address, None)
+        if address in self.leaving and self._is_last(address):
+            self.put_off[address] = reason
         return self._answered(address, reason)
+
+    def _is_last(self, address: Address) -> bool:
+        """Nothing was asked about it since what is being answered; else the answer to that decides."""
+        waiting = self._asked.get(address)
+        return waiting is None or len(waiting) == 1
 
     def _answered(self, address: Address, code: Reason | None) -> bytes:
         waiting = self._asked.get(address)
         if not waiting:
             return b""  # nobody asked
-        asked, index = waiting.popleft()
+        asked, index, _ = waiting.popleft()
         if not waiting:
             del self._asked[address]
+            self._held.pop(address, None)
         if asked is None:
             return b""
         if code is not None:

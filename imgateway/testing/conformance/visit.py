@@ -82,6 +82,9 @@ class Visit:
             self.connection.send(said)
         elif isinstance(said, Keep):
             self.stage.record = said.data
+            answer = said.reply if isinstance(said.reply, bytes) else said.reply()
+            if answer:
+                self.connection.send(answer)
         else:
             self.frames.append(said)
             self.times_s.append(self.stage.now())
