@@ -198,7 +198,7 @@ def test_sessions_are_asked_after_in_batches(desks: Any) -> None:
         one.sessions.close(SessionKey(user, "phone"), opened[user][0].generation)
     one.settle()
     assert {session.user for session, *_ in one.told} == {"3", "449"}
-    assert [size for size in calls if size > 10] == [2_202, 2_202, 541]
+    assert [size for size in calls if size > 10] == [2_203, 2_203, 542]
     assert one.sessions.online == 446
 
 
@@ -468,7 +468,7 @@ def take_over(redis: RedisServer, *desks: SessionDesk) -> None:
         desk.settle()
 
 
-def test_who_left_just_before_is_not_back_for_long_with_a_promoted_replica(
+def test_who_left_just_before_is_not_back_with_a_promoted_replica_once_its_node_has_named_all(
     desks: Any, redis: RedisServer
 ) -> None:
     one, two = desks("n.1", "n.2")
@@ -478,14 +478,30 @@ def test_who_left_just_before_is_not_back_for_long_with_a_promoted_replica(
         record = one.cli(redis, "HGET", user, "u", "d:phone")
         one.close("phone", generation, user=user)
         one.cli(redis, "HSET", user, "u", "d:phone", record)
+    renewed, one.renewed = one.renewed, lambda primary: None
     take_over(redis, one, two)
-    assert set(two.online("bob")) == {"phone"}, "its node had no time yet to say that it has it"
-    later(65, one, two)
+    assert set(two.online("bob")) == {"phone"}, "its node has not said yet what it has"
+    assert two.open("ann", "web", policy=LoginPolicy.REFUSE).verdict == Verdict.CONFLICT
+    renewed(one.primary)
+    one.settle()
     assert (two.online("ann"), two.online("bob")) == ({"phone": ("n.1", kept.generation)}, {})
     assert one.open("bob", "web", policy=LoginPolicy.REFUSE).verdict == Verdict.OK
     assert two.open("eve", "web", policy=LoginPolicy.REFUSE).verdict == Verdict.OK
     assert two.open("ann", "web", policy=LoginPolicy.REFUSE).verdict == Verdict.CONFLICT
     assert one.told == two.told == []
+
+
+def test_nobody_ended_as_long_as_one_could_not_be_asked_after(
+    desks: Any, redis: RedisServer, flush_logged_errors: Any
+) -> None:
+    one, two = desks("n.1", "n.2")
+    for user in ("ann", "bob"):
+        one.open(user)
+    one.cli(redis, "HSET", "ann", "u", "d:phone", "no record")
+    take_over(redis, one, two)
+    assert flush_logged_errors()
+    assert int(redis.cli("HGET", "ig:named", "n.1")) == one.primary.generation - 1
+    assert set(two.online("bob")) == {"phone"}
 
 
 def test_a_claim_that_was_answered_while_a_replica_took_over_is_vouched_for(
@@ -497,7 +513,6 @@ def test_a_claim_that_was_answered_while_a_replica_took_over_is_vouched_for(
     take_over(redis, one, two)
     one.sessions.renewed(one.primary)
     one.settle()
-    later(65, one, two)
     assert two.online() == {"phone": ("n.1", generation)}
 
 

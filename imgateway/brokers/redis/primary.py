@@ -295,13 +295,8 @@ class Primary:
         missing = [script for script, is_there in zip(every, there, strict=True) if not is_there]
         if not missing:
             return
-        # What cannot be queued shows when all of it is to be done.
-        connection.send(_ignored, "MULTI")
-        for script in missing:
-            connection.send(_ignored, "SCRIPT", "LOAD", script.source)
-        for reply in await connection.ask("EXEC"):
-            if isinstance(reply, RedisError):
-                raise reply
+        for script in missing:  # one by one: where memory is out, nothing goes in a MULTI
+            await connection.ask("SCRIPT", "LOAD", script.source)
 
     # --------------------------------------------------------------------------------------------- its state
 
@@ -390,10 +385,6 @@ class Primary:
         self._renewed(self)
         if starting is not None:
             starting.callback(None)
-
-
-def _ignored(reply: Any) -> None:
-    pass
 
 
 def _text(failure: Failure) -> str:

@@ -362,13 +362,23 @@ class Sessions:
         for session, opening in self._opening.items():
             opening.is_doubted |= self._is_at(session.user, primary)
         mine = [one for one in self._seats.all() if self._is_at(one[0].user, primary)]
-        self._check(primary, mine, is_other)
+        self._check(primary, mine, is_other, primary.generation)
         if is_other:
             self._rewriting.update(session for session, _ in mine)
             self._positions.mark_places(primary)
 
-    def _check(self, primary: Primary, mine: list[tuple[SessionKey, Seat]], is_other: bool = False) -> None:
-        """A batch at a time, so that others are served in between."""
+    def _check(
+        self,
+        primary: Primary,
+        mine: list[tuple[SessionKey, Seat]],
+        is_other: bool = False,
+        generation: int = 0,
+    ) -> None:
+        """A batch at a time, so that others are served in between.
+
+        :param generation: these are all that this node has there, of the data of this generation, which is
+            said when they have been named; 0: they are not.
+        """
         rest = mine[CHECK_BATCH:]
 
         def here(one: tuple[SessionKey, Seat]) -> tuple[SessionKey, Seat] | None:
@@ -385,7 +395,12 @@ class Sessions:
                     self._positions.seen(session, seat),
                     self._positions.parked(session, seat.owed.parked),
                 )
-            return primary.call("check", self._incarnation, primary.epoch, *values)
+            return primary.call("check", self._incarnation, primary.epoch, 0, *values)
+
+        def failed(failure: Failure, one: tuple[SessionKey, Seat]) -> None:
+            nonlocal generation
+            generation = 0  # this one was not named
+            self._failed(failure)
 
         def answered(codes: list[int], asked: Sequence[tuple[SessionKey, Seat]]) -> None:
             for (session, seat), code in zip(asked, codes, strict=True):
@@ -395,12 +410,15 @@ class Sessions:
                     self._rewriting.discard(session)
                     self._positions.mark_all(session, seat)
 
-        def go_on(_: Any) -> None:
+        def go_on(_: Any) -> Any:
             if rest:
-                self._check(primary, rest, is_other)
+                self._check(primary, rest, is_other, generation)
+            elif generation:
+                return primary.call("check", self._incarnation, primary.epoch, generation)
+            return None
 
         asked = [one for one in mine[:CHECK_BATCH] if here(one)]
-        checking = together(asked, call, answered, lambda failure, one: self._failed(failure), here)
+        checking = together(asked, call, answered, failed, here)
         checking.addCallback(go_on).addErrback(self._failed)
 
     # ---------------------------------------------------------------------------------------------- internals

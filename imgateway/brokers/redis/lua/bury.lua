@@ -17,4 +17,5 @@ else
   redis.call('ZREM', 'ig:nodes', node)
 end
 redis.call('HDEL', 'ig:online', node)
+redis.call('HDEL', 'ig:named', node)
 return 1

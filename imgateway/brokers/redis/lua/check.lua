@@ -1,11 +1,12 @@
--- Has this node what it believes to have? ARGV: shift_ms, node, epoch, then for each session: bucket, user,
--- device, generation, platform, issued_at_s, order, since_ms, acked, seen, parked (see save.lua, also for epoch).
+-- Has this node what it believes to have? ARGV: shift_ms, node, epoch, the generation of the data for which it has named
+-- all that it has here, or 0, then for each session: bucket, user, device, generation, platform, issued_at_s, order,
+-- since_ms, acked, seen, parked (see save.lua, also for epoch).
 -- Answers for each 0, or the code to close it with. What a promoted replica has never heard of is entered again,
 -- unless somebody else came meanwhile; of several of these the newest stands.
 -- with session
 local node, has_positions = ARGV[2], is_of_this_data(ARGV[3])
 local codes = {}
-for i = 4, #ARGV, 11 do
+for i = 5, #ARGV, 11 do
   local hash, device, generation = user_key(ARGV[i], ARGV[i + 1]), ARGV[i + 2], tonumber(ARGV[i + 3])
   local state = device_of(hash, device)
   local code = fence(state, generation, node)
@@ -27,6 +28,9 @@ for i = 4, #ARGV, 11 do
     keep(hash, device, state)
   end
   codes[#codes + 1] = code
+end
+if tonumber(ARGV[4]) == primary_generation then
+  redis.call('HSET', 'ig:named', node, primary_generation)
 end
 flush()
 return codes

@@ -3,9 +3,8 @@
 -- While this server is away nobody can: from so long a silence of all on, time stands still for their leases.
 local SILENCE_MS = 10000
 local DEAD = 0
--- So long after a primary took over nodes have written down there what they have.
-local WRITTEN_MS = 60000
 local known_nodes = {}
+local known_named = {}
 local silent_since, lease_now
 
 local function look_at_leases()
@@ -27,11 +26,18 @@ local function lives(node)
   return known_nodes[node]
 end
 
--- Did its node say of a session, since this primary took over, that it has it? Else it may have ended just before, at a
--- primary whose last writes are lost. (2 and 15: NODE and WRITTEN, see the part `session`.)
+-- Did its node say of a session, since this primary came back with other data, that it has it? Else it may have ended
+-- just before, at a primary whose last writes are lost. A node names all that it has, and then says so: ig:named has for
+-- which data each did last. (2 and 15: NODE and WRITTEN, see the part `session`.)
 local function is_vouched_for(session)
-  return (session[15] or primary_generation) == primary_generation
-    or now - tonumber(redis.call('HGET', 'ig:primary', 'raised_ms') or 0) < WRITTEN_MS
+  if (session[15] or primary_generation) == primary_generation then
+    return true
+  end
+  local node = session[2]
+  if known_named[node] == nil then
+    known_named[node] = tonumber(redis.call('HGET', 'ig:named', node) or 0)
+  end
+  return known_named[node] < primary_generation
 end
 
 -- Is it open at a node that lives?
