@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from math import inf
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -173,7 +174,10 @@ class Dial:
     def wait_s(self, attempt: int) -> float:
         """Until the next attempt, whatever the application's policy does."""
         try:
-            return self.backoff(attempt)
+            seconds = float(self.backoff(attempt))
+            if not 0 <= seconds < inf:
+                raise ValueError(f"{seconds} is no wait")
+            return seconds
         except Exception:
             self._log.failure("backoff failed for attempt {attempt}", attempt=attempt)
             return self._fallback(attempt)

@@ -169,8 +169,7 @@ class Inbox:
         if place.taken > place.delivered:
             self._moved(place)  # it was taken before it was delivered, and may be acknowledged now
         place.delivered = max(place.delivered, frame.upto)
-        if frame.upto <= place.begun:
-            self._overtaken(place, frame)
+        stepped_back = frame.upto <= place.begun and self._overtaken(place, frame)
         if place.left:
             self._come_again(place, frame)
         if self._full and place.ring:
@@ -184,6 +183,8 @@ class Inbox:
                 return self._pull(place) if place.pulling is None else None
             self._gap(place, place.received, frame.after)
         self._take_in(place, frame, gap)
+        if stepped_back and place.pulling is None and place.received < place.target:
+            return self._pull(place)
         return None
 
     def answered(self, frame: Deliver, pull: Pull | None) -> Pull | None:
@@ -294,12 +295,20 @@ class Inbox:
         if frame.after > place.received and not frame.gap and not behind:
             self._reach(place, frame.after)
 
-    def _overtaken(self, place: Place, frame: Deliver) -> None:
-        """A Notify had us begin behind this delivery, which was on its way. Past its turn it is a gap."""
-        if place.received == place.begun:
-            place.received, place.begun = frame.after, 0
-        elif frame.entries or frame.gap:
-            self._gap(place, frame.after, frame.upto, moves=False)
+    def _overtaken(self, place: Place, frame: Deliver) -> bool:
+        """A Notify had us begin behind this delivery, which was on its way. Past its turn it is a gap.
+
+        True: we stepped back to where it begins. What lies between its end and where we began was overtaken
+        as well: it is asked for from here on, for the answer to the Pull that is out begins beyond it.
+        """
+        if place.received != place.begun:
+            if frame.entries or frame.gap:
+                self._gap(place, frame.after, frame.upto, moves=False)
+            return False
+        if (frame.upto < place.begun or self._full) and not place.unpullable:
+            place.pulling, place.target = None, max(place.target, place.begun)
+        place.received, place.begun = frame.after, 0
+        return True
 
     def _let_lie(self, place: Place, upto: int) -> None:
         place.target = max(place.target, upto)

@@ -89,6 +89,7 @@ class Reading:
         self._taken = 0
         self._unwritten = False  # the file has not got what was taken last
         self._timer: Any = None
+        self._again: Any = None  # shows on after a function that wanted to end the program
         self._stopped: BaseException | None = None
         if store is not None:
             for log, epoch, seq, shown in store.places():
@@ -176,6 +177,8 @@ class Reading:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        if self._again is not None and self._again.active():
+            self._again.cancel()
         if self._asked is not None:
             asked, self._asked = self._asked, None
             asked.errback(error)
@@ -241,6 +244,10 @@ class Reading:
                 elif self._asked is not None:
                     asked, self._asked = self._asked, None
                     asked.callback(item.what)
+        except BaseException:  # who called may keep it to himself, and nobody else would ask for the next
+            if self._again is None or not self._again.active():
+                self._again = self._reactor.callLater(0, self._show)
+            raise
         finally:
             self._showing = False
         # One with each thing that is shown or comes, so that no crowd of answers fills the queue again.

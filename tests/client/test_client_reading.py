@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
 
 from imgateway.client import Client, Gap, Received
 from imgateway.errors import ClientError, ConnectRefused, FrameRefused, LinkLost, OutcomeUnknown
@@ -185,6 +186,52 @@ def test_who_wants_to_end_the_program_and_cannot_is_shown_the_next(
     closing = client.close()
     world.turn()
     assert done(closing) is None
+
+
+@pytest.mark.parametrize("ends", [SystemExit, KeyboardInterrupt])
+def test_who_wants_to_end_the_program_after_a_deferred_is_shown_the_rest(
+    world: World, ends: type[BaseException]
+) -> None:
+    """It is the Deferred of the one before that keeps it."""
+    first: Deferred[None] = Deferred()
+    got: list[int] = []
+
+    def on_message(message: Received) -> Any:
+        got.append(message.seq)
+        if message.seq in (2, 3):
+            raise ends
+        return first if message.seq == 1 else None
+
+    world.up(on_message=on_message)
+    world.gateway.pipe.say(deliver(0, 5))
+    first.callback(None)
+    assert got == [1, 2]
+    with pytest.raises(ends):
+        world.turn()
+    world.turn()
+    assert got == [1, 2, 3, 4, 5]
+    world.wait(1)
+    assert acked(world) == [5]
+    kept: list[Failure] = []
+    first.addErrback(kept.append)
+    assert [failure.type for failure in kept] == [ends]
+
+
+def test_who_wants_to_end_the_program_is_shown_no_more_after_the_end_of_the_client(world: World) -> None:
+    got: list[int] = []
+
+    def on_message(message: Received) -> None:
+        got.append(message.seq)
+        raise SystemExit
+
+    client = world.up()
+    world.gateway.pipe.say(deliver(0, 3))
+    for _ in range(2):
+        with pytest.raises(SystemExit):
+            client.on_message = on_message
+    world.gateway.pipe.say(Bye(200, "kicked"))
+    world.wait(1)
+    assert got == [1, 2]
 
 
 def test_iterating_takes_a_message_when_the_next_is_asked_for(world: World) -> None:

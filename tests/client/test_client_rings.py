@@ -234,6 +234,50 @@ def test_what_a_notify_of_a_log_that_we_do_not_know_has_overtaken_is_shown() -> 
     assert shown(inbox) == [104]
 
 
+def test_what_else_a_notify_has_overtaken_is_asked_for_from_where_we_stepped_back_to() -> None:
+    inbox = Inbox(decode_message)
+    inbox.told(GAMES, EPOCH, 104, 100)
+    overtaken = inbox.catch_up(GAMES)
+    pull = inbox.deliver(games(80, 87, [87]))
+    assert pull is not None
+    assert (pull.after, pull.epoch) == (87, EPOCH)
+    assert answer(inbox, overtaken, games(100, 104, [104], pulled=True)) is None  # has a hole before it
+    inbox.deliver(games(87, 100, [100]))
+    assert shown(inbox) == [87, 100]
+    assert answer(inbox, pull, games(87, 104, [100, 104], pulled=True)) is None
+    assert shown(inbox) == [104]
+
+
+def test_what_a_notify_has_overtaken_while_the_queue_is_full_is_asked_for_when_there_is_room(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("imgateway.client.inbox.MOST_ITEMS", 2)
+    inbox = Inbox(decode_message)
+    inbox.deliver(block(0, 2))
+    inbox.told(GAMES, EPOCH, 104, 100)
+    overtaken = inbox.catch_up(GAMES)
+    assert inbox.deliver(games(87, 100, [100])) is None
+    assert shown(inbox) == [1, 2]
+    assert answer(inbox, overtaken, games(100, 104, [104], pulled=True)) is None
+    pull = inbox.lying()
+    assert pull is not None
+    assert pull.after == 87
+    assert answer(inbox, pull, games(87, 104, [100, 104], pulled=True)) is None
+    assert shown(inbox) == [100, 104]
+
+
+def test_what_else_a_notify_has_overtaken_cannot_be_asked_for_where_that_was_refused() -> None:
+    inbox = Inbox(decode_message)
+    inbox.told(GAMES, EPOCH, 104, 100)
+    overtaken = inbox.catch_up(GAMES)
+    assert overtaken is not None
+    inbox.refused(overtaken)
+    assert inbox.deliver(games(80, 87, [87])) is None
+    inbox.deliver(games(87, 100, [100]))
+    inbox.deliver(games(100, 104, [104]))
+    assert shown(inbox) == [87, 100, 104]
+
+
 def test_what_also_the_answer_to_that_has_overtaken_is_told_as_a_gap() -> None:
     inbox = Inbox(decode_message)
     inbox.told(GAMES, EPOCH, 104, 100)

@@ -364,6 +364,17 @@ def test_a_backoff_that_fails_is_replaced(world: World, flush_logged_errors: Any
     assert client.connected
 
 
+@pytest.mark.parametrize("wait", [-1.0, float("inf"), float("nan"), None, "soon"])
+def test_a_backoff_that_gives_no_wait_is_replaced(
+    world: World, flush_logged_errors: Any, wait: object
+) -> None:
+    client = world.up(backoff=lambda attempt: wait)
+    world.gateway.pipe.cut()
+    world.wait(0.5)  # the default's first is no longer
+    assert client.connected
+    assert len(flush_logged_errors(ValueError, TypeError)) == 1
+
+
 def test_an_error_in_the_loop_stops_the_client(world: World, flush_logged_errors: Any) -> None:
     def broken(*_: Any) -> None:
         raise KeyError("transport")

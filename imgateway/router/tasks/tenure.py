@@ -195,9 +195,12 @@ class Tenure:
         """The next items that say the same: one publish. What has fields of its own goes alone."""
         first = self._queue[0]
         alike = (first.own, first.attempt, first.code)
+        resent = self._is_resent(first, 0)
         group: dict[str, Item] = {}
         for item in self._queue:
             if len(group) == most or (item.own, item.attempt, item.code) != alike:
+                break
+            if self._is_resent(item, len(group)) != resent:
                 break
             if item.address in group:  # listed twice: the second goes after the first, and is its duplicate
                 break
@@ -206,9 +209,13 @@ class Tenure:
                 break
         return list(group.values())
 
+    def _is_resent(self, item: Item, ahead: int) -> bool:
+        """It may have been pushed before; `ahead` items go before it."""
+        return ahead < self._resent or item.n <= self._again or item.code != 0
+
     def _send(self, group: list[Item]) -> None:
         first = group[0]
-        resent = self._resent > 0 or first.n <= self._again or first.code != 0
+        resent = self._is_resent(first, 0)
         try:
             to = tuple([parse_address(item.address) for item in group])
             publish = publish_of(self._message, first.own, first.n, first.attempt, to, resent)
