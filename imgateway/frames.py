@@ -562,13 +562,14 @@ class Keep(Struct, frozen=True):
     No publish that the codec says after it is stored, or shown to anybody, before it is stored. `linger_s`:
     counts from now on, and not what Hello said of it; None: nothing changes. `reply`: the wire's answer, sent
     once this is on stable storage, or what gives it then (b"": there is none). `before_welcome`: of the first
-    that a codec restores: the Welcome waits for that.
+    that a codec restores: the Welcome waits for that. `relied_on`: False: nothing waits for it.
     """
 
     data: bytes
     linger_s: float | None = None
     reply: bytes | Callable[[], bytes] = b""
     before_welcome: bool = False
+    relied_on: bool = True
 
 
 Frame = (

@@ -136,11 +136,12 @@ class ICodec(Interface):
         content.
         """
 
-    def restore(record: bytes) -> Sequence[Frame | Keep]:
+    def restore(record: bytes) -> Iterable[Frame | Keep]:
         """The login was taken; `record` is what a `Keep` of this session's codecs left last, b"" if none
         did. Called before `encode` gets the Welcome.
 
-        :returns: frames that the core takes after its Welcome as if the client had sent them.
+        :returns: frames that the core takes after its Welcome as if the client had sent them, each when those
+            before it are taken.
         """
 
     def undoes(record: bytes) -> Iterable[Address]:

@@ -68,6 +68,8 @@ _NOT_SUBSCRIBED = {
 """Why not, by the kind of the address."""
 
 
+MOST_UNRELIED = 10_000
+"""Records of a link on their way to stable storage that nobody relies on. They take memory all the same."""
 REMARKS = 100
 REMARKS_A_SECOND = 10
 """Lines in the log about strangers: so many at once, and so many a second."""
@@ -224,14 +226,15 @@ class Exchange:
         link.leave(frame)
 
     def _keep(self, link: Link, session: Session, frame: Keep) -> None:
-        kept = self._ingress.keep(link, session, frame.data)
+        kept = self._ingress.keep(link, session, frame.data, frame.relied_on)
         if frame.reply:
             kept.addCallback(self._reply, link, session, frame.reply).addErrback(link.broken)
         if not kept.called:
             self._unwritten[link] = self._unwritten.get(link, 0) + 1
             kept.addCallback(self._written, link)
             # As many as it may have under way are no reason: each frees one for what comes next.
-            if self._unwritten[link] > self.limits.publish_window:
+            most = self.limits.publish_window if frame.relied_on else MOST_UNRELIED
+            if self._unwritten[link] > most:
                 link.pause(Pause.RECORD)
         if frame.linger_s is not None:
             self._hub.partings.wait(session, frame.linger_s)

@@ -315,13 +315,14 @@ class Ingress:
     # would be another message's. The chain is no DeferredLock, whose waiters run inside each other: a long
     # chain would end at the recursion limit.
 
-    def keep(self, link: Link, session: Session, data: bytes) -> Deferred[bool]:
+    def keep(self, link: Link, session: Session, data: bytes, relied_on: bool) -> Deferred[bool]:
         """Keep this as the session's record. Fires with True when it is on stable storage; with False what
-        relies on it goes nowhere, for somebody else has the session: its client sends it again there."""
+        relies on it goes nowhere, for somebody else has the session: its client sends it again there. Not
+        `relied_on`: no publish waits for it."""
         key = session.key
         kept = self._broker.record(key, session.generation, data)
         kept.addErrback(self._not_kept, link).addCallback(self._is_kept, link)
-        if not kept.called:
+        if relied_on and not kept.called:
             waiting: list[Deferred[bool]] = []
             self._unwritten[key] = waiting
             kept.addCallback(self._written, key, waiting)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache, partial
+from itertools import chain
 from math import ceil
 from sys import intern
 from typing import Any, cast
@@ -323,9 +324,10 @@ class Login:
     ) -> Deferred[None] | None:
         if session.link is not link:  # it may be closing just now, and still know its session
             return None
-        restored = link.codec.restore(opened.record)
-        about = restored, rooms, position, session, opened, point, resume, resumed, link, hello
-        first = restored[0] if restored else None
+        restored = iter(link.codec.restore(opened.record))
+        first = next(restored, None)
+        frames = () if first is None else chain((first,), restored)
+        about = frames, rooms, position, session, opened, point, resume, resumed, link, hello
         if type(first) is not Keep or not first.before_welcome:
             self._welcome(True, *about)
             return None
@@ -336,7 +338,7 @@ class Login:
     def _welcome(
         self,
         kept: bool,
-        restored: Sequence[Frame | Keep],
+        restored: Iterable[Frame | Keep],
         rooms: Sequence[Room],
         position: Position,
         session: Session,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from math import inf
 
 from imgateway.frames import Address, Frame, Keep
@@ -18,7 +18,7 @@ class PlainCodec:
     silence_s = 0.0
     window = 0
 
-    def restore(self, record: bytes) -> Sequence[Frame | Keep]:
+    def restore(self, record: bytes) -> Iterable[Frame | Keep]:
         """Nothing is kept."""
         return ()
 

@@ -11,6 +11,7 @@ import pytest
 
 from imgateway.frames import Deliver, Publish, Subscribe
 from imgateway.interfaces import Identity
+from imgateway.protocols.mqtt.properties import Property
 from imgateway.protocols.mqtt.record import FOREVER
 from imgateway.protocols.mqtt.topics import address_of
 from imgateway.testing import disk
@@ -356,3 +357,97 @@ def test_a_session_that_ends_with_its_link_is_told_at_once(house: House) -> None
         client.unsubscribe(ROOM)
         assert [one[0] for one in client.answers] == [0x90, 0x90, 0xB0]
         client.says("user/svc", b"x", 1)
+
+
+@pytest.mark.parametrize("began", ["anew", "after one like it", "after one that was kept"])
+def test_nothing_of_a_session_that_ends_with_its_link_waits_for_the_disk(began: str, house: House) -> None:
+    """Nobody comes back to it, so nobody relies on what is written of it."""
+    if began != "anew":
+        client = Client(house.rig, FOREVER if began == "after one that was kept" else 0, clean=True)
+        client.subscribe("topic/a", "room/8")
+        client.cut()
+        house.rig.settle()
+    client = Client(house.rig, 0, clean=True)
+    client.subscribe(ROOM)
+    house.rig.settle()
+    most = house.rig.node.settings.limits.publish_window
+    with house.slow():
+        for _ in range(2):
+            for n in range(1, most + 10):
+                client.raw(mqtt.subscribe((ROOM, 1), packet_id=n, v5=True))
+            assert client.server.reading
+            client.says(ROOM, b"x", 1)
+            assert client.taken == [1]
+            client.cut()
+            client = Client(house.rig, 0, clean=True)
+            assert client.present is False
+            client.subscribe(ROOM)
+            assert client.answers == [(0x90, 9, 0)]
+        assert house.rig.node.ingress._unwritten == {}
+    house.kill()
+    client = Client(house.rig)
+    assert client.present is False
+    house.say("room/8", b"1")
+    assert client.seen == []
+
+
+def test_who_changes_a_session_that_ends_with_its_link_without_end_is_not_read_in_the_end(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("imgateway.node.exchange.MOST_UNRELIED", 100)
+    client = Client(house.rig, 0, clean=True)
+    with house.slow():
+        for n in range(1, 110):
+            assert client.server.reading is (n <= 101)
+            client.raw(mqtt.subscribe((ROOM, 1), packet_id=n, v5=True))
+    house.rig.settle()
+    assert [one[1] for one in client.answers] == list(range(1, 110))
+    assert client.server.reading
+
+
+@pytest.mark.parametrize("ends", ["with its link", "by DISCONNECT"])
+def test_where_one_is_kept_on_the_disk_who_ends_it_with_its_link_is_waited_for(
+    ends: str, house: House
+) -> None:
+    """Its packet ids are used again by one that was told that there is no session."""
+    client = Client(house.rig)
+    client.subscribe(ROOM)
+    client.says(ROOM, b"x", 1)
+    assert client.taken == [1]
+    with house.slow():
+        if ends == "with its link":
+            client.cut()
+            client = Client(house.rig, 0)
+            assert client.present
+            client.cut()
+        else:
+            about = mqtt.properties((Property.SESSION_EXPIRY, 0))
+            client.raw(mqtt.packet(0xE0, b"\0" + about))
+        client = Client(house.rig)
+        assert client.present is None
+    house.rig.settle()
+    assert client.present is False
+
+
+def test_who_leaves_a_room_and_a_topic_and_is_gone_before_the_disk_has_it_is_out_of_the_room(
+    house: House,
+) -> None:
+    client = Client(house.rig)
+    client.subscribe("topic/a", ROOM)
+    with house.slow():
+        client.unsubscribe("topic/a", ROOM)
+        client.cut()
+    house.rig.settle()
+    assert house.rig.session("bob").rooms == ()
+
+
+def test_nor_does_it_where_records_stand_at_another_server() -> None:
+    rig = Rig()
+    rig.tokens.identities["bob"] = Identity("bob", service=True)
+    client = Client(rig, 0, clean=True)
+    rig.broker.hold.add("record")
+    client.subscribe(ROOM)
+    client.says("user/svc", b"x", 1)
+    assert (client.answers, client.taken) == ([(0x90, 9, 0)], [1])
+    rig.broker.release("record")
+    assert (rig.node.ingress._unwritten, rig.node.exchange._unwritten) == ({}, {})

@@ -346,6 +346,39 @@ def test_what_cannot_be_made_again_just_now_is_asked_for_by_itself(
     assert device.gone is None
 
 
+@pytest.mark.parametrize("asks", ["again by itself", "its client"])
+def test_a_room_that_the_business_took_it_out_of_is_not_asked_for_any_more(
+    asks: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was to be asked for once more, behind a topic that the store takes its time for."""
+    rig, device, say = house(9)
+    device.subscribe("topic/a", "room/7")
+    if asks == "its client":
+        device.unsubscribe("topic/a")
+    late: Deferred[None] = Deferred()
+    follow = rig.broker.follow
+    monkeypatch.setattr(rig.broker, "follow", lambda *about: late.addCallback(lambda _: follow(*about)))
+    if asks == "its client":
+        device.answers.clear()
+        device.subscribe("topic/a", "room/7")
+    else:
+        device.cut()
+        device = Device(rig, 9)
+    assert rig.node.leave(SessionKey("bob", "phone"), address_of("room/7")).result is True
+    rig.settle()
+    late.callback(None)
+    rig.settle()
+    assert device.answers == ([(0x90, 9, 0x87)] if asks == "its client" else [])
+    rig.advance(61)
+    assert rig.session("bob").rooms == ()
+    say("room/7")
+    say("topic/a")
+    assert (device.bodies("room/7"), len(device.bodies("topic/a"))) == ([], 1)
+    device.answers.clear()
+    device.unsubscribe("room/7")
+    assert device.answers == [(0xB0, 8, 0x11)]
+
+
 def test_nobody_asks_for_a_client_that_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
     rig, device, _ = house(9)
     device.subscribe("topic/a", "topic/b")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from math import inf
 from typing import ClassVar
 
@@ -275,9 +275,12 @@ class MqttCodec(PlainCodec):
         # Any other reason than success wants the will to be published.
         yield Bye(CloseCode.NORMAL if reason == Reason.SUCCESS else CloseCode.LOST)
 
-    def restore(self, record: bytes) -> Sequence[Frame | Keep]:
+    def restore(self, record: bytes) -> Iterable[Frame | Keep]:
         greeting = self._greeting
-        return () if greeting is None else self._memory.restore(record, greeting.clean)
+        if greeting is None:
+            return ()
+        # While the core takes its time for one, it may have said that the client is not in another any more.
+        return filter(self._subscriptions.is_wanted, self._memory.restore(record, greeting.clean))
 
     def undoes(self, record: bytes) -> Sequence[Address]:
         greeting = self._greeting

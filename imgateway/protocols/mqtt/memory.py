@@ -21,7 +21,16 @@ class Memory:
     :ivar is_resumed: the client finds the session that it left.
     """
 
-    __slots__ = ("_draw", "_inbox", "_old_ms", "_subscriptions", "_wall_ms", "expiry_s", "is_resumed")
+    __slots__ = (
+        "_draw",
+        "_inbox",
+        "_is_brief",
+        "_old_ms",
+        "_subscriptions",
+        "_wall_ms",
+        "expiry_s",
+        "is_resumed",
+    )
 
     def __init__(
         self,
@@ -33,6 +42,9 @@ class Memory:
     ) -> None:
         self.expiry_s = expiry_s
         self.is_resumed = False
+        # It ends with its connection, and nothing on the disk says that there is one which does not: whatever
+        # is written of it, after a kill it is over.
+        self._is_brief = not expiry_s
         self._inbox = inbox
         self._subscriptions = subscriptions
         self._draw = draw
@@ -45,6 +57,7 @@ class Memory:
         frames: list[Frame | Keep] = []
         if old is not None and not clean and not old.is_over(self._now_s()):
             self.is_resumed = True
+            self._is_brief = False
             frames.append(Keep(data))  # it may not be on the disk yet, and now this connection relies on it
             self._inbox.mint = Mint(old.mint, old.runs, self._draw)
             self._inbox.unreleased = dict.fromkeys(old.unreleased)
@@ -54,10 +67,12 @@ class Memory:
                 frames += self._subscriptions.leave(address_of(topic))
         elif old is not None:
             # First that it is over: the client is told so, and may be gone before all of it is undone. An
-            # older connection may have said so, and have gone before that was on the disk.
+            # older connection may have said so, and have gone before that was on the disk. One whose session
+            # was to end with it has waited for that before it was welcome.
             if not old.is_over(self._now_s()):
                 data = Record(1, subscriptions=old.subscriptions, leaving=old.leaving).written()
-            frames.append(Keep(data, before_welcome=True))
+            if not old.is_brief:
+                frames.append(Keep(data, before_welcome=True))
             for topic in (*old.subscriptions, *old.leaving):
                 frames += self._subscriptions.leave(address_of(topic))
         is_same = self.is_resumed and old is not None and old.expiry_s == self.expiry_s == FOREVER
@@ -95,13 +110,15 @@ class Memory:
         subscriptions.is_changed = self._inbox.is_changed = False
         record = Record(1, self.expiry_s, self._now_s(), mint.name, mint.runs)
         self._old_ms = (record.stamp_s + record.stamp_after_s()) * 1000
+        relied_on = not self._is_brief
         if not (self.expiry_s or subscriptions.there or subscriptions.leaving):
-            return Keep(b"", reply=reply)  # nothing to come back to, nothing to undo
+            return Keep(b"", reply=reply, relied_on=relied_on)  # nothing to come back to, nothing to undo
+        record.is_brief = self._is_brief
         record.unreleased = tuple(self._inbox.unreleased)
         record.subscriptions = {topic_of(address): one for address, one in subscriptions.there.items()}
         left = [address for address in subscriptions.leaving if address not in subscriptions.there]
         record.leaving = tuple(map(topic_of, left))
-        return Keep(record.written(), reply=reply)
+        return Keep(record.written(), reply=reply, relied_on=relied_on)
 
     def _now_s(self) -> int:
         return self._wall_ms() // 1000

@@ -28,7 +28,8 @@ class Record(Struct, array_like=True):
     """`expiry_s` 0: the session ended with its connection, and what it was subscribed to is to be undone.
 
     `stamp_s`: Unix seconds when the connection was last known to live. `mint`, `runs`: see `minting`.
-    `unreleased`: see `inbox`. `leaving`: see `subscribing`.
+    `unreleased`: see `inbox`. `leaving`: see `subscribing`. `is_brief`: with `expiry_s` 0: so it is on the
+    disk, whether or not this is there.
     """
 
     version: int = 1
@@ -39,6 +40,7 @@ class Record(Struct, array_like=True):
     subscriptions: dict[str, Subscription] = {}
     unreleased: tuple[int, ...] = ()
     leaving: tuple[str, ...] = ()
+    is_brief: bool = False
 
     def is_over(self, now_s: int) -> bool:
         """The session expired. Late rather than early: nobody noted when its connection was lost."""

@@ -100,6 +100,10 @@ class Subscriptions:
         """The subscription by which the core delivers from there; None: there is none."""
         return self._before.get(address) or self.there.get(address)
 
+    def is_wanted(self, frame: object) -> bool:
+        """It is not to subscribe to what the core has taken away since: that was its answer."""
+        return not isinstance(frame, Subscribe) or frame.address in self.there
+
     def retained(self, address: Address) -> int:
         """The seq of the entry that was the newest when the client subscribed and asked for it; 0: none."""
         return self._retained.get(address, 0)
@@ -127,8 +131,9 @@ class Subscriptions:
         asked.missing += 1
         yield asked.remembered
         for frame, subscription in frames:
-            self._before[frame.address] = subscription
-            yield frame
+            if self.is_wanted(frame):
+                self._before[frame.address] = subscription
+                yield frame
         self._before.clear()
 
     def _wanted(self, asked: _Asked, name: str, options: int, ident: int) -> Subscribe | None:
@@ -186,7 +191,8 @@ class Subscriptions:
                 frames.append(Unsubscribe(address))
         asked.missing += 1
         yield asked.remembered
-        yield from frames
+        # Topics wait for the store, and if the link is lost meanwhile nobody else leaves the rooms.
+        yield from sorted(frames, key=lambda frame: frame.address.kind != "room")
         self._before.clear()
 
     def again(self, address: Address, subscription: Subscription) -> tuple[Subscribe, ...]:
