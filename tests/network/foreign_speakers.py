@@ -80,6 +80,10 @@ class Mobile(Peer):
     phones: ClassVar[type[Phone]] = Phone
     wait_s: ClassVar[float] = 60.0
 
+    def __init__(self, *about: Any) -> None:
+        super().__init__(*about)
+        self._shown: set[tuple[str, str]] = set()
+
     async def log_in(self) -> None:
         self._leaving = self.lost = False
         self._lock = threading.Lock()
@@ -112,6 +116,9 @@ class Mobile(Peer):
             elif heard["type"] == 2:
                 if heard.get("QoS"):
                     self._say(4, heard["fp"], heard["to"], heard["from"])
+                    if (heard["from"], heard["fp"]) in self._shown:
+                        continue  # its receipt was late, or got lost: its clients show it once, too
+                    self._shown.add((heard["from"], heard["fp"]))
                 look = {
                     "from": heard["from"],
                     "dataContent": heard["dataContent"],
